@@ -1,0 +1,1 @@
+//! Address blocks and the allocations in them.

@@ -1,0 +1,1 @@
+//! `NetworkPolicy` compiled to classes and verdicts.
