@@ -1,5 +1,5 @@
 //! What we write is what the kernel then says, and what `ip` would say; in namespaces of the test's own.
-#![expect(clippy::unwrap_used, reason = "a test helper fails its test by panicking")]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test helper fails its test by panicking")]
 
 use std::{net::IpAddr, os::fd::AsFd, thread};
 
