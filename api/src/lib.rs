@@ -1,1 +1,8 @@
-//! Configuration, endpoint records and the protocol between the CNI plugin and the node agent.
+//! What the processes of a node say to each other, and where they leave it.
+//!
+//! [`endpoint`] is the record that the CNI plugin leaves of every pod interface; [`agent`] is the protocol on
+//! the agent's socket; [`paths`] says where both are found.
+
+pub mod agent;
+pub mod endpoint;
+pub mod paths;

@@ -1,0 +1,319 @@
+//! The endpoint record: one file for each pod interface, the truth about which pods exist on the node.
+//!
+//! The CNI plugin writes a record as the last step of an ADD before it asks the agent for the policy, and
+//! removes it last in a DEL. A record is written whole beside its place and renamed into it, so a reader never
+//! sees half of one. Nobody else writes here.
+
+use std::{
+    fmt::{self, Write as _},
+    fs::{self, File},
+    io::{self, Write as _},
+    net::IpAddr,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+/// The start of every host-side interface name of ours.
+pub const HOST_IFNAME_PREFIX: &str = "mgy";
+
+/// Names an endpoint on its node: 12 hex digits of a hash of container ID and interface name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct EndpointId(String);
+
+/// Text that is no endpoint ID.
+#[derive(Debug, thiserror::Error)]
+#[error("`{0}` is not an endpoint ID, which is 12 lower-case hex digits")]
+pub struct EndpointIdError(String);
+
+impl EndpointId {
+    /// The ID of an interface of a container.
+    pub fn of(container_id: &str, ifname: &str) -> Self {
+        let mut hash = Sha256::new();
+        hash.update(container_id.as_bytes());
+        // Neither name can contain a NUL, so no two pairs hash the same octets.
+        hash.update([0]);
+        hash.update(ifname.as_bytes());
+        let mut text = String::with_capacity(12);
+        for octet in hash.finalize().iter().take(6) {
+            // Writing to a String cannot fail.
+            let _ok = write!(text, "{octet:02x}");
+        }
+        Self(text)
+    }
+
+    /// The name of the interface's host end.
+    pub fn host_ifname(&self) -> String {
+        format!("{HOST_IFNAME_PREFIX}{}", self.0)
+    }
+
+    /// The digits.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for EndpointId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for EndpointId {
+    type Err = EndpointIdError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::try_from(text.to_owned())
+    }
+}
+
+impl TryFrom<String> for EndpointId {
+    type Error = EndpointIdError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let valid =
+            text.len() == 12 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+        if valid { Ok(Self(text)) } else { Err(EndpointIdError(text)) }
+    }
+}
+
+impl From<EndpointId> for String {
+    fn from(id: EndpointId) -> Self {
+        id.0
+    }
+}
+
+/// The pod that an endpoint belongs to.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodRef {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its UID, where the runtime tells it (`K8S_POD_UID`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<String>,
+}
+
+impl fmt::Display for PodRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// All that is to be known about a pod interface.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Endpoint {
+    /// `CNI_CONTAINERID`.
+    pub container_id: String,
+    /// `CNI_IFNAME`: the interface's name in the pod.
+    pub ifname: String,
+    /// `CNI_NETNS`: the path of the pod's network namespace.
+    pub netns: String,
+    /// The interface's name on the host.
+    pub host_ifname: String,
+    /// The link-layer address of the pod's end.
+    pub mac: String,
+    /// The link-layer address of the host's end.
+    pub host_mac: String,
+    /// The pod's addresses, at most one of a family.
+    pub addresses: Vec<IpAddr>,
+    /// The octets that a packet may have.
+    pub mtu: u32,
+    /// The pod, when a Kubernetes runtime asked (`K8S_POD_*` in `CNI_ARGS`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<PodRef>,
+}
+
+impl Endpoint {
+    /// Its ID.
+    pub fn id(&self) -> EndpointId {
+        EndpointId::of(&self.container_id, &self.ifname)
+    }
+}
+
+/// The directory of records.
+#[derive(Debug, Clone)]
+pub struct Records {
+    dir: PathBuf,
+}
+
+/// What went wrong with a record.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// A file operation failed.
+    #[error("{action} {}", .path.display())]
+    File {
+        /// What was attempted.
+        action: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// The record is not what we write.
+    #[error("read endpoint record {}: it is damaged", .path.display())]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// Where it is wrong.
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
+impl Records {
+    /// The records below a run directory.
+    pub fn below(run_dir: &Path) -> Self {
+        Self { dir: run_dir.join(crate::paths::ENDPOINTS) }
+    }
+
+    /// The directory they are in.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Writes a record, whole or not at all.
+    ///
+    /// # Errors
+    /// When the file system refuses; nothing is left then.
+    pub fn write(&self, endpoint: &Endpoint) -> Result<(), RecordError> {
+        let path = self.path(&endpoint.id());
+        let half = path.with_extension("new");
+        let failed =
+            |action| move |path: &Path, source| RecordError::File { action, path: path.to_owned(), source };
+        fs::create_dir_all(&self.dir).map_err(|source| failed("create directory")(&self.dir, source))?;
+        let text = serde_json::to_vec(endpoint)
+            .map_err(|source| RecordError::Damaged { path: path.clone(), source })?;
+        let written = File::create(&half)
+            .and_then(|mut file| file.write_all(&text))
+            .and_then(|()| fs::rename(&half, &path));
+        written.map_err(|source| {
+            // Best effort: the error that matters is the first.
+            drop(fs::remove_file(&half));
+            failed("write endpoint record")(&path, source)
+        })
+    }
+
+    /// Reads a record; `None` when there is none.
+    ///
+    /// # Errors
+    /// When it cannot be read or is damaged.
+    pub fn read(&self, id: &EndpointId) -> Result<Option<Endpoint>, RecordError> {
+        let path = self.path(id);
+        match fs::read(&path) {
+            Ok(text) => serde_json::from_slice(&text)
+                .map(Some)
+                .map_err(|source| RecordError::Damaged { path, source }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(RecordError::File { action: "read endpoint record", path, source }),
+        }
+    }
+
+    /// Removes a record. That it is not there is success.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub fn remove(&self, id: &EndpointId) -> Result<(), RecordError> {
+        let path = self.path(id);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(RecordError::File { action: "remove endpoint record", path, source: error })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// All records in order of ID, the damaged ones apart so that one of them hides no other.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn list(&self) -> Result<Listing, RecordError> {
+        let entries = match fs::read_dir(&self.dir) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Listing::default()),
+            Err(source) => {
+                return Err(RecordError::File { action: "list", path: self.dir.clone(), source });
+            }
+        };
+        let mut ids: Vec<EndpointId> = entries
+            .filter_map(Result::ok)
+            .filter_map(|entry| entry.file_name().to_str()?.strip_suffix(".json")?.parse().ok())
+            .collect();
+        ids.sort();
+        let mut listing = Listing::default();
+        for id in ids {
+            match self.read(&id) {
+                Ok(Some(endpoint)) => listing.endpoints.push(endpoint),
+                Ok(None) => {}
+                Err(error) => listing.damaged.push((id, error)),
+            }
+        }
+        Ok(listing)
+    }
+
+    fn path(&self, id: &EndpointId) -> PathBuf {
+        self.dir.join(format!("{id}.json"))
+    }
+}
+
+/// What is in the directory of records.
+#[derive(Debug, Default)]
+pub struct Listing {
+    /// The endpoints.
+    pub endpoints: Vec<Endpoint>,
+    /// Records that could not be read, and why.
+    pub damaged: Vec<(EndpointId, RecordError)>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Endpoint, EndpointId, Records};
+
+    fn endpoint(container_id: &str) -> Endpoint {
+        let id = EndpointId::of(container_id, "eth0");
+        Endpoint {
+            container_id: container_id.into(),
+            ifname: "eth0".into(),
+            netns: "/run/netns/x".into(),
+            host_ifname: id.host_ifname(),
+            mac: "02:00:00:00:00:01".into(),
+            host_mac: "02:00:00:00:00:02".into(),
+            addresses: vec!["192.0.2.7".parse().unwrap()],
+            mtu: 1500,
+            pod: None,
+        }
+    }
+
+    #[test]
+    fn a_host_interface_name_fits_the_kernel_and_depends_on_both_names() {
+        let id = EndpointId::of("c1", "eth0");
+        assert_eq!(id.host_ifname().len(), 15);
+        assert_ne!(id, EndpointId::of("c1", "eth1"));
+        assert_ne!(EndpointId::of("a", "bc"), EndpointId::of("ab", "c"));
+        assert!("../../etc/pwd".parse::<EndpointId>().is_err());
+    }
+
+    #[test]
+    fn records_read_back_and_a_damaged_one_hides_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let records = Records::below(dir.path());
+        assert!(records.list().unwrap().endpoints.is_empty());
+        records.write(&endpoint("a")).unwrap();
+        records.write(&endpoint("b")).unwrap();
+        let damaged = endpoint("a").id();
+        std::fs::write(records.dir().join(format!("{damaged}.json")), "{").unwrap();
+        let listing = records.list().unwrap();
+        assert_eq!(listing.endpoints, [endpoint("b")]);
+        assert_eq!(listing.damaged[0].0, damaged);
+        records.remove(&damaged).unwrap();
+        records.remove(&damaged).unwrap();
+        assert_eq!(records.read(&damaged).unwrap(), None);
+    }
+}

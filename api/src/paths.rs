@@ -1,0 +1,20 @@
+//! Where things are on a node.
+
+/// Endpoint records and sockets: on a file system that a reboot empties, as it ends all pods.
+pub const RUN_DIR: &str = "/run/margay";
+/// Address allocations: kept over reboots.
+pub const STATE_DIR: &str = "/var/lib/margay";
+/// Below [`RUN_DIR`]: one record for each pod interface.
+pub const ENDPOINTS: &str = "endpoints";
+/// Below [`RUN_DIR`]: the socket on which the agent serves the plugin.
+pub const AGENT_SOCKET: &str = "agent.sock";
+/// Below [`RUN_DIR`]: the socket on which the speaker serves the agent.
+pub const BGP_SOCKET: &str = "bgp.sock";
+/// Below [`STATE_DIR`]: the address blocks.
+pub const IPAM: &str = "ipam";
+/// Where runtimes look for network configurations.
+pub const CNI_CONF_DIR: &str = "/etc/cni/net.d";
+/// The network configuration's file there, and the network's name.
+pub const CNI_CONF_FILE: &str = "10-margay.conflist";
+/// The `type` of our plugin, which is its file name in `/opt/cni/bin`.
+pub const CNI_TYPE: &str = "margay";

@@ -1,0 +1,132 @@
+//! Changes that anyone makes to the kernel's networking, as they happen.
+
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
+};
+
+use netlink_packet_core::NetlinkPayload;
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_sys::{Socket as Raw, protocols::NETLINK_ROUTE};
+
+use crate::{Error, addr::Address, link::Link, neigh::Neighbour, route::Route, socket::parse_messages};
+
+/// A group of changes to listen for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Group {
+    /// Links that come, go or change state.
+    Links,
+    /// Addresses of both families.
+    Addresses,
+    /// Routes of both families.
+    Routes,
+    /// Neighbours of both families.
+    Neighbours,
+}
+
+/// One change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A link is there, or has changed.
+    LinkChanged(Link),
+    /// A link is gone.
+    LinkGone(Link),
+    /// An address is there, or has changed.
+    AddressChanged(Address),
+    /// An address is gone.
+    AddressGone(Address),
+    /// A route is there, or has changed.
+    RouteChanged(Route),
+    /// A route is gone.
+    RouteGone(Route),
+    /// A neighbour is there, or has changed.
+    NeighbourChanged(Neighbour),
+    /// A neighbour is gone.
+    NeighbourGone(Neighbour),
+    /// Changes came faster than they were read and some are lost: list everything anew.
+    Lost,
+}
+
+/// A subscription to changes in the network namespace in which it was opened.
+pub struct Monitor {
+    raw: Raw,
+}
+
+impl Monitor {
+    /// Subscribes. Reads never block: wait for the descriptor to become readable.
+    ///
+    /// # Errors
+    /// When the kernel gives no socket or refuses a group.
+    pub fn open(groups: &[Group]) -> Result<Self, Error> {
+        let mut raw = Raw::new(NETLINK_ROUTE).map_err(Error::Open)?;
+        raw.bind_auto().map_err(Error::Open)?;
+        raw.set_non_blocking(true).map_err(Error::Open)?;
+        // A burst of a thousand pods fits; what does not arrives as `Event::Lost`.
+        raw.set_rx_buf_sz(4_u32 << 20).map_err(Error::Open)?;
+        for group in groups {
+            let numbers: &[u32] = match group {
+                Group::Links => &[1],
+                Group::Neighbours => &[3],
+                Group::Addresses => &[5, 9],
+                Group::Routes => &[7, 11],
+            };
+            for number in numbers {
+                raw.add_membership(*number).map_err(Error::Open)?;
+            }
+        }
+        Ok(Self { raw })
+    }
+
+    /// Reads what has happened, into `events`.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::WouldBlock`] when nothing has; any other error is the socket's.
+    pub fn read(&mut self, events: &mut Vec<Event>) -> io::Result<()> {
+        let datagram = match self.raw.recv_from_full() {
+            Ok((datagram, _)) => datagram,
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                events.push(Event::Lost);
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        let Ok(messages) = parse_messages(&datagram) else {
+            // A message of a kernel newer than the parser: the reader lists everything anew.
+            events.push(Event::Lost);
+            return Ok(());
+        };
+        for message in messages {
+            if let NetlinkPayload::InnerMessage(inner) = message.payload {
+                events.extend(event(&inner));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl AsFd for Monitor {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.raw.as_fd()
+    }
+}
+
+impl AsRawFd for Monitor {
+    fn as_raw_fd(&self) -> RawFd {
+        self.raw.as_raw_fd()
+    }
+}
+
+fn event(message: &RouteNetlinkMessage) -> Option<Event> {
+    use RouteNetlinkMessage as M;
+    match message {
+        M::NewLink(message) => Link::parse(message).map(Event::LinkChanged),
+        M::DelLink(message) => Link::parse(message).map(Event::LinkGone),
+        M::NewAddress(message) => Address::parse(message).map(Event::AddressChanged),
+        M::DelAddress(message) => Address::parse(message).map(Event::AddressGone),
+        M::NewRoute(message) => Route::parse(message).map(Event::RouteChanged),
+        M::DelRoute(message) => Route::parse(message).map(Event::RouteGone),
+        M::NewNeighbour(message) => Neighbour::parse(message).map(Event::NeighbourChanged),
+        M::DelNeighbour(message) => Neighbour::parse(message).map(Event::NeighbourGone),
+        _ => None,
+    }
+}

@@ -1,0 +1,191 @@
+//! What we write is what the kernel then says, and what `ip` would say; in namespaces of the test's own.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test helper fails its test by panicking")]
+
+use std::{net::IpAddr, os::fd::AsFd, thread};
+
+use ipnetwork::IpNetwork;
+use margay_netlink::{
+    Event, Group, MacAddr, Monitor, Socket, addr,
+    link::{self, End, IfName, Mtu, Veth},
+    neigh,
+    netns::Namespace,
+    route::{self, Filter, Kind, NextHop, Protocol, Route, TableId},
+};
+use nix::sched::{CloneFlags, unshare};
+
+/// Runs a test on a thread in a network namespace of its own, which is gone with the thread.
+fn in_new_namespace(test: impl FnOnce() + Send) {
+    thread::scope(|scope| {
+        let handle = scope.spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace of its own: run the tests as root");
+            test();
+        });
+        if let Err(panic) = handle.join() {
+            std::panic::resume_unwind(panic);
+        }
+    });
+}
+
+fn other_namespace() -> Namespace {
+    thread::spawn(|| {
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        Namespace::current().unwrap()
+    })
+    .join()
+    .unwrap()
+}
+
+fn net(text: &str) -> IpNetwork {
+    text.parse().unwrap()
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn add_pair(socket: &mut Socket, far: &Namespace) -> (link::Link, link::Link) {
+    let (near_name, far_name): (IfName, IfName) = ("near0".parse().unwrap(), "eth0".parse().unwrap());
+    let veth = Veth {
+        near: End { name: &near_name, address: Some(MacAddr::local([1; 6])), netns: None },
+        far: End { name: &far_name, address: None, netns: Some(far.as_fd()) },
+        mtu: Mtu::new(1400),
+    };
+    socket.execute(&link::add_veth(&veth)).unwrap();
+    let near = link::by_name(socket, &near_name).unwrap().unwrap();
+    let _inside = far.enter().unwrap();
+    let mut socket = Socket::open().unwrap();
+    let far = link::by_name(&mut socket, &far_name).unwrap().unwrap();
+    socket.execute(&link::set_up(far.index)).unwrap();
+    (near, link::by_index(&mut socket, far.index).unwrap().unwrap())
+}
+
+#[test]
+fn a_veth_pair_is_made_in_both_namespaces_at_once() {
+    in_new_namespace(|| {
+        let mut socket = Socket::open().unwrap();
+        let far_namespace = other_namespace();
+        let (near, far) = add_pair(&mut socket, &far_namespace);
+        assert_eq!((near.mtu, near.up, near.kind.as_str()), (1400, true, "veth"));
+        assert_eq!(near.address, Some(MacAddr::local([1; 6])));
+        assert_eq!((far.mtu, far.up), (1400, true));
+
+        let name = "near0".parse().unwrap();
+        let again = socket.execute(&link::add_bridge(&link::Bridge { name: &name })).unwrap_err();
+        assert!(again.is_present(), "{again}");
+        assert_eq!(again.to_string(), "add link near0 type bridge up: EEXIST: File exists");
+        socket.execute(&link::delete(&name)).unwrap();
+        assert!(socket.execute(&link::delete(&name)).unwrap_err().is_gone());
+        assert_eq!(link::by_name(&mut socket, &name).unwrap(), None);
+    });
+}
+
+#[test]
+fn addresses_routes_and_neighbours_read_back_as_written_in_both_families() {
+    in_new_namespace(|| {
+        let mut socket = Socket::open().unwrap();
+        let far_namespace = other_namespace();
+        let (near, _) = add_pair(&mut socket, &far_namespace);
+        let mac = MacAddr::local([2; 6]);
+        let cases = [
+            (net("192.0.2.1/24"), net("198.51.100.7/32"), net("203.0.113.0/24"), ip("192.0.2.9")),
+            (net("2001:db8::1/64"), net("2001:db8:1::7/128"), net("2001:db8:2::/64"), ip("2001:db8::9")),
+        ];
+        for (own, host, far_net, router) in cases {
+            let wanted = [
+                Route::new(host, Kind::Unicast(vec![NextHop::dev(near.index)]), Protocol::MARGAY),
+                Route::new(far_net, Kind::Unicast(vec![NextHop::via(router)]), Protocol::BGP),
+                Route { table: TableId(1077), ..Route::new(far_net, Kind::Blackhole, Protocol::BGP) },
+            ];
+            let mut requests =
+                vec![addr::add(near.index, own), neigh::replace_permanent(near.index, router, mac)];
+            requests.extend(wanted.iter().map(route::replace));
+            for outcome in socket.execute_all(&requests).unwrap() {
+                outcome.unwrap();
+            }
+            let addresses = addr::list_on(&mut socket, near.index).unwrap();
+            assert!(addresses.iter().any(|a| a.network == own && a.global && !a.tentative), "{addresses:?}");
+            assert!(
+                neigh::list_on(&mut socket, near.index)
+                    .unwrap()
+                    .iter()
+                    .any(|n| n.address == router && n.mac == Some(mac) && n.permanent)
+            );
+            let filter = Filter { table: Some(TableId::MAIN), protocol: Some(Protocol::MARGAY) };
+            let ours = route::list(&mut socket, filter).unwrap();
+            assert!(ours.iter().any(|r| r.destination == host), "{ours:?}");
+            let bgp =
+                route::list(&mut socket, Filter { table: None, protocol: Some(Protocol::BGP) }).unwrap();
+            assert_eq!(bgp.iter().filter(|r| r.destination == far_net).count(), 2, "{bgp:?}");
+            let requests: Vec<_> = wanted.iter().map(route::delete).collect();
+            for outcome in socket.execute_all(&requests).unwrap() {
+                outcome.unwrap();
+            }
+            assert!(socket.execute(&requests[0]).unwrap_err().is_gone());
+        }
+    });
+}
+
+#[test]
+fn several_next_hops_read_back_with_their_weights() {
+    in_new_namespace(|| {
+        let mut socket = Socket::open().unwrap();
+        let far_namespace = other_namespace();
+        let (near, _) = add_pair(&mut socket, &far_namespace);
+        socket.execute(&addr::add(near.index, net("192.0.2.1/24"))).unwrap();
+        let hops = vec![
+            NextHop { weight: 3, link: Some(near.index), ..NextHop::via(ip("192.0.2.8")) },
+            NextHop { link: Some(near.index), ..NextHop::via(ip("192.0.2.9")) },
+        ];
+        let wanted = Route::new(net("203.0.113.0/24"), Kind::Unicast(hops), Protocol::BGP);
+        socket.execute(&route::add(&wanted)).unwrap();
+        assert!(socket.execute(&route::add(&wanted)).unwrap_err().is_present());
+        let found = route::list(&mut socket, Filter { table: None, protocol: Some(Protocol::BGP) }).unwrap();
+        assert_eq!(found, [wanted]);
+    });
+}
+
+#[test]
+fn one_refusal_in_a_batch_does_not_stop_the_rest() {
+    in_new_namespace(|| {
+        let mut socket = Socket::open().unwrap();
+        let blackholes: Vec<_> = (0..2000_u32)
+            .map(|number| {
+                let address = std::net::Ipv4Addr::from(0xc612_0000 + number);
+                let destination = IpNetwork::new(address.into(), 32).unwrap();
+                Route::new(destination, Kind::Blackhole, Protocol::BGP)
+            })
+            .collect();
+        let mut requests: Vec<_> = blackholes.iter().map(route::add).collect();
+        requests.insert(1000, route::add(&blackholes[0]));
+        let outcomes = socket.execute_all(&requests).unwrap();
+        let refused: Vec<usize> =
+            outcomes.iter().enumerate().filter(|(_, o)| o.is_err()).map(|(index, _)| index).collect();
+        assert_eq!((outcomes.len(), refused), (2001, vec![1000]));
+        assert_eq!(
+            route::list(&mut socket, Filter { table: None, protocol: Some(Protocol::BGP) }).unwrap().len(),
+            2000
+        );
+    });
+}
+
+#[test]
+fn a_monitor_sees_what_others_do() {
+    in_new_namespace(|| {
+        let mut socket = Socket::open().unwrap();
+        let mut monitor = Monitor::open(&[Group::Links, Group::Routes]).unwrap();
+        let wanted = Route::new(net("203.0.113.0/24"), Kind::Blackhole, Protocol::BGP);
+        socket.execute(&route::add(&wanted)).unwrap();
+        socket.execute(&route::delete(&wanted)).unwrap();
+        let mut events = Vec::new();
+        while monitor.read(&mut events).is_ok() {}
+        assert_eq!(events, [Event::RouteChanged(wanted.clone()), Event::RouteGone(wanted)]);
+    });
+}
+
+#[test]
+fn a_path_that_is_no_namespace_is_refused_by_name() {
+    let missing = Namespace::open("/run/netns/no-such-namespace".as_ref()).unwrap_err();
+    assert!(missing.is_gone(), "{missing}");
+    let file = Namespace::open("/proc/self/status".as_ref()).unwrap_err();
+    assert_eq!(file.to_string(), "open network namespace /proc/self/status: EINVAL: Invalid argument");
+}
