@@ -12,7 +12,7 @@ pub mod fsm;
 pub mod hold_time;
 pub mod identifier;
 pub mod prefix;
-//pub mod rib;
+pub mod rib;
 pub mod wire;
 
 pub use asn::Asn;

@@ -55,16 +55,7 @@ pub fn encode_announcements(
     prefixes: &[Prefix],
     out: &mut Vec<u8>,
 ) -> Result<(), AttributesTooLong> {
-    let mut common = Vec::new();
-    // Header, two lengths, the longest prefix; MP_REACH_NLRI adds its own header, AFI, SAFI, next hop.
-    let (next_hop, overhead) = match (family, attributes.next_hop) {
-        (Family::Ipv4Unicast, NextHop::V4(address)) => (ClassicNextHop::Present(address), 23_usize + 5),
-        _ => (ClassicNextHop::Absent, 23_usize + 4 + 3 + 33 + 1 + 17),
-    };
-    attr::encode(attributes, next_hop, width, &mut common);
-    if common.len().saturating_add(overhead) > MAX_MESSAGE_LEN {
-        return Err(AttributesTooLong { octets: common.len() });
-    }
+    let (common, next_hop) = encode_common(family, attributes, width)?;
     let mut prefixes = prefixes;
     while !prefixes.is_empty() {
         let start = start_message(MessageKind::Update, out);
@@ -90,6 +81,30 @@ pub fn encode_announcements(
         finish_message(start, out);
     }
     Ok(())
+}
+
+/// Whether a message with these attributes has room for a prefix of the family.
+pub fn fits(family: Family, attributes: &Attributes, width: AsWidth) -> bool {
+    encode_common(family, attributes, width).is_ok()
+}
+
+/// The attributes that do not depend on the prefixes, and the form in which the next hop goes.
+fn encode_common(
+    family: Family,
+    attributes: &Attributes,
+    width: AsWidth,
+) -> Result<(Vec<u8>, ClassicNextHop), AttributesTooLong> {
+    // Header, two lengths, the longest prefix; MP_REACH_NLRI adds its own header, AFI, SAFI, next hop.
+    let (next_hop, overhead) = match (family, attributes.next_hop) {
+        (Family::Ipv4Unicast, NextHop::V4(address)) => (ClassicNextHop::Present(address), 23_usize + 5),
+        _ => (ClassicNextHop::Absent, 23_usize + 4 + 3 + 33 + 1 + 17),
+    };
+    let mut common = Vec::new();
+    attr::encode(attributes, next_hop, width, &mut common);
+    if common.len().saturating_add(overhead) > MAX_MESSAGE_LEN {
+        return Err(AttributesTooLong { octets: common.len() });
+    }
+    Ok((common, next_hop))
 }
 
 /// Appends the End-of-RIB marker of a family (RFC 4724 section 2).
