@@ -4,9 +4,9 @@
 //! configures a running speaker needs [`config`] and [`control`].
 
 pub mod asn;
-//pub mod config;
-//pub mod control;
-//pub mod daemon;
+pub mod config;
+pub mod control;
+pub mod daemon;
 pub mod family;
 pub mod fsm;
 pub mod hold_time;

@@ -126,6 +126,11 @@ impl Rib {
         }
     }
 
+    /// Sets our AS, which loops are found by; the sessions of another AS must be down.
+    pub fn set_local_as(&mut self, local_as: Asn) {
+        self.local_as = local_as;
+    }
+
     /// Sets all originated prefixes, each with whether a blackhole route belongs beneath it.
     pub fn originate(&mut self, networks: BTreeMap<Prefix, bool>) {
         let before = std::mem::replace(&mut self.networks, networks);

@@ -1,0 +1,392 @@
+//! The configuration of a speaker.
+//!
+//! One form serves the control socket (JSON) and the stand-alone file (YAML): [`Config`] is what is written, and
+//! [`Config::check`] turns it into [`Checked`], which the daemon works with. `docs/bgp.md` is the reference.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::asn::Asn;
+use crate::family::{Family, FamilySet};
+use crate::hold_time::HoldTime;
+use crate::identifier::BgpIdentifier;
+use crate::prefix::Prefix;
+use crate::wire::PeerKind;
+
+/// Everything a speaker is told; the whole of it each time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The speaker's autonomous system.
+    pub asn: Asn,
+    /// Its BGP identifier, unique among its peers.
+    pub router_id: BgpIdentifier,
+    /// Where to accept connections; nowhere if empty. Default: port 179 of every address of both families.
+    #[serde(default = "default_listen")]
+    pub listen: Vec<SocketAddr>,
+    /// Seconds of silence after which a session is dead: 0 (never) or 3 to 65535. Default 90.
+    #[serde(default = "default_hold_time")]
+    pub hold_time: HoldTime,
+    /// Seconds from a failed dial to the next, 1 to 3600. Default 5.
+    #[serde(default = "default_connect_retry")]
+    pub connect_retry: u16,
+    /// Prefixes that the speaker originates.
+    #[serde(default)]
+    pub networks: Vec<Network>,
+    /// Peers.
+    #[serde(default)]
+    pub neighbors: Vec<Neighbor>,
+    /// What to do with routes in the kernel.
+    #[serde(default)]
+    pub kernel: Kernel,
+}
+
+/// A prefix that the speaker originates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Network {
+    /// The prefix, without host bits.
+    pub prefix: Prefix,
+    /// Whether a blackhole route belongs beneath it, so that what no longer prefix covers is dropped. Default true.
+    #[serde(default = "yes")]
+    pub blackhole: bool,
+}
+
+impl From<Prefix> for Network {
+    /// With a blackhole route beneath.
+    fn from(prefix: Prefix) -> Self {
+        Self { prefix, blackhole: true }
+    }
+}
+
+/// A peer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Neighbor {
+    /// Its address.
+    pub address: IpAddr,
+    /// Its autonomous system.
+    pub remote_as: Asn,
+    /// Our address on the session. Default: what the kernel chooses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local_address: Option<IpAddr>,
+    /// The port to dial. Default 179.
+    #[serde(default = "default_port")]
+    pub port: u16,
+    /// Never dial, only accept. Default false.
+    #[serde(default)]
+    pub passive: bool,
+    /// Time to live of our packets, 1 to 255: the hops that the session may span.
+    /// Default 1 for an external peer, 64 for an internal one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<u8>,
+    /// Families to exchange. Default both.
+    #[serde(default = "default_families")]
+    pub families: Vec<Family>,
+    /// In place of the speaker's hold time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold_time: Option<HoldTime>,
+    /// Next hop of IPv4 routes that must name us. Default: our address on the session, or one of its interface.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_hop_ipv4: Option<Ipv4Addr>,
+    /// Next hop of IPv6 routes that must name us. Default: our address on the session, or a global one of its
+    /// interface.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_hop_ipv6: Option<Ipv6Addr>,
+    /// For people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+}
+
+impl Neighbor {
+    /// A peer with defaults everywhere else.
+    pub fn new(address: IpAddr, remote_as: Asn) -> Self {
+        Self {
+            address,
+            remote_as,
+            local_address: None,
+            port: default_port(),
+            passive: false,
+            ttl: None,
+            families: default_families(),
+            hold_time: None,
+            next_hop_ipv4: None,
+            next_hop_ipv6: None,
+            description: None,
+        }
+    }
+}
+
+/// What to do with routes in the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Kernel {
+    /// Whether to install any. Default true.
+    pub install: bool,
+    /// The routing table. Default 254, the main table.
+    pub table: u32,
+    /// The route protocol that marks our routes; all routes of it in the table are ours. Default 186, `bgp`.
+    pub protocol: u8,
+    /// The metric of our routes, at least 1. Default 512: connected and static routes to the same prefix win.
+    pub metric: u32,
+    /// Seconds after the first configuration at which routes of an earlier run go, if no peer has announced them
+    /// again; earlier if all peers have told all they know. Default 30.
+    pub settle_time: u16,
+}
+
+impl Default for Kernel {
+    fn default() -> Self {
+        Self { install: true, table: 254, protocol: 186, metric: 512, settle_time: 30 }
+    }
+}
+
+fn default_listen() -> Vec<SocketAddr> {
+    vec![
+        SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), default_port()),
+        SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), default_port()),
+    ]
+}
+
+fn default_hold_time() -> HoldTime {
+    HoldTime::DEFAULT
+}
+
+fn default_connect_retry() -> u16 {
+    5
+}
+
+fn default_port() -> u16 {
+    179
+}
+
+fn default_families() -> Vec<Family> {
+    Family::ALL.to_vec()
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// A configuration that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// Not YAML, or not of the right form.
+    #[error("configuration: {0}")]
+    Syntax(String),
+    /// Well formed but impossible.
+    #[error("configuration: {path}: {reason}")]
+    Value {
+        /// Where, such as `neighbors[2].port`.
+        path: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+/// A configuration that can be used as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checked {
+    pub(crate) asn: Asn,
+    pub(crate) router_id: BgpIdentifier,
+    pub(crate) listen: Vec<SocketAddr>,
+    pub(crate) networks: BTreeMap<Prefix, bool>,
+    pub(crate) neighbors: BTreeMap<IpAddr, CheckedNeighbor>,
+    pub(crate) kernel: Kernel,
+}
+
+/// A neighbour with nothing left to look up elsewhere; two of them are equal if the session need not change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct CheckedNeighbor {
+    pub(crate) local_as: Asn,
+    pub(crate) router_id: BgpIdentifier,
+    pub(crate) address: IpAddr,
+    pub(crate) remote_as: Asn,
+    pub(crate) local_address: Option<IpAddr>,
+    pub(crate) port: u16,
+    pub(crate) passive: bool,
+    pub(crate) ttl: u8,
+    pub(crate) families: FamilySet,
+    pub(crate) hold_time: HoldTime,
+    pub(crate) connect_retry: Duration,
+    pub(crate) next_hop_ipv4: Option<Ipv4Addr>,
+    pub(crate) next_hop_ipv6: Option<Ipv6Addr>,
+}
+
+impl CheckedNeighbor {
+    pub(crate) fn kind(&self) -> PeerKind {
+        if self.local_as == self.remote_as { PeerKind::Internal } else { PeerKind::External }
+    }
+}
+
+impl Config {
+    /// A speaker with defaults everywhere else, without networks or neighbours.
+    pub fn new(asn: Asn, router_id: BgpIdentifier) -> Self {
+        Self {
+            asn,
+            router_id,
+            listen: default_listen(),
+            hold_time: default_hold_time(),
+            connect_retry: default_connect_retry(),
+            networks: Vec::new(),
+            neighbors: Vec::new(),
+            kernel: Kernel::default(),
+        }
+    }
+
+    /// Reads the stand-alone file.
+    ///
+    /// # Errors
+    /// When it is not YAML, or not of the right form; the message says where.
+    pub fn from_yaml(text: &str) -> Result<Self, ConfigError> {
+        serde_saphyr::from_str(text).map_err(|error| ConfigError::Syntax(error.to_string()))
+    }
+
+    /// Checks what the form alone cannot say.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, with its path.
+    pub fn check(&self) -> Result<Checked, ConfigError> {
+        let wrong = |path: &str, reason: String| ConfigError::Value { path: path.to_owned(), reason };
+        if !(1..=3600).contains(&self.connect_retry) {
+            return Err(wrong("connect_retry", format!("{} s: expected 1 to 3600", self.connect_retry)));
+        }
+        if self.kernel.metric == 0 {
+            return Err(wrong("kernel.metric", "0: expected at least 1".to_owned()));
+        }
+        if self.kernel.table == 0 {
+            return Err(wrong("kernel.table", "0: expected the number of a table, 254 is main".to_owned()));
+        }
+        // Up to 4 (static) the numbers are the kernel's and the administrator's.
+        if self.kernel.protocol <= 4 {
+            let reason =
+                format!("{}: routes of this protocol are not ours, use 186 (bgp)", self.kernel.protocol);
+            return Err(wrong("kernel.protocol", reason));
+        }
+        let mut networks = BTreeMap::new();
+        for (index, network) in self.networks.iter().enumerate() {
+            if networks.insert(network.prefix, network.blackhole).is_some() {
+                return Err(wrong(
+                    &format!("networks[{index}]"),
+                    format!("{} is there twice", network.prefix),
+                ));
+            }
+        }
+        let mut neighbors = BTreeMap::new();
+        for (index, neighbor) in self.neighbors.iter().enumerate() {
+            let checked = self.check_neighbor(neighbor).map_err(|(field, reason)| ConfigError::Value {
+                path: format!("neighbors[{index}].{field}"),
+                reason,
+            })?;
+            if neighbors.insert(neighbor.address, checked).is_some() {
+                let reason = format!("{} is there twice", neighbor.address);
+                return Err(wrong(&format!("neighbors[{index}].address"), reason));
+            }
+        }
+        Ok(Checked {
+            asn: self.asn,
+            router_id: self.router_id,
+            listen: self.listen.clone(),
+            networks,
+            neighbors,
+            kernel: self.kernel,
+        })
+    }
+
+    fn check_neighbor(&self, neighbor: &Neighbor) -> Result<CheckedNeighbor, (&'static str, String)> {
+        let address = neighbor.address;
+        if address.is_unspecified() || address.is_multicast() {
+            return Err(("address", format!("{address} is no address of a router")));
+        }
+        if matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local()) {
+            return Err((
+                "address",
+                format!("{address} is link-local, which needs an interface: not supported yet"),
+            ));
+        }
+        if let Some(local) = neighbor.local_address
+            && local.is_ipv4() != address.is_ipv4()
+        {
+            return Err(("local_address", format!("{local} is of another family than {address}")));
+        }
+        if neighbor.port == 0 {
+            return Err(("port", "0: expected 1 to 65535".to_owned()));
+        }
+        if neighbor.ttl == Some(0) {
+            return Err(("ttl", "0: expected 1 to 255".to_owned()));
+        }
+        if neighbor.families.is_empty() {
+            return Err(("families", "is empty: expected ipv4-unicast, ipv6-unicast or both".to_owned()));
+        }
+        let internal = neighbor.remote_as == self.asn;
+        Ok(CheckedNeighbor {
+            local_as: self.asn,
+            router_id: self.router_id,
+            address,
+            remote_as: neighbor.remote_as,
+            local_address: neighbor.local_address,
+            port: neighbor.port,
+            passive: neighbor.passive,
+            ttl: neighbor.ttl.unwrap_or(if internal { 64 } else { 1 }),
+            families: neighbor.families.iter().copied().collect(),
+            hold_time: neighbor.hold_time.unwrap_or(self.hold_time),
+            connect_retry: Duration::from_secs(self.connect_retry.into()),
+            next_hop_ipv4: neighbor.next_hop_ipv4,
+            next_hop_ipv6: neighbor.next_hop_ipv6,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALL: &str = "asn: 64500\nrouter_id: 192.0.2.1\n";
+
+    #[test]
+    fn defaults_fill_what_is_left_out() {
+        let config = Config::from_yaml(SMALL).unwrap();
+        assert_eq!(config, Config::new(config.asn, config.router_id));
+        let neighbor = "neighbors: [{address: 192.0.2.2, remote_as: 64501}]";
+        let config = Config::from_yaml(&format!("{SMALL}{neighbor}")).unwrap();
+        let expected = Neighbor::new("192.0.2.2".parse().unwrap(), Asn::new(64501).unwrap());
+        assert_eq!(config.neighbors, [expected]);
+        assert_eq!(config.check().unwrap().neighbors[&config.neighbors[0].address].ttl, 1);
+    }
+
+    #[test]
+    fn yaml_and_json_carry_the_same() {
+        let mut config = Config::from_yaml(SMALL).unwrap();
+        config.networks = vec![Network::from("198.51.100.0/24".parse::<Prefix>().unwrap())];
+        config.neighbors = vec![Neighbor::new("2001:db8::2".parse().unwrap(), config.asn)];
+        let json = serde_json::to_string(&config).unwrap();
+        assert_eq!(serde_json::from_str::<Config>(&json).unwrap(), config);
+        assert_eq!(Config::from_yaml(&json).unwrap(), config);
+    }
+
+    #[test]
+    fn errors_say_where_and_what() {
+        let cases = [
+            ("colour: red", "colour"),
+            ("hold_time: 2", "hold time 2 s"),
+            ("networks: [{prefix: 192.0.2.1/24}]", "did you mean 192.0.2.0/24"),
+            ("neighbors: [{address: 192.0.2.2, remote_as: 0}]", "AS number `0`"),
+            ("neighbors: [{address: 192.0.2.2, remote_as: 1, port: 0}]", "neighbors[0].port: 0"),
+            ("neighbors: [{address: 192.0.2.2, remote_as: 1, families: []}]", "neighbors[0].families"),
+            ("neighbors: [{address: fe80::1, remote_as: 1}]", "neighbors[0].address: fe80::1 is link-local"),
+            (
+                "neighbors: [{address: 192.0.2.2, remote_as: 1}, {address: 192.0.2.2, remote_as: 2}]",
+                "neighbors[1].address: 192.0.2.2 is there twice",
+            ),
+            ("kernel: {protocol: 2}", "kernel.protocol: 2"),
+            ("connect_retry: 0", "connect_retry: 0 s"),
+        ];
+        for (line, expected) in cases {
+            let result = Config::from_yaml(&format!("{SMALL}{line}")).and_then(|config| config.check());
+            let error = result.unwrap_err().to_string();
+            assert!(error.contains(expected), "{line}: {error}");
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! The control socket of a running speaker: its protocol and a client.
+//!
+//! Over a Unix stream socket, one JSON value a line: a [`Request`] from the client, then one [`Response`] from the
+//! speaker, any number of times. The socket's mode is 0600: whoever may open it may configure the speaker.
+//!
+//! ```no_run
+//! # async fn example(config: margay_bgp::config::Config) -> Result<(), margay_bgp::control::ControlError> {
+//! let mut client = margay_bgp::control::Client::connect("/run/margay/bgp.sock").await?;
+//! client.configure(&config).await?;
+//! for neighbor in client.status().await?.neighbors {
+//!     println!("{} {}", neighbor.address, neighbor.state);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+
+use crate::asn::Asn;
+use crate::config::Config;
+use crate::identifier::BgpIdentifier;
+use crate::prefix::Prefix;
+
+/// Where the speaker's socket is unless a flag says otherwise.
+pub const DEFAULT_PATH: &str = "/run/margay/bgp.sock";
+
+/// What can be asked of the speaker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// Take this configuration in place of the one before; only neighbours that differ are touched.
+    Configure(Box<Config>),
+    /// Say how the speaker and its sessions are.
+    Status,
+    /// Say all paths.
+    Routes,
+}
+
+/// What the speaker answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Response {
+    /// The configuration is in force; sessions come up by and by.
+    Configured,
+    /// To [`Request::Status`].
+    Status(Status),
+    /// To [`Request::Routes`].
+    Routes(Vec<RouteView>),
+    /// The request was refused; nothing has changed.
+    Error(String),
+}
+
+/// How the speaker is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Whether it has a configuration; without one it waits.
+    pub configured: bool,
+    /// Its identifier, once configured.
+    pub router_id: Option<BgpIdentifier>,
+    /// Its autonomous system, once configured.
+    pub asn: Option<Asn>,
+    /// Its neighbours, by address.
+    pub neighbors: Vec<NeighborStatus>,
+}
+
+/// How one session is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NeighborStatus {
+    /// The neighbour's address.
+    pub address: IpAddr,
+    /// The neighbour's autonomous system.
+    pub remote_as: Asn,
+    /// `Idle`, `Connect`, `Active`, `OpenSent`, `OpenConfirm` or `Established` (RFC 4271 section 8.2.2).
+    pub state: String,
+    /// Seconds in this state.
+    pub since_seconds: u64,
+    /// Prefixes the neighbour announces to us and that we keep.
+    pub prefixes_received: usize,
+    /// Prefixes we announce to the neighbour.
+    pub prefixes_advertised: usize,
+    /// Why the session or the last attempt ended.
+    pub last_error: Option<String>,
+}
+
+/// One path to a prefix.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteView {
+    /// The prefix.
+    pub prefix: Prefix,
+    /// Which neighbour announced it; `None` for one of our own.
+    pub neighbor: Option<IpAddr>,
+    /// The next hop; `None` for one of our own.
+    pub next_hop: Option<IpAddr>,
+    /// Whether it is the best path.
+    pub best: bool,
+    /// Whether it is used, as the best path or beside it.
+    pub multipath: bool,
+    /// `igp`, `egp` or `incomplete`.
+    pub origin: String,
+    /// The AS path, nearest first, sets in braces.
+    pub as_path: String,
+    /// `MULTI_EXIT_DISC`.
+    pub med: Option<u32>,
+    /// `LOCAL_PREF`.
+    pub local_pref: Option<u32>,
+    /// Communities as `AS:value`.
+    pub communities: Vec<String>,
+}
+
+/// Why a request has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// Nobody listens there, or we may not connect.
+    #[error("connect to the BGP speaker at {path}; is margay-bgp running?")]
+    Connect {
+        /// The socket.
+        path: PathBuf,
+        /// The system call's error.
+        #[source]
+        source: io::Error,
+    },
+    /// The connection broke.
+    #[error("exchange messages with the BGP speaker")]
+    Exchange(#[source] io::Error),
+    /// The answer is not of the protocol; the versions may differ.
+    #[error("understand the answer of the BGP speaker")]
+    Answer(#[source] serde_json::Error),
+    /// The speaker refused.
+    #[error("the BGP speaker refused: {0}")]
+    Refused(String),
+    /// The speaker answered another question.
+    #[error("the BGP speaker gave an answer that does not belong to the request")]
+    Unexpected,
+}
+
+/// A connection to a speaker. After an error other than [`ControlError::Refused`], connect anew.
+#[derive(Debug)]
+pub struct Client {
+    stream: BufReader<UnixStream>,
+}
+
+impl Client {
+    /// Connects to the socket of a speaker.
+    ///
+    /// # Errors
+    /// [`ControlError::Connect`] when nobody listens there.
+    pub async fn connect(path: impl AsRef<Path>) -> Result<Self, ControlError> {
+        let path = path.as_ref();
+        let stream = UnixStream::connect(path)
+            .await
+            .map_err(|source| ControlError::Connect { path: path.to_owned(), source })?;
+        Ok(Self { stream: BufReader::new(stream) })
+    }
+
+    /// Gives the speaker its whole configuration. Giving the same again changes nothing.
+    ///
+    /// # Errors
+    /// [`ControlError::Refused`] when the configuration cannot be used, or a failure to talk to the speaker.
+    pub async fn configure(&mut self, config: &Config) -> Result<(), ControlError> {
+        match self.ask(&Request::Configure(Box::new(config.clone()))).await? {
+            Response::Configured => Ok(()),
+            _ => Err(ControlError::Unexpected),
+        }
+    }
+
+    /// Asks how the speaker and its sessions are.
+    ///
+    /// # Errors
+    /// A failure to talk to the speaker.
+    pub async fn status(&mut self) -> Result<Status, ControlError> {
+        match self.ask(&Request::Status).await? {
+            Response::Status(status) => Ok(status),
+            _ => Err(ControlError::Unexpected),
+        }
+    }
+
+    /// Asks for all paths, by prefix and preference.
+    ///
+    /// # Errors
+    /// A failure to talk to the speaker.
+    pub async fn routes(&mut self) -> Result<Vec<RouteView>, ControlError> {
+        match self.ask(&Request::Routes).await? {
+            Response::Routes(routes) => Ok(routes),
+            _ => Err(ControlError::Unexpected),
+        }
+    }
+
+    async fn ask(&mut self, request: &Request) -> Result<Response, ControlError> {
+        let mut line = serde_json::to_vec(request).map_err(ControlError::Answer)?;
+        line.push(b'\n');
+        self.stream.get_mut().write_all(&line).await.map_err(ControlError::Exchange)?;
+        let mut answer = String::new();
+        let octets = self.stream.read_line(&mut answer).await.map_err(ControlError::Exchange)?;
+        if octets == 0 {
+            return Err(ControlError::Exchange(io::ErrorKind::UnexpectedEof.into()));
+        }
+        match serde_json::from_str(&answer).map_err(ControlError::Answer)? {
+            Response::Error(reason) => Err(ControlError::Refused(reason)),
+            response => Ok(response),
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! The task that makes the kernel's routes match the tables.
+
+use std::io;
+
+use ipnetwork::IpNetwork;
+use margay_netlink::route::{self, Filter, Protocol, TableId};
+use margay_netlink::{Error, Event, Group, Monitor, Request, Socket};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Duration, Instant, sleep_until};
+
+use super::RoutesOnExit;
+use super::kernel_plan::{KernelPlan, Operation};
+use crate::config::Kernel;
+use crate::prefix::Prefix;
+use crate::rib::FibChange;
+
+/// What the kernel task is told.
+#[derive(Debug)]
+pub(super) enum KernelInput {
+    /// Where routes go; the first one opens the way for all others.
+    Settings(Kernel),
+    /// Wanted routes that may have changed.
+    Routes(Vec<FibChange>),
+    /// All neighbours have told what they know, or had the time to.
+    Settled,
+    /// The speaker ends; answered once the routes are as they should stay.
+    End(RoutesOnExit, oneshot::Sender<()>),
+}
+
+/// Time from a refusal to the next attempt, unless a change of links or addresses comes first.
+const RETRY: Duration = Duration::from_secs(5);
+/// Changes by others are looked at once for all that come within this time.
+const QUIET: Duration = Duration::from_millis(100);
+
+/// The agent's pod links: no router is behind one, and they come and go all the time.
+const POD_LINK: &str = "mgy";
+
+struct KernelTask {
+    plan: KernelPlan,
+    /// Missing only after a failure to exchange messages; then a new one is opened.
+    socket: Option<Socket>,
+    retry: Option<Instant>,
+    /// When to look at what is really there.
+    look: Option<Instant>,
+}
+
+/// Runs until all senders are gone, or told to end.
+///
+/// # Errors
+/// When the kernel gives no netlink socket.
+pub(super) async fn run(mut inputs: mpsc::Receiver<KernelInput>) -> Result<(), Error> {
+    let Some(settings) = first_settings(&mut inputs).await else { return Ok(()) };
+    let monitor = Monitor::open(&[Group::Links, Group::Addresses, Group::Routes])?;
+    let mut monitor = watched(monitor).map_err(Error::Open)?;
+    let mut task = KernelTask { plan: KernelPlan::new(settings), socket: None, retry: None, look: None };
+    task.refresh().await;
+    let mut events = Vec::new();
+    loop {
+        tokio::select! {
+            input = inputs.recv() => match input {
+                None => return Ok(()),
+                Some(KernelInput::Settings(settings)) => task.configure(settings).await,
+                Some(KernelInput::Routes(changes)) => task.plan.change(changes),
+                Some(KernelInput::Settled) => task.plan.settle(),
+                Some(KernelInput::End(routes, answer)) => {
+                    task.end(routes).await;
+                    report_end(answer);
+                    return Ok(());
+                }
+            },
+            read = monitor.async_io_mut(Interest::READABLE, |monitor| monitor.read(&mut events)) => {
+                if let Err(error) = read {
+                    tracing::warn!(%error, "read changes in the kernel");
+                    events.push(Event::Lost);
+                }
+                task.notice(events.drain(..));
+                continue;
+            }
+            () = until(task.look) => task.refresh().await,
+            () = until(task.retry) => {}
+        }
+        task.apply().await;
+    }
+}
+
+#[expect(
+    deprecated,
+    reason = "its successor is unsafe because a type may close or exchange its descriptor; a monitor owns the one it has"
+)]
+fn watched(monitor: Monitor) -> io::Result<AsyncFd<Monitor>> {
+    AsyncFd::new(monitor)
+}
+
+/// Before the first settings there is nothing to do but to end.
+async fn first_settings(inputs: &mut mpsc::Receiver<KernelInput>) -> Option<Kernel> {
+    loop {
+        match inputs.recv().await? {
+            KernelInput::Settings(settings) => return Some(settings),
+            KernelInput::End(_, answer) => report_end(answer),
+            // The tables say nothing before they are configured, which is after us.
+            KernelInput::Routes(_) | KernelInput::Settled => {}
+        }
+    }
+}
+
+fn report_end(answer: oneshot::Sender<()>) {
+    if answer.send(()).is_err() {
+        tracing::debug!("the supervisor did not wait for the end of the kernel task");
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// A prefix as netlink wants it.
+pub(super) fn destination(prefix: Prefix) -> IpNetwork {
+    // A prefix never has more bits than its address.
+    IpNetwork::new(prefix.address(), prefix.length()).unwrap_or_else(|_| IpNetwork::from(prefix.address()))
+}
+
+impl KernelTask {
+    /// Plans a look at the kernel if what others did may concern our routes.
+    fn notice(&mut self, events: impl Iterator<Item = Event>) {
+        for event in events {
+            let concerns = match event {
+                Event::RouteGone(route) => self.plan.concerns(&route),
+                Event::LinkChanged(link) | Event::LinkGone(link) => !link.name.starts_with(POD_LINK),
+                Event::AddressChanged(_) | Event::AddressGone(_) | Event::Lost => true,
+                Event::RouteChanged(_) | Event::NeighbourChanged(_) | Event::NeighbourGone(_) => false,
+            };
+            if concerns && self.look.is_none() {
+                self.look = Some(Instant::now() + QUIET);
+            }
+        }
+    }
+
+    /// Moves routes to where the new settings want them.
+    async fn configure(&mut self, settings: Kernel) {
+        let old = *self.plan.settings();
+        if old == settings {
+            return;
+        }
+        let moved =
+            (old.table, old.protocol, old.metric) != (settings.table, settings.protocol, settings.metric);
+        if moved {
+            self.execute(self.plan.removal()).await;
+        }
+        self.plan.reset(settings, moved);
+        self.refresh().await;
+    }
+
+    /// Reads our routes from the kernel.
+    async fn refresh(&mut self) {
+        self.look = None;
+        let filter = Filter {
+            table: Some(TableId(self.plan.settings().table)),
+            protocol: Some(Protocol(self.plan.settings().protocol)),
+        };
+        match self.blocking(move |socket| route::list(socket, filter)).await {
+            Some(routes) => self.plan.found(routes),
+            None => self.look = Some(Instant::now() + RETRY),
+        }
+    }
+
+    async fn apply(&mut self) {
+        let operations = self.plan.plan();
+        if !operations.is_empty() {
+            self.execute(operations).await;
+        }
+        self.retry = self.plan.is_dirty().then(|| Instant::now() + RETRY);
+    }
+
+    async fn end(&mut self, routes: RoutesOnExit) {
+        match routes {
+            RoutesOnExit::Keep => self.apply().await,
+            RoutesOnExit::Remove => self.execute(self.plan.removal()).await,
+        }
+    }
+
+    async fn execute(&mut self, operations: Vec<Operation>) {
+        let requests: Vec<Request> = operations.iter().map(Operation::request).collect();
+        match self.blocking(move |socket| socket.execute_all(&requests)).await {
+            Some(results) => {
+                for (operation, result) in operations.into_iter().zip(results) {
+                    self.plan.done(operation, result);
+                }
+            }
+            // Nobody knows how far it came: look, which marks all that differs.
+            None => self.look = Some(Instant::now() + RETRY),
+        }
+    }
+
+    /// Runs a netlink exchange on a thread that may block; `None` after a failure, which is logged.
+    async fn blocking<T: Send + 'static>(
+        &mut self,
+        exchange: impl FnOnce(&mut Socket) -> Result<T, Error> + Send + 'static,
+    ) -> Option<T> {
+        let socket = self.socket.take();
+        let exchanged = tokio::task::spawn_blocking(move || {
+            let mut socket = match socket {
+                Some(socket) => socket,
+                None => Socket::open()?,
+            };
+            let result = exchange(&mut socket)?;
+            Ok::<_, Error>((socket, result))
+        });
+        match exchanged.await {
+            Ok(Ok((socket, result))) => {
+                self.socket = Some(socket);
+                Some(result)
+            }
+            Ok(Err(error)) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "talk to the kernel about routes");
+                None
+            }
+            // The runtime is shutting down.
+            Err(_) => None,
+        }
+    }
+}

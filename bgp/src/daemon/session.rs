@@ -1,0 +1,471 @@
+//! The task of one neighbour: its sockets, its timers, its place between the wire and the tables.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{Instant, sleep_until};
+
+use super::interfaces::local_view;
+use super::rib_task::{OwnedUpdate, RibInput};
+use super::transport::{self, Transport};
+use crate::config::CheckedNeighbor;
+use crate::fsm::{Direction, Input, Negotiated, Output, Received, Session, SessionConfig, State};
+use crate::rib::{Batch, ExportView, PeerId, PeerInfo};
+use crate::wire::{Frame, Message, Notification, Update, UpdateContext, header};
+
+/// What the supervisor tells a session.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// The neighbour dialled us.
+    Accepted(TcpStream),
+    /// End, and say this to the neighbour.
+    Stop(Notification),
+}
+
+/// What a session shows.
+#[derive(Clone, Debug)]
+pub(super) struct SessionStatus {
+    pub(super) state: State,
+    pub(super) since: Instant,
+    pub(super) last_error: Option<String>,
+}
+
+/// A running session task.
+#[derive(Debug)]
+pub(super) struct SessionHandle {
+    pub(super) peer: PeerId,
+    pub(super) neighbor: CheckedNeighbor,
+    pub(super) commands: mpsc::Sender<Command>,
+    pub(super) status: watch::Receiver<SessionStatus>,
+    pub(super) task: JoinHandle<()>,
+}
+
+type Dial = Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send>>;
+
+struct SessionTask {
+    peer: PeerId,
+    neighbor: CheckedNeighbor,
+    machine: Session,
+    epoch: Instant,
+    dial: Option<Dial>,
+    outgoing: Option<Transport>,
+    incoming: Option<Transport>,
+    closing: JoinSet<()>,
+    rib: mpsc::Sender<RibInput>,
+    /// What the rib task must still get; reading stops while there is any.
+    pending: VecDeque<RibInput>,
+    batches: Option<mpsc::Receiver<Batch>>,
+    /// A batch is being written, which the rib task waits for.
+    writing_batch: bool,
+    status: watch::Sender<SessionStatus>,
+}
+
+/// Starts the task of a neighbour.
+pub(super) fn start(peer: PeerId, neighbor: CheckedNeighbor, rib: mpsc::Sender<RibInput>) -> SessionHandle {
+    let (commands, receiver) = mpsc::channel(16);
+    let epoch = Instant::now();
+    let initial = SessionStatus { state: State::Idle, since: epoch, last_error: None };
+    let (status, watched) = watch::channel(initial);
+    let machine = Session::new(SessionConfig {
+        local_as: neighbor.local_as,
+        local_identifier: neighbor.router_id,
+        remote_as: neighbor.remote_as,
+        hold_time: neighbor.hold_time,
+        connect_retry: neighbor.connect_retry,
+        passive: neighbor.passive,
+        families: neighbor.families,
+        seed: seed(&neighbor),
+    });
+    let task = SessionTask {
+        peer,
+        neighbor: neighbor.clone(),
+        machine,
+        epoch,
+        dial: None,
+        outgoing: None,
+        incoming: None,
+        closing: JoinSet::new(),
+        rib,
+        pending: VecDeque::new(),
+        batches: None,
+        writing_batch: false,
+        status,
+    };
+    let task = tokio::spawn(task.run(receiver));
+    SessionHandle { peer, neighbor, commands, status: watched, task }
+}
+
+/// Differs between the two ends of a session, and between runs.
+fn seed(neighbor: &CheckedNeighbor) -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one((neighbor.router_id, neighbor.address))
+}
+
+impl SessionTask {
+    async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        // A permit must not borrow from the state that the other branches change.
+        let rib = self.rib.clone();
+        self.step(Input::Start);
+        loop {
+            let deadline = self.machine.next_deadline().map(|at| self.epoch + at);
+            let reading = self.pending.is_empty();
+            tokio::select! {
+                command = commands.recv() => match command {
+                    Some(Command::Accepted(stream)) => self.accepted(stream).await,
+                    Some(Command::Stop(notification)) => return self.stop(notification).await,
+                    None => return self.stop(Notification::administrative_shutdown()).await,
+                },
+                dialled = ready_dial(&mut self.dial) => self.dialled(dialled).await,
+                ready = ready(self.outgoing.as_ref(), reading) => self.io(Direction::Outgoing, ready),
+                ready = ready(self.incoming.as_ref(), reading) => self.io(Direction::Incoming, ready),
+                permit = rib.reserve(), if !self.pending.is_empty() => match permit {
+                    Ok(permit) => {
+                        if let Some(input) = self.pending.pop_front() {
+                            permit.send(input);
+                        }
+                    }
+                    Err(_) => return self.stop(Notification::administrative_shutdown()).await,
+                },
+                Some(batch) = next_batch(&mut self.batches), if !self.writing_batch => self.send_batch(batch),
+                () = until(deadline) => self.tick(),
+            }
+        }
+    }
+
+    fn slot(&mut self, direction: Direction) -> &mut Option<Transport> {
+        match direction {
+            Direction::Outgoing => &mut self.outgoing,
+            Direction::Incoming => &mut self.incoming,
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.epoch.elapsed()
+    }
+
+    async fn accepted(&mut self, stream: TcpStream) {
+        if self.incoming.is_some() {
+            // The machine knows one incoming connection at a time; the newer one goes.
+            return;
+        }
+        self.attach(Direction::Incoming, stream).await;
+    }
+
+    async fn dialled(&mut self, result: io::Result<TcpStream>) {
+        self.dial = None;
+        match result {
+            Ok(stream) => self.attach(Direction::Outgoing, stream).await,
+            Err(error) => {
+                self.note_error(format!("dial: {error}"));
+                self.step(Input::DialFailed);
+            }
+        }
+    }
+
+    async fn attach(&mut self, direction: Direction, stream: TcpStream) {
+        let local = stream.local_addr().and_then(|local| {
+            transport::adopt(&stream, &self.neighbor)?;
+            Ok(local.ip())
+        });
+        match local {
+            Ok(local) => {
+                let transport = Transport::new(stream, local_view(local).await);
+                *self.slot(direction) = Some(transport);
+                self.step(Input::Connected(direction));
+            }
+            Err(error) => {
+                self.note_error(format!("set up the connection: {error}"));
+                if direction == Direction::Outgoing {
+                    self.step(Input::DialFailed);
+                }
+            }
+        }
+    }
+
+    async fn stop(mut self, notification: Notification) {
+        self.step(Input::Stop(notification));
+        for input in self.pending {
+            if self.rib.send(input).await.is_err() {
+                break;
+            }
+        }
+        while self.closing.join_next().await.is_some() {}
+    }
+
+    fn io(&mut self, direction: Direction, ready: io::Result<tokio::io::Ready>) {
+        let result = ready.and_then(|ready| {
+            if ready.is_writable() {
+                self.write(direction)?;
+            }
+            if ready.is_readable() || ready.is_error() || ready.is_read_closed() {
+                self.read(direction)?;
+            }
+            Ok(())
+        });
+        if let Err(error) = result {
+            self.lost(direction, &error);
+        }
+    }
+
+    fn lost(&mut self, direction: Direction, error: &io::Error) {
+        if self.slot(direction).take().is_some() {
+            self.step(Input::Lost(direction));
+            self.note_error(format!("connection: {error}"));
+        }
+    }
+
+    fn write(&mut self, direction: Direction) -> io::Result<()> {
+        if let Some(transport) = self.slot(direction) {
+            transport.write()?;
+            let flushed = transport.is_flushed();
+            let established = self.machine.established().is_some_and(|(up, _)| up == direction);
+            if flushed && established && std::mem::take(&mut self.writing_batch) {
+                self.pending.push_back(RibInput::Written { peer: self.peer });
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads until nothing is there or the rib task must catch up.
+    fn read(&mut self, direction: Direction) -> io::Result<()> {
+        while self.pending.is_empty() {
+            let Some(transport) = self.slot(direction) else { return Ok(()) };
+            if !transport.read()? {
+                return Ok(());
+            }
+            self.messages(direction);
+        }
+        Ok(())
+    }
+
+    /// Takes all whole messages out of what was received.
+    fn messages(&mut self, direction: Direction) {
+        let Some(transport) = self.slot(direction) else { return };
+        let received = std::mem::take(&mut transport.received);
+        let mut rest = &received[..];
+        // A fault closes the connection, and what follows it means nothing.
+        while self.slot(direction).is_some() {
+            match Frame::split(rest) {
+                Ok(None) => break,
+                Ok(Some(frame)) => {
+                    rest = rest.get(frame.length..).unwrap_or_default();
+                    match Message::decode(frame) {
+                        Ok(message) => self.message(direction, message),
+                        Err(notification) => self.step(Input::Malformed(direction, notification)),
+                    }
+                }
+                Err(notification) => self.step(Input::Malformed(direction, notification)),
+            }
+        }
+        if let Some(transport) = self.slot(direction) {
+            transport.received = rest.to_vec();
+        }
+    }
+
+    fn message(&mut self, direction: Direction, message: Message<'_>) {
+        let peer = self.peer;
+        match message {
+            Message::Open(open) => self.step(Input::Message(direction, Received::Open(open))),
+            Message::Notification(notification) => {
+                self.step(Input::Message(direction, Received::Notification(notification)));
+            }
+            Message::Keepalive => {
+                let was_up = self.negotiated(direction).is_some();
+                self.step(Input::Message(direction, Received::Keepalive));
+                if was_up {
+                    self.pending.push_back(RibInput::Keepalive { peer });
+                }
+            }
+            Message::RouteRefresh(refresh) => {
+                self.step(Input::Message(direction, Received::RouteRefresh));
+                if let (Some(_), Some(family)) = (self.negotiated(direction), refresh.family) {
+                    self.pending.push_back(RibInput::Refresh { peer, family });
+                }
+            }
+            Message::Update(body) => {
+                self.step(Input::Message(direction, Received::Update));
+                if let Some(negotiated) = self.negotiated(direction) {
+                    self.update(direction, body, &negotiated);
+                }
+            }
+        }
+    }
+
+    fn negotiated(&self, direction: Direction) -> Option<Negotiated> {
+        self.machine.established().filter(|(up, _)| *up == direction).map(|(_, negotiated)| negotiated)
+    }
+
+    fn update(&mut self, direction: Direction, body: &[u8], negotiated: &Negotiated) {
+        let context = UpdateContext {
+            as_width: negotiated.as_width,
+            peer: self.neighbor.kind(),
+            families: negotiated.families,
+        };
+        match Update::decode(body, context) {
+            Ok(update) => {
+                for fault in &update.faults {
+                    tracing::warn!(neighbor = %self.neighbor.address, action = ?fault.action, "UPDATE: {fault}");
+                }
+                let update = OwnedUpdate::new(&update);
+                self.pending.push_back(RibInput::Update { peer: self.peer, update: Box::new(update) });
+            }
+            Err(notification) => self.step(Input::Malformed(direction, notification)),
+        }
+    }
+
+    fn send_batch(&mut self, batch: Batch) {
+        let Some((direction, _)) = self.machine.established() else { return };
+        self.writing_batch = true;
+        if let Some(transport) = self.slot(direction) {
+            transport.queue(batch);
+        }
+        self.flush(direction);
+    }
+
+    fn flush(&mut self, direction: Direction) {
+        if let Err(error) = self.write(direction) {
+            self.lost(direction, &error);
+        }
+    }
+
+    fn tick(&mut self) {
+        for direction in [Direction::Outgoing, Direction::Incoming] {
+            if self.slot(direction).is_none() {
+                continue;
+            }
+            // What lies in the socket proves that the peer lives, be it that nobody had time to read it.
+            if let Err(error) = self.read(direction) {
+                self.lost(direction, &error);
+            }
+            if !self.pending.is_empty() {
+                self.step(Input::Backlogged(direction));
+            }
+        }
+        self.step(Input::Tick);
+    }
+
+    fn step(&mut self, input: Input) {
+        let mut outputs = Vec::new();
+        self.machine.step(self.now(), input, &mut outputs);
+        for output in outputs {
+            self.perform(output);
+        }
+        let state = self.machine.state();
+        self.status.send_if_modified(|status| {
+            let changed = status.state != state;
+            if changed {
+                status.state = state;
+                status.since = Instant::now();
+            }
+            changed
+        });
+    }
+
+    fn perform(&mut self, output: Output) {
+        match output {
+            Output::Dial => self.dial = Some(Box::pin(transport::dial(self.neighbor.clone()))),
+            Output::AbortDial => self.dial = None,
+            Output::SendOpen(direction, open) => self.send(direction, |out| open.encode(out)),
+            Output::SendKeepalive(direction) => self.send(direction, header::encode_keepalive),
+            Output::SendNotification(direction, notification) => {
+                self.send(direction, |out| notification.encode(out));
+            }
+            Output::Close(direction) => {
+                if let Some(transport) = self.slot(direction).take() {
+                    self.closing.spawn(transport.close());
+                }
+                // Reap those that are done.
+                while self.closing.try_join_next().is_some() {}
+            }
+            Output::Up(direction, negotiated) => self.up(direction, &negotiated),
+            Output::Down(reason) => {
+                tracing::warn!(neighbor = %self.neighbor.address, %reason, "session down");
+                self.note_error(reason.to_string());
+                self.batches = None;
+                self.writing_batch = false;
+                self.pending.push_back(RibInput::Down { peer: self.peer });
+            }
+            Output::Failed(reason) => {
+                tracing::info!(neighbor = %self.neighbor.address, %reason, "session not established");
+                self.note_error(reason.to_string());
+            }
+        }
+    }
+
+    /// Queues a message and writes at once what the socket takes; a failure shows again when the socket is polled.
+    fn send(&mut self, direction: Direction, encode: impl FnOnce(&mut Vec<u8>)) {
+        let mut message = Vec::new();
+        encode(&mut message);
+        if let Some(transport) = self.slot(direction) {
+            transport.queue(message.into());
+            if let Err(error) = transport.write() {
+                tracing::debug!(neighbor = %self.neighbor.address, %error, "write");
+            }
+        }
+    }
+
+    fn up(&mut self, direction: Direction, negotiated: &Negotiated) {
+        let local = self.slot(direction).as_ref().map(|transport| transport.local).unwrap_or_default();
+        let neighbor = &self.neighbor;
+        let view = ExportView {
+            kind: neighbor.kind(),
+            local_as: neighbor.local_as,
+            as_width: negotiated.as_width,
+            next_hop_ipv4: neighbor.next_hop_ipv4.or(local.ipv4),
+            next_hop_ipv6: neighbor.next_hop_ipv6.or(local.ipv6),
+        };
+        tracing::info!(
+            neighbor = %neighbor.address, asn = %negotiated.asn, identifier = %negotiated.identifier,
+            hold_time = negotiated.hold_time.seconds(), "session established"
+        );
+        let info = PeerInfo {
+            identifier: negotiated.identifier,
+            address: neighbor.address,
+            families: negotiated.families,
+            view,
+            ifindex: local.ifindex,
+        };
+        let (batches, receiver) = mpsc::channel(1);
+        self.batches = Some(receiver);
+        self.writing_batch = false;
+        self.pending.push_back(RibInput::Up { peer: self.peer, info: Box::new(info), batches });
+    }
+
+    fn note_error(&mut self, error: String) {
+        self.status.send_modify(|status| status.last_error = Some(error));
+    }
+}
+
+async fn ready(transport: Option<&Transport>, reading: bool) -> io::Result<tokio::io::Ready> {
+    match transport {
+        Some(transport) => transport.ready(reading).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn ready_dial(dial: &mut Option<Dial>) -> io::Result<TcpStream> {
+    match dial {
+        Some(dial) => dial.await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn next_batch(batches: &mut Option<mpsc::Receiver<Batch>>) -> Option<Batch> {
+    match batches {
+        Some(batches) => batches.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,327 @@
+//! The task that starts and ends all others.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use tokio::net::TcpStream;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::{Duration, timeout};
+
+use super::control_server::{self, ControlRequest};
+use super::kernel::{self, KernelInput};
+use super::listener::Listener;
+use super::rib_task::{self, RibInput};
+use super::session::{self, Command, SessionHandle};
+use super::{Options, RoutesOnExit};
+use crate::config::{Checked, CheckedNeighbor, Config, ConfigError};
+use crate::control::{NeighborStatus, Request, Response, RouteView, Status};
+use crate::rib::{PathView, PeerId};
+use crate::wire::{NextHop, Notification};
+
+/// Why the speaker cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// The stand-alone configuration cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The control socket cannot be made.
+    #[error("make the control socket {path}")]
+    Control {
+        /// Where.
+        path: PathBuf,
+        /// The system call's error.
+        #[source]
+        source: io::Error,
+    },
+    /// An address cannot be listened on.
+    #[error("listen on {address}; does another BGP speaker run on this host?")]
+    Listen {
+        /// Which address.
+        address: SocketAddr,
+        /// The system call's error.
+        #[source]
+        source: io::Error,
+    },
+    /// Signals cannot be caught.
+    #[error("catch signals")]
+    Signals(#[source] io::Error),
+    /// The kernel's routes cannot be reached.
+    #[error("open the kernel's routing tables")]
+    Kernel(#[source] margay_netlink::Error),
+}
+
+/// How long the kernel task may take at the end.
+const END_TIME: Duration = Duration::from_secs(10);
+
+struct Supervisor {
+    config: Option<Checked>,
+    listeners: BTreeMap<SocketAddr, Listener>,
+    accepted: mpsc::Sender<TcpStream>,
+    sessions: BTreeMap<IpAddr, SessionHandle>,
+    next_peer: u32,
+    rib: Option<mpsc::Sender<RibInput>>,
+    rib_task: Option<JoinHandle<()>>,
+    kernel: mpsc::Sender<KernelInput>,
+}
+
+/// Runs the speaker until SIGTERM or SIGINT.
+///
+/// # Errors
+/// When something it cannot do without is not to be had at the start.
+pub async fn run(options: Options) -> Result<(), DaemonError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(DaemonError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(DaemonError::Signals)?;
+    let path = &options.control;
+    let socket =
+        control_server::bind(path).map_err(|source| DaemonError::Control { path: path.clone(), source })?;
+    let (accepted, mut connections) = mpsc::channel(256);
+    let (kernel, kernel_inputs) = mpsc::channel(1);
+    let mut kernel_task = tokio::spawn(kernel::run(kernel_inputs));
+    let mut supervisor = Supervisor {
+        config: None,
+        listeners: BTreeMap::new(),
+        accepted,
+        sessions: BTreeMap::new(),
+        next_peer: 1,
+        rib: None,
+        rib_task: None,
+        kernel,
+    };
+    if let Some(config) = &options.config {
+        supervisor.configure(config).await?;
+    }
+    let (requests, mut control) = mpsc::channel(16);
+    let server = tokio::spawn(control_server::serve(socket, requests));
+    let result = loop {
+        tokio::select! {
+            _ = terminate.recv() => break Ok(()),
+            _ = interrupt.recv() => break Ok(()),
+            ended = &mut kernel_task => {
+                if let Ok(Err(error)) = ended {
+                    break Err(DaemonError::Kernel(error));
+                }
+                break Ok(());
+            }
+            Some(stream) = connections.recv() => supervisor.accept(stream).await,
+            Some(request) = control.recv() => supervisor.answer(request).await,
+        }
+    };
+    tracing::info!("shutting down");
+    server.abort();
+    supervisor.end(options.routes_on_exit).await;
+    // Left behind, it would be in the way of nobody.
+    drop(std::fs::remove_file(path));
+    result
+}
+
+impl Supervisor {
+    async fn configure(&mut self, config: &Config) -> Result<(), DaemonError> {
+        let checked = config.check()?;
+        // What can fail comes first, so that a refusal changes nothing.
+        let wanted: BTreeSet<SocketAddr> = checked.listen.iter().copied().collect();
+        let mut opened = Vec::new();
+        for address in wanted.iter().filter(|address| !self.listeners.contains_key(address)) {
+            let listener = Listener::open(*address, self.accepted.clone())
+                .map_err(|source| DaemonError::Listen { address: *address, source })?;
+            opened.push((*address, listener));
+        }
+        self.listeners.extend(opened);
+        self.listeners.retain(|address, _| wanted.contains(address));
+
+        self.end_sessions_unlike(&checked.neighbors).await;
+        self.tell_kernel(KernelInput::Settings(checked.kernel)).await;
+        let rib = self.rib(&checked);
+        let started: Vec<&CheckedNeighbor> = checked
+            .neighbors
+            .values()
+            .filter(|neighbor| !self.sessions.contains_key(&neighbor.address))
+            .collect();
+        for neighbor in started {
+            let peer = PeerId(self.next_peer);
+            self.next_peer += 1;
+            let handle = session::start(peer, neighbor.clone(), rib.clone());
+            self.sessions.insert(neighbor.address, handle);
+        }
+        let settings = RibInput::Settings {
+            asn: checked.asn,
+            networks: checked.networks.clone(),
+            peers: self.sessions.values().map(|session| session.peer).collect(),
+            settle_time: Duration::from_secs(checked.kernel.settle_time.into()),
+        };
+        self.tell_rib(settings).await;
+        tracing::info!(asn = %checked.asn, neighbors = checked.neighbors.len(), "configured");
+        self.config = Some(checked);
+        Ok(())
+    }
+
+    /// Ends the sessions whose neighbour is gone or different, and waits for them.
+    async fn end_sessions_unlike(&mut self, neighbors: &BTreeMap<IpAddr, CheckedNeighbor>) {
+        let mut ending = Vec::new();
+        for (address, session) in std::mem::take(&mut self.sessions) {
+            let notification = match neighbors.get(&address) {
+                Some(neighbor) if *neighbor == session.neighbor => {
+                    self.sessions.insert(address, session);
+                    continue;
+                }
+                Some(_) => Notification::other_configuration_change(),
+                None => Notification::peer_deconfigured(),
+            };
+            ending.push((session, notification));
+        }
+        end_sessions(ending).await;
+    }
+
+    /// The way to the rib task, which is started with the first configuration.
+    fn rib(&mut self, checked: &Checked) -> mpsc::Sender<RibInput> {
+        let (kernel, asn) = (self.kernel.clone(), checked.asn);
+        let rib_task = &mut self.rib_task;
+        self.rib
+            .get_or_insert_with(|| {
+                let (sender, inputs) = mpsc::channel(4096);
+                *rib_task = Some(tokio::spawn(rib_task::run(inputs, kernel, asn)));
+                sender
+            })
+            .clone()
+    }
+
+    async fn accept(&mut self, stream: TcpStream) {
+        let Ok(peer) = stream.peer_addr() else { return };
+        if let Some(session) = self.sessions.get(&peer.ip()) {
+            // A session that ended just now takes no connection.
+            drop(session.commands.send(Command::Accepted(stream)).await);
+        } else {
+            tracing::debug!(%peer, "connection from an address that is no neighbour's");
+        }
+    }
+
+    async fn answer(&mut self, ControlRequest { request, answer }: ControlRequest) {
+        let response = match request {
+            Request::Configure(config) => match self.configure(&config).await {
+                Ok(()) => Response::Configured,
+                Err(error) => Response::Error(in_one_line(&error)),
+            },
+            Request::Status => Response::Status(self.status().await),
+            Request::Routes => Response::Routes(self.routes().await),
+        };
+        // The client may be gone.
+        drop(answer.send(response));
+    }
+
+    async fn status(&self) -> Status {
+        let counts = self.ask_rib(RibInput::Counts).await.unwrap_or_default();
+        let neighbors = self.sessions.values().map(|session| {
+            let status = session.status.borrow();
+            let (received, advertised) = counts.get(&session.peer).copied().unwrap_or_default();
+            NeighborStatus {
+                address: session.neighbor.address,
+                remote_as: session.neighbor.remote_as,
+                state: status.state.name().to_owned(),
+                since_seconds: status.since.elapsed().as_secs(),
+                prefixes_received: received,
+                prefixes_advertised: advertised,
+                last_error: status.last_error.clone(),
+            }
+        });
+        Status {
+            configured: self.config.is_some(),
+            router_id: self.config.as_ref().map(|config| config.router_id),
+            asn: self.config.as_ref().map(|config| config.asn),
+            neighbors: neighbors.collect(),
+        }
+    }
+
+    async fn routes(&self) -> Vec<RouteView> {
+        let paths = self.ask_rib(RibInput::Paths).await.unwrap_or_default();
+        let addresses: BTreeMap<PeerId, IpAddr> =
+            self.sessions.iter().map(|(address, session)| (session.peer, *address)).collect();
+        paths.iter().map(|path| route_view(path, &addresses)).collect()
+    }
+
+    async fn ask_rib<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> RibInput) -> Option<T> {
+        let (answer, answered) = oneshot::channel();
+        self.rib.as_ref()?.send(question(answer)).await.ok()?;
+        answered.await.ok()
+    }
+
+    async fn tell_rib(&self, input: RibInput) {
+        if let Some(rib) = &self.rib {
+            // Gone only when the speaker ends.
+            drop(rib.send(input).await);
+        }
+    }
+
+    async fn tell_kernel(&self, input: KernelInput) {
+        // Gone only after a failure that ends the speaker.
+        drop(self.kernel.send(input).await);
+    }
+
+    /// Says goodbye to the neighbours and leaves the kernel's routes as they should stay.
+    async fn end(mut self, routes: RoutesOnExit) {
+        self.listeners.clear();
+        // The tables go first: what the sessions' end does to them must not reach the kernel.
+        if let Some(task) = self.rib_task.take() {
+            task.abort();
+        }
+        // Neighbours stop sending before routes that their packets need may go.
+        let sessions = std::mem::take(&mut self.sessions).into_values();
+        end_sessions(sessions.map(|session| (session, Notification::administrative_shutdown())).collect())
+            .await;
+        let (answer, answered) = oneshot::channel();
+        let kernel = async {
+            self.tell_kernel(KernelInput::End(routes, answer)).await;
+            // No answer means that the task is gone, and with it the work.
+            drop(answered.await);
+        };
+        if timeout(END_TIME, kernel).await.is_err() {
+            tracing::warn!("the kernel's routes could not be finished in {END_TIME:?}");
+        }
+    }
+}
+
+async fn end_sessions(ending: Vec<(SessionHandle, Notification)>) {
+    let mut tasks = Vec::new();
+    for (session, notification) in ending {
+        // A task that is gone has ended already.
+        drop(session.commands.send(Command::Stop(notification)).await);
+        tasks.push(session.task);
+    }
+    for task in tasks {
+        if let Err(error) = task.await {
+            tracing::error!(%error, "session task");
+        }
+    }
+}
+
+fn route_view(path: &PathView, addresses: &BTreeMap<PeerId, IpAddr>) -> RouteView {
+    let attributes = &path.attributes;
+    RouteView {
+        prefix: path.prefix,
+        neighbor: addresses.get(&path.peer).copied(),
+        next_hop: match attributes.next_hop {
+            NextHop::Local => None,
+            NextHop::V4(address) => Some(address.into()),
+            NextHop::V6 { global, .. } => Some(global.into()),
+        },
+        best: path.best,
+        multipath: path.multipath,
+        origin: attributes.origin.to_string(),
+        as_path: attributes.as_path.to_string(),
+        med: attributes.med,
+        local_pref: attributes.local_pref,
+        communities: attributes.communities.iter().map(ToString::to_string).collect(),
+    }
+}
+
+fn in_one_line(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,167 @@
+//! One TCP connection with its buffers.
+
+use std::collections::VecDeque;
+use std::io;
+use std::io::IoSlice;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use socket2::SockRef;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest, Ready};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::timeout;
+
+use super::interfaces::LocalView;
+use crate::config::CheckedNeighbor;
+use crate::rib::Batch;
+
+/// How long a dial may take.
+const DIAL_TIME: Duration = Duration::from_secs(10);
+/// How long a connection that is being closed may take to deliver its last message.
+const CLOSE_TIME: Duration = Duration::from_secs(1);
+/// Octets read at a time.
+const READ_OCTETS: usize = 64 * 1024;
+/// Segments in one system call.
+const SEGMENTS: usize = 64;
+/// Internetwork control (RFC 4271 does not say; everyone marks BGP so).
+const TRAFFIC_CLASS: u32 = 0xc0;
+
+/// A connection; nothing in it waits.
+#[derive(Debug)]
+pub(super) struct Transport {
+    stream: TcpStream,
+    /// What was read and is not yet a whole message.
+    pub(super) received: Vec<u8>,
+    queue: VecDeque<Batch>,
+    /// Octets of the first segment that are written already.
+    written: usize,
+    pub(super) local: LocalView,
+}
+
+impl Transport {
+    pub(super) fn new(stream: TcpStream, local: LocalView) -> Self {
+        Self { stream, received: Vec::new(), queue: VecDeque::new(), written: 0, local }
+    }
+
+    /// Resolves when the socket can be read, if that is wanted, or written, if there is something to write.
+    pub(super) async fn ready(&self, reading: bool) -> io::Result<Ready> {
+        let interest = match (reading, self.queue.is_empty()) {
+            (true, true) => Interest::READABLE,
+            (true, false) => Interest::READABLE | Interest::WRITABLE,
+            (false, false) => Interest::WRITABLE,
+            (false, true) => Interest::ERROR,
+        };
+        self.stream.ready(interest).await
+    }
+
+    /// Whether everything queued is written.
+    pub(super) fn is_flushed(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    pub(super) fn queue(&mut self, batch: Batch) {
+        if !batch.is_empty() {
+            self.queue.push_back(batch);
+        }
+    }
+
+    /// Writes what the socket takes now.
+    pub(super) fn write(&mut self) -> io::Result<()> {
+        while !self.queue.is_empty() {
+            let skip = self.written;
+            let slices: Vec<IoSlice<'_>> = self
+                .queue
+                .iter()
+                .take(SEGMENTS)
+                .enumerate()
+                .map(|(index, segment)| {
+                    IoSlice::new(segment.get(if index == 0 { skip } else { 0 }..).unwrap_or_default())
+                })
+                .collect();
+            match self.stream.try_write_vectored(&slices) {
+                Ok(octets) => self.advance(octets),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn advance(&mut self, octets: usize) {
+        self.written += octets;
+        while let Some(first) = self.queue.front() {
+            if self.written < first.len() {
+                return;
+            }
+            self.written -= first.len();
+            self.queue.pop_front();
+        }
+    }
+
+    /// Reads once what is there; `false` if nothing is.
+    pub(super) fn read(&mut self) -> io::Result<bool> {
+        let filled = self.received.len();
+        self.received.resize(filled + READ_OCTETS, 0);
+        let result = self.stream.try_read(&mut self.received[filled..]);
+        self.received.truncate(filled + result.as_ref().copied().unwrap_or(0));
+        match result {
+            Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Delivers what is queued, then closes so that the peer can read it: closing with unread data in our buffer
+    /// would send a reset, which discards the NOTIFICATION at the peer.
+    pub(super) async fn close(mut self) {
+        let deliver = async {
+            for (index, segment) in self.queue.iter().enumerate() {
+                let rest = segment.get(if index == 0 { self.written } else { 0 }..).unwrap_or_default();
+                self.stream.write_all(rest).await?;
+            }
+            self.stream.shutdown().await?;
+            let mut rest = [0; 1024];
+            while self.stream.read(&mut rest).await? > 0 {}
+            io::Result::Ok(())
+        };
+        // The connection goes in any case; a peer that does not read is the peer's loss.
+        drop(timeout(CLOSE_TIME, deliver).await);
+    }
+}
+
+/// Opens a connection to a neighbour.
+pub(super) async fn dial(neighbor: CheckedNeighbor) -> io::Result<TcpStream> {
+    let socket = match neighbor.address {
+        IpAddr::V4(_) => TcpSocket::new_v4()?,
+        IpAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    if let Some(local) = neighbor.local_address {
+        socket.bind(SocketAddr::new(local, 0))?;
+    }
+    set_options(&SockRef::from(&socket), &neighbor)?;
+    let address = SocketAddr::new(neighbor.address, neighbor.port);
+    match timeout(DIAL_TIME, socket.connect(address)).await {
+        Ok(connected) => connected,
+        Err(_elapsed) => Err(io::ErrorKind::TimedOut.into()),
+    }
+}
+
+/// Sets the options of a connection that the neighbour opened.
+pub(super) fn adopt(stream: &TcpStream, neighbor: &CheckedNeighbor) -> io::Result<()> {
+    set_options(&SockRef::from(stream), neighbor)
+}
+
+fn set_options(socket: &SockRef<'_>, neighbor: &CheckedNeighbor) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
+    match neighbor.address {
+        IpAddr::V4(_) => {
+            socket.set_ttl_v4(neighbor.ttl.into())?;
+            socket.set_tos_v4(TRAFFIC_CLASS)
+        }
+        IpAddr::V6(_) => {
+            socket.set_unicast_hops_v6(neighbor.ttl.into())?;
+            socket.set_tclass_v6(TRAFFIC_CLASS)
+        }
+    }
+}
