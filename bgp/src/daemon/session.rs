@@ -152,6 +152,7 @@ impl SessionTask {
     async fn accepted(&mut self, stream: TcpStream) {
         if self.incoming.is_some() {
             // The machine knows one incoming connection at a time; the newer one goes.
+            self.closing.spawn(transport::refuse(stream));
             return;
         }
         self.attach(Direction::Incoming, stream).await;

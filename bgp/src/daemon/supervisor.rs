@@ -16,6 +16,7 @@ use super::kernel::{self, KernelInput};
 use super::listener::Listener;
 use super::rib_task::{self, RibInput};
 use super::session::{self, Command, SessionHandle};
+use super::transport;
 use super::{Options, RoutesOnExit};
 use crate::config::{Checked, CheckedNeighbor, Config, ConfigError};
 use crate::control::{NeighborStatus, Request, Response, RouteView, Status};
@@ -195,6 +196,8 @@ impl Supervisor {
             drop(session.commands.send(Command::Accepted(stream)).await);
         } else {
             tracing::debug!(%peer, "connection from an address that is no neighbour's");
+            // RFC 4486 section 4: whoever dials should know that it is not the network that refuses.
+            tokio::spawn(transport::refuse(stream));
         }
     }
 

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use super::interfaces::LocalView;
 use crate::config::CheckedNeighbor;
 use crate::rib::Batch;
+use crate::wire::Notification;
 
 /// How long a dial may take.
 const DIAL_TIME: Duration = Duration::from_secs(10);
@@ -128,6 +129,15 @@ impl Transport {
         // The connection goes in any case; a peer that does not read is the peer's loss.
         drop(timeout(CLOSE_TIME, deliver).await);
     }
+}
+
+/// Tells a stranger that it is not wanted.
+pub(super) async fn refuse(stream: TcpStream) {
+    let mut message = Vec::new();
+    Notification::connection_rejected().encode(&mut message);
+    let mut transport = Transport::new(stream, LocalView::default());
+    transport.queue(message.into());
+    transport.close().await;
 }
 
 /// Opens a connection to a neighbour.

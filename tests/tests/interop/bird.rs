@@ -1,5 +1,6 @@
 //! Routes go both ways between BIRD and the speaker, with the right attributes, to the kernel and out of it.
 
+use margay_bgp::config::Neighbor;
 use nix::sys::signal::Signal;
 
 use crate::harness::{EXTERNAL, INTERNAL, Pair, Session, contains, eventually, lacks, prefix};
@@ -52,6 +53,25 @@ fn routes_of_a_peer_that_dies_go_and_come_back_with_it() {
     contains(&pair.kernel_routes(), &["blackhole 203.0.113.0/25", "blackhole 2001:db8:200::/40"]).unwrap();
     pair.start_bird();
     eventually("all routes of the peer come back", || kernel_has_both(&pair));
+}
+
+#[test]
+fn equal_paths_of_two_peers_become_a_multipath_route() {
+    let (pair, _) = exchanged(EXTERNAL);
+    let mut config = pair.config();
+    let second = Neighbor::new("192.0.2.3".parse().unwrap(), config.neighbors[0].remote_as);
+    config.neighbors.push(Neighbor { local_address: Some("192.0.2.4".parse().unwrap()), ..second });
+    pair.configure(&config);
+    // IPv6: the paths are equal. IPv4: the first one has a MED, so the second is better.
+    eventually("the IPv6 route has two next hops", || {
+        let routes = pair.node_ip("-6 route show 2001:db8:100::/40 proto bgp");
+        contains(&routes, &["nexthop via 2001:db8::1 dev eth0", "nexthop via 2001:db8::3 dev eth0"])
+    });
+    eventually("the IPv4 route has the better next hop", || {
+        contains(&pair.kernel_routes(), &["198.51.100.0/24 via 192.0.2.3 dev eth0"])
+    });
+    pair.birdc("disable second");
+    eventually("one next hop is left", || kernel_has_both(&pair));
 }
 
 #[test]

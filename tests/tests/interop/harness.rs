@@ -163,6 +163,11 @@ impl Pair {
             namespace.ip(&format!("addr add 2001:db8::{last}/64 dev eth0 nodad"));
             namespace.ip("link set eth0 up");
         }
+        // BIRD's second session, which the speaker knows of in one test only.
+        // Each has a local address of its own, as BIRD locks the neighbour's address.
+        router.ip("addr add 192.0.2.3/24 dev eth0");
+        node.ip("addr add 192.0.2.4/24 dev eth0");
+        router.ip("addr add 2001:db8::3/64 dev eth0 nodad");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let folder = tempfile::tempdir().unwrap();
         Self { bird: None, speaker: None, session, runtime, router, node, folder }
@@ -182,7 +187,7 @@ impl Pair {
         self.folder.path().join(name)
     }
 
-    /// BIRD with two static routes to tell.
+    /// BIRD with two static routes to tell, on a session and on a second one from 192.0.2.3 and `2001:db8::3`.
     pub(crate) fn start_bird(&mut self) {
         let Session { addresses: (bird, speaker), local_as } = self.session;
         let log_path = self.path("bird.log");
@@ -201,6 +206,12 @@ impl Pair {
                 ipv4 {{ import all; export filter {{ if proto != \"s4\" then reject; bgp_med = 10; accept; }};
                     next hop address 192.0.2.1; }};
                 ipv6 {{ import all; export where proto = \"s6\"; next hop address 2001:db8::1; }};
+            }}
+            protocol bgp second {{
+                local 192.0.2.3 as {BIRD_AS}; neighbor 192.0.2.4 as {local_as}; passive;
+                error wait time 1, 2; connect retry time 1; connect delay time 1;
+                ipv4 {{ import none; export where proto = \"s4\"; next hop address 192.0.2.3; }};
+                ipv6 {{ import none; export where proto = \"s6\"; next hop address 2001:db8::3; }};
             }}"
         );
         std::fs::write(self.path("bird.conf"), config).unwrap();
