@@ -14,7 +14,6 @@
 mod agent;
 mod config;
 mod link;
-mod lock;
 mod result;
 mod verb;
 

@@ -7,12 +7,11 @@ use margay_api::{
 use margay_ipam::{Error as IpamError, Store};
 use margay_netlink::{MacAddr, link::IfName, netns::Namespace, route::everything};
 
-use super::store;
+use super::{store, take_lock};
 use crate::{
     agent::{self, AgentError},
     config::{Args, Attachment, Config, Environment},
     link::{self, LinkError, PodLink, gateway, macs},
-    lock::EndpointLock,
     result::{Added, Code, Failure, Interface, RouteEntry},
 };
 
@@ -27,7 +26,7 @@ pub(super) fn run(environment: &Environment, config: &Config) -> Result<String, 
     refuse_own_namespace(&namespace)?;
 
     let id = EndpointId::of(attachment.owner.container_id(), attachment.owner.ifname());
-    let _lock = EndpointLock::take(&config.run_dir, &id)?;
+    let _lock = take_lock(&config.run_dir, &id)?;
     let records = Records::below(&config.run_dir);
     if let Ok(Some(_)) = records.read(&id) {
         return Err(Failure::new(

@@ -13,6 +13,7 @@ use std::path::Path;
 use margay_api::{
     agent::Request,
     endpoint::{EndpointId, Records},
+    lock::EndpointLock,
     paths,
 };
 use margay_ipam::{Owner, Store};
@@ -21,7 +22,6 @@ use crate::{
     agent,
     config::{Command, Config, Environment, Kind},
     link,
-    lock::EndpointLock,
     result::{Code, Failure},
 };
 
@@ -49,11 +49,16 @@ fn store(config: &Config) -> Store {
     Store::new(&config.state_dir.join(paths::IPAM))
 }
 
+fn take_lock(run_dir: &Path, id: &EndpointId) -> Result<EndpointLock, Failure> {
+    EndpointLock::take(run_dir, id)
+        .map_err(|error| Failure::new(Code::Io, "wait for other calls for this interface").because(&error))
+}
+
 /// Takes an endpoint apart: link, address, record, in this order, so that a call that is cut off leaves the
 /// record and the next one repeats the rest. Runs to the end and reports all that failed.
 fn remove_endpoint(run_dir: &Path, store: &Store, owner: &Owner) -> Result<(), Failure> {
     let id = EndpointId::of(owner.container_id(), owner.ifname());
-    let _lock = EndpointLock::take(run_dir, &id)?;
+    let _lock = take_lock(run_dir, &id)?;
     let mut problems = Vec::new();
     let host_name = id.host_ifname();
     match host_name.parse() {
