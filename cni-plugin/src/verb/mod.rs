@@ -58,7 +58,7 @@ fn take_lock(run_dir: &Path, id: &EndpointId) -> Result<EndpointLock, Failure> {
 /// record and the next one repeats the rest. Runs to the end and reports all that failed.
 fn remove_endpoint(run_dir: &Path, store: &Store, owner: &Owner) -> Result<(), Failure> {
     let id = EndpointId::of(owner.container_id(), owner.ifname());
-    let _lock = take_lock(run_dir, &id)?;
+    let lock = take_lock(run_dir, &id)?;
     let mut problems = Vec::new();
     let host_name = id.host_ifname();
     match host_name.parse() {
@@ -83,6 +83,7 @@ fn remove_endpoint(run_dir: &Path, store: &Store, owner: &Owner) -> Result<(), F
     if let Some(first) = problems.into_iter().next() {
         return Err(first);
     }
+    lock.forget();
     // The agent sees the record go by itself; telling it is a courtesy that needs no answer.
     let told = Request::EndpointDeleted { endpoint: id };
     drop(agent::ask(run_dir, &told, std::time::Duration::from_millis(200)));
