@@ -1,0 +1,535 @@
+//! The machine that decides which connections live and when the session is up.
+
+use std::time::Duration;
+
+use super::backoff::{IdleHold, Jitter};
+use super::connection::{Connection, Direction, Negotiated, Phase};
+use crate::asn::Asn;
+use crate::family::FamilySet;
+use crate::hold_time::HoldTime;
+use crate::identifier::BgpIdentifier;
+use crate::wire::{AsWidth, MessageKind, Notification, Open, PeerKind};
+
+/// What the machine has to know about both ends.
+#[derive(Clone, Debug)]
+pub struct SessionConfig {
+    /// Our AS.
+    pub local_as: Asn,
+    /// Our identifier.
+    pub local_identifier: BgpIdentifier,
+    /// The AS that the neighbour must be in.
+    pub remote_as: Asn,
+    /// The hold time to propose.
+    pub hold_time: HoldTime,
+    /// Time from a failed dial to the next.
+    pub connect_retry: Duration,
+    /// Never dial, only accept.
+    pub passive: bool,
+    /// Families to announce.
+    pub families: FamilySet,
+    /// Seed of the jitter on timers.
+    pub seed: u64,
+}
+
+impl SessionConfig {
+    /// Whether the neighbour is in our AS.
+    pub fn peer_kind(&self) -> PeerKind {
+        if self.local_as == self.remote_as { PeerKind::Internal } else { PeerKind::External }
+    }
+}
+
+/// The states of RFC 4271 section 8.2.2; of two connections, the one further on counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum State {
+    /// Stopped, or left alone after a failure.
+    Idle,
+    /// Dialling.
+    Connect,
+    /// Waiting to dial again, or to be dialled.
+    Active,
+    /// Waiting for the peer's OPEN.
+    OpenSent,
+    /// Waiting for the peer's first KEEPALIVE.
+    OpenConfirm,
+    /// Exchanging routes.
+    Established,
+}
+
+impl State {
+    /// The name in RFC 4271.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Idle => "Idle",
+            Self::Connect => "Connect",
+            Self::Active => "Active",
+            Self::OpenSent => "OpenSent",
+            Self::OpenConfirm => "OpenConfirm",
+            Self::Established => "Established",
+        }
+    }
+}
+
+/// A message, as much of it as the machine cares about.
+#[derive(Clone, Debug)]
+pub enum Received {
+    /// An OPEN.
+    Open(Open),
+    /// An UPDATE; its content is the caller's business.
+    Update,
+    /// A KEEPALIVE.
+    Keepalive,
+    /// A NOTIFICATION.
+    Notification(Notification),
+    /// A ROUTE-REFRESH; its content is the caller's business.
+    RouteRefresh,
+}
+
+impl Received {
+    fn kind(&self) -> MessageKind {
+        match self {
+            Self::Open(_) => MessageKind::Open,
+            Self::Update => MessageKind::Update,
+            Self::Keepalive => MessageKind::Keepalive,
+            Self::Notification(_) => MessageKind::Notification,
+            Self::RouteRefresh => MessageKind::RouteRefresh,
+        }
+    }
+}
+
+/// What happened.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// The operator wants the session (event 1).
+    Start,
+    /// The operator wants it no longer; the NOTIFICATION says why (event 2).
+    Stop(Notification),
+    /// A connection is there: our dial succeeded, or the peer's was accepted (events 16, 17).
+    Connected(Direction),
+    /// The dial that [`Output::Dial`] asked for failed (event 18).
+    DialFailed,
+    /// A connection broke or was closed by the peer (event 18).
+    Lost(Direction),
+    /// A message arrived (events 19, 24 to 27).
+    Message(Direction, Received),
+    /// The bytes of a message call for a NOTIFICATION (events 21, 22, 28).
+    Malformed(Direction, Notification),
+    /// Messages lie unread for our own reasons, so silence proves nothing: the hold timer starts again.
+    Backlogged(Direction),
+    /// Time has passed; timers that are due fire (events 9 to 11, 13).
+    Tick,
+}
+
+/// Why a session or an attempt ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DownReason {
+    /// We sent this.
+    Sent(Notification),
+    /// The peer sent this.
+    Received(Notification),
+    /// The connection broke.
+    ConnectionLost,
+}
+
+impl std::fmt::Display for DownReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Sent(notification) => write!(f, "sent NOTIFICATION: {notification}"),
+            Self::Received(notification) => write!(f, "received NOTIFICATION: {notification}"),
+            Self::ConnectionLost => f.write_str("the connection was lost"),
+        }
+    }
+}
+
+/// What to do, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Open a connection to the neighbour; answer with `Connected(Outgoing)` or `DialFailed`.
+    Dial,
+    /// Give up the dial that is under way.
+    AbortDial,
+    /// Send our OPEN.
+    SendOpen(Direction, Open),
+    /// Send a KEEPALIVE.
+    SendKeepalive(Direction),
+    /// Send a NOTIFICATION.
+    SendNotification(Direction, Notification),
+    /// Close the connection once all is sent.
+    Close(Direction),
+    /// The session is up on this connection.
+    Up(Direction, Negotiated),
+    /// The session is no longer up.
+    Down(DownReason),
+    /// An attempt ended without having been up.
+    Failed(DownReason),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Dialler {
+    /// Not started.
+    Stopped,
+    /// Left alone until then after a failure.
+    IdleHold(Duration),
+    /// A dial is under way.
+    Dialling,
+    /// The next dial is due then; never, if only the peer dials.
+    Waiting(Option<Duration>),
+}
+
+/// A session that stayed up for so long proves that the neighbour works.
+const STABLE: Duration = Duration::from_secs(30);
+
+/// The machine of one neighbour. Times are durations since any fixed moment that the caller chose.
+#[derive(Clone, Debug)]
+pub struct Session {
+    config: SessionConfig,
+    dialler: Dialler,
+    outgoing: Option<Connection>,
+    incoming: Option<Connection>,
+    jitter: Jitter,
+    idle_hold: IdleHold,
+    up_since: Option<Duration>,
+}
+
+impl Session {
+    /// A machine in state Idle.
+    pub fn new(config: SessionConfig) -> Self {
+        let jitter = Jitter::new(config.seed);
+        Self {
+            config,
+            dialler: Dialler::Stopped,
+            outgoing: None,
+            incoming: None,
+            jitter,
+            idle_hold: IdleHold::default(),
+            up_since: None,
+        }
+    }
+
+    /// The state to show.
+    pub fn state(&self) -> State {
+        let furthest = [&self.outgoing, &self.incoming]
+            .into_iter()
+            .flatten()
+            .map(|connection| match connection.phase {
+                Phase::OpenSent => State::OpenSent,
+                Phase::OpenConfirm(_) => State::OpenConfirm,
+                Phase::Established(_) => State::Established,
+            })
+            .max();
+        furthest.unwrap_or(match self.dialler {
+            Dialler::Stopped | Dialler::IdleHold(_) => State::Idle,
+            Dialler::Dialling => State::Connect,
+            Dialler::Waiting(_) => State::Active,
+        })
+    }
+
+    /// The connection that carries the session, if it is up.
+    pub fn established(&self) -> Option<(Direction, Negotiated)> {
+        [Direction::Outgoing, Direction::Incoming].into_iter().find_map(|direction| {
+            match self.connection(direction)?.phase {
+                Phase::Established(negotiated) => Some((direction, negotiated)),
+                Phase::OpenSent | Phase::OpenConfirm(_) => None,
+            }
+        })
+    }
+
+    /// When to call with [`Input::Tick`] at the latest.
+    pub fn next_deadline(&self) -> Option<Duration> {
+        let dialler = match self.dialler {
+            Dialler::IdleHold(at) | Dialler::Waiting(Some(at)) => Some(at),
+            Dialler::Stopped | Dialler::Dialling | Dialler::Waiting(None) => None,
+        };
+        let connections = [&self.outgoing, &self.incoming].into_iter().flatten();
+        connections.filter_map(Connection::next_deadline).chain(dialler).min()
+    }
+
+    /// Takes one input at a time that never goes back; appends what follows from it.
+    pub fn step(&mut self, now: Duration, input: Input, out: &mut Vec<Output>) {
+        match input {
+            Input::Start => {
+                if self.dialler == Dialler::Stopped {
+                    self.dial(out);
+                }
+            }
+            Input::Stop(notification) => self.stop(&notification, out),
+            Input::Connected(direction) => self.connected(direction, now, out),
+            Input::DialFailed => {
+                if self.dialler == Dialler::Dialling {
+                    self.wait_for_retry(now);
+                }
+            }
+            Input::Lost(direction) => {
+                if self.connection(direction).is_some() {
+                    self.drop_connection(direction, DownReason::ConnectionLost, now, out);
+                }
+            }
+            Input::Message(direction, received) => self.received(direction, received, now, out),
+            Input::Malformed(direction, notification) => {
+                if self.connection(direction).is_some() {
+                    self.fail(direction, notification, now, out);
+                }
+            }
+            Input::Backlogged(direction) => {
+                if let Some(connection) = self.slot(direction) {
+                    connection.heard(now);
+                }
+            }
+            Input::Tick => self.tick(now, out),
+        }
+    }
+
+    fn connection(&self, direction: Direction) -> Option<&Connection> {
+        match direction {
+            Direction::Outgoing => self.outgoing.as_ref(),
+            Direction::Incoming => self.incoming.as_ref(),
+        }
+    }
+
+    fn slot(&mut self, direction: Direction) -> &mut Option<Connection> {
+        match direction {
+            Direction::Outgoing => &mut self.outgoing,
+            Direction::Incoming => &mut self.incoming,
+        }
+    }
+
+    fn dial(&mut self, out: &mut Vec<Output>) {
+        if self.config.passive {
+            self.dialler = Dialler::Waiting(None);
+        } else {
+            self.dialler = Dialler::Dialling;
+            out.push(Output::Dial);
+        }
+    }
+
+    fn wait_for_retry(&mut self, now: Duration) {
+        let at = (!self.config.passive).then(|| now + self.jitter.apply(self.config.connect_retry));
+        self.dialler = Dialler::Waiting(at);
+    }
+
+    fn stop(&mut self, notification: &Notification, out: &mut Vec<Output>) {
+        self.abort_dial(out);
+        self.dialler = Dialler::Stopped;
+        for direction in [Direction::Outgoing, Direction::Incoming] {
+            if self.slot(direction).take().is_some() {
+                out.push(Output::SendNotification(direction, notification.clone()));
+                out.push(Output::Close(direction));
+            }
+        }
+        if self.up_since.take().is_some() {
+            out.push(Output::Down(DownReason::Sent(notification.clone())));
+        }
+    }
+
+    fn abort_dial(&mut self, out: &mut Vec<Output>) {
+        if self.dialler == Dialler::Dialling {
+            self.dialler = Dialler::Waiting(None);
+            out.push(Output::AbortDial);
+        }
+    }
+
+    fn connected(&mut self, direction: Direction, now: Duration, out: &mut Vec<Output>) {
+        let refused = match direction {
+            Direction::Outgoing => self.dialler != Dialler::Dialling,
+            // RFC 4271 refuses in the idle-hold time too. We do not: two speakers that back off at different times
+            // would refuse each other for ever. The peer's own back-off bounds how often it comes.
+            Direction::Incoming => self.dialler == Dialler::Stopped || self.incoming.is_some(),
+        };
+        if refused {
+            // A slot that is taken belongs to another connection, which `Close` must not end.
+            if self.connection(direction).is_none() {
+                out.push(Output::SendNotification(direction, Notification::connection_rejected()));
+                out.push(Output::Close(direction));
+            }
+            return;
+        }
+        if direction == Direction::Outgoing {
+            self.dialler = Dialler::Waiting(None);
+        }
+        *self.slot(direction) = Some(Connection::new(now));
+        let open = Open {
+            asn: self.config.local_as,
+            hold_time: self.config.hold_time,
+            identifier: self.config.local_identifier,
+            families: self.config.families,
+            four_octet_as: true,
+            route_refresh: true,
+        };
+        out.push(Output::SendOpen(direction, open));
+    }
+
+    fn received(&mut self, direction: Direction, received: Received, now: Duration, out: &mut Vec<Output>) {
+        let Some(connection) = self.slot(direction) else { return };
+        let phase = connection.phase;
+        match (phase, received) {
+            (_, Received::Notification(notification)) => {
+                self.drop_connection(direction, DownReason::Received(notification), now, out);
+            }
+            (Phase::OpenSent, Received::Open(open)) => self.opened(direction, &open, now, out),
+            (Phase::OpenConfirm(negotiated), Received::Keepalive) => {
+                connection.phase = Phase::Established(negotiated);
+                connection.heard(now);
+                self.up_since = Some(now);
+                self.abort_dial(out);
+                // Section 6.8: the connection that is not yet up loses to the one that is.
+                if self.slot(direction.other()).take().is_some() {
+                    let collision = Notification::connection_collision();
+                    out.push(Output::SendNotification(direction.other(), collision));
+                    out.push(Output::Close(direction.other()));
+                }
+                out.push(Output::Up(direction, negotiated));
+            }
+            (Phase::Established(_), Received::Update | Received::Keepalive | Received::RouteRefresh) => {
+                connection.heard(now);
+            }
+            (Phase::OpenSent, other) => {
+                self.fail(direction, Notification::unexpected_in_open_sent(other.kind()), now, out);
+            }
+            (Phase::OpenConfirm(_), other) => {
+                self.fail(direction, Notification::unexpected_in_open_confirm(other.kind()), now, out);
+            }
+            (Phase::Established(_), other) => {
+                self.fail(direction, Notification::unexpected_in_established(other.kind()), now, out);
+            }
+        }
+    }
+
+    fn opened(&mut self, direction: Direction, open: &Open, now: Duration, out: &mut Vec<Output>) {
+        let negotiated = match negotiate(&self.config, open) {
+            Ok(negotiated) => negotiated,
+            Err(notification) => return self.fail(direction, notification, now, out),
+        };
+        if let Some(loser) = self.collision_loser(direction, open.identifier) {
+            let collision = Notification::connection_collision();
+            *self.slot(loser) = None;
+            out.push(Output::SendNotification(loser, collision));
+            out.push(Output::Close(loser));
+            if loser == direction {
+                return;
+            }
+        }
+        let keepalive = negotiated.hold_time.keepalive().map(|interval| now + self.jitter.apply(interval));
+        if let Some(connection) = self.slot(direction) {
+            connection.phase = Phase::OpenConfirm(negotiated);
+            connection.heard(now);
+            connection.keepalive = keepalive;
+        }
+        out.push(Output::SendKeepalive(direction));
+    }
+
+    /// RFC 4271 section 6.8: which of two connections goes, now that the OPEN on `direction` told the identifier.
+    fn collision_loser(&self, direction: Direction, remote: BgpIdentifier) -> Option<Direction> {
+        match self.connection(direction.other())?.phase {
+            Phase::OpenSent => None,
+            Phase::Established(_) => Some(direction),
+            // RFC 6286: with equal identifiers, which only differing ASes may have, the larger AS wins.
+            Phase::OpenConfirm(_) => {
+                let local = (self.config.local_identifier, self.config.local_as);
+                if local < (remote, self.config.remote_as) {
+                    Some(Direction::Outgoing)
+                } else {
+                    Some(Direction::Incoming)
+                }
+            }
+        }
+    }
+
+    /// Sends a NOTIFICATION and ends the connection.
+    fn fail(
+        &mut self,
+        direction: Direction,
+        notification: Notification,
+        now: Duration,
+        out: &mut Vec<Output>,
+    ) {
+        out.push(Output::SendNotification(direction, notification.clone()));
+        self.drop_connection(direction, DownReason::Sent(notification), now, out);
+    }
+
+    /// Ends a connection, and with the last one the attempt.
+    fn drop_connection(
+        &mut self,
+        direction: Direction,
+        reason: DownReason,
+        now: Duration,
+        out: &mut Vec<Output>,
+    ) {
+        let Some(connection) = self.slot(direction).take() else { return };
+        if reason != DownReason::ConnectionLost {
+            out.push(Output::Close(direction));
+        }
+        let was_up = matches!(connection.phase, Phase::Established(_));
+        if was_up {
+            if self.up_since.take().is_some_and(|since| now.saturating_sub(since) >= STABLE) {
+                self.idle_hold.held();
+            }
+            out.push(Output::Down(reason));
+        } else {
+            out.push(Output::Failed(reason));
+        }
+        if self.connection(direction.other()).is_some() || self.dialler == Dialler::Dialling {
+            return;
+        }
+        let hold = self.idle_hold.failed();
+        self.dialler = Dialler::IdleHold(now + self.jitter.apply(hold));
+    }
+
+    fn tick(&mut self, now: Duration, out: &mut Vec<Output>) {
+        for direction in [Direction::Outgoing, Direction::Incoming] {
+            let Some(connection) = self.slot(direction) else { continue };
+            if connection.hold.is_some_and(|at| at <= now) {
+                self.fail(direction, Notification::hold_timer_expired(), now, out);
+                continue;
+            }
+            if connection.keepalive.is_some_and(|at| at <= now) {
+                let interval =
+                    connection.phase.negotiated().and_then(|negotiated| negotiated.hold_time.keepalive());
+                let next = interval.map(|interval| now + self.jitter.apply(interval));
+                if let Some(connection) = self.slot(direction) {
+                    connection.keepalive = next;
+                }
+                out.push(Output::SendKeepalive(direction));
+            }
+        }
+        let due = match self.dialler {
+            Dialler::IdleHold(at) | Dialler::Waiting(Some(at)) => at <= now,
+            Dialler::Stopped | Dialler::Dialling | Dialler::Waiting(None) => false,
+        };
+        if due && self.outgoing.is_none() {
+            let busy = self.incoming.is_some();
+            if busy {
+                // The peer dialled first; its connection decides what comes next.
+                self.dialler = Dialler::Waiting(None);
+            } else {
+                self.dial(out);
+            }
+        }
+    }
+}
+
+/// RFC 4271 section 6.2 and RFC 5492: checks an OPEN against the configuration.
+fn negotiate(config: &SessionConfig, open: &Open) -> Result<Negotiated, Notification> {
+    if open.asn != config.remote_as {
+        return Err(Notification::bad_peer_as());
+    }
+    if config.peer_kind() == PeerKind::Internal && open.identifier == config.local_identifier {
+        return Err(Notification::bad_bgp_identifier());
+    }
+    let families = config.families.intersection(open.families);
+    if families.is_empty() {
+        let missed = crate::wire::open::encode_multiprotocol(config.families);
+        return Err(Notification::unsupported_capability(missed));
+    }
+    Ok(Negotiated {
+        asn: open.asn,
+        identifier: open.identifier,
+        hold_time: shorter(config.hold_time, open.hold_time),
+        families,
+        as_width: if open.four_octet_as { AsWidth::Four } else { AsWidth::Two },
+        route_refresh: open.route_refresh,
+    })
+}
+
+/// The smaller of both; zero from either side means that no timer runs (RFC 4271 section 4.2).
+fn shorter(ours: HoldTime, theirs: HoldTime) -> HoldTime {
+    ours.min(theirs)
+}

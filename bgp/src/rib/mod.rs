@@ -1,0 +1,33 @@
+//! The routing tables: what peers said, which path is best, what each peer is told.
+//!
+//! [`Rib`] is a pure core. Changes come in by method call, [`Rib::decide`] selects paths for the prefixes that
+//! changed, then [`Rib::take_fib_changes`] and [`Rib::export`] say what the kernel and each peer must learn.
+//!
+//! ```text
+//!  announce/withdraw ─▶ table: prefix -> [{peer, attr}] ─decide─▶ selected ─┬▶ marks for the kernel
+//!                              Adj-RIB-In = the paths of one peer           └▶ a mark per peer ─export─▶ messages
+//! ```
+//!
+//! - Attributes are interned: a path is two `u32`, equality of attributes is equality of ids.
+//! - A prefix has a slot number while anything refers to it; marks and Adj-RIB-Out are flat vectors by slot.
+//! - A peer that reads slowly holds marks, never queued messages: what it missed in between is not sent at all.
+//! - Peers of equal [`ExportView`] share one transformation of each attribute set, and one encoding where their
+//!   marks are the same.
+//!
+//! Invariants: the result depends on the current paths only, not on the order in which they came; the order of
+//! output depends on the order of input only.
+
+mod adj_out;
+mod decision;
+mod export;
+mod intern;
+mod state;
+mod table;
+
+pub use adj_out::Batch;
+pub use decision::Source;
+pub use export::ExportView;
+pub use state::{FibChange, FibNextHop, FibRoute, PathView, PeerId, PeerInfo, Rib};
+
+#[cfg(test)]
+mod tests;

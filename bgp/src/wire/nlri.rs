@@ -1,0 +1,72 @@
+//! Prefixes in the form that UPDATE messages carry them.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::reader::Reader;
+use crate::family::Family;
+use crate::prefix::Prefix;
+
+/// A run of prefixes of one family that was checked once and is read where it lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Nlri<'a> {
+    family: Family,
+    bytes: &'a [u8],
+}
+
+impl<'a> Nlri<'a> {
+    /// Checks that every length fits the family and the bytes; `None` if the prefixes cannot be told apart.
+    pub(super) fn parse(family: Family, bytes: &'a [u8]) -> Option<Self> {
+        let mut reader = Reader::new(bytes);
+        while !reader.is_empty() {
+            next_prefix(family, &mut reader)?;
+        }
+        Some(Self { family, bytes })
+    }
+
+    /// The family of all the prefixes.
+    pub fn family(self) -> Family {
+        self.family
+    }
+
+    /// Whether there is no prefix.
+    pub fn is_empty(self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// The prefixes in the order of the message. Bits beyond a prefix's length are dropped (RFC 4271 section 4.3).
+    pub fn iter(self) -> impl Iterator<Item = Prefix> + use<'a> {
+        let mut reader = Reader::new(self.bytes);
+        std::iter::from_fn(move || next_prefix(self.family, &mut reader))
+    }
+}
+
+fn next_prefix(family: Family, reader: &mut Reader<'_>) -> Option<Prefix> {
+    let length = reader.u8()?;
+    let octets = reader.take(length.div_ceil(8).into())?;
+    let address = match family {
+        Family::Ipv4Unicast => IpAddr::V4(Ipv4Addr::from(padded::<4>(octets)?)),
+        Family::Ipv6Unicast => IpAddr::V6(Ipv6Addr::from(padded::<16>(octets)?)),
+    };
+    Prefix::masked(address, length)
+}
+
+fn padded<const N: usize>(octets: &[u8]) -> Option<[u8; N]> {
+    let mut array = [0; N];
+    array.get_mut(..octets.len())?.copy_from_slice(octets);
+    Some(array)
+}
+
+/// Octets that the prefix takes on the wire.
+pub(super) fn encoded_len(prefix: Prefix) -> usize {
+    usize::from(prefix.length().div_ceil(8)).saturating_add(1)
+}
+
+/// Appends one prefix.
+pub(super) fn encode(prefix: Prefix, out: &mut Vec<u8>) {
+    out.push(prefix.length());
+    let octets = usize::from(prefix.length().div_ceil(8));
+    match prefix.address() {
+        IpAddr::V4(v4) => out.extend(v4.octets().iter().take(octets)),
+        IpAddr::V6(v6) => out.extend(v6.octets().iter().take(octets)),
+    }
+}

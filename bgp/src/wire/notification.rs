@@ -1,0 +1,202 @@
+//! The NOTIFICATION message.
+
+use std::fmt;
+
+use super::header::{MessageKind, finish_message, start_message};
+
+/// An error report that ends a session (RFC 4271 section 4.5).
+///
+/// Every decoder's session-level fault is one of these, ready to be sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notification {
+    /// The error code.
+    pub code: u8,
+    /// The error subcode; 0 is "unspecific".
+    pub subcode: u8,
+    /// What the code's definition asks for, often the field at fault.
+    pub data: Vec<u8>,
+}
+
+impl Notification {
+    pub(super) fn new(code: u8, subcode: u8, data: impl Into<Vec<u8>>) -> Self {
+        Self { code, subcode, data: data.into() }
+    }
+
+    /// 1/1: the marker is not all ones.
+    pub fn connection_not_synchronized() -> Self {
+        Self::new(1, 1, [])
+    }
+
+    /// 1/2: the length does not fit the message's type.
+    pub fn bad_message_length(length: u16) -> Self {
+        Self::new(1, 2, length.to_be_bytes())
+    }
+
+    /// 1/3: no such type.
+    pub fn bad_message_type(kind: u8) -> Self {
+        Self::new(1, 3, [kind])
+    }
+
+    /// 2/0: an OPEN whose fields overrun it.
+    pub fn malformed_open() -> Self {
+        Self::new(2, 0, [])
+    }
+
+    /// 2/1: not BGP-4; the data is the largest version that we speak.
+    pub fn unsupported_version() -> Self {
+        Self::new(2, 1, 4_u16.to_be_bytes())
+    }
+
+    /// 2/2: not the AS that was configured.
+    pub fn bad_peer_as() -> Self {
+        Self::new(2, 2, [])
+    }
+
+    /// 2/3: zero, or our own within one AS (RFC 6286).
+    pub fn bad_bgp_identifier() -> Self {
+        Self::new(2, 3, [])
+    }
+
+    /// 2/4: an optional parameter other than capabilities.
+    pub fn unsupported_optional_parameter() -> Self {
+        Self::new(2, 4, [])
+    }
+
+    /// 2/6: a hold time of one or two seconds.
+    pub fn unacceptable_hold_time() -> Self {
+        Self::new(2, 6, [])
+    }
+
+    /// 2/7: no family in common; the data is the capabilities that are missed (RFC 5492).
+    pub fn unsupported_capability(missed: impl Into<Vec<u8>>) -> Self {
+        Self::new(2, 7, missed)
+    }
+
+    /// 3/1: the lengths in an UPDATE contradict one another, or an attribute that may not is there twice.
+    pub fn malformed_attribute_list() -> Self {
+        Self::new(3, 1, [])
+    }
+
+    /// 3/2: a well-known attribute that does not exist; the data is the attribute.
+    pub fn unrecognized_well_known(attribute: &[u8]) -> Self {
+        Self::new(3, 2, attribute)
+    }
+
+    /// 3/9: an optional attribute with a wrong value; the data is the attribute.
+    pub fn optional_attribute_error(attribute: &[u8]) -> Self {
+        Self::new(3, 9, attribute)
+    }
+
+    /// 3/10: prefixes that cannot be told apart.
+    pub fn invalid_network_field() -> Self {
+        Self::new(3, 10, [])
+    }
+
+    /// 4/0: nothing heard within the hold time.
+    pub fn hold_timer_expired() -> Self {
+        Self::new(4, 0, [])
+    }
+
+    /// 5/1: not an OPEN where one was due (RFC 6608).
+    pub fn unexpected_in_open_sent(kind: MessageKind) -> Self {
+        Self::new(5, 1, [kind.code()])
+    }
+
+    /// 5/2: not a KEEPALIVE where one was due (RFC 6608).
+    pub fn unexpected_in_open_confirm(kind: MessageKind) -> Self {
+        Self::new(5, 2, [kind.code()])
+    }
+
+    /// 5/3: an OPEN on an established session (RFC 6608).
+    pub fn unexpected_in_established(kind: MessageKind) -> Self {
+        Self::new(5, 3, [kind.code()])
+    }
+
+    /// 6/2: the operator or the host shuts the speaker down.
+    pub fn administrative_shutdown() -> Self {
+        Self::new(6, 2, [])
+    }
+
+    /// 6/3: the neighbour was taken out of the configuration.
+    pub fn peer_deconfigured() -> Self {
+        Self::new(6, 3, [])
+    }
+
+    /// 6/5: not wanted now.
+    pub fn connection_rejected() -> Self {
+        Self::new(6, 5, [])
+    }
+
+    /// 6/6: the neighbour's configuration changed.
+    pub fn other_configuration_change() -> Self {
+        Self::new(6, 6, [])
+    }
+
+    /// 6/7: the other one of two simultaneous connections is kept.
+    pub fn connection_collision() -> Self {
+        Self::new(6, 7, [])
+    }
+
+    /// Reads the body; it cannot be malformed once the header is not.
+    pub(super) fn decode(body: &[u8]) -> Self {
+        match body {
+            [code, subcode, data @ ..] => Self::new(*code, *subcode, data),
+            _ => Self::new(0, 0, []),
+        }
+    }
+
+    /// Appends the whole message.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let start = start_message(MessageKind::Notification, out);
+        out.extend_from_slice(&[self.code, self.subcode]);
+        out.extend(self.data.iter().take(super::MAX_MESSAGE_LEN.saturating_sub(super::HEADER_LEN + 2)));
+        finish_message(start, out);
+    }
+}
+
+impl fmt::Display for Notification {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let meaning = match (self.code, self.subcode) {
+            (1, 1) => "connection not synchronized",
+            (1, 2) => "bad message length",
+            (1, 3) => "bad message type",
+            (1, _) => "message header error",
+            (2, 1) => "unsupported version number",
+            (2, 2) => "bad peer AS",
+            (2, 3) => "bad BGP identifier",
+            (2, 4) => "unsupported optional parameter",
+            (2, 6) => "unacceptable hold time",
+            (2, 7) => "unsupported capability",
+            (2, _) => "OPEN message error",
+            (3, 1) => "malformed attribute list",
+            (3, 2) => "unrecognized well-known attribute",
+            (3, 3) => "missing well-known attribute",
+            (3, 4) => "attribute flags error",
+            (3, 5) => "attribute length error",
+            (3, 6) => "invalid ORIGIN attribute",
+            (3, 8) => "invalid NEXT_HOP attribute",
+            (3, 9) => "optional attribute error",
+            (3, 10) => "invalid network field",
+            (3, 11) => "malformed AS_PATH",
+            (3, _) => "UPDATE message error",
+            (4, _) => "hold timer expired",
+            (5, 1) => "unexpected message in OpenSent",
+            (5, 2) => "unexpected message in OpenConfirm",
+            (5, 3) => "unexpected message in Established",
+            (5, _) => "finite state machine error",
+            (6, 1) => "maximum number of prefixes reached",
+            (6, 2) => "administrative shutdown",
+            (6, 3) => "peer deconfigured",
+            (6, 4) => "administrative reset",
+            (6, 5) => "connection rejected",
+            (6, 6) => "other configuration change",
+            (6, 7) => "connection collision resolution",
+            (6, 8) => "out of resources",
+            (6, 10) => "BFD down",
+            (6, _) => "cease",
+            (7, _) => "ROUTE-REFRESH message error",
+            _ => "unknown error",
+        };
+        write!(f, "{meaning} ({}/{})", self.code, self.subcode)
+    }
+}
