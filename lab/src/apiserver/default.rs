@@ -100,7 +100,9 @@ fn pod(object: &mut Value) {
 }
 
 fn quality_of_service(spec: &Value) -> &'static str {
-    let containers = || ["containers", "initContainers"].into_iter().flat_map(|l| spec[l].as_array().into_iter().flatten());
+    let containers = || {
+        ["containers", "initContainers"].into_iter().flat_map(|l| spec[l].as_array().into_iter().flatten())
+    };
     let has = |c: &Value, which: &str| c["resources"][which].as_object().is_some_and(|m| !m.is_empty());
     if containers().all(|c| !has(c, "limits") && !has(c, "requests")) {
         return "BestEffort";
@@ -234,7 +236,8 @@ fn schema_defaults(schema: &Value, value: &mut Value) {
             if let Some(properties) = schema["properties"].as_object() {
                 for (name, property) in properties {
                     if let Some(default) = property.get("default") {
-                        let missing = map.get(name).is_none_or(|v| v.is_null() && property["nullable"] != true);
+                        let missing =
+                            map.get(name).is_none_or(|v| v.is_null() && property["nullable"] != true);
                         if missing {
                             map.insert(name.clone(), default.clone());
                         }
@@ -271,16 +274,13 @@ pub(crate) fn prune_custom(schema: &Value, object: &mut Value) -> Vec<String> {
             if matches!(name.as_str(), "apiVersion" | "kind" | "metadata") {
                 return true;
             }
-            match properties.and_then(|p| p.get(name)) {
-                Some(property) => {
-                    prune(property, inner, name, &mut unknown);
-                    true
-                }
-                None => {
-                    unknown.push(name.clone());
-                    false
-                }
+            let property = properties.and_then(|p| p.get(name));
+            if let Some(property) = property {
+                prune(property, inner, name, &mut unknown);
+            } else {
+                unknown.push(name.clone());
             }
+            property.is_some()
         });
     }
     unknown

@@ -81,9 +81,10 @@ pub(crate) fn aggregated(resources: &Resources, core: bool) -> Value {
             let versions = versions
                 .iter()
                 .map(|version| {
-                    let mut list =
-                        of(resources, &group, version).map(|r| discovered(r)).collect::<Vec<_>>();
-                    for (.., kind, plural, namespaced) in REVIEWS.iter().filter(|r| r.0 == group && r.1 == version) {
+                    let mut list = of(resources, &group, version).map(|r| discovered(r)).collect::<Vec<_>>();
+                    for (.., kind, plural, namespaced) in
+                        REVIEWS.iter().filter(|r| r.0 == group && r.1 == version)
+                    {
                         list.push(json!({
                             "resource": plural, "singularResource": kind.to_lowercase(), "verbs": ["create"],
                             "responseKind": {"group": group, "version": version, "kind": kind},

@@ -18,7 +18,8 @@
 //! - No TLS, authentication, authorisation, admission webhooks, quotas or audit; reviews are always granted.
 //! - No controllers: nothing is garbage-collected by owner, no service account, token or `kube-root-ca.crt` appears
 //!   in new namespaces, workloads make no pods, deletion propagation policies are ignored.
-//! - No protobuf but for the empty `/openapi/v2`; JSON and YAML bodies only. OpenAPI has no schemas of built-in kinds, so
+//! - Answers are JSON, never protobuf. Protobuf bodies are understood for the kinds that kubectl's imperative commands
+//!   send (the table in `http::protobuf`); others get 415. `OpenAPI` has no schemas of built-in kinds, so
 //!   `kubectl explain` knows custom resources only.
 //! - Managed fields are kept for server-side apply alone; see the module `patch::apply` for its rules.
 //! - Validation covers metadata, pods (containers and what may change), nodes' pod CIDRs, services, workloads'
@@ -78,7 +79,7 @@ impl Default for ApiServerConfig {
         Self {
             service_networks: services.into_iter().collect(),
             history_limit: 20_000,
-            bookmark_period: Duration::from_secs(60),
+            bookmark_period: Duration::from_mins(1),
         }
     }
 }

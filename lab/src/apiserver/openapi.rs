@@ -1,4 +1,4 @@
-//! As much of OpenAPI as stock kubectl needs to trust the server with validation.
+//! As much of the `OpenAPI` documents as stock kubectl needs to trust the server with validation.
 //!
 //! kubectl looks in `/openapi/v3` for the PATCH operation of a kind and whether it takes `fieldValidation`; if it
 //! does, the server validates. The operations do not list strategic merge patches, which makes kubectl build them
@@ -28,7 +28,8 @@ pub(crate) fn index(resources: &Resources) -> Value {
 pub(crate) fn group_version(resources: &Resources, group: &str, version: &str) -> Value {
     let mut paths = Map::new();
     let mut schemas = Map::new();
-    let prefix = if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") };
+    let prefix =
+        if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") };
     for resource in resources.iter().filter(|r| r.group == group && r.version == version) {
         let scope = if resource.namespaced { "/namespaces/{namespace}" } else { "" };
         let collection = format!("{prefix}{scope}/{}", resource.plural);
@@ -44,7 +45,8 @@ pub(crate) fn group_version(resources: &Resources, group: &str, version: &str) -
             }),
         );
         let name = schema_name(resource);
-        let mut schema = resource.custom.as_ref().map_or_else(|| json!({"type": "object"}), |c| c.schema.clone());
+        let mut schema =
+            resource.custom.as_ref().map_or_else(|| json!({"type": "object"}), |c| c.schema.clone());
         schema["x-kubernetes-group-version-kind"] = json!([kind(resource)]);
         schemas.insert(name, schema);
     }
@@ -74,14 +76,16 @@ fn schema_name(resource: &Resource) -> String {
 }
 
 fn operation(resource: &Resource, action: &str) -> Value {
-    let parameter = |name: &str| json!({"name": name, "in": "query", "schema": {"type": "string", "uniqueItems": true}});
+    let parameter =
+        |name: &str| json!({"name": name, "in": "query", "schema": {"type": "string", "uniqueItems": true}});
     let schema = json!({"$ref": format!("#/components/schemas/{}", schema_name(resource))});
     let mut operation = json!({
         "x-kubernetes-action": action, "x-kubernetes-group-version-kind": kind(resource),
         "responses": {"200": {"description": "OK", "content": {"application/json": {"schema": schema}}}},
     });
     if matches!(action, "post" | "put" | "patch") {
-        operation["parameters"] = ["dryRun", "fieldManager", "fieldValidation"].map(parameter).into_iter().collect();
+        operation["parameters"] =
+            ["dryRun", "fieldManager", "fieldValidation"].map(parameter).into_iter().collect();
         let content = match action {
             "patch" => json!({"application/apply-patch+yaml": {}, "application/merge-patch+json": {}}),
             _ => json!({"application/json": {"schema": schema}}),

@@ -90,7 +90,9 @@ impl FieldTerm {
         let same = match at {
             Value::Null => self.value.is_empty() || self.value == "false",
             Value::String(s) => *s == self.value,
-            other => other.to_string() == self.value,
+            Value::Bool(b) => self.value == if *b { "true" } else { "false" },
+            Value::Number(n) => self.value.parse().is_ok_and(|v: serde_json::Number| v == *n),
+            Value::Array(_) | Value::Object(_) => false,
         };
         same == self.equal
     }
@@ -120,7 +122,8 @@ fn label_terms(text: &str) -> Result<Vec<LabelTerm>, ApiError> {
 }
 
 fn label_term(term: &str) -> Result<LabelTerm, ApiError> {
-    let bad = || ApiError::bad_request(format!("unable to parse requirement: {term:?} is not a label selector"));
+    let bad =
+        || ApiError::bad_request(format!("unable to parse requirement: {term:?} is not a label selector"));
     let built = |key: &str, test| {
         let key = key.trim();
         let legal = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);

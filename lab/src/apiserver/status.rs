@@ -125,8 +125,7 @@ impl ApiError {
 
     pub(crate) fn invalid(group: &str, kind: &str, name: &str, causes: &[Cause]) -> Self {
         let each = causes.iter().map(|c| format!("{}: {}", c.field, c.message)).collect::<Vec<_>>();
-        let text =
-            if let [one] = each.as_slice() { one.clone() } else { format!("[{}]", each.join(", ")) };
+        let text = if let [one] = each.as_slice() { one.clone() } else { format!("[{}]", each.join(", ")) };
         let mut details = details(group, kind, name);
         details["causes"] = causes
             .iter()
@@ -174,11 +173,7 @@ impl ApiError {
                 "retryAfterSeconds": 1,
                 "causes": [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}],
             }),
-            ..Self::plain(
-                504,
-                "Timeout",
-                format!("Too large resource version: {asked}, current: {current}"),
-            )
+            ..Self::plain(504, "Timeout", format!("Too large resource version: {asked}, current: {current}"))
         }
     }
 

@@ -55,7 +55,8 @@ pub(crate) enum WatchEvent {
 impl Change {
     /// What this change is to someone who sees only what `selector` selects.
     pub(crate) fn seen_through(&self, selector: &Selector) -> Option<WatchEvent> {
-        let selected = |o: &Option<Arc<Stored>>| o.as_ref().filter(|o| selector.matches(&o.value)).map(Arc::clone);
+        let selected =
+            |o: &Option<Arc<Stored>>| o.as_ref().filter(|o| selector.matches(&o.value)).map(Arc::clone);
         match (selected(&self.before), selected(&self.after)) {
             (None, None) => None,
             (None, Some(after)) => Some(WatchEvent::Added(after)),
@@ -134,7 +135,12 @@ impl Store {
     }
 
     /// Selected objects in order of their keys, those after `after` only.
-    pub(crate) fn list(&self, table: &str, selector: &Selector, after: Option<&Key>) -> Vec<(Key, Arc<Stored>)> {
+    pub(crate) fn list(
+        &self,
+        table: &str,
+        selector: &Selector,
+        after: Option<&Key>,
+    ) -> Vec<(Key, Arc<Stored>)> {
         self.tables.get(table).map(|t| select(&t.objects, selector, after)).unwrap_or_default()
     }
 
@@ -270,7 +276,8 @@ mod tests {
         match step {
             Step::Put { name, label } => {
                 let labels = json!({"app": label.to_string()});
-                let value = json!({"metadata": {"name": name.to_string(), "namespace": "x", "labels": labels}});
+                let value =
+                    json!({"metadata": {"name": name.to_string(), "namespace": "x", "labels": labels}});
                 store.put("pods", key(*name), value);
             }
             Step::Remove { name } => {

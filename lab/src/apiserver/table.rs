@@ -61,9 +61,7 @@ fn headings(resource: &Resource) -> &'static str {
 }
 
 fn columns(resource: &Resource) -> Value {
-    let column = |name: &str, kind: &str, format: &str, priority: i64| {
-        json!({"name": name, "type": kind, "format": format, "description": "", "priority": priority})
-    };
+    let column = |name: &str, kind: &str, format: &str, priority: i64| json!({"name": name, "type": kind, "format": format, "description": "", "priority": priority});
     if let Some(custom) = resource.custom.as_ref().filter(|c| !c.columns.is_empty()) {
         let own = custom.columns.iter().map(|c| {
             column(
@@ -94,14 +92,14 @@ fn cells(resource: &Resource, object: &Value, now: Timestamp) -> Value {
         return std::iter::once(Value::from(name)).chain(own).collect();
     }
     match (resource.group.as_str(), resource.plural.as_str()) {
-        ("", "pods") => pod(object, name, age),
-        ("", "nodes") => node(object, name, age),
+        ("", "pods") => pod(object, &name, &age),
+        ("", "nodes") => node(object, &name, &age),
         ("", "namespaces") => json!([name, text(&status["phase"], ""), age]),
-        ("", "services") => service(object, name, age),
+        ("", "services") => service(object, &name, &age),
         ("", "configmaps") => json!([name, size(&object["data"]) + size(&object["binaryData"]), age]),
         ("", "secrets") => json!([name, object["type"], size(&object["data"]), age]),
         ("", "endpoints") => json!([name, endpoints(object), age]),
-        (_, "events") => event(object, name, now),
+        (_, "events") => event(object, &name, now),
         ("networking.k8s.io", "networkpolicies") => json!([name, selector(&spec["podSelector"]), age]),
         ("discovery.k8s.io", "endpointslices") => {
             let of = |list: &Value, field: &str| {
@@ -111,9 +109,15 @@ fn cells(resource: &Resource, object: &Value, now: Timestamp) -> Value {
                     Value::Null => Vec::new(),
                     other => vec![other.to_string()],
                 });
-                or_unset(all.collect::<Vec<_>>().join(","))
+                or_unset(&all.collect::<Vec<_>>().join(","))
             };
-            json!([name, object["addressType"], of(&object["ports"], "port"), of(&object["endpoints"], "addresses"), age])
+            json!([
+                name,
+                object["addressType"],
+                of(&object["ports"], "port"),
+                of(&object["endpoints"], "addresses"),
+                age
+            ])
         }
         ("coordination.k8s.io", "leases") => json!([name, text(&spec["holderIdentity"], ""), age]),
         ("apps", "daemonsets") => json!([
@@ -161,7 +165,7 @@ fn cells(resource: &Resource, object: &Value, now: Timestamp) -> Value {
     }
 }
 
-fn pod(object: &Value, name: String, age: String) -> Value {
+fn pod(object: &Value, name: &str, age: &str) -> Value {
     let (spec, status) = (&object["spec"], &object["status"]);
     let statuses = || status["containerStatuses"].as_array().into_iter().flatten();
     let total = spec["containers"].as_array().map_or(0, Vec::len);
@@ -190,7 +194,7 @@ fn pod(object: &Value, name: String, age: String) -> Value {
     ])
 }
 
-fn node(object: &Value, name: String, age: String) -> Value {
+fn node(object: &Value, name: &str, age: &str) -> Value {
     let (spec, status) = (&object["spec"], &object["status"]);
     let conditions = status["conditions"].as_array();
     let ready = conditions.into_iter().flatten().find(|c| c["type"] == "Ready").map(|c| &c["status"]);
@@ -226,7 +230,7 @@ fn node(object: &Value, name: String, age: String) -> Value {
     ])
 }
 
-fn service(object: &Value, name: String, age: String) -> Value {
+fn service(object: &Value, name: &str, age: &str) -> Value {
     let spec = &object["spec"];
     let ports = spec["ports"].as_array().into_iter().flatten().map(|p| {
         let protocol = text(&p["protocol"], "TCP");
@@ -263,8 +267,9 @@ fn endpoints(object: &Value) -> String {
     if all.is_empty() { "<none>".to_owned() } else { all.join(",") }
 }
 
-fn event(object: &Value, name: String, now: Timestamp) -> Value {
-    let about = if object["involvedObject"].is_null() { &object["regarding"] } else { &object["involvedObject"] };
+fn event(object: &Value, name: &str, now: Timestamp) -> Value {
+    let about =
+        if object["involvedObject"].is_null() { &object["regarding"] } else { &object["involvedObject"] };
     let message = if object["message"].is_null() { &object["note"] } else { &object["message"] };
     let seen = ["lastTimestamp", "eventTime", "firstTimestamp"].iter().find(|f| !object[**f].is_null());
     json!([
@@ -364,8 +369,8 @@ fn selector(selector: &Value) -> String {
     if terms.is_empty() { "<none>".to_owned() } else { terms.join(",") }
 }
 
-fn or_unset(text: String) -> String {
-    if text.is_empty() { "<unset>".to_owned() } else { text }
+fn or_unset(text: &str) -> String {
+    if text.is_empty() { "<unset>" } else { text }.to_owned()
 }
 
 fn text(value: &Value, default: &str) -> String {

@@ -28,14 +28,22 @@ pub(crate) fn check_shape(resource: &Resource, object: &mut Value) -> Result<Vec
         ("apps", "StatefulSet") => through::<api::apps::v1::StatefulSet>(resource, object),
         ("batch", "Job") => through::<api::batch::v1::Job>(resource, object),
         ("coordination.k8s.io", "Lease") => through::<api::coordination::v1::Lease>(resource, object),
-        ("discovery.k8s.io", "EndpointSlice") => through::<api::discovery::v1::EndpointSlice>(resource, object),
+        ("discovery.k8s.io", "EndpointSlice") => {
+            through::<api::discovery::v1::EndpointSlice>(resource, object)
+        }
         ("networking.k8s.io", "NetworkPolicy") => {
             through::<api::networking::v1::NetworkPolicy>(resource, object)
         }
-        ("policy", "PodDisruptionBudget") => through::<api::policy::v1::PodDisruptionBudget>(resource, object),
+        ("policy", "PodDisruptionBudget") => {
+            through::<api::policy::v1::PodDisruptionBudget>(resource, object)
+        }
         ("rbac.authorization.k8s.io", "Role") => through::<api::rbac::v1::Role>(resource, object),
-        ("rbac.authorization.k8s.io", "ClusterRole") => through::<api::rbac::v1::ClusterRole>(resource, object),
-        ("rbac.authorization.k8s.io", "RoleBinding") => through::<api::rbac::v1::RoleBinding>(resource, object),
+        ("rbac.authorization.k8s.io", "ClusterRole") => {
+            through::<api::rbac::v1::ClusterRole>(resource, object)
+        }
+        ("rbac.authorization.k8s.io", "RoleBinding") => {
+            through::<api::rbac::v1::RoleBinding>(resource, object)
+        }
         ("rbac.authorization.k8s.io", "ClusterRoleBinding") => {
             through::<api::rbac::v1::ClusterRoleBinding>(resource, object)
         }
@@ -66,17 +74,14 @@ fn drop_unknown(object: &mut Value, known: &Value, at: &str, unknown: &mut Vec<S
     match (object, known) {
         (Value::Object(map), Value::Object(known)) => map.retain(|name, inner| {
             let path = if at.is_empty() { name.clone() } else { format!("{at}.{name}") };
-            // The types decode nulls, and some empty collections, as absent.
-            let empty = inner.is_null()
-                || inner.as_array().is_some_and(Vec::is_empty)
-                || inner.as_object().is_some_and(serde_json::Map::is_empty);
             if let Some(known) = known.get(name) {
                 drop_unknown(inner, known, &path, unknown);
                 true
-            } else if empty {
-                !inner.is_null()
             } else {
-                unknown.push(path);
+                // Null is how a known field says that it is absent.
+                if !inner.is_null() {
+                    unknown.push(path);
+                }
                 false
             }
         }),

@@ -27,7 +27,13 @@ pub(super) fn get(
 }
 
 /// One object in the form that the client wants.
-pub(super) fn one(resource: &Resource, stored: &Arc<Stored>, view: View, include: &str, headers: bool) -> Bytes {
+pub(super) fn one(
+    resource: &Resource,
+    stored: &Arc<Stored>,
+    view: View,
+    include: &str,
+    headers: bool,
+) -> Bytes {
     let shown = present(resource, stored);
     match view {
         View::Whole => shown.json(),
@@ -104,7 +110,13 @@ fn list(
     Ok(whole(200, JSON, rendered(resource, &shown, &metadata, view, query)))
 }
 
-fn rendered(resource: &Resource, shown: &[Arc<Stored>], metadata: &Value, view: View, query: &Query) -> Bytes {
+fn rendered(
+    resource: &Resource,
+    shown: &[Arc<Stored>],
+    metadata: &Value,
+    view: View,
+    query: &Query,
+) -> Bytes {
     match view {
         View::Whole => {
             let head = format!(

@@ -1,6 +1,7 @@
 //! The HTTP side of the API server.
 
 mod list;
+mod protobuf;
 mod query;
 mod router;
 mod watch;

@@ -36,8 +36,8 @@ impl Query {
     pub(super) fn number(&self, name: &str) -> Result<Option<u64>, ApiError> {
         match self.text(name) {
             "" => Ok(None),
-            text => text.parse().map(Some).or_else(|_| {
-                Err(ApiError::bad_request(format!("invalid query parameter {name}: {text:?} is not a number")))
+            text => text.parse().map(Some).map_err(|error| {
+                ApiError::bad_request(format!("invalid query parameter {name}={text:?}: {error}"))
             }),
         }
     }

@@ -53,7 +53,9 @@ async fn route(server: &ApiServer, request: Request<Incoming>) -> Result<Respons
     let segments = segments.iter().map(String::as_str).collect::<Vec<_>>();
     let accept = request.headers().get(ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
     match segments.as_slice() {
-        ["api", version, rest @ ..] if !rest.is_empty() => object(server, request, "", version, rest, &accept).await,
+        ["api", version, rest @ ..] if !rest.is_empty() => {
+            object(server, request, "", version, rest, &accept).await
+        }
         ["apis", group, version, rest @ ..] if !rest.is_empty() => {
             object(server, request, group, version, rest, &accept).await
         }
@@ -65,9 +67,7 @@ async fn route(server: &ApiServer, request: Request<Incoming>) -> Result<Respons
 fn document(server: &ApiServer, segments: &[&str], accept: &str) -> Result<Response<Body>, ApiError> {
     let registry = server.registry();
     let resources = &registry.resources;
-    let found = |value: Option<Value>| {
-        value.map(|v| json(200, &v)).ok_or_else(ApiError::no_such_path)
-    };
+    let found = |value: Option<Value>| value.map(|v| json(200, &v)).ok_or_else(ApiError::no_such_path);
     match segments {
         ["healthz" | "livez" | "readyz", ..] => Ok(whole(200, "text/plain; charset=utf-8", "ok")),
         ["version"] => Ok(json(200, &discovery::version())),
@@ -134,10 +134,7 @@ async fn object(
 }
 
 fn review(group: &str, version: &str, rest: &[&str]) -> Option<&'static str> {
-    let plural = match rest {
-        [plural] | ["namespaces", _, plural] => plural,
-        _ => return None,
-    };
+    let ([plural] | ["namespaces", _, plural]) = rest else { return None };
     REVIEWS.iter().find(|r| r.0 == group && r.1 == version && r.3 == *plural).map(|r| r.2)
 }
 

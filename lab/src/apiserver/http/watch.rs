@@ -24,7 +24,7 @@ use tokio::sync::watch::Receiver;
 use tokio::time::Instant;
 
 /// How long a watch lives when the client does not say.
-const DEFAULT_LIFE: Duration = Duration::from_secs(1800);
+const DEFAULT_LIFE: Duration = Duration::from_mins(30);
 
 pub(super) fn watch(
     server: &ApiServer,
@@ -34,7 +34,7 @@ pub(super) fn watch(
     view: View,
 ) -> Result<Response<Body>, ApiError> {
     let asked = query.number("resourceVersion")?;
-    let streams_list = query.flag("sendInitialEvents") && query.text("sendInitialEvents") != "";
+    let streams_list = query.flag("sendInitialEvents");
     let matching = query.text("resourceVersionMatch");
     if streams_list != (matching == "NotOlderThan") {
         let mut error = ApiError::bad_request(

@@ -2,7 +2,7 @@
 
 use super::query::Query;
 use super::router::Target;
-use super::{Body, JSON, json, whole, with_warnings};
+use super::{Body, JSON, json, protobuf, whole, with_warnings};
 use crate::apiserver::ApiServer;
 use crate::apiserver::patch::Patch;
 use crate::apiserver::registry::{DeleteOptions, Deleted, Part, WriteOptions, Written, present};
@@ -32,9 +32,8 @@ pub(super) async fn post(
         if resource.namespaced && target.namespace.is_none() {
             return Err(ApiError::method_not_allowed());
         }
-        let written = server.write(|registry, stamp| {
-            registry.create(resource, target.space(), object, &options, stamp)
-        })?;
+        let written = server
+            .write(|registry, stamp| registry.create(resource, target.space(), object, &options, stamp))?;
         return Ok(answered(resource, &written));
     };
     match target.part.as_deref() {
@@ -83,7 +82,9 @@ pub(super) async fn patch(
     let patch = match body.media.as_str() {
         "application/json-patch+json" => Patch::Json(body.json()?),
         "application/merge-patch+json" => Patch::Merge(body.json()?),
-        "application/strategic-merge-patch+json" if resource.custom.is_none() => Patch::Strategic(body.json()?),
+        "application/strategic-merge-patch+json" if resource.custom.is_none() => {
+            Patch::Strategic(body.json()?)
+        }
         "application/apply-patch+yaml" => {
             query.text("fieldManager").clone_into(&mut options.manager);
             options.force = query.flag("force");
@@ -237,6 +238,7 @@ impl Content {
         match self.media.as_str() {
             "" | JSON | "text/json" => self.json(),
             "application/yaml" | "text/yaml" | "application/x-yaml" => self.yaml(),
+            protobuf::MEDIA_TYPE => protobuf::decode(&self.bytes),
             other => Err(ApiError::unsupported_media(other, &[JSON, "application/yaml"])),
         }
     }

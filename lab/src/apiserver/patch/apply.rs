@@ -96,7 +96,8 @@ fn read_managers(live: &Value) -> BTreeMap<(String, String), Manager> {
         .map(|entry| {
             let mut paths = Paths::new();
             read_fields(&entry["fieldsV1"], &mut Vec::new(), &mut paths);
-            let manager = Manager { paths, time: text(&entry["time"]), api_version: text(&entry["apiVersion"]) };
+            let manager =
+                Manager { paths, time: text(&entry["time"]), api_version: text(&entry["apiVersion"]) };
             ((text(&entry["manager"]), text(&entry["subresource"])), manager)
         })
         .collect()
@@ -260,7 +261,8 @@ fn remove(value: &mut Value, path: &[Step]) {
         }
         if let Some(below) = map.get_mut(field) {
             remove(below, rest);
-            let emptied = below.as_object().is_some_and(Map::is_empty) || below.as_array().is_some_and(Vec::is_empty);
+            let emptied =
+                below.as_object().is_some_and(Map::is_empty) || below.as_array().is_some_and(Vec::is_empty);
             if emptied {
                 map.remove(field);
             }
@@ -307,7 +309,14 @@ mod tests {
     use super::*;
 
     fn applier(manager: &str, force: bool) -> Applier<'_> {
-        Applier { kind: "Pod", api_version: "v1", manager, subresource: "", force, now: "2026-01-01T00:00:00Z" }
+        Applier {
+            kind: "Pod",
+            api_version: "v1",
+            manager,
+            subresource: "",
+            force,
+            now: "2026-01-01T00:00:00Z",
+        }
     }
 
     fn pod(labels: &Value, containers: &Value) -> Value {
@@ -316,7 +325,10 @@ mod tests {
 
     #[test]
     fn what_a_manager_no_longer_applies_is_removed() {
-        let first = pod(&json!({"a": "1", "b": "1"}), &json!([{"name": "x", "image": "1"}, {"name": "y", "image": "1"}]));
+        let first = pod(
+            &json!({"a": "1", "b": "1"}),
+            &json!([{"name": "x", "image": "1"}, {"name": "y", "image": "1"}]),
+        );
         let live = apply(applier("m", false), &Value::Null, &first).unwrap();
         let second = pod(&json!({"a": "2"}), &json!([{"name": "x", "image": "1"}]));
         let live = apply(applier("m", false), &live, &second).unwrap();
@@ -327,7 +339,8 @@ mod tests {
     #[test]
     fn another_managers_field_conflicts_unless_forced() {
         let live =
-            apply(applier("m", false), &Value::Null, &pod(&json!({"a": "1"}), &json!([{"name": "x"}]))).unwrap();
+            apply(applier("m", false), &Value::Null, &pod(&json!({"a": "1"}), &json!([{"name": "x"}])))
+                .unwrap();
         let other = json!({"metadata": {"name": "p", "labels": {"a": "2"}}});
         let refused = apply(applier("n", false), &live, &other).unwrap_err();
         assert_eq!(refused.code, 409);

@@ -26,8 +26,16 @@ pub(super) fn rule(kind: &str, parent: &str, field: &str) -> ListRule {
         };
     }
     match kind {
-        "NetworkPolicy" | "EndpointSlice" | "Endpoints" | "Role" | "ClusterRole" | "RoleBinding"
-        | "ClusterRoleBinding" | "CustomResourceDefinition" | "Event" | "Ingress" => return Atomic,
+        "NetworkPolicy"
+        | "EndpointSlice"
+        | "Endpoints"
+        | "Role"
+        | "ClusterRole"
+        | "RoleBinding"
+        | "ClusterRoleBinding"
+        | "CustomResourceDefinition"
+        | "Event"
+        | "Ingress" => return Atomic,
         _ => {}
     }
     match (parent, field) {
@@ -37,8 +45,17 @@ pub(super) fn rule(kind: &str, parent: &str, field: &str) -> ListRule {
         ("spec", "ports") if kind == "Service" => Keyed(&["port", "protocol"]),
         ("status", "addresses") if kind == "Node" => Keyed(&["type"]),
         ("", "secrets") if kind == "ServiceAccount" => Keyed(&["name"]),
-        (_, "containers" | "initContainers" | "ephemeralContainers" | "env" | "imagePullSecrets")
-        | (_, "volumes" | "resourceClaims" | "schedulingGates") => Keyed(&["name"]),
+        (
+            _,
+            "containers"
+            | "initContainers"
+            | "ephemeralContainers"
+            | "env"
+            | "imagePullSecrets"
+            | "volumes"
+            | "resourceClaims"
+            | "schedulingGates",
+        ) => Keyed(&["name"]),
         (_, "volumeMounts") => Keyed(&["mountPath"]),
         (_, "volumeDevices") => Keyed(&["devicePath"]),
         (_, "hostAliases" | "podIPs" | "hostIPs") => Keyed(&["ip"]),

@@ -102,24 +102,15 @@ fn merge_lists(
         Value::Array(list) => list,
         _ => Vec::new(),
     };
-    match rule {
-        ListRule::Set => {
-            for item in items {
-                if !list.contains(item) {
-                    list.push(item.clone());
-                }
-            }
+    for item in items {
+        if let ListRule::Keyed(keys) = rule {
+            merge_item(kind, field, keys.first().copied().unwrap_or("name"), &mut list, item)?;
+        } else if !list.contains(item) {
+            list.push(item.clone());
         }
-        ListRule::Keyed(keys) => {
-            let key = keys.first().copied().unwrap_or("name");
-            for item in items {
-                merge_item(kind, field, key, &mut list, item)?;
-            }
-        }
-        ListRule::Atomic => {}
     }
-    if let Some(order) = order {
-        reorder(&mut list, order, rule);
+    if let Some(wanted) = order {
+        reorder(&mut list, wanted, rule);
     }
     *slot = Value::Array(list);
     Ok(())
@@ -136,62 +127,40 @@ fn merge_item(
         return Err(ApiError::bad_request(format!("items of {field} are objects")));
     };
     let Some(id) = patch.get(key) else {
-        return Err(ApiError::bad_request(format!(
-            "map: {item} does not contain declared merge key: {key}"
-        )));
+        return Err(ApiError::bad_request(format!("map: {item} does not contain declared merge key: {key}")));
     };
     if patch.get(DIRECTIVE).is_some_and(|d| d == "delete") {
         list.retain(|i| i.get(key) != Some(id));
         return Ok(());
     }
-    match list.iter_mut().find(|i| i.get(key) == Some(id)) {
-        Some(found) => merge_maps(kind, field, found, patch),
-        None => {
-            let mut fresh = Value::Null;
-            merge_maps(kind, field, &mut fresh, patch)?;
-            list.push(fresh);
-            Ok(())
-        }
+    if let Some(found) = list.iter_mut().find(|i| i.get(key) == Some(id)) {
+        return merge_maps(kind, field, found, patch);
     }
+    let mut fresh = Value::Null;
+    merge_maps(kind, field, &mut fresh, patch)?;
+    list.push(fresh);
+    Ok(())
 }
 
 /// Items named in `order` come in that order; the others keep their places relative to what preceded them.
 fn reorder(list: &mut Vec<Value>, order: &[Value], rule: ListRule) {
-    let place = |item: &Value| match rule {
+    let position = |item: &Value| match rule {
         ListRule::Keyed(keys) => {
             let key = keys.first().copied().unwrap_or("name");
             order.iter().position(|o| o.get(key).is_some() && o.get(key) == item.get(key))
         }
         _ => order.iter().position(|o| o == item),
     };
-    let mut named = Vec::new();
-    // Those that the order does not name stay behind the item that they followed.
-    let mut after = Vec::<(Option<usize>, Value)>::new();
-    let mut last = None;
+    // An item that the order does not name stays behind the item that it followed.
+    let mut rank = None;
+    let mut ranked = Vec::new();
     for item in list.drain(..) {
-        if let Some(at) = place(&item) {
-            last = Some(at);
-            named.push((at, item));
-        } else {
-            after.push((last, item));
-        }
+        let named = position(&item);
+        rank = named.or(rank);
+        ranked.push((rank, named.is_none(), item));
     }
-    named.sort_by_key(|(at, _)| *at);
-    let mut unnamed = after.into_iter().peekable();
-    let mut rest = Vec::new();
-    while let Some((at, item)) = unnamed.next() {
-        if at.is_none() {
-            list.push(item);
-        } else {
-            rest.push((at, item));
-        }
-    }
-    for (at, item) in named {
-        list.push(item);
-        let (follow, others) = rest.into_iter().partition::<Vec<_>, _>(|(a, _)| *a == Some(at));
-        list.extend(follow.into_iter().map(|(_, i)| i));
-        rest = others;
-    }
+    ranked.sort_by_key(|(rank, follows, _)| (*rank, *follows));
+    list.extend(ranked.into_iter().map(|(.., item)| item));
 }
 
 /// An item that is nothing but a directive.
@@ -201,9 +170,11 @@ fn is_marker(item: &Value) -> bool {
 
 fn without_directives(value: Value) -> Value {
     match value {
-        Value::Object(map) => {
-            map.into_iter().filter(|(k, _)| !k.starts_with('$')).map(|(k, v)| (k, without_directives(v))).collect()
-        }
+        Value::Object(map) => map
+            .into_iter()
+            .filter(|(k, _)| !k.starts_with('$'))
+            .map(|(k, v)| (k, without_directives(v)))
+            .collect(),
         Value::Array(list) => list.into_iter().map(without_directives).collect(),
         plain => plain,
     }

@@ -129,7 +129,10 @@ impl Registry {
         let Some(stored) = self.store.find(NAMESPACES, &key) else { return };
         let metadata = &stored.value["metadata"];
         let finalized = metadata["finalizers"].as_array().is_none_or(Vec::is_empty);
-        if !metadata["deletionTimestamp"].is_null() && finalized && self.store.tables_with(namespace).is_empty() {
+        if !metadata["deletionTimestamp"].is_null()
+            && finalized
+            && self.store.tables_with(namespace).is_empty()
+        {
             self.store.remove(NAMESPACES, &key);
         }
     }

@@ -49,7 +49,12 @@ pub(crate) const NAMESPACES: &str = "namespaces";
 pub(crate) const DEFINITIONS: &str = "customresourcedefinitions.apiextensions.k8s.io";
 
 impl Registry {
-    pub(crate) fn get(&self, resource: &Resource, namespace: &str, name: &str) -> Result<Arc<Stored>, ApiError> {
+    pub(crate) fn get(
+        &self,
+        resource: &Resource,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Arc<Stored>, ApiError> {
         let key = Key { namespace: namespace.to_owned(), name: name.to_owned() };
         self.store.find(&resource.storage, &key).map(Arc::clone).ok_or_else(|| resource.not_found(name))
     }
@@ -58,10 +63,9 @@ impl Registry {
     pub(crate) fn put_raw(&mut self, mut object: Value, stamp: &Stamp) -> Result<Arc<Stored>, ApiError> {
         let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
         let (api_version, kind) = (text(&object["apiVersion"]), text(&object["kind"]));
-        let resource = self
-            .resources
-            .of_kind(&api_version, &kind)
-            .ok_or_else(|| ApiError::bad_request(format!("put raw object: no kind {kind} in {api_version}")))?;
+        let resource = self.resources.of_kind(&api_version, &kind).ok_or_else(|| {
+            ApiError::bad_request(format!("put raw object: no kind {kind} in {api_version}"))
+        })?;
         if !object["metadata"].is_object() {
             return Err(ApiError::bad_request(format!("put raw {kind}: metadata is not an object")));
         }
@@ -109,8 +113,7 @@ pub(crate) fn present(resource: &Resource, stored: &Arc<Stored>) -> Arc<Stored> 
     }
     let mut value = stored.value.clone();
     if resource.plural == "events" {
-        let names =
-            if resource.group.is_empty() { EVENT_FIELDS.map(|(a, b)| (b, a)) } else { EVENT_FIELDS };
+        let names = if resource.group.is_empty() { EVENT_FIELDS.map(|(a, b)| (b, a)) } else { EVENT_FIELDS };
         rename(&mut value, &names);
     }
     value["apiVersion"] = version.into();

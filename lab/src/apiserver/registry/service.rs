@@ -24,8 +24,11 @@ impl Registry {
                     object["spec"][field] = old["spec"][field].clone();
                 }
             }
-            if old["spec"]["type"] != "ExternalName" && object["spec"]["clusterIP"] != old["spec"]["clusterIP"] {
-                let cause = Cause::invalid("spec.clusterIP", &object["spec"]["clusterIP"], "field is immutable");
+            if old["spec"]["type"] != "ExternalName"
+                && object["spec"]["clusterIP"] != old["spec"]["clusterIP"]
+            {
+                let cause =
+                    Cause::invalid("spec.clusterIP", &object["spec"]["clusterIP"], "field is immutable");
                 return Err(ApiError::invalid("", "Service", &name, &[cause]));
             }
         }
@@ -51,7 +54,12 @@ impl Registry {
         Ok(())
     }
 
-    fn allocate_addresses(&self, spec: &mut Value, used: &BTreeSet<IpAddr>, name: &str) -> Result<(), ApiError> {
+    fn allocate_addresses(
+        &self,
+        spec: &mut Value,
+        used: &BTreeSet<IpAddr>,
+        name: &str,
+    ) -> Result<(), ApiError> {
         let family = |n: &IpNetwork| if n.is_ipv4() { "IPv4" } else { "IPv6" };
         let asked = spec["ipFamilies"].as_array().cloned().unwrap_or_default();
         let dual = matches!(spec["ipFamilyPolicy"].as_str(), Some("PreferDualStack" | "RequireDualStack"));
@@ -70,14 +78,17 @@ impl Registry {
             if spec["clusterIPs"].is_null() {
                 spec["clusterIPs"] = json!([spec["clusterIP"]]);
             }
-            let clash = spec["clusterIP"].as_str().and_then(|ip| ip.parse().ok()).filter(|ip| used.contains(ip));
-            return match clash {
-                None => Ok(()),
-                Some(_) => {
-                    let cause = Cause::invalid("spec.clusterIPs", &spec["clusterIPs"], "provided IP is already allocated");
-                    Err(ApiError::invalid("", "Service", name, &[cause]))
-                }
-            };
+            let clash =
+                spec["clusterIP"].as_str().and_then(|ip| ip.parse().ok()).filter(|ip| used.contains(ip));
+            if clash.is_some() {
+                let cause = Cause::invalid(
+                    "spec.clusterIPs",
+                    &spec["clusterIPs"],
+                    "provided IP is already allocated",
+                );
+                return Err(ApiError::invalid("", "Service", name, &[cause]));
+            }
+            return Ok(());
         }
         let addresses = networks
             .iter()

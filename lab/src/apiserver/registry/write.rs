@@ -78,7 +78,8 @@ impl Registry {
             metadata["generation"] = 1.into();
         }
         // Kubelets register their nodes together with a status.
-        if resource.status && !resource.is("", "nodes")
+        if resource.status
+            && !resource.is("", "nodes")
             && let Some(map) = object.as_object_mut()
         {
             map.remove("status");
@@ -106,7 +107,9 @@ impl Registry {
     ) -> Result<Written, ApiError> {
         let old = self.get(resource, namespace, name)?;
         check_identity(resource, namespace, &mut object)?;
-        if resource.custom.is_some() && object["metadata"]["resourceVersion"].as_str().is_none_or(str::is_empty) {
+        if resource.custom.is_some()
+            && object["metadata"]["resourceVersion"].as_str().is_none_or(str::is_empty)
+        {
             let cause = crate::apiserver::status::Cause::invalid(
                 "metadata.resourceVersion",
                 &json!(0),
@@ -177,7 +180,13 @@ impl Registry {
     }
 
     /// `pods/binding`: gives a pod its node.
-    pub(crate) fn bind(&mut self, namespace: &str, name: &str, node: &str, stamp: &Stamp) -> Result<(), ApiError> {
+    pub(crate) fn bind(
+        &mut self,
+        namespace: &str,
+        name: &str,
+        node: &str,
+        stamp: &Stamp,
+    ) -> Result<(), ApiError> {
         let Some(pods) = self.resources.find("", "v1", "pods") else { return Err(ApiError::no_such_path()) };
         let mut pod = self.get(&pods, namespace, name)?.value.clone();
         if let Some(there) = pod["spec"]["nodeName"].as_str().filter(|n| !n.is_empty()) {
@@ -192,7 +201,8 @@ impl Registry {
         }
         if let Some(conditions) = pod["status"]["conditions"].as_array_mut() {
             conditions.retain(|c| c["type"] != "PodScheduled");
-            conditions.push(json!({"type": "PodScheduled", "status": "True", "lastTransitionTime": stamp.time()}));
+            conditions
+                .push(json!({"type": "PodScheduled", "status": "True", "lastTransitionTime": stamp.time()}));
         }
         let key = Key { namespace: namespace.to_owned(), name: name.to_owned() };
         self.store.put(&pods.storage, key, pod);
@@ -215,7 +225,9 @@ impl Registry {
             return Err(name_mismatch(given, name));
         }
         let version = &object["metadata"]["resourceVersion"];
-        if version.as_str().is_some_and(|v| !v.is_empty()) && *version != before["metadata"]["resourceVersion"] {
+        if version.as_str().is_some_and(|v| !v.is_empty())
+            && *version != before["metadata"]["resourceVersion"]
+        {
             return Err(resource.conflict(name, MODIFIED));
         }
         let uid = &object["metadata"]["uid"];
@@ -311,7 +323,8 @@ impl Registry {
         if stored.value["metadata"]["deletionTimestamp"].is_null() {
             return Ok(());
         }
-        let why = format!("unable to create new content in namespace {namespace} because it is being terminated");
+        let why =
+            format!("unable to create new content in namespace {namespace} because it is being terminated");
         let mut error = ApiError::forbidden(&resource.group, &resource.plural, name, &why);
         error.details["causes"] = json!([{
             "reason": "NamespaceTerminating",
@@ -372,6 +385,13 @@ fn name_mismatch(given: &str, name: &str) -> ApiError {
 
 fn shape(resource: &Resource, object: &mut Value, options: &WriteOptions) -> Result<Vec<String>, ApiError> {
     let unknown = check_shape(resource, object)?;
+    if let Some(metadata) = object["metadata"].as_object_mut() {
+        metadata.retain(|_, v| {
+            !v.is_null()
+                && v.as_object().is_none_or(|m| !m.is_empty())
+                && v.as_array().is_none_or(|l| !l.is_empty())
+        });
+    }
     let warnings = unknown.iter().map(|path| format!("unknown field {path:?}")).collect::<Vec<_>>();
     if options.strict && !warnings.is_empty() {
         return Err(ApiError::bad_request(format!(

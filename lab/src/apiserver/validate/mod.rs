@@ -27,7 +27,9 @@ pub(crate) fn validate(resource: &Resource, object: &Value, old: Option<&Value>)
         ("", "nodes") => node(object, old, &mut causes),
         ("", "services") => service(object, &mut causes),
         ("networking.k8s.io", "networkpolicies") => network_policy::validate(object, &mut causes),
-        ("apps", "daemonsets" | "deployments" | "replicasets" | "statefulsets") => workload(object, &mut causes),
+        ("apps", "daemonsets" | "deployments" | "replicasets" | "statefulsets") => {
+            workload(object, &mut causes);
+        }
         ("apiextensions.k8s.io", "customresourcedefinitions") => definition::validate(object, &mut causes),
         _ => {}
     }
@@ -230,5 +232,8 @@ fn is_qualified_name(name: &str) -> bool {
 /// `IANA_SVC_NAME`, as ports are named.
 fn is_port_name(name: &str) -> bool {
     let bytes = name.as_bytes();
-    bytes.len() <= 15 && is_dns_label(name) && bytes.iter().any(u8::is_ascii_lowercase) && !name.contains("--")
+    bytes.len() <= 15
+        && is_dns_label(name)
+        && bytes.iter().any(u8::is_ascii_lowercase)
+        && !name.contains("--")
 }

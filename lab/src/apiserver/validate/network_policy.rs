@@ -25,12 +25,20 @@ pub(super) fn validate(object: &Value, causes: &mut Vec<Cause>) {
     }
     let types = spec["policyTypes"].as_array().map_or(&[][..], Vec::as_slice);
     if types.len() > 2 {
-        causes.push(Cause::invalid("spec.policyTypes", &spec["policyTypes"], "may not specify more than two policyTypes"));
+        causes.push(Cause::invalid(
+            "spec.policyTypes",
+            &spec["policyTypes"],
+            "may not specify more than two policyTypes",
+        ));
         return;
     }
     for (index, kind) in types.iter().enumerate() {
         if kind != "Ingress" && kind != "Egress" {
-            causes.push(Cause::unsupported(format!("spec.policyTypes[{index}]"), kind, &["Egress", "Ingress"]));
+            causes.push(Cause::unsupported(
+                format!("spec.policyTypes[{index}]"),
+                kind,
+                &["Egress", "Ingress"],
+            ));
         }
     }
 }
@@ -143,7 +151,11 @@ mod tests {
     fn check(spec: &Value, expected: &[&str]) {
         let mut causes = Vec::new();
         validate(&json!({ "spec": spec }), &mut causes);
-        assert_eq!(causes.iter().map(|c| c.field.as_str()).collect::<Vec<_>>(), expected, "{spec}: {causes:?}");
+        assert_eq!(
+            causes.iter().map(|c| c.field.as_str()).collect::<Vec<_>>(),
+            expected,
+            "{spec}: {causes:?}"
+        );
     }
 
     fn check_ports(port: &Value, expected: &[&str]) {

@@ -31,7 +31,9 @@ pub(super) fn validate(object: &Value, old: Option<&Value>, causes: &mut Vec<Cau
             let kept = old["spec"]["tolerations"].as_array().into_iter().flatten();
             let now = spec["tolerations"].as_array().map_or(&[][..], Vec::as_slice);
             for toleration in kept {
-                let same = |t: &&Value| ["key", "operator", "value", "effect"].iter().all(|f| t[*f] == toleration[*f]);
+                let same = |t: &&Value| {
+                    ["key", "operator", "value", "effect"].iter().all(|f| t[*f] == toleration[*f])
+                };
                 if !now.iter().any(|t| same(&t)) {
                     causes.push(Cause::forbidden(
                         "spec.tolerations",

@@ -116,13 +116,22 @@ fn string(schema: &Value, text: &str, value: &Value, at: &str, causes: &mut Vec<
     if let Some(pattern) = schema["pattern"].as_str() {
         match regex::Regex::new(pattern) {
             Ok(compiled) if compiled.is_match(text) => {}
-            Ok(_) => causes.push(Cause::invalid(at, value, &format!("{at} in body should match '{pattern}'"))),
+            Ok(_) => {
+                causes.push(Cause::invalid(at, value, &format!("{at} in body should match '{pattern}'")));
+            }
             Err(error) => causes.push(Cause::invalid(at, value, &format!("pattern {pattern:?}: {error}"))),
         }
     }
 }
 
-fn size(schema: &Value, (least, most): (&str, &str), size: usize, value: &Value, at: &str, causes: &mut Vec<Cause>) {
+fn size(
+    schema: &Value,
+    (least, most): (&str, &str),
+    size: usize,
+    value: &Value,
+    at: &str,
+    causes: &mut Vec<Cause>,
+) {
     let size = u64::try_from(size).unwrap_or(u64::MAX);
     if schema[least].as_u64().is_some_and(|n| size < n) {
         causes.push(Cause::invalid(at, value, &format!("{at} in body breaks {least} {}", schema[least])));
@@ -177,6 +186,10 @@ mod tests {
         check_one(&json!({"type": "object", "required": ["a"]}), &json!({}), false);
         check_one(&json!({"type": "array", "items": {"type": "string"}}), &json!(["a", 1]), false);
         check_one(&json!({"type": "string", "nullable": true}), &Value::Null, true);
-        check_one(&json!({"oneOf": [{"required": ["a"]}, {"required": ["b"]}]}), &json!({"a": 1, "b": 1}), false);
+        check_one(
+            &json!({"oneOf": [{"required": ["a"]}, {"required": ["b"]}]}),
+            &json!({"a": 1, "b": 1}),
+            false,
+        );
     }
 }
