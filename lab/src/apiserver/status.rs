@@ -167,6 +167,13 @@ impl ApiError {
         )
     }
 
+    pub(crate) fn full(what: &str) -> Self {
+        Self {
+            details: json!({"causes": [{"message": what}]}),
+            ..Self::plain(500, "InternalError", format!("Internal error occurred: {what}"))
+        }
+    }
+
     pub(crate) fn future_version(asked: u64, current: u64) -> Self {
         Self {
             details: json!({

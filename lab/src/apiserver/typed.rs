@@ -5,6 +5,7 @@ use super::resource::Resource;
 use super::status::ApiError;
 use k8s_openapi::api;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -12,7 +13,9 @@ use serde_json::Value;
 /// Refuses values of wrong JSON types, drops fields that the kind does not have and returns their paths.
 pub(crate) fn check_shape(resource: &Resource, object: &mut Value) -> Result<Vec<String>, ApiError> {
     if let Some(custom) = &resource.custom {
-        return Ok(prune_custom(&custom.schema, object));
+        let mut unknown = prune_custom(&custom.schema, object);
+        unknown.extend(check_metadata(resource, object)?);
+        return Ok(unknown);
     }
     match (resource.group.as_str(), resource.kind.as_str()) {
         ("", "Namespace") => through::<api::core::v1::Namespace>(resource, object),
@@ -50,8 +53,13 @@ pub(crate) fn check_shape(resource: &Resource, object: &mut Value) -> Result<Vec
         ("apiextensions.k8s.io", "CustomResourceDefinition") => {
             through::<CustomResourceDefinition>(resource, object)
         }
-        _ => Ok(Vec::new()),
+        _ => check_metadata(resource, object),
     }
+}
+
+fn check_metadata(resource: &Resource, object: &mut Value) -> Result<Vec<String>, ApiError> {
+    let unknown = through::<ObjectMeta>(resource, &mut object["metadata"])?;
+    Ok(unknown.into_iter().map(|path| format!("metadata.{path}")).collect())
 }
 
 fn through<T: Serialize + DeserializeOwned>(

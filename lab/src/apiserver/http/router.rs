@@ -71,7 +71,9 @@ fn document(server: &ApiServer, segments: &[&str], accept: &str) -> Result<Respo
     match segments {
         ["healthz" | "livez" | "readyz", ..] => Ok(whole(200, "text/plain; charset=utf-8", "ok")),
         ["version"] => Ok(json(200, &discovery::version())),
-        ["api" | "apis"] if accept.contains("as=APIGroupDiscoveryList") && accept.contains("v=v2;") => {
+        ["api" | "apis"]
+            if accept.split(',').any(|f| has_parameters(f, &["as=APIGroupDiscoveryList", "v=v2"])) =>
+        {
             let body = discovery::aggregated(resources, segments == ["api"]);
             let form = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
             Ok(whole(200, form, body.to_string()))
@@ -173,9 +175,13 @@ fn has_part(resource: &Resource, part: &str) -> bool {
     }
 }
 
+fn has_parameters(form: &str, wanted: &[&str]) -> bool {
+    wanted.iter().all(|w| form.split(';').any(|parameter| parameter.trim() == *w))
+}
+
 fn view(accept: &str) -> View {
     for form in accept.split(',') {
-        if form.contains("as=Table") && form.contains("v=v1;") {
+        if has_parameters(form, &["as=Table", "v=v1"]) {
             return View::Table;
         }
         if form.contains("as=PartialObjectMetadata") {

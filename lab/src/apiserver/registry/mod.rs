@@ -5,6 +5,8 @@
 
 mod delete;
 mod service;
+#[cfg(test)]
+mod tests;
 mod write;
 
 pub(crate) use delete::{DeleteOptions, Deleted};

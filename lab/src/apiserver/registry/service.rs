@@ -95,6 +95,9 @@ impl Registry {
             .filter_map(|n| (1..u128::from(u16::MAX)).filter_map(|i| nth(n, i)).find(|ip| !used.contains(ip)))
             .map(|ip| ip.to_string())
             .collect::<Vec<_>>();
+        if addresses.len() < networks.len() {
+            return Err(ApiError::full(&format!("failed to allocate a serviceIP for {name}: range is full")));
+        }
         spec["clusterIP"] = addresses.first().cloned().unwrap_or_default().into();
         spec["clusterIPs"] = addresses.into();
         Ok(())

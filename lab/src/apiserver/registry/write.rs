@@ -250,7 +250,10 @@ impl Registry {
         if !options.manager.is_empty() && !applied.is_null() {
             object["metadata"]["managedFields"] = applied;
         }
-        self.complete(resource, &mut object, Some(before), stamp)?;
+        // A status says nothing about the specification, which can be one that was put in without validation.
+        if part == Part::Main || resource.custom.is_some() {
+            self.complete(resource, &mut object, Some(before), stamp)?;
+        }
         if resource.generation && part == Part::Main && specification(&object) != specification(before) {
             let next = before["metadata"]["generation"].as_i64().unwrap_or_default() + 1;
             object["metadata"]["generation"] = next.into();
@@ -296,7 +299,13 @@ impl Registry {
         if resource.plural == "events" {
             stored_event(object);
         }
-        let causes = validate(resource, object, old);
+        // Compared as complete objects: what was put in raw has no defaults.
+        let filled = old.map(|old| {
+            let mut filled = old.clone();
+            fill_in(resource, &mut filled);
+            filled
+        });
+        let causes = validate(resource, object, filled.as_ref());
         if causes.is_empty() {
             return Ok(());
         }
