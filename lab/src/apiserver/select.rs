@@ -1,4 +1,4 @@
-//! Label selectors and field selectors as list and watch requests write them.
+//! Selectors of labels or fields, as list requests write them.
 
 use super::resource::Resource;
 use super::status::ApiError;

@@ -1,4 +1,4 @@
-//! Objects, their versions and the recent history of their changes.
+//! Versioned objects with the recent history of their changes.
 //!
 //! Pure: no clock, no randomness, no locks. One counter numbers every change of every table; a table keeps the last
 //! changes with the object before and after each, so that a watch can start in the past and a list can be taken of

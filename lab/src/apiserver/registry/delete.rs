@@ -1,4 +1,4 @@
-//! Deletion: grace periods, finalizers and the end of namespaces.
+//! Deletion, which grace periods, finalizers or contents can hold up.
 
 use super::{DEFINITIONS, NAMESPACES, Registry, Stamp, rfc3339};
 use crate::apiserver::resource::Resource;

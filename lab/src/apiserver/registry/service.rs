@@ -1,4 +1,4 @@
-//! Addresses and node ports of services.
+//! What the cluster allocates to services: addresses, node ports.
 
 use super::Registry;
 use crate::apiserver::select::Selector;

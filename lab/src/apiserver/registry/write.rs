@@ -1,4 +1,4 @@
-//! Creation, update and patch of objects.
+//! Writes of objects, from the request's body to the store.
 
 use super::{DEFINITIONS, NAMESPACES, Registry, Stamp, stored_event};
 use crate::apiserver::default::fill_in;
