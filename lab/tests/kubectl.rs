@@ -24,7 +24,7 @@ impl Drop for Cluster {
 }
 
 impl Cluster {
-    async fn start() -> Self {
+    async fn new() -> Self {
         let api = ApiServer::new();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -87,7 +87,7 @@ impl Cluster {
         serde_json::from_str(&self.ok(&format!("{arguments} -o json"), "").await).unwrap()
     }
 
-    fn start_watch(&self, arguments: &str) -> (Child, Lines<BufReader<ChildStdout>>) {
+    fn start(&self, arguments: &str) -> (Child, Lines<BufReader<ChildStdout>>) {
         let mut child = self.command(arguments).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         (child, lines)
@@ -147,7 +147,7 @@ spec:
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_network_policy_is_applied_edited_and_deleted() {
-    let c = Cluster::start().await;
+    let c = Cluster::new().await;
     assert_eq!(c.ok("apply -f -", POLICY).await.trim(), "networkpolicy.networking.k8s.io/web created");
     let stored = c.json("get netpol web").await;
     assert_eq!(stored["spec"]["policyTypes"], json!(["Ingress"]));
@@ -179,7 +179,7 @@ async fn a_network_policy_is_applied_edited_and_deleted() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn invalid_policies_and_unknown_fields_are_refused() {
-    let c = Cluster::start().await;
+    let c = Cluster::new().await;
     let invalid =
         POLICY.replace("{port: 80}", "{port: 80, endPort: 70}").replace("name: web}", "name: -bad}");
     let message = c.fails("apply -f -", &invalid).await;
@@ -197,13 +197,13 @@ async fn invalid_policies_and_unknown_fields_are_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pods_are_created_watched_described_and_deleted() {
-    let c = Cluster::start().await;
+    let c = Cluster::new().await;
     c.ok(
         "apply -f -",
         "---\n{apiVersion: v1, kind: Node, metadata: {name: n1}, spec: {podCIDR: 192.0.2.0/24}}",
     )
     .await;
-    let (mut watch, mut lines) = c.start_watch("get pods -w -o wide");
+    let (mut watch, mut lines) = c.start("get pods -w -o wide");
     c.ok("create -f -", BOUND).await;
     line_with(&mut lines, &["p1", "Pending", "n1"]).await;
     let status = "patch pod p1 --subresource=status -p \
@@ -221,9 +221,8 @@ async fn pods_are_created_watched_described_and_deleted() {
     assert_eq!(c.ok("get pods -l tier=back -o name", "").await, "");
 
     // A bound pod waits for its kubelet, which deletes it for good.
-    c.ok("delete pod p1 --wait=false", "").await;
+    let (mut waiting, _output) = c.start("delete pod p1");
     line_with(&mut lines, &["p1", "Terminating"]).await;
-    let (mut waiting, _) = c.start_watch("wait --for=delete pod/p1 --timeout=20s");
     c.ok("delete pod p1 --grace-period=0 --force", "").await;
     assert!(tokio::time::timeout(DEADLINE, waiting.wait()).await.unwrap().unwrap().success());
     assert!(c.api.find("v1", "Pod", "default", "p1").is_none());
@@ -232,7 +231,7 @@ async fn pods_are_created_watched_described_and_deleted() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn patches_of_every_form_are_taken() {
-    let c = Cluster::start().await;
+    let c = Cluster::new().await;
     c.ok("apply -f -", POD).await;
     c.ok("patch pod p1 -p '{\"spec\":{\"containers\":[{\"name\":\"c\",\"image\":\"nginx:2\"}]}}'", "").await;
     c.ok("patch pod p1 --type=merge -p '{\"metadata\":{\"labels\":{\"app\":null,\"m\":\"1\"}}}'", "").await;
@@ -264,7 +263,7 @@ async fn patches_of_every_form_are_taken() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn custom_resources_are_served_once_defined() {
-    let c = Cluster::start().await;
+    let c = Cluster::new().await;
     let definition = json!({
         "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
         "metadata": {"name": "pools.margay.dev"},
@@ -308,7 +307,7 @@ async fn custom_resources_are_served_once_defined() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_namespace_ends_when_its_last_pod_does() {
-    let c = Cluster::start().await;
+    let c = Cluster::new().await;
     c.ok("create namespace team", "").await;
     c.ok("-n team apply -f -", BOUND).await;
     c.ok("-n team apply -f -", POLICY).await;
@@ -323,7 +322,7 @@ async fn a_namespace_ends_when_its_last_pod_does() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn discovery_services_and_imperative_commands_work() {
-    let c = Cluster::start().await;
+    let c = Cluster::new().await;
     let resources = c.ok("api-resources", "").await;
     for name in ["networkpolicies", "customresourcedefinitions", "daemonsets", "leases", "endpointslices"] {
         assert!(resources.contains(name), "{resources}");
