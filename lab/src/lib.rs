@@ -1,1 +1,3 @@
 //! Clusters made of network namespaces.
+
+pub mod apiserver;

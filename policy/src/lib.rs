@@ -1,1 +1,34 @@
-//! `NetworkPolicy` compiled to classes and verdicts.
+//! NetworkPolicy compiled to classes and verdicts, with a reference evaluator. Pure: no I/O, no async, no clock.
+//!
+//! ```text
+//!   NetworkPolicy --convert--> Policy (checked) --+
+//!   Pod, Namespace ------------------------------ Objects --+--> compile:  address -> class,
+//!                                                           |              (policy set, direction, class) -> verdicts
+//!                                                           +--> evaluate: may this flow pass, and which rule says so
+//! ```
+//!
+//! Every address belongs to exactly one *class*: the set of *terms* (pod peers and address blocks in use) that it
+//! matches. What a pod may do to a class is decided when a policy changes, never when a packet comes, so the work
+//! for a packet is two look-ups, whatever the number of policies, rules and pods.
+//!
+//! [`evaluate`] answers the same question straight from the objects, in the words of the specification and with
+//! no optimisation. The compiler is tested against it.
+
+mod class;
+pub mod compile;
+mod convert;
+pub mod evaluate;
+mod network_policy;
+mod object;
+mod port;
+mod range;
+mod selector;
+mod term;
+
+pub use class::{ClassId, Interner, PolicySetId};
+pub use convert::{Problem, convert};
+pub use network_policy::{Block, NamespaceChoice, Peer, Peers, Policy, PolicyRef, Port, Ports, Rule};
+pub use object::{NamedPort, Namespace, Objects, Pod, PodName};
+pub use port::{PortRange, PortSet, Protocol};
+pub use range::AddressRange;
+pub use selector::{Requirement, Selector};

@@ -53,6 +53,20 @@ impl Protocol {
     pub const MARGAY: Self = Self(77);
 }
 
+/// The network of all addresses of a family: where a default route leads.
+#[expect(
+    clippy::expect_used,
+    clippy::missing_panics_doc,
+    reason = "a prefix of 0 is in range for both families"
+)]
+pub fn everything(family_of: IpAddr) -> IpNetwork {
+    let any = match family_of {
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+    IpNetwork::new(any, 0).expect("a prefix of 0 is in range")
+}
+
 /// One way that packets of a route may take.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NextHop {

@@ -1,0 +1,62 @@
+//! The agent, asked over its Unix socket.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    os::unix::net::UnixStream,
+    path::Path,
+    time::Duration,
+};
+
+use margay_api::{
+    agent::{MAX_LINE, Request, Response},
+    paths,
+};
+
+/// Why there is no good answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AgentError {
+    /// Nobody answers.
+    #[error(
+        "reach the node agent on {socket}: {source}; is the margay pod of this node running (kubectl -n kube-system get pods -l app.kubernetes.io/name=margay -o wide)?"
+    )]
+    Away { socket: String, source: std::io::Error },
+    /// It took too long.
+    #[error("the node agent did not answer within {0:?}; its log says what it waits for")]
+    Silent(Duration),
+    /// It answered in another language.
+    #[error("the node agent's answer makes no sense: {0}; are plugin and agent of one version?")]
+    Answer(String),
+    /// It said no.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// Asks, and waits for the answer.
+pub(crate) fn ask(run_dir: &Path, request: &Request, wait: Duration) -> Result<(), AgentError> {
+    let path = run_dir.join(paths::AGENT_SOCKET);
+    let away = |source| AgentError::Away { socket: path.display().to_string(), source };
+    let mut stream = UnixStream::connect(&path).map_err(away)?;
+    // A wait of zero would mean for ever to the kernel.
+    let wait = wait.max(Duration::from_millis(1));
+    stream.set_read_timeout(Some(wait)).map_err(away)?;
+    stream.set_write_timeout(Some(wait)).map_err(away)?;
+    let mut line = serde_json::to_vec(request).map_err(|error| AgentError::Answer(error.to_string()))?;
+    line.push(b'\n');
+    stream.write_all(&line).map_err(away)?;
+    let mut answer = String::new();
+    match BufReader::new(stream.take(MAX_LINE as u64)).read_line(&mut answer) {
+        Ok(0) => return Err(away(std::io::ErrorKind::UnexpectedEof.into())),
+        Ok(_) => {}
+        Err(error)
+            if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) =>
+        {
+            return Err(AgentError::Silent(wait));
+        }
+        Err(error) => return Err(away(error)),
+    }
+    match serde_json::from_str(&answer) {
+        Ok(Response::Done) => Ok(()),
+        Ok(Response::Refused { reason }) => Err(AgentError::Refused(reason)),
+        Err(error) => Err(AgentError::Answer(error.to_string())),
+    }
+}

@@ -1,0 +1,164 @@
+//! A pod's link: the veth pair, its addresses, routes and neighbours, on both sides.
+//!
+//! ```text
+//!   pod namespace                               host namespace
+//!   eth0  192.0.2.7/32, 2001:db8::7/128         mgy0123456789ab
+//!   default via 169.254.1.1, fe80::1            192.0.2.7 dev mgy..., proto 77
+//!   neighbour 169.254.1.1, fe80::1 -> host MAC  neighbour 192.0.2.7 -> pod MAC
+//! ```
+//!
+//! All neighbours are permanent: no ARP or ND is ever answered for anyone, so no pod can claim another's address.
+
+use std::{fs, io, net::IpAddr, os::fd::AsFd};
+
+use margay_api::endpoint::EndpointId;
+use margay_netlink::{
+    Error, MacAddr, Socket, addr,
+    link::{self, End, IfIndex, IfName, Link, Mtu, Veth},
+    neigh,
+    netns::Namespace,
+    route::{self, Kind, NextHop, Protocol, Route},
+};
+
+/// The router that every pod sees, IPv4. It is on no interface: a permanent neighbour stands in for it.
+pub(crate) const GATEWAY_V4: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(169, 254, 1, 1));
+/// The router that every pod sees, IPv6.
+pub(crate) const GATEWAY_V6: IpAddr = IpAddr::V6(std::net::Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1));
+
+/// What a pod's link is to be.
+#[derive(Debug)]
+pub(crate) struct PodLink<'a> {
+    pub(crate) host_name: IfName,
+    pub(crate) host_mac: MacAddr,
+    pub(crate) pod_name: &'a IfName,
+    pub(crate) pod_mac: MacAddr,
+    pub(crate) netns: &'a Namespace,
+    pub(crate) addresses: &'a [IpAddr],
+    pub(crate) mtu: Mtu,
+}
+
+/// A step that failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LinkError {
+    /// The kernel refused.
+    #[error(transparent)]
+    Netlink(#[from] Error),
+    /// An interface that was just made is not there.
+    #[error("find interface {0}: it is gone again; did somebody delete the pod's namespace?")]
+    Vanished(String),
+    /// The pod has an interface of this name.
+    #[error("interface {0} exists in the pod already; a DEL must come before another ADD")]
+    Present(String),
+    /// A kernel setting could not be written.
+    #[error("write {path}: {source}")]
+    Setting { path: String, source: io::Error },
+}
+
+pub(crate) fn gateway(address: IpAddr) -> IpAddr {
+    if address.is_ipv4() { GATEWAY_V4 } else { GATEWAY_V6 }
+}
+
+/// The link-layer addresses of host and pod end: derived, so that they are the same after a restart.
+pub(crate) fn macs(id: &EndpointId) -> (MacAddr, MacAddr) {
+    let mut octets = [0; 6];
+    for (octet, digits) in octets.iter_mut().zip(id.as_str().as_bytes().chunks(2)) {
+        // An endpoint ID holds hex digits only.
+        *octet = std::str::from_utf8(digits).ok().and_then(|d| u8::from_str_radix(d, 16).ok()).unwrap_or(0);
+    }
+    let pod = MacAddr::local(octets);
+    octets[5] ^= 0xff;
+    (MacAddr::local(octets), pod)
+}
+
+impl PodLink<'_> {
+    /// Makes the pair and configures both ends. What is made before a failure goes when the host end is deleted.
+    pub(crate) fn make(&self) -> Result<(), LinkError> {
+        let mut host = Socket::open()?;
+        let veth = Veth {
+            near: End { name: &self.host_name, address: Some(self.host_mac), netns: None },
+            far: End { name: self.pod_name, address: Some(self.pod_mac), netns: Some(self.netns.as_fd()) },
+            mtu: Some(self.mtu),
+        };
+        host.execute(&link::add_veth(&veth)).map_err(|error| {
+            if error.is_present() { LinkError::Present(self.pod_name.to_string()) } else { error.into() }
+        })?;
+        self.configure_pod()?;
+        self.configure_host(&mut host)
+    }
+
+    fn configure_pod(&self) -> Result<(), LinkError> {
+        let _inside = self.netns.enter()?;
+        let mut socket = Socket::open()?;
+        let index = find(&mut socket, self.pod_name)?.index;
+        let mut requests = vec![link::set_up(index)];
+        for address in self.addresses.iter().copied() {
+            let router = gateway(address);
+            requests.push(addr::add(index, address.into()));
+            requests.push(neigh::replace_permanent(index, router, self.host_mac));
+            requests.extend(pod_routes(index, address).iter().map(route::replace));
+        }
+        run(&mut socket, &requests)
+    }
+
+    fn configure_host(&self, socket: &mut Socket) -> Result<(), LinkError> {
+        let index = find(socket, &self.host_name)?.index;
+        // A pod must not be able to configure its node by router advertisements or redirects.
+        for (family, setting) in [
+            ("ipv6", "accept_ra"),
+            ("ipv6", "accept_redirects"),
+            ("ipv4", "accept_redirects"),
+            ("ipv4", "send_redirects"),
+        ] {
+            let path = format!("/proc/sys/net/{family}/conf/{}/{setting}", self.host_name);
+            match fs::write(&path, "0") {
+                // No IPv6 in this kernel.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(source) => return Err(LinkError::Setting { path, source }),
+                Ok(()) => {}
+            }
+        }
+        let mut requests = Vec::new();
+        for address in self.addresses.iter().copied() {
+            requests.push(neigh::replace_permanent(index, address, self.pod_mac));
+            requests.push(route::replace(&host_route(index, address)));
+        }
+        run(socket, &requests)
+    }
+}
+
+/// The routes inside a pod.
+pub(crate) fn pod_routes(index: IfIndex, address: IpAddr) -> Vec<Route> {
+    let router = gateway(address);
+    let default = NextHop { link: Some(index), on_link: true, ..NextHop::via(router) };
+    let mut routes = Vec::new();
+    if router.is_ipv4() {
+        routes.push(Route::new(router.into(), Kind::Unicast(vec![NextHop::dev(index)]), Protocol::BOOT));
+    }
+    // fe80::/64 is on every link that is up.
+    routes.push(Route::new(route::everything(address), Kind::Unicast(vec![default]), Protocol::BOOT));
+    routes
+}
+
+/// The route to a pod on its node.
+pub(crate) fn host_route(index: IfIndex, address: IpAddr) -> Route {
+    Route::new(address.into(), Kind::Unicast(vec![NextHop::dev(index)]), Protocol::MARGAY)
+}
+
+/// Deletes the host end, and so the pair with all that hangs on it. That it is not there is success.
+pub(crate) fn delete(host_name: &IfName) -> Result<(), Error> {
+    match Socket::open()?.execute(&link::delete(host_name)) {
+        Err(error) if !error.is_gone() => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn find(socket: &mut Socket, name: &IfName) -> Result<Link, LinkError> {
+    link::by_name(socket, name)?.ok_or_else(|| LinkError::Vanished(name.to_string()))
+}
+
+fn run(socket: &mut Socket, requests: &[margay_netlink::Request]) -> Result<(), LinkError> {
+    for outcome in socket.execute_all(requests)? {
+        outcome?;
+    }
+    Ok(())
+}

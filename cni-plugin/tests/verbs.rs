@@ -1,0 +1,401 @@
+//! The verbs as a runtime calls them: the real binary, in namespaces of the test's own, with a stand-in agent.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test helper fails its test by panicking")]
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Write},
+    net::IpAddr,
+    os::{fd::AsRawFd, unix::net::UnixListener},
+    path::PathBuf,
+    process::{Command, Stdio},
+    sync::{Arc, Mutex},
+    thread,
+};
+
+use margay_api::{
+    agent::{Request, Response},
+    endpoint::{EndpointId, Records},
+    paths,
+};
+use margay_ipam::Store;
+use margay_netlink::{
+    Socket, addr,
+    link::{self, IfName},
+    netns::Namespace,
+    route::{self, Filter, Protocol},
+};
+use nix::sched::{CloneFlags, unshare};
+use serde_json::{Value, json};
+
+/// A node: the network namespace that the test's thread is in, and directories of its own.
+struct Node {
+    dir: tempfile::TempDir,
+    asked: Arc<Mutex<Vec<Request>>>,
+}
+
+/// Runs a test on a node of its own whose agent answers everything with `answer`; no agent when `None`.
+fn on_node(blocks: &[&str], answer: Option<Response>, test: impl FnOnce(&Node) + Send) {
+    thread::scope(|scope| {
+        let handle = scope.spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace of its own: run the tests as root");
+            let node = Node { dir: tempfile::tempdir().unwrap(), asked: Arc::default() };
+            let networks: Vec<_> = blocks.iter().map(|block| block.parse().unwrap()).collect();
+            node.store().set_blocks(&networks).unwrap();
+            if let Some(answer) = answer {
+                node.serve(answer);
+            }
+            test(&node);
+        });
+        if let Err(panic) = handle.join() {
+            std::panic::resume_unwind(panic);
+        }
+    });
+}
+
+/// A pod's namespace, which lives as long as this.
+struct Pod {
+    id: String,
+    namespace: Namespace,
+}
+
+impl Pod {
+    fn new(id: &str) -> Self {
+        let namespace = thread::spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            Namespace::current().unwrap()
+        })
+        .join()
+        .unwrap();
+        Self { id: id.to_owned(), namespace }
+    }
+
+    fn path(&self) -> String {
+        use std::os::fd::AsFd;
+        format!("/proc/{}/fd/{}", std::process::id(), self.namespace.as_fd().as_raw_fd())
+    }
+}
+
+impl Node {
+    fn store(&self) -> Store {
+        Store::new(&self.dir.path().join("lib").join(paths::IPAM))
+    }
+
+    fn run_dir(&self) -> PathBuf {
+        self.dir.path().join("run")
+    }
+
+    fn records(&self) -> Records {
+        Records::below(&self.run_dir())
+    }
+
+    fn serve(&self, answer: Response) {
+        fs::create_dir_all(self.run_dir()).unwrap();
+        let listener = UnixListener::bind(self.run_dir().join(paths::AGENT_SOCKET)).unwrap();
+        let asked = Arc::clone(&self.asked);
+        thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let mut line = String::new();
+                BufReader::new(&stream).read_line(&mut line).unwrap();
+                asked.lock().unwrap().push(serde_json::from_str(&line).unwrap());
+                // A caller that only tells closes before the answer.
+                drop(writeln!(&stream, "{}", serde_json::to_string(&answer).unwrap()));
+            }
+        });
+    }
+
+    fn config(&self, version: &str, more: &Value) -> Value {
+        let mut config = json!({
+            "cniVersion": version,
+            "name": "margay",
+            "type": "margay",
+            "mtu": 1400,
+            "runDir": self.run_dir(),
+            "stateDir": self.dir.path().join("lib"),
+            "policyWaitSeconds": 1,
+        });
+        for (key, value) in more.as_object().unwrap() {
+            config[key] = value.clone();
+        }
+        config
+    }
+
+    fn call(&self, verb: &str, pod: &Pod, more: &Value) -> Result<Value, Value> {
+        let args = "K8S_POD_NAME=web;IgnoreUnknown=1;K8S_POD_NAMESPACE=app";
+        let variables = [
+            ("CNI_COMMAND", verb),
+            ("CNI_CONTAINERID", &pod.id),
+            ("CNI_NETNS", &pod.path()),
+            ("CNI_IFNAME", "eth0"),
+            ("CNI_ARGS", args),
+            ("CNI_PATH", "/opt/cni/bin"),
+        ];
+        invoke(&variables, &self.config("1.1.0", more).to_string())
+    }
+
+    fn add(&self, pod: &Pod) -> Value {
+        self.call("ADD", pod, &json!({})).unwrap()
+    }
+
+    /// All that an ADD leaves: host links, allocations, records.
+    fn left(&self) -> (usize, usize, usize) {
+        let links = link::list(&mut Socket::open().unwrap()).unwrap();
+        (
+            links.iter().filter(|link| link.name.starts_with("mgy")).count(),
+            self.store().allocations().unwrap().len(),
+            self.records().list().unwrap().endpoints.len(),
+        )
+    }
+}
+
+/// Runs the binary from the calling thread, and so in its namespace.
+fn invoke(variables: &[(&str, &str)], stdin: &str) -> Result<Value, Value> {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_margay"))
+        .env_clear()
+        .envs(variables.iter().copied())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(stdin.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let value = if text.is_empty() { Value::Null } else { serde_json::from_str(&text).expect(&text) };
+    if output.status.success() { Ok(value) } else { Err(value) }
+}
+
+const DUAL: &[&str] = &["192.0.2.0/24", "2001:db8:7::/64"];
+
+#[test]
+fn add_connects_a_pod_in_both_families_and_del_leaves_nothing() {
+    on_node(DUAL, Some(Response::Done), |node| {
+        let pod = Pod::new("c1");
+        let result = node.add(&pod);
+        assert_eq!(result["cniVersion"], "1.1.0");
+        assert_eq!(result["ips"][0]["address"], "192.0.2.1/32");
+        assert_eq!(result["ips"][1]["address"], "2001:db8:7::1/128");
+        assert_eq!(result["interfaces"][1]["sandbox"], pod.path());
+        assert_eq!(node.left(), (1, 2, 1));
+        let id = EndpointId::of("c1", "eth0");
+        assert_eq!(*node.asked.lock().unwrap(), [Request::EndpointAdded { endpoint: id.clone() }]);
+        assert_eq!(node.records().read(&id).unwrap().unwrap().pod.unwrap().to_string(), "app/web");
+
+        let routes = route::list(
+            &mut Socket::open().unwrap(),
+            Filter { table: None, protocol: Some(Protocol::MARGAY) },
+        )
+        .unwrap();
+        let to: Vec<String> = routes.iter().map(|route| route.destination.to_string()).collect();
+        assert_eq!(to, ["192.0.2.1/32", "2001:db8:7::1/128"]);
+        {
+            let _inside = pod.namespace.enter().unwrap();
+            let mut socket = Socket::open().unwrap();
+            let eth0: IfName = "eth0".parse().unwrap();
+            let eth0 = link::by_name(&mut socket, &eth0).unwrap().unwrap();
+            assert_eq!((eth0.mtu, eth0.up), (1400, true));
+            let own: Vec<IpAddr> = addr::list_on(&mut socket, eth0.index)
+                .unwrap()
+                .iter()
+                .filter(|address| address.global)
+                .map(|address| address.network.ip())
+                .collect();
+            assert_eq!(own, ["192.0.2.1".parse::<IpAddr>().unwrap(), "2001:db8:7::1".parse().unwrap()]);
+        }
+        node.call("CHECK", &pod, &json!({"prevResult": result})).unwrap();
+        node.call("DEL", &pod, &json!({"prevResult": result})).unwrap();
+        assert_eq!(node.left(), (0, 0, 0));
+    });
+}
+
+#[test]
+fn del_succeeds_twice_with_no_add_no_agent_and_no_namespace() {
+    on_node(DUAL, None, |node| {
+        let variables =
+            [("CNI_COMMAND", "DEL"), ("CNI_CONTAINERID", "never"), ("CNI_IFNAME", "eth0"), ("CNI_NETNS", "")];
+        for _ in 0..2 {
+            invoke(&variables, &node.config("1.0.0", &json!({})).to_string()).unwrap();
+        }
+    });
+}
+
+#[test]
+fn an_agent_that_is_away_or_refuses_or_is_silent_fails_the_add_and_nothing_stays() {
+    on_node(DUAL, None, |node| {
+        let error = node.call("ADD", &Pod::new("c1"), &json!({})).unwrap_err();
+        assert_eq!(error["code"], 11);
+        assert!(error["msg"].as_str().unwrap().contains("is the margay pod of this node running"), "{error}");
+        assert_eq!(node.left(), (0, 0, 0));
+    });
+    let refusal = Response::Refused { reason: "no pod app/web is known".into() };
+    on_node(DUAL, Some(refusal), |node| {
+        let error = node.call("ADD", &Pod::new("c1"), &json!({})).unwrap_err();
+        assert!(error["msg"].as_str().unwrap().ends_with("no pod app/web is known"), "{error}");
+        assert_eq!(node.left(), (0, 0, 0));
+    });
+    on_node(DUAL, None, |node| {
+        fs::create_dir_all(node.run_dir()).unwrap();
+        let _silent = UnixListener::bind(node.run_dir().join(paths::AGENT_SOCKET)).unwrap();
+        let error = node.call("ADD", &Pod::new("c1"), &json!({})).unwrap_err();
+        assert!(error["msg"].as_str().unwrap().contains("did not answer within 1s"), "{error}");
+        assert_eq!(node.left(), (0, 0, 0));
+    });
+}
+
+#[test]
+fn a_full_block_fails_the_add_with_what_to_do_and_status_says_so_before() {
+    on_node(&["192.0.2.0/30"], Some(Response::Done), |node| {
+        let pods = [Pod::new("c1"), Pod::new("c2"), Pod::new("c3")];
+        node.add(&pods[0]);
+        node.call("STATUS", &pods[0], &json!({})).unwrap();
+        node.add(&pods[1]);
+        let error = node.call("ADD", &pods[2], &json!({})).unwrap_err();
+        assert_eq!(error["code"], 100);
+        assert!(error["msg"].as_str().unwrap().contains("192.0.2.0/30"), "{error}");
+        assert_eq!(node.left(), (2, 2, 2));
+        let status = node.call("STATUS", &pods[0], &json!({})).unwrap_err();
+        assert_eq!(status["code"], 50);
+    });
+}
+
+#[test]
+fn bad_calls_get_the_code_of_the_spec_and_leave_nothing() {
+    on_node(DUAL, Some(Response::Done), |node| {
+        let pod = Pod::new("c1");
+        let good = [
+            ("CNI_COMMAND", "ADD"),
+            ("CNI_CONTAINERID", "c1"),
+            ("CNI_NETNS", &pod.path()),
+            ("CNI_IFNAME", "eth0"),
+        ];
+        let config = node.config("1.1.0", &json!({})).to_string();
+        let with = |key: &str, value: &'static str| good.map(|(k, v)| (k, if k == key { value } else { v }));
+        for (variables, stdin, code, word) in [
+            (with("CNI_COMMAND", ""), &config, 4, "CNI_COMMAND"),
+            (with("CNI_COMMAND", "PUT"), &config, 4, "PUT"),
+            (with("CNI_CONTAINERID", ""), &config, 4, "CNI_CONTAINERID"),
+            (with("CNI_NETNS", ""), &config, 4, "CNI_NETNS"),
+            (with("CNI_NETNS", "/run/netns/no-such"), &config, 3, "/run/netns/no-such"),
+            (with("CNI_NETNS", "/proc/thread-self/ns/net"), &config, 4, "host's own"),
+            (with("CNI_IFNAME", "a/b"), &config, 4, "CNI_IFNAME"),
+            (good, &"{".to_owned(), 6, "configuration"),
+            (good, &node.config("0.2.0", &json!({})).to_string(), 1, "0.2.0"),
+            (
+                good,
+                &node.config("1.1.0", &json!({"runtimeConfig": {"ips": ["198.51.100.1/32"]}})).to_string(),
+                7,
+                "198.51.100.1",
+            ),
+        ] {
+            let error = invoke(&variables, stdin).unwrap_err();
+            assert_eq!(error["code"], code, "{error}");
+            assert!(error["msg"].as_str().unwrap().contains(word), "{error}");
+            assert_eq!(node.left(), (0, 0, 0), "{error}");
+        }
+    });
+}
+
+#[test]
+fn an_interface_name_that_the_pod_has_already_is_refused() {
+    on_node(DUAL, Some(Response::Done), |node| {
+        let pod = Pod::new("c1");
+        node.add(&pod);
+        let error = node.call("ADD", &pod, &json!({})).unwrap_err();
+        assert!(error["msg"].as_str().unwrap().contains("DEL must come before"), "{error}");
+        // Another container in the same namespace: the pod's own eth0 must survive the refusal.
+        let other = Pod { id: "c2".into(), namespace: Namespace::open(pod.path().as_ref()).unwrap() };
+        let error = node.call("ADD", &other, &json!({})).unwrap_err();
+        assert_eq!(error["code"], 4, "{error}");
+        assert_eq!(node.left(), (1, 2, 1));
+    });
+}
+
+#[test]
+fn an_add_that_was_killed_half_way_is_repaired_by_the_next() {
+    on_node(DUAL, Some(Response::Done), |node| {
+        let pod = Pod::new("c1");
+        node.add(&pod);
+        // Killed before the record was written.
+        node.records().remove(&EndpointId::of("c1", "eth0")).unwrap();
+        let result = node.add(&pod);
+        assert_eq!(result["ips"][0]["address"], "192.0.2.1/32");
+        assert_eq!(node.left(), (1, 2, 1));
+    });
+}
+
+#[test]
+fn gc_frees_what_the_runtime_does_not_name_and_needs_to_be_told() {
+    on_node(DUAL, Some(Response::Done), |node| {
+        let (kept, gone) = (Pod::new("kept"), Pod::new("gone"));
+        node.add(&kept);
+        node.add(&gone);
+        assert_eq!(node.call("GC", &kept, &json!({})).unwrap_err()["code"], 7);
+        assert_eq!(node.left(), (2, 4, 2));
+        let valid = json!({"cni.dev/valid-attachments": [{"containerID": "kept", "ifname": "eth0"}]});
+        node.call("GC", &kept, &valid).unwrap();
+        assert_eq!(node.left(), (1, 2, 1));
+    });
+}
+
+#[test]
+fn check_names_what_is_different() {
+    on_node(DUAL, Some(Response::Done), |node| {
+        let pod = Pod::new("c1");
+        let previous = json!({"prevResult": node.add(&pod)});
+        let mut socket = Socket::open().unwrap();
+        let ours =
+            route::list(&mut socket, Filter { table: None, protocol: Some(Protocol::MARGAY) }).unwrap();
+        socket.execute(&route::delete(&ours[0])).unwrap();
+        let error = node.call("CHECK", &pod, &previous).unwrap_err();
+        assert_eq!(error["code"], 101);
+        assert!(error["msg"].as_str().unwrap().contains("route 192.0.2.1/32"), "{error}");
+        assert_eq!(node.call("CHECK", &pod, &json!({})).unwrap_err()["code"], 7);
+        assert_eq!(node.call("CHECK", &Pod::new("never"), &previous).unwrap_err()["code"], 101);
+    });
+}
+
+#[test]
+fn version_answers_whatever_it_is_sent() {
+    for stdin in ["", "{}", r#"{"cniVersion":"1.0.0"}"#] {
+        let answer = invoke(&[("CNI_COMMAND", "VERSION")], stdin).unwrap();
+        assert_eq!(answer["supportedVersions"], json!(["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"]));
+    }
+}
+
+#[test]
+fn loopback_brings_lo_up() {
+    on_node(DUAL, None, |_| {
+        let pod = Pod::new("c1");
+        let config = json!({"cniVersion": "1.0.0", "name": "cni-loopback", "type": "loopback"}).to_string();
+        let variables = |verb| [("CNI_COMMAND", verb), ("CNI_CONTAINERID", "c1"), ("CNI_IFNAME", "lo")];
+        let path = pod.path();
+        let with_netns =
+            |verb| variables(verb).into_iter().chain([("CNI_NETNS", path.as_str())]).collect::<Vec<_>>();
+        invoke(&with_netns("CHECK"), &config).unwrap_err();
+        let result = invoke(&with_netns("ADD"), &config).unwrap();
+        assert_eq!(result["interfaces"][0]["name"], "lo");
+        invoke(&with_netns("CHECK"), &config).unwrap();
+        invoke(&with_netns("DEL"), &config).unwrap();
+    });
+}
+
+#[test]
+fn many_at_once_get_addresses_of_their_own() {
+    on_node(DUAL, Some(Response::Done), |node| {
+        let own = Namespace::current().unwrap();
+        let results: Vec<Value> = thread::scope(|scope| {
+            let threads: Vec<_> = (0..8)
+                .map(|thread| {
+                    let own = &own;
+                    scope.spawn(move || {
+                        let _inside = own.enter().unwrap();
+                        (0..4).map(|n| node.add(&Pod::new(&format!("c{thread}-{n}")))).collect::<Vec<_>>()
+                    })
+                })
+                .collect();
+            threads.into_iter().flat_map(|t| t.join().unwrap()).collect()
+        });
+        let mut addresses: Vec<String> = results.iter().map(|r| r["ips"][0]["address"].to_string()).collect();
+        addresses.sort();
+        addresses.dedup();
+        assert_eq!(addresses.len(), 32);
+    });
+}

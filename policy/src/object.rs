@@ -1,0 +1,117 @@
+//! The objects that policy is about.
+
+use std::{collections::BTreeMap, fmt, net::IpAddr};
+
+use crate::{Policy, PolicyRef, Protocol};
+
+/// The label that every namespace has, with its name.
+const NAME_LABEL: &str = "kubernetes.io/metadata.name";
+
+/// Names a pod.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PodName {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+impl PodName {
+    /// The pod `name` in `namespace`.
+    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+impl fmt::Display for PodName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// A port that a container of a pod gave a name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct NamedPort {
+    /// The name.
+    pub name: String,
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The number.
+    pub number: u16,
+}
+
+/// What policy needs to know of a pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pod {
+    /// Its name.
+    pub name: PodName,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Its named ports, those of init containers that keep running included.
+    pub ports: Vec<NamedPort>,
+    /// It lives in its node's network: no policy selects it and no pod peer matches it.
+    pub host_network: bool,
+    /// It has run to its end (`Succeeded`, `Failed`): its addresses are no longer its own, whatever its status says.
+    pub finished: bool,
+    /// Its deletion has begun: it keeps its place in every policy until it is gone, unless its address is
+    /// another's already.
+    pub terminating: bool,
+    /// When it was created, in seconds since 1970; the younger of two pods has an address that both claim.
+    pub created: i64,
+}
+
+impl Pod {
+    /// Whether it is an endpoint of the pod network.
+    pub fn in_pod_network(&self) -> bool {
+        !self.host_network && !self.finished
+    }
+}
+
+/// What policy needs to know of a namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Namespace {
+    /// Its name.
+    pub name: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// All objects that decide about traffic.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Objects {
+    /// Namespaces by name.
+    pub namespaces: BTreeMap<String, Namespace>,
+    /// Pods by name.
+    pub pods: BTreeMap<PodName, Pod>,
+    /// Policies by name.
+    pub policies: BTreeMap<PolicyRef, Policy>,
+}
+
+impl Objects {
+    /// The labels of a namespace. One that is not known (yet) has the label that all have.
+    pub fn namespace_labels(&self, name: &str) -> BTreeMap<String, String> {
+        let known = self.namespaces.get(name).map(|namespace| namespace.labels.clone());
+        let mut labels = known.unwrap_or_default();
+        labels.entry(NAME_LABEL.to_owned()).or_insert_with(|| name.to_owned());
+        labels
+    }
+
+    /// Which pod has each address of the pod network.
+    pub fn owners(&self) -> BTreeMap<IpAddr, &Pod> {
+        let mut owners: BTreeMap<IpAddr, &Pod> = BTreeMap::new();
+        for pod in self.pods.values().filter(|pod| pod.in_pod_network()) {
+            for address in &pod.addresses {
+                let claim = |pod: &Pod| (!pod.terminating, pod.created);
+                match owners.get(address) {
+                    Some(holder) if claim(holder) >= claim(pod) => {}
+                    _ => {
+                        owners.insert(*address, pod);
+                    }
+                }
+            }
+        }
+        owners
+    }
+}

@@ -1,0 +1,105 @@
+//! Label selectors.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+
+/// One condition on labels.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Requirement {
+    /// The key is there with one of these values.
+    In(String, BTreeSet<String>),
+    /// The key is not there, or has none of these values.
+    NotIn(String, BTreeSet<String>),
+    /// The key is there.
+    Exists(String),
+    /// The key is not there.
+    DoesNotExist(String),
+}
+
+/// Conditions that must all hold; without any it selects everything.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Selector {
+    requirements: BTreeSet<Requirement>,
+}
+
+impl Selector {
+    /// The selector with these conditions.
+    pub fn new(requirements: impl IntoIterator<Item = Requirement>) -> Self {
+        Self { requirements: requirements.into_iter().collect() }
+    }
+
+    /// Whether labels meet all conditions.
+    pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
+        self.requirements.iter().all(|requirement| match requirement {
+            Requirement::In(key, values) => labels.get(key).is_some_and(|value| values.contains(value)),
+            // The key missing is no match with any of the values: selected (labels.Requirement.Matches).
+            Requirement::NotIn(key, values) => labels.get(key).is_none_or(|value| !values.contains(value)),
+            Requirement::Exists(key) => labels.contains_key(key),
+            Requirement::DoesNotExist(key) => !labels.contains_key(key),
+        })
+    }
+
+    /// Reads the API's form. `Err` says which expression is wrong, and how.
+    pub(crate) fn from_api(selector: &LabelSelector) -> Result<Self, (String, String)> {
+        let mut requirements = BTreeSet::new();
+        for (key, value) in selector.match_labels.iter().flatten() {
+            requirements.insert(Requirement::In(key.clone(), BTreeSet::from([value.clone()])));
+        }
+        for (index, expression) in selector.match_expressions.iter().flatten().enumerate() {
+            let key = expression.key.clone();
+            let values: BTreeSet<String> = expression.values.iter().flatten().cloned().collect();
+            let wrong =
+                |field: &str, reason: String| Err((format!("matchExpressions[{index}].{field}"), reason));
+            requirements.insert(match (expression.operator.as_str(), values.is_empty()) {
+                ("In", false) => Requirement::In(key, values),
+                ("NotIn", false) => Requirement::NotIn(key, values),
+                ("Exists", true) => Requirement::Exists(key),
+                ("DoesNotExist", true) => Requirement::DoesNotExist(key),
+                (operator @ ("In" | "NotIn"), true) => {
+                    return wrong("values", format!("{operator} needs at least one value"));
+                }
+                (operator @ ("Exists" | "DoesNotExist"), false) => {
+                    return wrong("values", format!("{operator} takes no values"));
+                }
+                (operator, _) => {
+                    return wrong(
+                        "operator",
+                        format!("`{operator}` is not one of In, NotIn, Exists, DoesNotExist"),
+                    );
+                }
+            });
+        }
+        Ok(Self { requirements })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Requirement, Selector};
+
+    fn check(requirement: &Requirement, labels: &[(&str, &str)], expected: bool) {
+        let labels = labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        assert_eq!(
+            Selector::new([requirement.clone()]).matches(&labels),
+            expected,
+            "{requirement:?} {labels:?}"
+        );
+    }
+
+    #[test]
+    fn each_operator_with_the_key_present_other_and_missing() {
+        let key = || "app".to_owned();
+        let values = || ["web".to_owned()].into();
+        for (labels, [is_in, not_in, exists]) in [
+            (&[("app", "web")] as &[_], [true, false, true]),
+            (&[("app", "db")], [false, true, true]),
+            (&[("tier", "web")], [false, true, false]),
+        ] {
+            check(&Requirement::In(key(), values()), labels, is_in);
+            check(&Requirement::NotIn(key(), values()), labels, not_in);
+            check(&Requirement::Exists(key()), labels, exists);
+            check(&Requirement::DoesNotExist(key()), labels, !exists);
+        }
+    }
+}

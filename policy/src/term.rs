@@ -1,0 +1,78 @@
+//! Terms: the smallest sets of addresses that policies in use tell apart.
+
+use crate::{Block, NamespaceChoice, Objects, Peer, Peers, Pod, Protocol, Selector};
+
+/// A set of addresses that a rule names.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Term {
+    /// Pods by labels and, for a named port of an egress rule, by what their port of that name is.
+    Pods { namespaces: NamespaceChoice, pods: Selector, port: Option<ResolvedPort> },
+    /// Addresses, of pods too.
+    Block { block: Block, port: Option<ResolvedPort> },
+}
+
+/// "Has a port of this name and protocol, and its number is this".
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct ResolvedPort {
+    pub(crate) name: String,
+    pub(crate) protocol: Protocol,
+    pub(crate) number: u16,
+}
+
+impl ResolvedPort {
+    fn is_of(&self, pod: &Pod) -> bool {
+        pod.ports.iter().any(|port| {
+            port.name == self.name && port.protocol == self.protocol && port.number == self.number
+        })
+    }
+}
+
+impl Term {
+    /// The terms of a rule's peers. `port` narrows each to pods whose port resolves so, in which case "any"
+    /// becomes a term too: all pods.
+    pub(crate) fn of_peers(peers: &Peers, port: Option<&ResolvedPort>) -> Vec<Self> {
+        match peers {
+            Peers::Any => vec![Self::Pods {
+                namespaces: NamespaceChoice::Selected(Selector::default()),
+                pods: Selector::default(),
+                port: port.cloned(),
+            }],
+            Peers::Of(peers) => peers.iter().map(|peer| Self::of_peer(peer, port)).collect(),
+        }
+    }
+
+    fn of_peer(peer: &Peer, port: Option<&ResolvedPort>) -> Self {
+        match peer {
+            Peer::Pods { namespaces, pods } => {
+                Self::Pods { namespaces: namespaces.clone(), pods: pods.clone(), port: port.cloned() }
+            }
+            Peer::Block(block) => Self::Block { block: block.clone(), port: port.cloned() },
+        }
+    }
+
+    /// Whether a pod at an address is in it.
+    pub(crate) fn matches_pod(&self, objects: &Objects, pod: &Pod, address: std::net::IpAddr) -> bool {
+        match self {
+            Self::Pods { namespaces, pods, port } => {
+                let in_namespace = match namespaces {
+                    NamespaceChoice::Own(name) => *name == pod.name.namespace,
+                    NamespaceChoice::Selected(selector) => {
+                        selector.matches(&objects.namespace_labels(&pod.name.namespace))
+                    }
+                };
+                in_namespace && pods.matches(&pod.labels) && port.as_ref().is_none_or(|port| port.is_of(pod))
+            }
+            Self::Block { block, port } => {
+                block.contains(address) && port.as_ref().is_none_or(|port| port.is_of(pod))
+            }
+        }
+    }
+
+    /// The addresses in it that need not be a pod's.
+    pub(crate) fn block(&self) -> Option<&Block> {
+        match self {
+            Self::Block { block, port: None } => Some(block),
+            _ => None,
+        }
+    }
+}
