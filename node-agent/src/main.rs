@@ -1,3 +1,70 @@
-//! node-agent
+//! The node agent: watches the API, decides what the node's kernel must hold, and makes it so.
+//!
+//! ```text
+//!   API server --> watch/* ----+                       +--> program/nft    nftables
+//!   CNI plugin --> serve/cni --+--> core: one task ----+--> program/endpoint, leak (links, routes, addresses)
+//!   kernel ------> watch/drift-+    owns the state     +--> program/bgp    margay-bgp
+//!                                   decide/* is pure   +--> program/cni    /etc/cni/net.d
+//!   serve/http reads what the core publishes
+//! ```
+//!
+//! Tasks talk over bounded channels; the core is the only one that owns state. Nothing is written to the kernel
+//! before the first complete state from the API is known, and what an earlier run wrote stays until then.
 
-fn main() {}
+mod config;
+mod core;
+mod decide;
+mod install;
+mod metrics;
+mod program;
+mod serve;
+mod watch;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use config::{Cli, Command, LogFormat};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = match &cli.command {
+        Some(Command::InstallCni { from, to }) => {
+            log_to_stderr("info", LogFormat::Text).and_then(|()| install::run(from, to))
+        }
+        None => run(&cli),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            report(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "the log may not be there yet when the start fails")]
+fn report(error: &anyhow::Error) {
+    eprintln!("margay-node: {error:#}");
+}
+
+fn run(cli: &Cli) -> anyhow::Result<()> {
+    let settings = config::load(cli)?;
+    log_to_stderr(&settings.log_level, settings.log_format)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        // The core, a few sockets and the watches: one thread beside the blocking ones is enough on most nodes.
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    runtime.block_on(core::run(settings))
+}
+
+fn log_to_stderr(level: &str, format: LogFormat) -> anyhow::Result<()> {
+    let filter = tracing_subscriber::EnvFilter::try_new(level)
+        .map_err(|error| anyhow::anyhow!("log level `{level}`: {error}"))?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    match format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
+    Ok(())
+}

@@ -1,0 +1,267 @@
+//! Flags, environment and file to checked settings.
+//!
+//! A flag wins over its environment variable, that over the file, that over the default.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::Context;
+use clap::{Parser, Subcommand, ValueEnum};
+use margay_api::paths;
+use margay_bgp::Asn;
+use margay_netlink::link::Mtu;
+use serde::Deserialize;
+
+/// The Margay node agent: programs pod routes, `NetworkPolicy` and BGP on one Kubernetes node.
+#[derive(Debug, Parser)]
+#[command(name = "margay-node", version, arg_required_else_help = false)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+    /// YAML file with the settings below, in camelCase (nodeName, cniConfDir, ...), and the section `bgp`.
+    #[arg(long, value_name = "FILE", env = "MARGAY_CONFIG")]
+    config: Option<PathBuf>,
+    /// Name of this node's Node object [default: the host name].
+    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
+    node_name: Option<String>,
+    /// How to reach the API server [default: the service account of the pod].
+    #[arg(long, value_name = "FILE", env = "KUBECONFIG")]
+    kubeconfig: Option<PathBuf>,
+    /// Sockets and endpoint records [default: /run/margay].
+    #[arg(long, value_name = "DIR", env = "MARGAY_RUN_DIR")]
+    run_dir: Option<PathBuf>,
+    /// Address allocations [default: /var/lib/margay].
+    #[arg(long, value_name = "DIR", env = "MARGAY_STATE_DIR")]
+    state_dir: Option<PathBuf>,
+    /// Where the runtime looks for network configurations [default: /etc/cni/net.d].
+    #[arg(long, value_name = "DIR", env = "MARGAY_CNI_CONF_DIR")]
+    cni_conf_dir: Option<PathBuf>,
+    /// Serves /healthz, /readyz and /metrics [default: 127.0.0.1:9099].
+    #[arg(long, value_name = "ADDRESS:PORT", env = "MARGAY_HTTP_ADDRESS")]
+    http_address: Option<SocketAddr>,
+    /// Octets that a pod's packet may have [default: the MTU of the interface with the node's address].
+    #[arg(long, value_name = "OCTETS", env = "MARGAY_MTU")]
+    mtu: Option<u32>,
+    /// What enforces policy [default: auto].
+    #[arg(long, value_enum, env = "MARGAY_DATAPLANE")]
+    dataplane: Option<Dataplane>,
+    /// The nft program [default: nft, found in PATH].
+    #[arg(long, value_name = "PATH", env = "MARGAY_NFT")]
+    nft: Option<PathBuf>,
+    /// Filter of the log: error, warn, info, debug, trace, or per module [default: info].
+    #[arg(long, value_name = "FILTER", env = "MARGAY_LOG_LEVEL")]
+    log_level: Option<String>,
+    /// Form of the log [default: text].
+    #[arg(long, value_enum, env = "MARGAY_LOG_FORMAT")]
+    log_format: Option<LogFormat>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Copies the CNI plugins into a directory, each of them atomically, and exits.
+    InstallCni {
+        /// Directory with `margay`.
+        #[arg(long, value_name = "DIR", default_value = "/usr/local/bin")]
+        from: PathBuf,
+        /// The runtime's plugin directory.
+        #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin")]
+        to: PathBuf,
+    },
+}
+
+/// What enforces policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Dataplane {
+    /// The best that the kernel can do and this version has: nftables.
+    Auto,
+    /// nftables.
+    Nftables,
+    /// eBPF: not in this version.
+    Ebpf,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    /// A line for a person.
+    Text,
+    /// A JSON object a line.
+    Json,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct File {
+    node_name: Option<String>,
+    kubeconfig: Option<PathBuf>,
+    run_dir: Option<PathBuf>,
+    state_dir: Option<PathBuf>,
+    cni_conf_dir: Option<PathBuf>,
+    http_address: Option<SocketAddr>,
+    mtu: Option<u32>,
+    dataplane: Option<Dataplane>,
+    nft: Option<PathBuf>,
+    log_level: Option<String>,
+    log_format: Option<LogFormat>,
+    reconcile_seconds: Option<u64>,
+    bgp: Bgp,
+}
+
+/// How routes to other nodes' pods are learned.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(crate) struct Bgp {
+    /// Whether to configure the speaker at all.
+    pub(crate) enabled: bool,
+    /// The node's autonomous system.
+    pub(crate) asn: Asn,
+    /// Sessions to all other nodes, which are in the same autonomous system.
+    pub(crate) mesh: bool,
+    /// Sessions to others: routers of the fabric, route reflectors.
+    pub(crate) peers: Vec<BgpPeer>,
+    /// Seconds of silence after which a session is dead.
+    pub(crate) hold_time: u16,
+}
+
+/// A BGP neighbour that is no node.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct BgpPeer {
+    pub(crate) address: IpAddr,
+    pub(crate) asn: Asn,
+}
+
+impl Default for Bgp {
+    fn default() -> Self {
+        Self { enabled: true, asn: DEFAULT_ASN, mesh: true, peers: Vec::new(), hold_time: 90 }
+    }
+}
+
+/// The first of the numbers for private use (RFC 6996).
+const DEFAULT_ASN: Asn = match Asn::new(64512) {
+    Some(asn) => asn,
+    None => Asn::TRANS,
+};
+
+/// Everything that the agent was told, checked.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) node_name: String,
+    pub(crate) kubeconfig: Option<PathBuf>,
+    pub(crate) run_dir: PathBuf,
+    pub(crate) state_dir: PathBuf,
+    pub(crate) cni_conf_dir: PathBuf,
+    pub(crate) http_address: SocketAddr,
+    pub(crate) mtu: Option<Mtu>,
+    pub(crate) nft: PathBuf,
+    pub(crate) log_level: String,
+    pub(crate) log_format: LogFormat,
+    pub(crate) reconcile: Duration,
+    pub(crate) bgp: Bgp,
+}
+
+/// Puts flags, environment and file together.
+pub(crate) fn load(cli: &Cli) -> anyhow::Result<Settings> {
+    let file = match &cli.config {
+        Some(path) => read(path)?,
+        None => File::default(),
+    };
+    merge(cli, file)
+}
+
+fn read(path: &Path) -> anyhow::Result<File> {
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("read configuration {}", path.display()))?;
+    serde_saphyr::from_str(&text).with_context(|| format!("read configuration {}", path.display()))
+}
+
+fn merge(cli: &Cli, file: File) -> anyhow::Result<Settings> {
+    let dataplane = cli.dataplane.or(file.dataplane).unwrap_or(Dataplane::Auto);
+    anyhow::ensure!(
+        dataplane != Dataplane::Ebpf,
+        "dataplane `ebpf` is not in this version; use `auto` or `nftables`"
+    );
+    let node_name = match cli.node_name.clone().or(file.node_name) {
+        Some(name) => name,
+        None => nix::unistd::gethostname()
+            .context("find the host name; or give --node-name")?
+            .to_string_lossy()
+            .into_owned(),
+    };
+    let mtu = cli.mtu.or(file.mtu).map(|octets| {
+        // IPv6 needs 1280 (RFC 8200 section 5).
+        Mtu::new(octets)
+            .filter(|mtu| mtu.octets() >= 1280)
+            .with_context(|| format!("mtu is {octets}; it takes 1280 to {} octets", Mtu::MAX))
+    });
+    let reconcile = file.reconcile_seconds.unwrap_or(10);
+    anyhow::ensure!(reconcile > 0, "reconcileSeconds is 0; it takes at least 1");
+    let or = |flag: &Option<PathBuf>, file: Option<PathBuf>, default: &str| {
+        flag.clone().or(file).unwrap_or_else(|| default.into())
+    };
+    Ok(Settings {
+        node_name,
+        kubeconfig: cli.kubeconfig.clone().or(file.kubeconfig),
+        run_dir: or(&cli.run_dir, file.run_dir, paths::RUN_DIR),
+        state_dir: or(&cli.state_dir, file.state_dir, paths::STATE_DIR),
+        cni_conf_dir: or(&cli.cni_conf_dir, file.cni_conf_dir, paths::CNI_CONF_DIR),
+        http_address: cli
+            .http_address
+            .or(file.http_address)
+            .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 9099))),
+        mtu: mtu.transpose()?,
+        nft: or(&cli.nft, file.nft, "nft"),
+        log_level: cli.log_level.clone().or(file.log_level).unwrap_or_else(|| "info".into()),
+        log_format: cli.log_format.or(file.log_format).unwrap_or(LogFormat::Text),
+        reconcile: Duration::from_secs(reconcile),
+        bgp: file.bgp,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::{Cli, load};
+
+    fn settings(yaml: &str, flags: &[&str]) -> anyhow::Result<super::Settings> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("margay.yaml");
+        std::fs::write(&path, yaml).unwrap();
+        let config = ["margay-node", "--config", path.to_str().unwrap()];
+        load(&Cli::try_parse_from(config.iter().chain(flags)).unwrap())
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
+        let yaml = "nodeName: file\nmtu: 1400\nbgp: {asn: 64500, mesh: false, peers: [{address: 192.0.2.1, asn: 64501}]}";
+        let settings = settings(yaml, &["--node-name", "flag"]).unwrap();
+        assert_eq!(settings.node_name, "flag");
+        assert_eq!(settings.mtu.unwrap().octets(), 1400);
+        assert_eq!(settings.run_dir.to_str(), Some("/run/margay"));
+        assert_eq!((settings.bgp.asn.number(), settings.bgp.mesh), (64500, false));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (yaml, word) in [
+            ("nodeNam: x", "nodeNam"),
+            ("nodeName: x\nmtu: 100", "mtu is 100"),
+            ("nodeName: x\ndataplane: ebpf", "not in this version"),
+            ("nodeName: x\nbgp: {asn: 0}", "asn"),
+            ("nodeName: [", "margay.yaml"),
+        ] {
+            let error = format!("{:#}", settings(yaml, &[]).unwrap_err());
+            assert!(error.contains(word), "{yaml}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,430 @@
+//! The core: one task that owns the state, decides, and has the drivers make it so.
+//!
+//! Events are taken in batches: whatever has come by the time the last batch is in the kernel makes the next one, so
+//! a burst costs a few transactions, and a single change goes out at once.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use ipnetwork::IpNetwork;
+use kube::{Client, config::KubeConfigOptions, config::Kubeconfig};
+use margay_api::{
+    agent::{Request, Response},
+    endpoint::{Endpoint, EndpointId, Records},
+    paths,
+};
+use margay_ipam::Store;
+use margay_netlink::link::Mtu;
+use margay_policy::Interner;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, oneshot, watch},
+    task::{JoinSet, spawn_blocking},
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
+};
+use tracing::{error, info, warn};
+
+use crate::{
+    config::Settings,
+    decide::{State, Wanted, decide},
+    metrics::{Metrics, Outcome},
+    program::{
+        bgp, cni, endpoint, leak,
+        nft::{Driver, layout},
+        sysctl,
+    },
+    serve::{
+        http::{self, Shared},
+        plugin::{self, Call},
+    },
+    watch::{self as watches, ApiEvent, drift},
+};
+
+/// Events that may wait; a sender of more waits too.
+const QUEUE: usize = 4096;
+/// How long a failed transaction waits before the next attempt.
+const RETRY: Duration = Duration::from_secs(1);
+/// How long an ADD may wait for its pod before it is told why it waits; below the plugin's own patience.
+const PATIENCE: Duration = Duration::from_secs(25);
+
+/// What the core hears.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// From the API server.
+    Api(ApiEvent),
+    /// From the plugin.
+    Plugin(Call),
+    /// Something of ours in the kernel was taken away.
+    Drift,
+    /// Whether the speaker has its configuration.
+    Bgp(Result<(), String>),
+}
+
+/// Runs the agent until a signal or a failure ends it. What it wrote stays in the kernel.
+pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
+    std::fs::create_dir_all(&settings.run_dir)
+        .with_context(|| format!("create {}", settings.run_dir.display()))?;
+    sysctl::enable_forwarding()?;
+    let metrics = Arc::new(Metrics::new());
+    let shared = Shared::new(Arc::clone(&metrics));
+    let client = client(&settings).await?;
+    let (events, inbox) = mpsc::channel(QUEUE);
+    let (wanted_bgp, bgp_wanted) = watch::channel(None);
+    let listener = plugin::bind(&settings.run_dir.join(paths::AGENT_SOCKET))?;
+
+    let mut tasks = JoinSet::new();
+    tasks.spawn(http::run(settings.http_address, shared.clone()));
+    tasks.spawn(plugin::run(listener, events.clone()));
+    tasks.spawn(drift::run(events.clone()));
+    if settings.bgp.enabled {
+        let socket = settings.run_dir.join(paths::BGP_SOCKET);
+        tasks.spawn(bgp::run(socket, bgp_wanted, events.clone(), Arc::clone(&metrics)));
+    }
+    watches::start(&mut tasks, &client, &events, &metrics);
+    info!(
+        node = settings.node_name,
+        version = env!("CARGO_PKG_VERSION"),
+        dataplane = "nftables",
+        "margay-node runs"
+    );
+    let core = Core::new(settings, metrics, shared, wanted_bgp);
+    tasks.spawn(core.run(inbox));
+
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => info!("SIGTERM: pods keep their connections and their policy"),
+        _ = interrupt.recv() => info!("SIGINT: pods keep their connections and their policy"),
+        Some(ended) = tasks.join_next() => match ended {
+            Ok(Ok(())) => anyhow::bail!("a task of the agent ended before its time"),
+            Ok(Err(error)) => return Err(error),
+            Err(panic) => return Err(panic).context("a task of the agent"),
+        },
+    }
+    Ok(())
+}
+
+async fn client(settings: &Settings) -> anyhow::Result<Client> {
+    let config = match &settings.kubeconfig {
+        Some(path) => {
+            let file =
+                Kubeconfig::read_from(path).with_context(|| format!("read kubeconfig {}", path.display()))?;
+            kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
+                .await
+                .with_context(|| format!("use kubeconfig {}", path.display()))?
+        }
+        None => kube::Config::incluster()
+            .context("find the API server from the service account of this pod; or give --kubeconfig")?,
+    };
+    Client::try_from(config).context("prepare the connection to the API server")
+}
+
+struct Core {
+    settings: Settings,
+    metrics: Arc<Metrics>,
+    shared: Shared,
+    wanted_bgp: watch::Sender<Option<margay_bgp::config::Config>>,
+    state: State,
+    interner: Interner,
+    nft: Driver,
+    records: Records,
+    store: Store,
+    /// What the kernel holds; `None` before the first transaction.
+    programmed: Option<Wanted>,
+    blocks: Vec<IpNetwork>,
+    bgp: Result<(), String>,
+    /// Something has changed since the last attempt.
+    changed: bool,
+    retry: Option<Instant>,
+    last_error: Option<String>,
+    configured: bool,
+    waiting: Vec<Waiting>,
+}
+
+/// An ADD that waits for its policy.
+struct Waiting {
+    endpoint: EndpointId,
+    answer: oneshot::Sender<Response>,
+    until: Instant,
+}
+
+impl Core {
+    fn new(
+        settings: Settings,
+        metrics: Arc<Metrics>,
+        shared: Shared,
+        wanted_bgp: watch::Sender<Option<margay_bgp::config::Config>>,
+    ) -> Self {
+        Self {
+            state: State::new(settings.node_name.clone()),
+            interner: Interner::default(),
+            nft: Driver::new(settings.nft.clone()),
+            records: Records::below(&settings.run_dir),
+            store: Store::new(&settings.state_dir.join(paths::IPAM)),
+            programmed: None,
+            blocks: Vec::new(),
+            bgp: if settings.bgp.enabled {
+                Err("the BGP speaker is not configured yet".into())
+            } else {
+                Ok(())
+            },
+            changed: true,
+            retry: None,
+            last_error: None,
+            configured: false,
+            waiting: Vec::new(),
+            settings,
+            metrics,
+            shared,
+            wanted_bgp,
+        }
+    }
+
+    async fn run(mut self, mut inbox: mpsc::Receiver<Event>) -> anyhow::Result<()> {
+        let mut reconcile = interval(self.settings.reconcile);
+        reconcile.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let mut drifted = false;
+            let next = self.waiting.iter().map(|waiting| waiting.until).chain(self.retry).min();
+            tokio::select! {
+                event = inbox.recv() => match event {
+                    Some(event) => drifted |= self.hear(event),
+                    None => return Ok(()),
+                },
+                _ = reconcile.tick() => drifted = true,
+                () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
+            }
+            for _ in 0..QUEUE {
+                let Ok(event) = inbox.try_recv() else { break };
+                drifted |= self.hear(event);
+            }
+            if drifted {
+                self.reconcile().await;
+            }
+            if self.changed || self.retry.is_some_and(|retry| retry <= Instant::now()) {
+                self.program().await;
+            }
+            self.answer();
+            self.publish();
+        }
+    }
+
+    /// Takes an event; true when the kernel is to be looked at.
+    fn hear(&mut self, event: Event) -> bool {
+        match event {
+            Event::Api(event) => {
+                self.state.apply(event);
+                self.changed = true;
+            }
+            Event::Bgp(outcome) => {
+                self.bgp = outcome;
+                // The runtime may be told of the node only once its routes are announced.
+                self.changed = true;
+            }
+            Event::Drift => return true,
+            Event::Plugin(call) => self.call(call),
+        }
+        false
+    }
+
+    fn call(&mut self, call: Call) {
+        let response = match call.request {
+            Request::EndpointAdded { endpoint } => match self.read(&endpoint) {
+                Ok(()) => {
+                    let until = Instant::now() + PATIENCE;
+                    self.waiting.push(Waiting { endpoint, answer: call.answer, until });
+                    return;
+                }
+                Err(reason) => Response::Refused { reason },
+            },
+            Request::EndpointDeleted { endpoint } => match self.read(&endpoint) {
+                Ok(()) => Response::Done,
+                Err(reason) => Response::Refused { reason },
+            },
+            Request::EndpointCheck { endpoint } => match self.why_not(&endpoint) {
+                None => Response::Done,
+                Some(reason) => Response::Refused { reason },
+            },
+            Request::Status => {
+                let missing = self.missing();
+                if missing.is_empty() {
+                    Response::Done
+                } else {
+                    Response::Refused { reason: missing.join("; ") }
+                }
+            }
+        };
+        // A plugin that has given up does not hear the answer.
+        drop(call.answer.send(response));
+    }
+
+    /// Reads an endpoint's record, or sees that it is gone.
+    fn read(&mut self, id: &EndpointId) -> Result<(), String> {
+        let endpoint = self.records.read(id).map_err(|error| error.to_string())?;
+        self.state.set_endpoint(id, endpoint);
+        self.changed = true;
+        Ok(())
+    }
+
+    /// Why an endpoint may not talk; `None` when it may and the kernel knows it.
+    fn why_not(&self, id: &EndpointId) -> Option<String> {
+        if let Some(missing) = self.state.missing() {
+            return Some(format!("the API server has not listed everything yet; missing: {missing}"));
+        }
+        let Some(programmed) = &self.programmed else {
+            let error = self.last_error.as_deref().unwrap_or("not tried yet");
+            return Some(format!("the policy is not in the kernel: {error}"));
+        };
+        if programmed.endpoints.contains_key(id) && !self.changed {
+            return None;
+        }
+        let reason = programmed.waiting.get(id).or(self.last_error.as_ref());
+        Some(reason.cloned().unwrap_or_else(|| format!("endpoint {id} has no record")))
+    }
+
+    /// Decides, and has the drivers make it so.
+    async fn program(&mut self) {
+        self.changed = false;
+        self.retry = None;
+        let Some(wanted) = decide(&self.state, &self.settings.bgp, &mut self.interner) else { return };
+        let started = Instant::now();
+        match self.nft.apply(layout(&wanted)).await {
+            Ok(0) => {}
+            Ok(_) => {
+                self.metrics.transactions.get_or_create(&Outcome { outcome: "applied" }).inc();
+                self.metrics.program_seconds.observe(started.elapsed().as_secs_f64());
+            }
+            Err(error) => {
+                self.metrics.transactions.get_or_create(&Outcome { outcome: "refused" }).inc();
+                error!(%error, "the policy is not in the kernel; trying again");
+                self.last_error = Some(error.to_string());
+                self.retry = Some(Instant::now() + RETRY);
+                return;
+            }
+        }
+        self.last_error = None;
+        self.count(&wanted);
+        if wanted.bgp.is_some() {
+            self.wanted_bgp.send_if_modified(|given| {
+                let differs = *given != wanted.bgp;
+                if differs {
+                    given.clone_from(&wanted.bgp);
+                }
+                differs
+            });
+        }
+        if let Err(error) = self.configure_node(&wanted) {
+            error!("{error:#}; trying again");
+            self.last_error = Some(format!("{error:#}"));
+            self.retry = Some(Instant::now() + RETRY);
+        }
+        self.programmed = Some(wanted);
+    }
+
+    /// Address blocks, and the runtime's configuration once all else is there.
+    fn configure_node(&mut self, wanted: &Wanted) -> anyhow::Result<()> {
+        // A node that is gone from the API keeps its blocks: one missed event takes nothing away.
+        if !wanted.blocks.is_empty() && wanted.blocks != self.blocks {
+            self.store.set_blocks(&wanted.blocks).context("use the node's podCIDRs")?;
+            info!(blocks = ?wanted.blocks.iter().map(ToString::to_string).collect::<Vec<_>>(), "address blocks");
+            self.blocks.clone_from(&wanted.blocks);
+        }
+        if self.blocks.is_empty() || self.bgp.is_err() {
+            return Ok(());
+        }
+        let addresses = self.state.own_node().map(|node| node.addresses.clone()).unwrap_or_default();
+        let mtu = match self.settings.mtu {
+            Some(mtu) => mtu,
+            None => cni::uplink_mtu(&addresses)?
+                .or_else(|| Mtu::new(1500))
+                .context("find the MTU of the node's interface; or give --mtu")?,
+        };
+        cni::write(&self.settings, mtu)?;
+        self.configured = true;
+        Ok(())
+    }
+
+    /// Looks at the disk and the kernel, and repairs.
+    async fn reconcile(&mut self) {
+        let listing = match self.records.list() {
+            Ok(listing) => listing,
+            Err(error) => {
+                error!(%error, "the endpoint records cannot be listed");
+                return;
+            }
+        };
+        for (id, error) in &listing.damaged {
+            warn!(endpoint = %id, %error, "a damaged endpoint record: the pod stays closed");
+        }
+        let endpoints: BTreeMap<EndpointId, Endpoint> =
+            listing.endpoints.iter().map(|endpoint| (endpoint.id(), endpoint.clone())).collect();
+        self.changed |= self.state.set_endpoints(endpoints);
+        let (run_dir, store) = (self.settings.run_dir.clone(), self.store.clone());
+        let work =
+            spawn_blocking(move || (endpoint::repair(&listing.endpoints), leak::reclaim(&run_dir, &store)));
+        match work.await {
+            Ok((repaired, reclaimed)) => {
+                match repaired {
+                    Ok(count) => drop(self.metrics.repaired.inc_by(count as u64)),
+                    Err(error) => warn!(%error, "the pods' routes cannot be looked at"),
+                }
+                match reclaimed {
+                    Ok(count) => drop(self.metrics.reclaimed.inc_by(count as u64)),
+                    Err(error) => warn!("what leaked cannot be taken back: {error:#}"),
+                }
+            }
+            Err(error) => warn!(%error, "the look at the kernel did not end"),
+        }
+    }
+
+    /// Answers those who wait for what is now there, and those who have waited long enough.
+    fn answer(&mut self) {
+        let now = Instant::now();
+        for waiting in std::mem::take(&mut self.waiting) {
+            match self.why_not(&waiting.endpoint) {
+                None => drop(waiting.answer.send(Response::Done)),
+                Some(reason) if waiting.until <= now => {
+                    drop(waiting.answer.send(Response::Refused { reason }));
+                }
+                // The plugin has given up, or was killed.
+                Some(_) if waiting.answer.is_closed() => {}
+                Some(_) => self.waiting.push(waiting),
+            }
+        }
+    }
+
+    /// What keeps the node from being ready.
+    fn missing(&self) -> Vec<String> {
+        let mut missing = Vec::new();
+        missing.extend(self.state.missing().map(|what| format!("api: not listed yet: {what}")));
+        if self.programmed.is_none() {
+            let error = self.last_error.as_deref().unwrap_or("waits for the API");
+            missing.push(format!("dataplane: the policy is not in the kernel: {error}"));
+        } else if let Some(error) = &self.last_error {
+            missing.push(format!("dataplane: {error}"));
+        }
+        if self.blocks.is_empty() {
+            missing.push(format!("ipam: node {} has no spec.podCIDRs", self.settings.node_name));
+        }
+        missing.extend(self.bgp.as_ref().err().map(|error| format!("bgp: {error}")));
+        if missing.is_empty() && !self.configured {
+            missing.push("cni: the network configuration is not written yet".into());
+        }
+        missing
+    }
+
+    fn publish(&self) {
+        self.shared.publish(self.missing());
+    }
+
+    fn count(&self, wanted: &Wanted) {
+        let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        self.metrics.endpoints.set(gauge(wanted.endpoints.len()));
+        self.metrics.policies.set(gauge(self.state.objects().policies.len()));
+        self.metrics.policy_sets.set(gauge(wanted.compiled.sets.len()));
+        let ranges = wanted.compiled.ranges.values();
+        let classes: std::collections::BTreeSet<_> =
+            wanted.compiled.addresses.values().chain(ranges).collect();
+        self.metrics.classes.set(gauge(classes.len()));
+    }
+}

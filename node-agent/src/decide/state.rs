@@ -1,0 +1,200 @@
+//! All that the agent knows, kept up to date by events.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use margay_api::endpoint::{Endpoint, EndpointId};
+use margay_policy::{Objects, PodName};
+
+use crate::watch::{ApiEvent, Change, Node, PodFacts};
+
+/// The facts from the API and from the endpoint records.
+///
+/// A pod of this node has the addresses of its record, which are true from the first instant; a pod of another
+/// node those of its status.
+#[derive(Debug)]
+pub(crate) struct State {
+    node_name: String,
+    objects: Objects,
+    pods: BTreeMap<PodName, PodFacts>,
+    nodes: BTreeMap<String, Node>,
+    endpoints: BTreeMap<EndpointId, Endpoint>,
+    listed: Listed,
+}
+
+/// Which kinds have been listed once.
+#[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "one independent fact for each kind")]
+struct Listed {
+    nodes: bool,
+    namespaces: bool,
+    pods: bool,
+    policies: bool,
+    records: bool,
+}
+
+impl State {
+    pub(crate) fn new(node_name: String) -> Self {
+        Self {
+            node_name,
+            objects: Objects::default(),
+            pods: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            endpoints: BTreeMap::new(),
+            listed: Listed::default(),
+        }
+    }
+
+    /// What has not been listed yet, in words; `None` when the state is complete.
+    pub(crate) fn missing(&self) -> Option<String> {
+        let Listed { nodes, namespaces, pods, policies, records } = &self.listed;
+        let parts = [
+            (nodes, "nodes"),
+            (namespaces, "namespaces"),
+            (pods, "pods"),
+            (policies, "networkpolicies"),
+            (records, "endpoint records"),
+        ];
+        let missing: Vec<&str> =
+            parts.iter().filter(|(listed, _)| !**listed).map(|(_, name)| *name).collect();
+        (!missing.is_empty()).then(|| missing.join(", "))
+    }
+
+    pub(crate) fn objects(&self) -> &Objects {
+        &self.objects
+    }
+
+    pub(crate) fn endpoints(&self) -> impl Iterator<Item = (&EndpointId, &Endpoint)> {
+        self.endpoints.iter()
+    }
+
+    pub(crate) fn node_name(&self) -> &str {
+        &self.node_name
+    }
+
+    pub(crate) fn own_node(&self) -> Option<&Node> {
+        self.nodes.get(&self.node_name)
+    }
+
+    /// The other nodes, by name.
+    pub(crate) fn other_nodes(&self) -> impl Iterator<Item = (&String, &Node)> {
+        self.nodes.iter().filter(|(name, _)| **name != self.node_name)
+    }
+
+    /// The pod that an endpoint is of; `Ok(None)` when no Kubernetes runtime made it, and no policy can be
+    /// about it.
+    ///
+    /// # Errors
+    /// In words, when the API does not know that pod.
+    pub(crate) fn pod_of(&self, endpoint: &Endpoint) -> Result<Option<PodName>, String> {
+        let Some(pod) = &endpoint.pod else { return Ok(None) };
+        let name = PodName::new(&pod.namespace, &pod.name);
+        match (self.pods.get(&name), &pod.uid) {
+            (None, _) => Err(format!("pod {name} is not known from the API server (yet, or any more)")),
+            (Some(facts), Some(uid)) if facts.uid != *uid => Err(format!(
+                "pod {name} with UID {uid} is not known from the API server, which knows UID {}",
+                facts.uid
+            )),
+            _ => Ok(Some(name)),
+        }
+    }
+
+    /// Takes what the API server said.
+    pub(crate) fn apply(&mut self, event: ApiEvent) {
+        match event {
+            ApiEvent::Nodes(change) => self.listed.nodes |= apply(&mut self.nodes, change),
+            ApiEvent::Namespaces(change) => {
+                self.listed.namespaces |= apply(&mut self.objects.namespaces, change);
+            }
+            ApiEvent::Policies(change) => self.listed.policies |= apply(&mut self.objects.policies, change),
+            ApiEvent::Pods(change) => {
+                let touched: Option<PodName> = match &change {
+                    Change::Replaced(_) => None,
+                    Change::Applied(name, _) | Change::Deleted(name) => Some(name.clone()),
+                };
+                self.listed.pods |= apply(&mut self.pods, change);
+                match touched {
+                    Some(name) => self.refresh(&name),
+                    None => self.refresh_all(),
+                }
+            }
+        }
+    }
+
+    /// Takes the endpoint records as they are now; true when that changes anything.
+    pub(crate) fn set_endpoints(&mut self, endpoints: BTreeMap<EndpointId, Endpoint>) -> bool {
+        if self.listed.records && self.endpoints == endpoints {
+            return false;
+        }
+        self.endpoints = endpoints;
+        self.listed.records = true;
+        self.refresh_all();
+        true
+    }
+
+    /// Takes one endpoint record as it is now.
+    pub(crate) fn set_endpoint(&mut self, id: &EndpointId, endpoint: Option<Endpoint>) {
+        let before = match endpoint {
+            Some(endpoint) => self.endpoints.insert(id.clone(), endpoint),
+            None => self.endpoints.remove(id),
+        };
+        let after = self.endpoints.get(id);
+        let pods =
+            [before.as_ref(), after].map(|endpoint| endpoint.and_then(|endpoint| endpoint.pod.clone()));
+        for pod in pods.into_iter().flatten() {
+            self.refresh(&PodName::new(pod.namespace, pod.name));
+        }
+    }
+
+    fn refresh_all(&mut self) {
+        self.objects.pods.clear();
+        let mut recorded: BTreeMap<PodName, Vec<IpAddr>> = BTreeMap::new();
+        for endpoint in self.endpoints.values() {
+            if let Ok(Some(name)) = self.pod_of(endpoint) {
+                recorded.entry(name).or_default().extend(&endpoint.addresses);
+            }
+        }
+        for (name, facts) in &self.pods {
+            let mut pod = facts.pod.clone();
+            if let Some(addresses) = recorded.remove(name) {
+                pod.addresses = addresses;
+            }
+            self.objects.pods.insert(name.clone(), pod);
+        }
+    }
+
+    fn refresh(&mut self, name: &PodName) {
+        let Some(facts) = self.pods.get(name) else {
+            self.objects.pods.remove(name);
+            return;
+        };
+        let mut pod = facts.pod.clone();
+        let own = self.endpoints.values().filter(|endpoint| {
+            endpoint.pod.as_ref().is_some_and(|pod| pod.namespace == name.namespace && pod.name == name.name)
+        });
+        let recorded: Vec<IpAddr> = own
+            .filter(|endpoint| self.pod_of(endpoint).is_ok())
+            .flat_map(|endpoint| endpoint.addresses.iter().copied())
+            .collect();
+        if !recorded.is_empty() {
+            pod.addresses = recorded;
+        }
+        self.objects.pods.insert(name.clone(), pod);
+    }
+}
+
+/// Applies a change; true when it listed everything.
+fn apply<K: Ord, V>(map: &mut BTreeMap<K, V>, change: Change<K, V>) -> bool {
+    match change {
+        Change::Replaced(all) => {
+            *map = all;
+            return true;
+        }
+        Change::Applied(key, value) => {
+            map.insert(key, value);
+        }
+        Change::Deleted(key) => {
+            map.remove(&key);
+        }
+    }
+    false
+}

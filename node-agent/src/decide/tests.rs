@@ -1,0 +1,127 @@
+//! Rules of what is wanted when.
+
+use std::collections::BTreeMap;
+
+use margay_api::endpoint::{Endpoint, EndpointId, PodRef};
+use margay_policy::{Interner, Pod, PodName};
+
+use super::{State, Wanted, decide};
+use crate::{
+    config::Bgp,
+    watch::{ApiEvent, Change, Node, PodFacts},
+};
+
+fn endpoint(pod: Option<(&str, Option<&str>)>) -> Endpoint {
+    let container_id = format!("{pod:?}").replace(|c: char| !c.is_ascii_alphanumeric(), "");
+    Endpoint {
+        host_ifname: EndpointId::of(&container_id, "eth0").host_ifname(),
+        container_id,
+        ifname: "eth0".into(),
+        netns: String::new(),
+        mac: "02:00:00:00:00:01".into(),
+        host_mac: "02:00:00:00:00:02".into(),
+        addresses: vec!["10.0.0.9".parse().unwrap()],
+        mtu: 1500,
+        pod: pod.map(|(name, uid)| PodRef {
+            namespace: "x".into(),
+            name: name.into(),
+            uid: uid.map(str::to_owned),
+        }),
+    }
+}
+
+fn facts(name: &str, uid: &str) -> (PodName, PodFacts) {
+    let name = PodName::new("x", name);
+    let pod = Pod {
+        name: name.clone(),
+        labels: BTreeMap::new(),
+        addresses: vec![],
+        ports: vec![],
+        host_network: false,
+        finished: false,
+        terminating: false,
+        created: 0,
+    };
+    (name, PodFacts { uid: uid.into(), pod })
+}
+
+fn node(address: &str, cidr: &str) -> Node {
+    Node { addresses: vec![address.parse().unwrap()], pod_cidrs: vec![cidr.parse().unwrap()] }
+}
+
+fn complete(pods: &[(PodName, PodFacts)], endpoints: &[Endpoint]) -> State {
+    let mut state = State::new("n1".into());
+    let nodes = [("n1", node("192.0.2.1", "10.0.0.0/24")), ("n2", node("192.0.2.2", "10.0.1.0/24"))];
+    let nodes = nodes.map(|(name, node)| (name.to_owned(), node));
+    state.apply(ApiEvent::Nodes(Change::Replaced(nodes.into())));
+    state.apply(ApiEvent::Namespaces(Change::Replaced(BTreeMap::new())));
+    state.apply(ApiEvent::Policies(Change::Replaced(BTreeMap::new())));
+    state.apply(ApiEvent::Pods(Change::Replaced(pods.iter().cloned().collect())));
+    state.set_endpoints(endpoints.iter().map(|endpoint| (endpoint.id(), endpoint.clone())).collect());
+    state
+}
+
+fn wanted(state: &State) -> Option<Wanted> {
+    decide(state, &Bgp::default(), &mut Interner::default())
+}
+
+#[test]
+fn nothing_is_wanted_before_everything_is_listed() {
+    let mut state = State::new("n1".into());
+    assert!(wanted(&state).is_none());
+    state.apply(ApiEvent::Pods(Change::Replaced(BTreeMap::new())));
+    assert_eq!(state.missing().unwrap(), "nodes, namespaces, networkpolicies, endpoint records");
+    assert!(wanted(&state).is_none());
+    assert!(wanted(&complete(&[], &[])).is_some());
+}
+
+#[test]
+fn an_endpoint_is_admitted_only_when_its_very_pod_is_known() {
+    for (pods, pod, admitted) in [
+        (&[] as &[_], Some(("a", None)), false),
+        (&[facts("a", "u1")], Some(("a", None)), true),
+        (&[facts("a", "u1")], Some(("a", Some("u1"))), true),
+        (&[facts("a", "u1")], Some(("a", Some("u0"))), false),
+        (&[], None, true),
+    ] {
+        let wanted = wanted(&complete(pods, &[endpoint(pod)])).unwrap();
+        assert_eq!(wanted.endpoints.len(), usize::from(admitted), "{pod:?}");
+        assert_eq!(wanted.waiting.len(), usize::from(!admitted), "{pod:?}");
+    }
+}
+
+#[test]
+fn a_local_pod_has_the_address_of_its_record_as_long_as_there_is_one() {
+    let mut state = complete(&[facts("a", "u1")], &[]);
+    let name = PodName::new("x", "a");
+    assert!(state.objects().pods[&name].addresses.is_empty());
+    let endpoint = endpoint(Some(("a", Some("u1"))));
+    state.set_endpoint(&endpoint.id(), Some(endpoint.clone()));
+    assert_eq!(state.objects().pods[&name].addresses, endpoint.addresses);
+    state.set_endpoint(&endpoint.id(), None);
+    assert!(state.objects().pods[&name].addresses.is_empty());
+}
+
+#[test]
+fn the_mesh_has_all_other_nodes_and_originates_the_own_blocks() {
+    let mut state = complete(&[], &[]);
+    let bgp = wanted(&state).unwrap().bgp.unwrap();
+    assert_eq!(bgp.router_id.to_string(), "192.0.2.1");
+    let neighbors: Vec<String> = bgp.neighbors.iter().map(|neighbor| neighbor.address.to_string()).collect();
+    assert_eq!(neighbors, ["192.0.2.2"]);
+    assert_eq!(bgp.networks[0].prefix.to_string(), "10.0.0.0/24");
+    state.apply(ApiEvent::Nodes(Change::Deleted("n2".into())));
+    assert!(wanted(&state).unwrap().bgp.unwrap().neighbors.is_empty());
+    state.apply(ApiEvent::Nodes(Change::Deleted("n1".into())));
+    assert!(wanted(&state).unwrap().bgp.is_none());
+}
+
+#[test]
+fn without_the_mesh_only_the_configured_peers_are_neighbours() {
+    let yaml = "{asn: 64500, mesh: false, peers: [{address: 198.51.100.1, asn: 64501}]}";
+    let settings: Bgp = serde_saphyr::from_str(yaml).unwrap();
+    let wanted = decide(&complete(&[], &[]), &settings, &mut Interner::default()).unwrap();
+    let bgp = wanted.bgp.unwrap();
+    assert_eq!(bgp.neighbors.len(), 1);
+    assert_eq!(bgp.neighbors[0].remote_as.number(), 64501);
+}

@@ -1,0 +1,56 @@
+//! Putting the CNI plugins where the runtime finds them.
+
+use std::{fs, os::unix::fs::PermissionsExt, path::Path};
+
+use anyhow::Context;
+use margay_api::paths::CNI_TYPE;
+use tracing::info;
+
+/// The names under which the one binary is installed; the second because runtimes want a `loopback` plugin.
+const NAMES: [&str; 2] = ["loopback", CNI_TYPE];
+
+/// Copies the plugin under each of its names. Each copy is written beside its place and renamed into it, so that
+/// a runtime that starts it meanwhile gets the old one or the new one, whole. A `loopback` of others stays.
+pub(crate) fn run(from: &Path, to: &Path) -> anyhow::Result<()> {
+    let source = from.join(CNI_TYPE);
+    let binary = fs::read(&source).with_context(|| format!("read {}", source.display()))?;
+    fs::create_dir_all(to).with_context(|| format!("create {}", to.display()))?;
+    for name in NAMES {
+        let target = to.join(name);
+        if fs::read(&target).is_ok_and(|present| present == binary) {
+            continue;
+        }
+        if name != CNI_TYPE && target.exists() {
+            info!(target = %target.display(), "a plugin of others is there already; it stays");
+            continue;
+        }
+        let half = to.join(format!(".{name}.new"));
+        fs::write(&half, &binary)
+            .and_then(|()| fs::set_permissions(&half, fs::Permissions::from_mode(0o755)))
+            .and_then(|()| fs::rename(&half, &target))
+            .with_context(|| format!("install {}", target.display()))?;
+        info!(target = %target.display(), "installed");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt};
+
+    use super::run;
+
+    #[test]
+    fn plugins_are_installed_whole_and_executable_and_a_foreign_loopback_stays() {
+        let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        fs::write(from.path().join("margay"), "new").unwrap();
+        fs::write(to.path().join("margay"), "old").unwrap();
+        fs::write(to.path().join("loopback"), "foreign").unwrap();
+        run(from.path(), to.path()).unwrap();
+        assert_eq!(fs::read(to.path().join("margay")).unwrap(), b"new");
+        assert_eq!(fs::read(to.path().join("loopback")).unwrap(), b"foreign");
+        let mode = fs::metadata(to.path().join("margay")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o755);
+        assert_eq!(fs::read_dir(to.path()).unwrap().count(), 2);
+    }
+}

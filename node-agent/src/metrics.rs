@@ -1,0 +1,112 @@
+//! What `/metrics` shows.
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::Registry,
+};
+
+/// A label: which resource an event was of.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct Resource {
+    pub(crate) resource: &'static str,
+}
+
+/// A label: how something ended.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct Outcome {
+    pub(crate) outcome: &'static str,
+}
+
+/// All metrics, each with its name in the registry.
+pub(crate) struct Metrics {
+    registry: Registry,
+    pub(crate) endpoints: Gauge,
+    pub(crate) policies: Gauge,
+    pub(crate) classes: Gauge,
+    pub(crate) policy_sets: Gauge,
+    pub(crate) api_events: Family<Resource, Counter>,
+    pub(crate) unreadable: Family<Resource, Counter>,
+    pub(crate) transactions: Family<Outcome, Counter>,
+    pub(crate) program_seconds: Histogram,
+    pub(crate) reclaimed: Counter,
+    pub(crate) repaired: Counter,
+    pub(crate) bgp_established: Gauge,
+    pub(crate) bgp_neighbors: Gauge,
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Self {
+        let mut registry = Registry::with_prefix("margay");
+        // A transaction takes a few milliseconds; a start with a large state, a second.
+        let buckets = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0];
+        let metrics = Self {
+            endpoints: Gauge::default(),
+            policies: Gauge::default(),
+            classes: Gauge::default(),
+            policy_sets: Gauge::default(),
+            api_events: Family::default(),
+            unreadable: Family::default(),
+            transactions: Family::default(),
+            program_seconds: Histogram::new(buckets),
+            reclaimed: Counter::default(),
+            repaired: Counter::default(),
+            bgp_established: Gauge::default(),
+            bgp_neighbors: Gauge::default(),
+            registry: Registry::default(),
+        };
+        registry.register("endpoints", "Pod interfaces on this node", metrics.endpoints.clone());
+        registry.register("policies", "NetworkPolicies known", metrics.policies.clone());
+        registry.register("policy_classes", "Address classes in use on this node", metrics.classes.clone());
+        registry.register("policy_sets", "Policy sets in use on this node", metrics.policy_sets.clone());
+        registry.register("api_events", "Events received from the API server", metrics.api_events.clone());
+        registry.register(
+            "unreadable_objects",
+            "Objects, or parts of them, that could not be read",
+            metrics.unreadable.clone(),
+        );
+        registry.register("nft_transactions", "nftables transactions", metrics.transactions.clone());
+        registry.register(
+            "program_seconds",
+            "Seconds from a change to the kernel's acknowledgement",
+            metrics.program_seconds.clone(),
+        );
+        registry.register(
+            "ipam_reclaimed",
+            "Leaked addresses and links taken back",
+            metrics.reclaimed.clone(),
+        );
+        registry.register("repaired", "Routes and neighbours of pods put back", metrics.repaired.clone());
+        registry.register(
+            "bgp_sessions_established",
+            "BGP sessions in state Established",
+            metrics.bgp_established.clone(),
+        );
+        registry.register("bgp_neighbors", "BGP neighbours configured", metrics.bgp_neighbors.clone());
+        Self { registry, ..metrics }
+    }
+
+    /// The metrics as `OpenMetrics` text.
+    pub(crate) fn text(&self) -> String {
+        let mut text = String::new();
+        match encode(&mut text, &self.registry) {
+            Ok(()) => text,
+            // Writing to a String does not fail.
+            Err(std::fmt::Error) => String::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Metrics, Outcome};
+
+    #[test]
+    fn names_have_the_prefix_and_counters_their_ending() {
+        let metrics = Metrics::new();
+        metrics.transactions.get_or_create(&Outcome { outcome: "applied" }).inc();
+        let text = metrics.text();
+        assert!(text.contains("margay_nft_transactions_total{outcome=\"applied\"} 1"), "{text}");
+        assert!(text.contains("margay_endpoints 0"), "{text}");
+    }
+}

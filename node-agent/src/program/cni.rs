@@ -1,0 +1,77 @@
+//! The network configuration that tells the runtime about us.
+
+use std::{fs, net::IpAddr, path::Path};
+
+use anyhow::Context;
+use margay_api::paths;
+use margay_netlink::{
+    Socket, addr,
+    link::{self, Mtu},
+};
+use serde_json::json;
+use tracing::info;
+
+use crate::config::Settings;
+
+/// Writes the configuration unless it is there as it must be. The runtime takes the node for ready on seeing it,
+/// so this is called last. It is renamed into place within its directory, which is what containerd notices.
+/// Files of others are left alone, and so is ours when the agent ends: pods go on.
+pub(crate) fn write(settings: &Settings, mtu: Mtu) -> anyhow::Result<()> {
+    let path = settings.cni_conf_dir.join(paths::CNI_CONF_FILE);
+    let text = conflist(&settings.run_dir, &settings.state_dir, mtu);
+    if fs::read_to_string(&path).is_ok_and(|present| present == text) {
+        return Ok(());
+    }
+    fs::create_dir_all(&settings.cni_conf_dir)
+        .with_context(|| format!("create {}", settings.cni_conf_dir.display()))?;
+    let half = settings.cni_conf_dir.join(format!(".{}.new", paths::CNI_CONF_FILE));
+    fs::write(&half, text)
+        .and_then(|()| fs::rename(&half, &path))
+        .with_context(|| format!("write {}", path.display()))?;
+    info!(path = %path.display(), mtu = mtu.octets(), "the runtime can add pods");
+    Ok(())
+}
+
+fn conflist(run_dir: &Path, state_dir: &Path, mtu: Mtu) -> String {
+    let plugin = json!({
+        "type": paths::CNI_TYPE,
+        "mtu": mtu.octets(),
+        "runDir": run_dir,
+        "stateDir": state_dir,
+        "capabilities": {"ips": true, "mac": true},
+    });
+    let list = json!({"cniVersion": "1.0.0", "name": "margay", "plugins": [plugin]});
+    format!("{list:#}\n")
+}
+
+/// The MTU of the interface that has one of the node's addresses: what fits there fits on the way to other nodes.
+/// The smallest of several.
+pub(crate) fn uplink_mtu(addresses: &[IpAddr]) -> anyhow::Result<Option<Mtu>> {
+    let mut socket = Socket::open()?;
+    let all = addr::list(&mut socket)?;
+    let uplinks = all.iter().filter(|found| addresses.contains(&found.network.ip())).map(|found| found.link);
+    let mut smallest: Option<u32> = None;
+    for index in uplinks {
+        if let Some(link) = link::by_index(&mut socket, index)? {
+            smallest = Some(smallest.map_or(link.mtu, |mtu| mtu.min(link.mtu)));
+        }
+    }
+    Ok(smallest.and_then(Mtu::new))
+}
+
+#[cfg(test)]
+mod tests {
+    use margay_netlink::link::Mtu;
+    use serde_json::Value;
+
+    use super::conflist;
+
+    #[test]
+    fn the_configuration_names_the_plugin_and_what_it_can_do() {
+        let text = conflist("/run/margay".as_ref(), "/var/lib/margay".as_ref(), Mtu::new(1450).unwrap());
+        let list: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(list["plugins"][0]["type"], "margay");
+        assert_eq!(list["plugins"][0]["mtu"], 1450);
+        assert_eq!(list["plugins"][0]["capabilities"]["ips"], true);
+    }
+}

@@ -1,0 +1,8 @@
+//! Drivers: the wanted state to the kernel, the disk and the speaker.
+
+pub(crate) mod bgp;
+pub(crate) mod cni;
+pub(crate) mod endpoint;
+pub(crate) mod leak;
+pub(crate) mod nft;
+pub(crate) mod sysctl;

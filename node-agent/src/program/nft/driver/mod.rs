@@ -1,0 +1,83 @@
+//! Running `nft`.
+//!
+//! The `nftables` crate is not used: it knows no `classid` type, which the packet priority has, and loses what nft
+//! says when it refuses. Its JSON is the same.
+
+use std::{
+    io,
+    path::PathBuf,
+    process::{Output, Stdio},
+};
+
+use serde_json::json;
+use tokio::{io::AsyncWriteExt, process::Command};
+use tracing::debug;
+
+use super::{
+    Ruleset,
+    diff::{difference, replacement},
+};
+
+/// Why the kernel does not hold what is wanted. It holds what it held before.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NftError {
+    /// The program cannot be run.
+    #[error("run {}: {source}; is nftables installed?", .program.display())]
+    Run { program: PathBuf, source: io::Error },
+    /// It refused the transaction.
+    #[error("nft refused a transaction of {commands} commands: {reason}")]
+    Refused { commands: usize, reason: String },
+}
+
+/// Keeps the table as wanted. Knows what it wrote, and so what to change.
+#[derive(Debug)]
+pub(crate) struct Driver {
+    program: PathBuf,
+    /// What the kernel holds; `None` when that is not known.
+    present: Option<Ruleset>,
+}
+
+impl Driver {
+    pub(crate) fn new(program: PathBuf) -> Self {
+        Self { program, present: None }
+    }
+
+    /// Makes the table be `wanted` in one transaction, and says how many commands that took; none when nothing
+    /// differs. After a failure the next attempt replaces the whole table.
+    pub(crate) async fn apply(&mut self, wanted: Ruleset) -> Result<usize, NftError> {
+        let commands = match self.present.take() {
+            Some(present) => difference(&present, &wanted),
+            None => replacement(&wanted),
+        };
+        if !commands.is_empty() {
+            let document = json!({"nftables": commands}).to_string();
+            debug!(commands = commands.len(), octets = document.len(), "nft transaction");
+            let output = self.run(&document).await?;
+            if !output.status.success() {
+                let reason = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+                return Err(NftError::Refused { commands: commands.len(), reason });
+            }
+        }
+        self.present = Some(wanted);
+        Ok(commands.len())
+    }
+
+    async fn run(&self, document: &str) -> Result<Output, NftError> {
+        let failed = |source| NftError::Run { program: self.program.clone(), source };
+        let mut child = Command::new(&self.program)
+            .args(["-j", "-f", "-"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(failed)?;
+        if let Some(mut stdin) = child.stdin.take() {
+            stdin.write_all(document.as_bytes()).await.map_err(failed)?;
+        }
+        child.wait_with_output().await.map_err(failed)
+    }
+}
+
+#[cfg(test)]
+mod tests;

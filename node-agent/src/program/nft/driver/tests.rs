@@ -1,0 +1,151 @@
+//! The driver against the real kernel, in namespaces of the test's own.
+
+use std::{collections::BTreeSet, process::Command, thread};
+
+use margay_api::endpoint::{Endpoint, EndpointId};
+use margay_policy::{Interner, Objects, Pod, PodName, compile::compile, convert};
+use nix::sched::{CloneFlags, unshare};
+
+use super::Driver;
+use crate::{
+    decide::{Admitted, Wanted},
+    program::nft::layout,
+};
+
+/// Runs a test on a thread in a network namespace of its own, with a runtime that stays on that thread.
+fn in_new_namespace(test: impl AsyncFnOnce() + Send) {
+    thread::scope(|scope| {
+        let handle = scope.spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace of its own: run the tests as root");
+            tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test());
+        });
+        if let Err(panic) = handle.join() {
+            std::panic::resume_unwind(panic);
+        }
+    });
+}
+
+fn listed() -> String {
+    let output = Command::new("nft").args(["list", "ruleset"]).output().unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// A node with `pods` pods in namespace x, and these policies.
+fn wanted(pods: u8, policies: &str, interner: &mut Interner) -> Wanted {
+    let mut objects = Objects::default();
+    let mut endpoints = Vec::new();
+    for host in 1..=pods {
+        let name = PodName::new("x", format!("p{host}"));
+        let addresses =
+            vec![format!("10.0.0.{host}").parse().unwrap(), format!("2001:db8::{host}").parse().unwrap()];
+        let pod = Pod {
+            name: name.clone(),
+            labels: [("pod".to_owned(), name.name.clone())].into(),
+            addresses: addresses.clone(),
+            ports: vec![],
+            host_network: false,
+            finished: false,
+            terminating: false,
+            created: 0,
+        };
+        objects.pods.insert(name.clone(), pod);
+        let id = EndpointId::of(&name.name, "eth0");
+        let endpoint = Endpoint {
+            container_id: name.name.clone(),
+            ifname: "eth0".into(),
+            netns: String::new(),
+            host_ifname: id.host_ifname(),
+            mac: String::new(),
+            host_mac: String::new(),
+            addresses,
+            mtu: 1500,
+            pod: None,
+        };
+        endpoints.push((name, endpoint));
+    }
+    for policy in serde_saphyr::from_multiple(policies).unwrap() {
+        let (policy, problems) = convert(&policy);
+        assert!(problems.is_empty(), "{problems:?}");
+        let policy = policy.unwrap();
+        objects.policies.insert(policy.name.clone(), policy);
+    }
+    let local: BTreeSet<PodName> = objects.pods.keys().cloned().collect();
+    let compiled = compile(&objects, &local, interner);
+    let endpoints = endpoints.into_iter().map(|(name, endpoint)| {
+        let set = compiled.endpoints.get(&name).copied();
+        (endpoint.id(), Admitted { endpoint, set })
+    });
+    Wanted { endpoints: endpoints.collect(), compiled, ..Wanted::default() }
+}
+
+const POLICIES: [&str; 6] = [
+    "",
+    "{metadata: {namespace: x, name: deny}, spec: {podSelector: {}}}",
+    "{metadata: {namespace: x, name: deny}, spec: {podSelector: {}, ingress: [{ports: [{port: 80, endPort: 90}, {port: 53, protocol: UDP}]}]}}",
+    "{metadata: {namespace: x, name: a}, spec: {podSelector: {matchLabels: {pod: p1}}, ingress: [{from: [{podSelector: {matchLabels: {pod: p2}}}], ports: [{port: 80}, {port: 81}]}, {from: [{ipBlock: {cidr: 10.0.0.0/24, except: [10.0.0.2/32]}}, {ipBlock: {cidr: '2001:db8::/64'}}, {ipBlock: {cidr: 0.0.0.0/0}}]}]}}",
+    "{metadata: {namespace: x, name: a}, spec: {podSelector: {}, policyTypes: [Egress], egress: [{to: [{ipBlock: {cidr: 10.0.0.0/28}}], ports: [{port: 80, endPort: 81}, {protocol: SCTP}]}]}}\n---\n{metadata: {namespace: x, name: all}, spec: {podSelector: {matchLabels: {pod: p1}}, ingress: [{}]}}",
+    "{metadata: {namespace: x, name: a}, spec: {podSelector: {}, policyTypes: [Egress], egress: [{to: [{ipBlock: {cidr: 10.0.0.0/29}}], ports: [{port: 79, endPort: 82}]}]}}",
+];
+
+#[test]
+fn going_from_any_state_to_any_other_by_differences_gives_what_writing_it_anew_gives() {
+    in_new_namespace(async || {
+        for from in POLICIES {
+            for to in POLICIES {
+                let mut interner = Interner::default();
+                let mut driver = Driver::new("nft".into());
+                driver.apply(layout(&wanted(3, from, &mut interner))).await.unwrap();
+                let second = layout(&wanted(2, to, &mut interner));
+                driver.apply(second.clone()).await.unwrap_or_else(|error| panic!("{from}\n{to}\n{error}"));
+                let by_difference = listed();
+                assert_eq!(driver.apply(second.clone()).await.unwrap(), 0);
+                Driver::new("nft".into()).apply(second).await.unwrap();
+                assert_eq!(sorted(&by_difference), sorted(&listed()), "{from}\n{to}");
+            }
+        }
+    });
+}
+
+/// Sets and chains are listed in the order of their making.
+fn sorted(listing: &str) -> Vec<String> {
+    let mut lines: Vec<String> = listing.split_whitespace().map(str::to_owned).collect();
+    lines.sort();
+    lines
+}
+
+#[test]
+fn tables_of_others_are_not_touched_and_ours_is_replaced_at_the_start() {
+    in_new_namespace(async || {
+        for command in ["add table ip nat", "add table inet margay", "add chain inet margay strange"] {
+            assert!(Command::new("nft").arg(command).status().unwrap().success());
+        }
+        Driver::new("nft".into()).apply(layout(&wanted(1, "", &mut Interner::default()))).await.unwrap();
+        let listing = listed();
+        assert!(listing.contains("table ip nat"), "{listing}");
+        assert!(!listing.contains("strange"), "{listing}");
+    });
+}
+
+#[test]
+fn a_table_that_somebody_took_away_is_an_error_once_and_is_then_written_anew() {
+    in_new_namespace(async || {
+        let mut interner = Interner::default();
+        let mut driver = Driver::new("nft".into());
+        driver.apply(layout(&wanted(1, "", &mut interner))).await.unwrap();
+        assert!(Command::new("nft").args(["flush", "ruleset"]).status().unwrap().success());
+        let next = layout(&wanted(2, POLICIES[1], &mut interner));
+        let error = driver.apply(next.clone()).await.unwrap_err();
+        assert!(error.to_string().contains("No such file or directory"), "{error}");
+        driver.apply(next).await.unwrap();
+        assert!(listed().contains("s1_in"), "{}", listed());
+    });
+}
+
+#[test]
+fn a_missing_program_is_named() {
+    in_new_namespace(async || {
+        let mut driver = Driver::new("/no/such/nft".into());
+        let error = driver.apply(layout(&Wanted::default())).await.unwrap_err();
+        assert!(error.to_string().starts_with("run /no/such/nft: "), "{error}");
+    });
+}

@@ -1,0 +1,29 @@
+//! nftables: the table `inet margay`, and nothing else.
+//!
+//! ```text
+//!  prerouting (raw)    a pod's packet has the pod's address, or goes
+//!  forward (filter)    established -> pass
+//!                      from a pod: class of the destination -> priority; iifname -> chain of the policy set
+//!                      to a pod:   class of the source      -> priority; oifname -> chain of the policy set
+//!  chain of a policy set and direction:
+//!                      (class, protocol, port) -> return     what a class may
+//!                      class -> drop or return               the rest of a class that a rule names
+//!                      (protocol, port) -> return            what everybody may
+//!                      drop or return                        the rest
+//! ```
+//!
+//! `return` goes on to the other direction, so that both sides must agree also on one node. The packet priority is
+//! the scratch word between the two look-ups: it is zero when a packet leaves a pod, and is zeroed again; the mark
+//! is kube-proxy's. A link that is in no set is dropped: an unknown pod is closed.
+//!
+//! [`Ruleset`] is the wanted table as data, [`diff`] the commands from one to another, [`Driver`] runs them, each
+//! batch as one transaction. The first is a replacement of the whole table, in one transaction too.
+
+mod diff;
+mod driver;
+mod layout;
+mod ruleset;
+
+pub(crate) use driver::Driver;
+pub(crate) use layout::layout;
+pub(crate) use ruleset::Ruleset;

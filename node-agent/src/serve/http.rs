@@ -1,0 +1,83 @@
+//! `/healthz`, `/readyz` and `/metrics`.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use anyhow::Context;
+use axum::{Router, extract::State, http::StatusCode, routing::get};
+use tokio::{net::TcpListener, time::Instant};
+
+use crate::metrics::Metrics;
+
+/// The core comes by at least this often; silence for longer means that it hangs.
+const STALE: std::time::Duration = std::time::Duration::from_mins(1);
+
+/// What the core publishes about itself.
+#[derive(Debug, Clone)]
+pub(crate) struct Published {
+    /// When the core last came by.
+    pub(crate) alive: Instant,
+    /// What keeps the node from being ready, in words.
+    pub(crate) missing: Vec<String>,
+}
+
+/// Shared between the core, which writes, and the server, which reads.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    published: Arc<Mutex<Published>>,
+    metrics: Arc<Metrics>,
+}
+
+impl Shared {
+    pub(crate) fn new(metrics: Arc<Metrics>) -> Self {
+        let published = Published { alive: Instant::now(), missing: vec!["the agent is starting".into()] };
+        Self { published: Arc::new(Mutex::new(published)), metrics }
+    }
+
+    pub(crate) fn publish(&self, missing: Vec<String>) {
+        let published = Published { alive: Instant::now(), missing };
+        *self.published.lock().unwrap_or_else(PoisonError::into_inner) = published;
+    }
+
+    fn read(&self) -> Published {
+        self.published.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Serves until the process ends.
+pub(crate) async fn run(address: SocketAddr, shared: Shared) -> anyhow::Result<()> {
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("listen on {address}; another address can be given with --http-address"))?;
+    let router = Router::new()
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .with_state(shared);
+    axum::serve(listener, router).await.context("serve HTTP")
+}
+
+async fn healthz(State(shared): State<Shared>) -> (StatusCode, String) {
+    let silent = shared.read().alive.elapsed();
+    if silent > STALE {
+        (StatusCode::INTERNAL_SERVER_ERROR, format!("the core has not been heard of for {silent:?}\n"))
+    } else {
+        (StatusCode::OK, "ok\n".into())
+    }
+}
+
+async fn readyz(State(shared): State<Shared>) -> (StatusCode, String) {
+    let missing = shared.read().missing;
+    if missing.is_empty() {
+        (StatusCode::OK, "ok\n".into())
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, missing.join("\n") + "\n")
+    }
+}
+
+async fn metrics(State(shared): State<Shared>) -> ([(&'static str, &'static str); 1], String) {
+    let form = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([("content-type", form)], shared.metrics.text())
+}

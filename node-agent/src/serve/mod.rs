@@ -1,0 +1,4 @@
+//! What the agent serves: the plugin, on a Unix socket; operators and the kubelet, over HTTP.
+
+pub(crate) mod http;
+pub(crate) mod plugin;

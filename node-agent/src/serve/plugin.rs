@@ -1,0 +1,81 @@
+//! The plugin's socket. See `margay_api::agent` for what is said on it.
+
+use std::{fs, io, os::unix::fs::PermissionsExt, path::Path};
+
+use anyhow::Context;
+use margay_api::agent::{MAX_LINE, Request, Response};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::{UnixListener, UnixStream},
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+};
+use tracing::debug;
+
+use crate::core::Event;
+
+/// Calls served at once; more wait in the socket's backlog.
+const MAX_CALLS: usize = 512;
+
+/// A call of the plugin, waiting for its answer.
+#[derive(Debug)]
+pub(crate) struct Call {
+    pub(crate) request: Request,
+    pub(crate) answer: oneshot::Sender<Response>,
+}
+
+/// Opens the socket, for root alone. One that a killed agent left is replaced.
+pub(crate) fn bind(path: &Path) -> anyhow::Result<UnixListener> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("remove the old socket {}", path.display()));
+        }
+        _ => {}
+    }
+    let listener = UnixListener::bind(path).with_context(|| format!("listen on {}", path.display()))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))
+        .with_context(|| format!("restrict {}", path.display()))?;
+    Ok(listener)
+}
+
+/// Serves calls for ever.
+pub(crate) async fn run(listener: UnixListener, events: mpsc::Sender<Event>) -> anyhow::Result<()> {
+    let mut calls = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept(), if calls.len() < MAX_CALLS => {
+                let (stream, _) = accepted.context("accept a call of the plugin")?;
+                calls.spawn(serve(stream, events.clone()));
+            }
+            Some(_) = calls.join_next() => {}
+        }
+    }
+}
+
+async fn serve(mut stream: UnixStream, events: mpsc::Sender<Event>) {
+    if let Err(error) = converse(&mut stream, &events).await {
+        debug!(%error, "a call of the plugin broke off");
+    }
+}
+
+async fn converse(stream: &mut UnixStream, events: &mpsc::Sender<Event>) -> io::Result<()> {
+    let (reader, mut writer) = stream.split();
+    let mut line = String::new();
+    BufReader::new(reader.take(MAX_LINE as u64)).read_line(&mut line).await?;
+    let response = match serde_json::from_str::<Request>(&line) {
+        Ok(request) => {
+            let (answer, answered) = oneshot::channel();
+            let sent = events.send(Event::Plugin(Call { request, answer })).await;
+            match (sent, answered.await) {
+                (Ok(()), Ok(response)) => response,
+                _ => Response::Refused { reason: "the agent is shutting down".into() },
+            }
+        }
+        Err(error) => {
+            Response::Refused { reason: format!("the agent does not understand the request: {error}") }
+        }
+    };
+    let mut text = serde_json::to_vec(&response)?;
+    text.push(b'\n');
+    writer.write_all(&text).await
+}

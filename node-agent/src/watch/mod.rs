@@ -1,0 +1,162 @@
+//! Streams of the API to typed events.
+//!
+//! One task for each kind of object. A watcher lists, then watches, and starts over by itself when the API server
+//! is away, restarts, or has forgotten the history (410 Gone), with a growing wait between attempts. What it lists
+//! arrives as one [`Change::Replaced`], so that an object that vanished meanwhile is missed there and nowhere else.
+
+pub(crate) mod drift;
+mod namespace;
+mod network_policy;
+mod node;
+mod pod;
+
+use std::{collections::BTreeMap, fmt::Debug, sync::Arc};
+
+use futures::StreamExt;
+use kube::{
+    Api, Client, Resource,
+    runtime::{WatchStreamExt, watcher},
+};
+use margay_policy::{Namespace, PodName, Policy, PolicyRef};
+use serde::de::DeserializeOwned;
+use tokio::{sync::mpsc, task::JoinSet};
+use tracing::{info, warn};
+
+pub(crate) use node::Node;
+pub(crate) use pod::PodFacts;
+
+use crate::{core::Event, metrics::Metrics};
+
+/// What happened to the objects of one kind.
+#[derive(Debug)]
+pub(crate) enum Change<K, V> {
+    /// These are all there are.
+    Replaced(BTreeMap<K, V>),
+    /// One is there, or has changed.
+    Applied(K, V),
+    /// One is gone.
+    Deleted(K),
+}
+
+/// Something that the API server said.
+#[derive(Debug)]
+pub(crate) enum ApiEvent {
+    Nodes(Change<String, Node>),
+    Namespaces(Change<String, Namespace>),
+    Pods(Change<PodName, PodFacts>),
+    Policies(Change<PolicyRef, Policy>),
+}
+
+/// Starts all watches.
+pub(crate) fn start(
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+    client: &Client,
+    events: &mpsc::Sender<Event>,
+    metrics: &Arc<Metrics>,
+) {
+    let feed = |resource| Feed { resource, events: events.clone(), metrics: Arc::clone(metrics) };
+    tasks.spawn(follow(client.clone(), feed("nodes"), node::read, node::key, ApiEvent::Nodes));
+    tasks.spawn(follow(
+        client.clone(),
+        feed("namespaces"),
+        namespace::read,
+        namespace::key,
+        ApiEvent::Namespaces,
+    ));
+    tasks.spawn(follow(client.clone(), feed("pods"), pod::read, pod::key, ApiEvent::Pods));
+    tasks.spawn(follow(
+        client.clone(),
+        feed("networkpolicies"),
+        network_policy::read,
+        network_policy::key,
+        ApiEvent::Policies,
+    ));
+}
+
+struct Feed {
+    resource: &'static str,
+    events: mpsc::Sender<Event>,
+    metrics: Arc<Metrics>,
+}
+
+/// An object as the core wants it, with what could not be read of it.
+struct Read<V> {
+    value: Option<V>,
+    problems: Vec<String>,
+}
+
+impl<V> Read<V> {
+    fn clean(value: V) -> Self {
+        Self { value: Some(value), problems: Vec::new() }
+    }
+}
+
+impl Feed {
+    /// Reports what is wrong with an object; the core gets the rest of it.
+    fn sift<V>(&self, read: Read<V>) -> Option<V> {
+        let label = crate::metrics::Resource { resource: self.resource };
+        for problem in &read.problems {
+            warn!(resource = self.resource, "{problem}");
+            self.metrics.unreadable.get_or_create(&label).inc();
+        }
+        read.value
+    }
+}
+
+async fn follow<O, K, V>(
+    client: Client,
+    feed: Feed,
+    read: impl Fn(&O) -> Read<V>,
+    key: impl Fn(&O) -> K,
+    wrap: impl Fn(Change<K, V>) -> ApiEvent,
+) -> anyhow::Result<()>
+where
+    O: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
+    K: Ord,
+{
+    let mut listed = BTreeMap::new();
+    let mut failing = false;
+    let stream = watcher(Api::<O>::all(client), watcher::Config::default()).default_backoff();
+    let mut stream = std::pin::pin!(stream);
+    while let Some(event) = stream.next().await {
+        let change = match event {
+            Err(error) => {
+                // Once, not at every attempt.
+                if !failing {
+                    warn!(resource = feed.resource, %error, "the API server does not serve the watch; trying again");
+                }
+                failing = true;
+                continue;
+            }
+            Ok(watcher::Event::Init) => {
+                listed.clear();
+                continue;
+            }
+            Ok(watcher::Event::InitApply(object)) => {
+                if let Some(value) = feed.sift(read(&object)) {
+                    listed.insert(key(&object), value);
+                }
+                continue;
+            }
+            Ok(watcher::Event::InitDone) => {
+                info!(resource = feed.resource, objects = listed.len(), "listed");
+                Change::Replaced(std::mem::take(&mut listed))
+            }
+            Ok(watcher::Event::Apply(object)) => match feed.sift(read(&object)) {
+                Some(value) => Change::Applied(key(&object), value),
+                // Unreadable as a whole, it counts as not there.
+                None => Change::Deleted(key(&object)),
+            },
+            Ok(watcher::Event::Delete(object)) => Change::Deleted(key(&object)),
+        };
+        if failing {
+            info!(resource = feed.resource, "the API server serves the watch again");
+            failing = false;
+        }
+        feed.metrics.api_events.get_or_create(&crate::metrics::Resource { resource: feed.resource }).inc();
+        if feed.events.send(Event::Api(wrap(change))).await.is_err() {
+            return Ok(());
+        }
+    }
+    anyhow::bail!("the watch of {} ended", feed.resource)
+}

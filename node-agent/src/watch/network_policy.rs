@@ -1,0 +1,18 @@
+//! Network policies, checked.
+
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use margay_policy::{Policy, PolicyRef, convert};
+
+use super::Read;
+
+pub(super) fn key(object: &NetworkPolicy) -> PolicyRef {
+    PolicyRef {
+        namespace: object.metadata.namespace.clone().unwrap_or_default(),
+        name: object.metadata.name.clone().unwrap_or_default(),
+    }
+}
+
+pub(super) fn read(object: &NetworkPolicy) -> Read<Policy> {
+    let (value, problems) = convert(object);
+    Read { value, problems: problems.iter().map(ToString::to_string).collect() }
+}
