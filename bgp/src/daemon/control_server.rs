@@ -8,7 +8,9 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep_until};
 
+use super::listener::ACCEPT_PAUSE;
 use crate::control::{Request, Response};
 
 /// A request with the way back for its answer.
@@ -61,7 +63,7 @@ pub(super) async fn serve(listener: UnixListener, requests: mpsc::Sender<Control
             }
             Err(error) => {
                 tracing::warn!(%error, "accept a control client");
-                tokio::task::yield_now().await;
+                sleep_until(Instant::now() + ACCEPT_PAUSE).await;
             }
         }
     }

@@ -7,9 +7,13 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio::time::{Duration, Instant, sleep_until};
 
 /// A whole cluster may dial at once after an outage; what does not fit would wait for a retransmission.
 const BACKLOG: i32 = 4096;
+
+/// After a failure to accept, out of descriptors most likely: accepting again at once would spin.
+pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 /// A socket that accepts connections until it is dropped.
 #[derive(Debug)]
@@ -41,8 +45,7 @@ impl Listener {
                     }
                     Err(error) => {
                         tracing::warn!(%error, %address, "accept a connection");
-                        // Out of descriptors: accepting again at once would spin.
-                        tokio::task::yield_now().await;
+                        sleep_until(Instant::now() + ACCEPT_PAUSE).await;
                     }
                 }
             }
