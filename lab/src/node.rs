@@ -15,6 +15,7 @@ use margay_api::paths;
 use margay_bgp::control::{self, Status};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
+use std::fmt::Write as _;
 use std::fs;
 use std::net::IpAddr;
 use std::os::unix::fs::symlink;
@@ -183,6 +184,11 @@ impl Node {
         self.process(daemon).pid()
     }
 
+    /// How often in a row a process has ended soon after its start.
+    pub fn quick_ends(&self, daemon: Daemon) -> u32 {
+        self.process(daemon).quick_ends()
+    }
+
     /// The newest lines that a process has written, oldest first.
     pub fn log(&self, daemon: Daemon, lines: usize) -> Vec<String> {
         self.process(daemon).log().tail(lines)
@@ -193,7 +199,8 @@ impl Node {
         let mut text = String::new();
         for (name, daemon) in [("margay-bgp", Daemon::Bgp), ("margay-node", Daemon::Agent)] {
             for line in self.log(daemon, lines) {
-                text.push_str(&format!("\n  {} {name}: {line}", self.name()));
+                // Writing to a String cannot fail.
+                let _ok = write!(text, "\n  {} {name}: {line}", self.name());
             }
         }
         text

@@ -11,7 +11,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
 
 /// How long each step of the start may take.
-const START: Duration = Duration::from_secs(60);
+const START: Duration = Duration::from_mins(1);
 
 /// Runs a cluster until a signal comes.
 pub(super) async fn run(config: LabConfig) -> anyhow::Result<()> {

@@ -42,8 +42,8 @@ impl World<'_> {
         &self,
         row: &Row,
     ) -> anyhow::Result<(std::sync::Arc<crate::station::Station>, Vec<std::net::IpAddr>, SocketAddr)> {
-        let (station, own) = self.lab.locate(&Self::party(&row.from)?)?;
-        let (_, others) = self.lab.locate(&Self::party(&row.to)?)?;
+        let (station, own) = self.lab.locate(&Self::party(&row.from))?;
+        let (_, others) = self.lab.locate(&Self::party(&row.to))?;
         let is_ipv4 = row.family == IpFamily::Ipv4;
         let address = others.iter().find(|address| address.is_ipv4() == is_ipv4);
         let address = address.ok_or_else(|| anyhow::anyhow!("{} has no {:?} address", row.to, row.family))?;

@@ -28,7 +28,7 @@ use tokio::time::Instant;
 use world::World;
 
 /// How long a lab may take to come up.
-const START: Duration = Duration::from_secs(60);
+const START: Duration = Duration::from_mins(1);
 
 /// Runs the cases at `paths` (files, or directories of them) one after another in one lab with the nodes n1 and n2,
 /// and gives `tell` each line of the account as it is written.

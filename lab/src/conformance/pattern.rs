@@ -12,7 +12,6 @@ pub(super) enum Endpoint {
     Pod(PodKey),
     External(String),
     Node(String),
-    Service(PodKey),
 }
 
 impl fmt::Display for Endpoint {
@@ -21,7 +20,6 @@ impl fmt::Display for Endpoint {
             Self::Pod(key) => write!(f, "{key}"),
             Self::External(name) => write!(f, "external:{name}"),
             Self::Node(name) => write!(f, "node:{name}"),
-            Self::Service(key) => write!(f, "service:{key}"),
         }
     }
 }
@@ -33,7 +31,8 @@ pub(super) enum Pattern {
     Pod(Part, Part),
     External(Part),
     Node(Part),
-    Service(Part, Part),
+    /// The lab has no services: it matches nobody.
+    Service,
 }
 
 /// A name, or `*` for any.
@@ -54,8 +53,7 @@ impl Pattern {
     pub(super) fn matches(&self, endpoint: &Endpoint) -> bool {
         match (self, endpoint) {
             (Self::Everyone, _) => true,
-            (Self::Pod(namespace, name), Endpoint::Pod(key))
-            | (Self::Service(namespace, name), Endpoint::Service(key)) => {
+            (Self::Pod(namespace, name), Endpoint::Pod(key)) => {
                 namespace.matches(&key.namespace) && name.matches(&key.name)
             }
             (Self::External(name), Endpoint::External(other)) | (Self::Node(name), Endpoint::Node(other)) => {
@@ -82,8 +80,7 @@ impl FromStr for Pattern {
             None => pair(text).map(|(a, b)| Self::Pod(a, b)).ok_or_else(bad),
             Some(("external", name)) => Ok(Self::External(Part::new(name))),
             Some(("node", name)) => Ok(Self::Node(Part::new(name))),
-            Some(("service", "*")) => Ok(Self::Service(Part(None), Part(None))),
-            Some(("service", name)) => pair(name).map(|(a, b)| Self::Service(a, b)).ok_or_else(bad),
+            Some(("service", name)) if name == "*" || name.contains('/') => Ok(Self::Service),
             Some(_) => Err(bad()),
         }
     }
@@ -152,7 +149,6 @@ mod tests {
     fn a_pattern_matches_those_of_its_kind() {
         let pod = |namespace, name| Endpoint::Pod(PodKey::new(namespace, name));
         let external = Endpoint::External("e1".into());
-        let service = Endpoint::Service(PodKey::new("x", "web"));
         for (pattern, endpoint, expected) in [
             ("x/a", pod("x", "a"), true),
             ("x/*", pod("x", "b"), true),
@@ -164,9 +160,7 @@ mod tests {
             ("external:*", external.clone(), true),
             ("external:e2", external, false),
             ("node:n1", Endpoint::Node("n1".into()), true),
-            ("service:x/*", service.clone(), true),
-            ("service:*", service.clone(), true),
-            ("x/web", service, false),
+            ("service:x/*", pod("x", "web"), false),
         ] {
             assert_eq!(
                 pattern.parse::<Pattern>().unwrap().matches(&endpoint),

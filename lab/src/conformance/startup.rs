@@ -6,7 +6,6 @@ use super::pattern::Endpoint;
 use super::report::Failure;
 use super::table::{Row, verdict};
 use super::world::World;
-use crate::party::Party;
 use crate::pods::Pods;
 use crate::station::Station;
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,7 +33,7 @@ impl Startup {
         let mut settled = BTreeMap::new();
         for row in rows.into_iter().filter(|row| verdict(expect, row) == Verdict::Deny) {
             for end in [&row.from, &row.to] {
-                let known = World::party(end).and_then(|party: Party| world.lab.locate(&party));
+                let known = world.lab.locate(&World::party(end));
                 if let (false, Ok(known)) = (settled.contains_key(end), known) {
                     settled.insert(end.clone(), known);
                 }

@@ -192,12 +192,11 @@ impl<'a> World<'a> {
     }
 
     /// The endpoint as the lab knows it.
-    pub(super) fn party(endpoint: &Endpoint) -> anyhow::Result<Party> {
+    pub(super) fn party(endpoint: &Endpoint) -> Party {
         match endpoint {
-            Endpoint::Pod(key) => Ok(Party::Pod(key.clone())),
-            Endpoint::External(name) => Ok(Party::External(name.clone())),
-            Endpoint::Node(name) => Ok(Party::Node(name.clone())),
-            Endpoint::Service(key) => anyhow::bail!("service {key}: the lab has none"),
+            Endpoint::Pod(key) => Party::Pod(key.clone()),
+            Endpoint::External(name) => Party::External(name.clone()),
+            Endpoint::Node(name) => Party::Node(name.clone()),
         }
     }
 

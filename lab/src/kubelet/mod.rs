@@ -69,13 +69,12 @@ pub(crate) async fn run(context: Arc<Context>, client: Client) {
                 let uid = pod.uid().unwrap_or_default();
                 listed.insert(uid.clone());
                 let seen = Seen::There(Arc::new(pod));
-                match workers.get(&uid).filter(|worker| !worker.is_closed()) {
-                    Some(worker) => drop(worker.send_replace(seen)),
-                    None => {
-                        let (tell, sees) = watch::channel(seen);
-                        tasks.spawn(worker::run(Arc::clone(&context), client.clone(), sees));
-                        workers.insert(uid, tell);
-                    }
+                if let Some(worker) = workers.get(&uid).filter(|worker| !worker.is_closed()) {
+                    worker.send_replace(seen);
+                } else {
+                    let (tell, sees) = watch::channel(seen);
+                    tasks.spawn(worker::run(Arc::clone(&context), client.clone(), sees));
+                    workers.insert(uid, tell);
                 }
             }
             Some(Ok(Event::InitDone)) => {

@@ -63,7 +63,7 @@ pub(crate) async fn keep_ready(client: Client, node: NodeObject, machine: Arc<Ma
         if reported.as_ref() == Some(&ready) && since < HEARTBEAT_LOOKS {
             continue;
         }
-        match report(&api, &node, ready.as_ref().map(|()| ()).map_err(String::as_str)).await {
+        match report(&api, &node, ready.as_ref().copied().map_err(String::as_str)).await {
             Ok(()) => {
                 reported = Some(ready);
                 since = 0;

@@ -43,7 +43,7 @@ pub(super) fn host_sandbox(context: &Context, pod: &Pod) -> anyhow::Result<Sandb
     let servers = context.station.serve(&ports(pod))?;
     let uid = pod.uid().unwrap_or_default();
     context.pods.start(&PodKey::of(pod), &uid, &context.node, &context.station, None);
-    Ok(Sandbox { addresses: context.addresses.clone(), servers: servers, attached: None })
+    Ok(Sandbox { addresses: context.addresses.clone(), servers, attached: None })
 }
 
 impl Sandbox {
@@ -78,7 +78,7 @@ impl Sandbox {
         match ready.await {
             Ok((addresses, servers, result)) => {
                 let attached = Some(Attached { list, attachment, result, path });
-                Ok(Self { addresses, servers: servers, attached })
+                Ok(Self { addresses, servers, attached })
             }
             Err(error) => {
                 // The next attempt has another namespace; this one must leave nothing.

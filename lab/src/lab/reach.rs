@@ -91,9 +91,9 @@ impl Lab {
     ///
     /// # Errors
     /// When `from` is not there.
-    pub async fn reach_address(&self, from: &Party, to: SocketAddr, port: Port) -> anyhow::Result<Reach> {
+    pub async fn reach_address(&self, from: &Party, to: IpAddr, port: Port) -> anyhow::Result<Reach> {
         let (station, _) = self.locate(from)?;
-        Ok(station.probe(SocketAddr::new(to.ip(), port.number), port.protocol, PROBE_LIMIT).await)
+        Ok(station.probe(SocketAddr::new(to, port.number), port.protocol, PROBE_LIMIT).await)
     }
 
     /// The node of a pod, and the path there of the pod's network namespace; `None` for the node's own.

@@ -3,7 +3,7 @@
 use super::Lab;
 use crate::clock;
 use crate::config::FabricKind;
-use crate::node::Node;
+use crate::node::{Daemon, Node};
 use k8s_openapi::api::core::v1::Node as NodeObject;
 use kube::Api;
 use kube::api::ListParams;
@@ -32,9 +32,14 @@ impl Lab {
         let waited = clock::until(limit, "all nodes Ready", || async {
             let nodes = api.list(&ListParams::default()).await.ok()?;
             let ready = nodes.iter().filter(|node| is_ready(node)).count();
-            (ready >= self.nodes.len()).then_some(())
+            let failing = self.failing();
+            (ready >= self.nodes.len() || failing.is_some()).then_some(failing)
         });
-        self.explain(waited.await)
+        self.explain(match waited.await {
+            Ok(None) => Ok(()),
+            Ok(Some(failing)) => Err(anyhow::anyhow!("{failing} again and again")),
+            Err(error) => Err(error),
+        })
     }
 
     /// Waits until every BGP session is Established.
@@ -79,6 +84,18 @@ impl Lab {
             FabricKind::Flat => self.nodes.len() - 1,
             FabricKind::Routed => 1,
         }
+    }
+
+    /// A process that has ended too often for it to be chance.
+    fn failing(&self) -> Option<String> {
+        const TOO_OFTEN: u32 = 3;
+        let daemons = |node| [(node, Daemon::Agent, "margay-node"), (node, Daemon::Bgp, "margay-bgp")];
+        let (node, _, name) = self
+            .nodes
+            .iter()
+            .flat_map(daemons)
+            .find(|(node, daemon, _)| Node::quick_ends(node, *daemon) >= TOO_OFTEN)?;
+        Some(format!("{name} ends on {}", node.name()))
     }
 
     fn explain(&self, outcome: anyhow::Result<()>) -> anyhow::Result<()> {

@@ -64,10 +64,6 @@ impl Machine {
         })
     }
 
-    pub(crate) fn name(&self) -> &str {
-        &self.name
-    }
-
     /// Its network namespace.
     pub(crate) fn namespace(&self) -> &Arc<Namespace> {
         &self.namespace

@@ -7,6 +7,7 @@ use nix::unistd::Pid;
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
@@ -74,6 +75,7 @@ pub(crate) struct Process {
     log: LogRing,
     wanted: watch::Sender<Wanted>,
     pid: watch::Receiver<Option<i32>>,
+    quick_ends: Arc<AtomicU32>,
     _keeper: JoinSet<()>,
 }
 
@@ -84,10 +86,12 @@ impl Process {
         let (wanted, wants) = watch::channel(Wanted::Running);
         let (tell_pid, pid) = watch::channel(None);
         let name = spec.name.clone();
-        let keeper = Keeper { machine, spec, log: log.clone(), wants, tell_pid };
+        let quick_ends = Arc::default();
+        let keeper =
+            Keeper { machine, spec, log: log.clone(), wants, tell_pid, quick_ends: Arc::clone(&quick_ends) };
         let mut tasks = JoinSet::new();
         tasks.spawn(keeper.run());
-        Self { name, log, wanted, pid, _keeper: tasks }
+        Self { name, log, wanted, pid, quick_ends, _keeper: tasks }
     }
 
     pub(crate) fn log(&self) -> &LogRing {
@@ -97,6 +101,11 @@ impl Process {
     /// The running program's process ID.
     pub(crate) fn pid(&self) -> Option<u32> {
         self.pid.borrow().and_then(|pid| pid.try_into().ok())
+    }
+
+    /// How often in a row it has ended soon after its start.
+    pub(crate) fn quick_ends(&self) -> u32 {
+        self.quick_ends.load(Ordering::Relaxed)
     }
 
     /// Sends a signal; the program is started again if it ends.
@@ -127,6 +136,7 @@ struct Keeper {
     log: LogRing,
     wants: watch::Receiver<Wanted>,
     tell_pid: watch::Sender<Option<i32>>,
+    quick_ends: Arc<AtomicU32>,
 }
 
 impl Keeper {
@@ -141,12 +151,15 @@ impl Keeper {
                 Ok(Some(status)) => self.log.push(format!("lab: {} ended: {status}", self.spec.name)),
                 Ok(None) => {
                     pause = Duration::ZERO;
+                    self.quick_ends.store(0, Ordering::Relaxed);
                     continue;
                 }
                 Err(error) => self.log.push(format!("lab: {error:#}")),
             }
+            self.quick_ends.fetch_add(1, Ordering::Relaxed);
             if started.elapsed() > STEADY {
                 pause = Duration::ZERO;
+                self.quick_ends.store(0, Ordering::Relaxed);
             }
             let until = Instant::now() + pause;
             tokio::select! {

@@ -76,11 +76,6 @@ impl Station {
         Ok(Arc::new(Self { namespace, source_port, sctp }))
     }
 
-    /// Its namespace.
-    pub(crate) fn namespace(&self) -> &Arc<Namespace> {
-        &self.namespace
-    }
-
     /// Its global addresses, as the kernel has them now.
     pub(crate) fn addresses(&self) -> anyhow::Result<Vec<IpAddr>> {
         let _inside = self.namespace.enter()?;

@@ -1,4 +1,4 @@
-//! CRC32c, SCTP's checksum (RFC 9260 appendix A).
+//! `CRC32c`, SCTP's checksum (RFC 9260 appendix A).
 
 /// The polynomial of Castagnoli, reflected.
 const POLYNOMIAL: u32 = 0x82f6_3b78;
