@@ -63,7 +63,8 @@ async fn pods_reach_each_other_with_their_own_addresses_until_a_policy_says_no()
     assert_open(&lab, &[a.clone(), b.clone()], true).await;
     let from_node = lab.reach(&parties[2], &b, Port::tcp(80)).await.unwrap();
     assert!(from_node.is_open(), "{from_node:?}");
-    let deny = "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: no, namespace: app}, spec: {podSelector: {}}}";
+    let deny = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
+                metadata: {name: deny-all, namespace: app}\nspec: {podSelector: {}}\n";
     lab.kubectl(&["apply", "-f", "-"], deny).await.unwrap();
     assert_open(&lab, &[a, b], false).await;
     lab.stop().await;
