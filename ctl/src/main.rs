@@ -78,7 +78,7 @@ enum Bgp {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let answer = match &cli.command {
-        Command::Status => status::run(&cli.run_dir, &cli.state_dir),
+        Command::Status => Ok(status::run(&cli.run_dir, &cli.state_dir)),
         Command::Endpoints => endpoints::run(&cli.run_dir),
         Command::Ipam { command: Ipam::Show } => ipam::show(&cli.run_dir, &cli.state_dir),
         Command::Bgp { command: Bgp::Neighbors } => bgp::neighbors(&cli.run_dir),
