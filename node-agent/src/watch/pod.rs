@@ -1,6 +1,7 @@
 //! Pods: labels, addresses and named ports.
 
 use k8s_openapi::api::core::v1::{Container, Pod as Object};
+use kube::api::ObjectMeta;
 use margay_policy::{NamedPort, Pod, PodName, Protocol};
 
 use super::Read;
@@ -26,15 +27,12 @@ impl PodFacts {
 /// Holds the UID of a static pod in its mirror.
 const STATIC_UID: &str = "kubernetes.io/config.hash";
 
-pub(super) fn key(object: &Object) -> PodName {
-    PodName::new(
-        object.metadata.namespace.clone().unwrap_or_default(),
-        object.metadata.name.clone().unwrap_or_default(),
-    )
+pub(super) fn key(meta: &ObjectMeta) -> PodName {
+    PodName::new(meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
 }
 
 pub(super) fn read(object: &Object) -> Read<PodFacts> {
-    let name = key(object);
+    let name = key(&object.metadata);
     let mut problems = Vec::new();
     let spec = object.spec.as_ref();
     let status = object.status.as_ref();
