@@ -1,0 +1,203 @@
+//! The API server of a lab: the one in memory, or a real one, at 127.0.0.1:6443 of every node either way.
+
+use crate::apiserver::ApiServer;
+use anyhow::Context;
+use kube::config::{
+    Cluster, Context as KubeContext, KubeConfigOptions, Kubeconfig, NamedCluster, NamedContext,
+};
+use kube::{Client, Config};
+use margay_netlink::netns::Namespace;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+
+/// Where every node finds the API server.
+const IN_NODE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 6443);
+
+/// Access to the API server.
+pub(crate) struct Api {
+    backend: Backend,
+    client: Client,
+    host: Kubeconfig,
+    node: Kubeconfig,
+    places: Mutex<Vec<(Option<Arc<Namespace>>, SocketAddr)>>,
+    serving: Mutex<JoinSet<()>>,
+}
+
+impl std::fmt::Debug for Api {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Neither the client nor the kubeconfigs: they may hold credentials.
+        f.debug_struct("Api").field("backend", &self.backend).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Backend {
+    Memory(ApiServer),
+    /// A real server, by `HOST:PORT`.
+    Real(String),
+}
+
+impl Api {
+    /// The server in memory, or the one of a kubeconfig.
+    pub(crate) async fn start(kubeconfig: Option<&Path>) -> anyhow::Result<Self> {
+        match kubeconfig {
+            None => {
+                let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+                let address = listener.local_addr()?;
+                let host = plain(address);
+                let config =
+                    Config::from_custom_kubeconfig(host.clone(), &KubeConfigOptions::default()).await?;
+                let api = Self {
+                    backend: Backend::Memory(ApiServer::new()),
+                    client: Client::try_from(config)?,
+                    host,
+                    node: plain(IN_NODE),
+                    places: Mutex::default(),
+                    serving: Mutex::default(),
+                };
+                api.serve_on(listener, None, address)?;
+                Ok(api)
+            }
+            Some(path) => {
+                let host = Kubeconfig::read_from(path)
+                    .with_context(|| format!("read kubeconfig {}", path.display()))?;
+                let config = Config::from_custom_kubeconfig(host.clone(), &KubeConfigOptions::default())
+                    .await
+                    .with_context(|| format!("use kubeconfig {}", path.display()))?;
+                let name = config.cluster_url.host().context("the server's URL has no host")?.to_owned();
+                let tls = config.cluster_url.scheme_str() == Some("https");
+                let port = config.cluster_url.port_u16().unwrap_or(if tls { 443 } else { 80 });
+                let client = Client::try_from(config)?;
+                let version = client.apiserver_version().await;
+                version.with_context(|| format!("talk to the API server of {}", path.display()))?;
+                Ok(Self {
+                    backend: Backend::Real(format!("{name}:{port}")),
+                    client,
+                    node: through_node(host.clone(), &name, tls),
+                    host,
+                    places: Mutex::default(),
+                    serving: Mutex::default(),
+                })
+            }
+        }
+    }
+
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// The server in memory, when it is that.
+    pub(crate) fn memory(&self) -> Option<&ApiServer> {
+        match &self.backend {
+            Backend::Memory(server) => Some(server),
+            Backend::Real(_) => None,
+        }
+    }
+
+    /// The configuration of a client on the host.
+    pub(crate) fn host_kubeconfig(&self) -> anyhow::Result<String> {
+        Ok(serde_json::to_string_pretty(&self.host)?)
+    }
+
+    /// The configuration of a client on a node.
+    pub(crate) fn node_kubeconfig(&self) -> anyhow::Result<String> {
+        Ok(serde_json::to_string_pretty(&self.node)?)
+    }
+
+    /// Serves inside a node.
+    pub(crate) fn serve_in(&self, namespace: &Arc<Namespace>) -> anyhow::Result<()> {
+        let listener = listen(Some(namespace), IN_NODE)?;
+        self.serve_on(listener, Some(Arc::clone(namespace)), IN_NODE)
+    }
+
+    /// Cuts every connection and accepts no more, as when the server is down.
+    pub(crate) fn cut(&self) {
+        *self.serving.lock().unwrap_or_else(PoisonError::into_inner) = JoinSet::new();
+    }
+
+    /// Serves again, at all the places where it was cut.
+    pub(crate) fn restore(&self) -> anyhow::Result<()> {
+        let places = std::mem::take(&mut *self.places.lock().unwrap_or_else(PoisonError::into_inner));
+        for (namespace, address) in places {
+            let listener = listen(namespace.as_deref(), address)?;
+            self.serve_on(listener, namespace, address)?;
+        }
+        Ok(())
+    }
+
+    fn serve_on(
+        &self,
+        listener: std::net::TcpListener,
+        namespace: Option<Arc<Namespace>>,
+        address: SocketAddr,
+    ) -> anyhow::Result<()> {
+        listener.set_nonblocking(true)?;
+        let listener = TcpListener::from_std(listener)?;
+        let backend = self.backend.clone();
+        self.serving.lock().unwrap_or_else(PoisonError::into_inner).spawn(async move {
+            let served = match backend {
+                Backend::Memory(server) => server.serve(listener, std::future::pending()).await,
+                Backend::Real(server) => forward(listener, server).await,
+            };
+            if let Err(error) = served {
+                tracing::error!(%error, "the API server's listener failed");
+            }
+        });
+        self.places.lock().unwrap_or_else(PoisonError::into_inner).push((namespace, address));
+        Ok(())
+    }
+}
+
+fn listen(namespace: Option<&Namespace>, address: SocketAddr) -> anyhow::Result<std::net::TcpListener> {
+    let _inside = namespace.map(Namespace::enter).transpose()?;
+    std::net::TcpListener::bind(address).with_context(|| format!("listen on {address}"))
+}
+
+/// Carries each connection to the real server.
+async fn forward(listener: TcpListener, server: String) -> std::io::Result<()> {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => {
+                let (mut near, _) = accepted?;
+                let server = server.clone();
+                connections.spawn(async move {
+                    if let Ok(mut far) = TcpStream::connect(server).await {
+                        // Either end may break off.
+                        drop(tokio::io::copy_bidirectional(&mut near, &mut far).await);
+                    }
+                });
+            }
+            Some(_ended) = connections.join_next() => {}
+        }
+    }
+}
+
+fn plain(address: SocketAddr) -> Kubeconfig {
+    let name = || "margay-lab".to_owned();
+    let cluster = Cluster { server: Some(format!("http://{address}")), ..Cluster::default() };
+    let context = KubeContext { cluster: name(), ..KubeContext::default() };
+    Kubeconfig {
+        api_version: Some("v1".into()),
+        kind: Some("Config".into()),
+        clusters: vec![NamedCluster { name: name(), cluster: Some(cluster), ..NamedCluster::default() }],
+        contexts: vec![NamedContext { name: name(), context: Some(context), ..NamedContext::default() }],
+        current_context: Some(name()),
+        ..Kubeconfig::default()
+    }
+}
+
+/// The same servers and credentials, through the forwarder in the node.
+fn through_node(mut kubeconfig: Kubeconfig, server: &str, tls: bool) -> Kubeconfig {
+    let scheme = if tls { "https" } else { "http" };
+    for cluster in kubeconfig.clusters.iter_mut().filter_map(|named| named.cluster.as_mut()) {
+        cluster.server = Some(format!("{scheme}://{IN_NODE}"));
+        if tls && cluster.tls_server_name.is_none() {
+            cluster.tls_server_name = Some(server.to_owned());
+        }
+    }
+    kubeconfig
+}

@@ -1,0 +1,96 @@
+//! What can be chosen about a lab.
+
+use std::path::PathBuf;
+
+/// How the nodes are connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum FabricKind {
+    /// One switched subnet.
+    #[default]
+    Flat,
+    /// Each node in a subnet of its own behind a router that runs BIRD; eBGP to every node.
+    Routed,
+}
+
+/// What enforces policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Dataplane {
+    /// The best that the agent finds.
+    #[default]
+    Auto,
+    /// nftables.
+    Nftables,
+    /// eBPF.
+    Ebpf,
+}
+
+impl Dataplane {
+    pub(crate) const fn text(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Nftables => "nftables",
+            Self::Ebpf => "ebpf",
+        }
+    }
+}
+
+/// The address families of nodes and pods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum IpFamilies {
+    /// IPv4 alone.
+    #[default]
+    Ipv4,
+    /// Both, IPv4 first.
+    Dual,
+}
+
+impl IpFamilies {
+    /// Whether there is IPv6.
+    pub const fn has_ipv6(self) -> bool {
+        matches!(self, Self::Dual)
+    }
+}
+
+/// A host outside the cluster, reached through the fabric without address translation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExternalConfig {
+    /// Its name.
+    pub name: String,
+    /// Its addresses.
+    pub addresses: Vec<std::net::IpAddr>,
+    /// What it serves.
+    pub ports: Vec<crate::Port>,
+}
+
+/// What can be chosen about a lab.
+#[derive(Debug, Clone)]
+pub struct LabConfig {
+    /// How many nodes, 1 to 250; they are called n1, n2, ...
+    pub nodes: u8,
+    /// How they are connected.
+    pub fabric: FabricKind,
+    /// What enforces policy.
+    pub dataplane: Dataplane,
+    /// Address families.
+    pub ip_families: IpFamilies,
+    /// A real API server to use instead of the one in memory.
+    pub kubeconfig: Option<PathBuf>,
+    /// Where `margay`, `margay-node` and `margay-bgp` are; `None` for beside the running program.
+    pub binaries: Option<PathBuf>,
+    /// The filter of the agents' logs.
+    pub log_level: String,
+}
+
+impl Default for LabConfig {
+    fn default() -> Self {
+        Self {
+            nodes: 3,
+            fabric: FabricKind::default(),
+            dataplane: Dataplane::default(),
+            ip_families: IpFamilies::default(),
+            kubeconfig: None,
+            binaries: None,
+            log_level: "info".into(),
+        }
+    }
+}

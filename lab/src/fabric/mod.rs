@@ -1,0 +1,144 @@
+//! The network between the nodes, in a machine of its own.
+//!
+//! ```text
+//!  flat:    n1   n2   n3        one bridge, 172.18.0.0/24; .1 is the nodes' default gateway
+//!            \___|___/
+//!              fabric --- external hosts
+//!
+//!  routed:  n1   n2   n3        172.18.1.0/30, 172.18.2.0/30, ...; eBGP on each link
+//!            \   |   /
+//!             router (BIRD) --- external hosts
+//! ```
+//! On a flat fabric the routes to the pods serve only what comes from external hosts. Nodes have to learn their own
+//! by BGP: without that, nothing between pods of two nodes may seem to work.
+
+mod bird;
+mod external;
+mod link;
+mod sysctl;
+
+pub(crate) use external::External;
+pub(crate) use sysctl::prepare_namespace;
+
+use crate::config::{FabricKind, IpFamilies};
+use crate::machine::{Machine, Process};
+use crate::plan::NodePlan;
+use anyhow::Context;
+use ipnetwork::IpNetwork;
+use link::{Cable, attach};
+use margay_netlink::link::{Bridge, IfName, add_bridge, by_name, set_controller};
+use margay_netlink::netns::Namespace;
+use margay_netlink::route::{self, Kind, NextHop, Protocol, Route, TableId};
+use margay_netlink::{Socket, addr};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// The autonomous system of the router of a routed fabric.
+pub(crate) const ROUTER_ASN: u32 = 64_600;
+/// The table of the pod routes that serve external hosts on a flat fabric.
+const PODS_TABLE: TableId = TableId(100);
+
+/// The network between the nodes.
+#[derive(Debug)]
+pub(crate) struct Fabric {
+    kind: FabricKind,
+    machine: Arc<Machine>,
+    families: IpFamilies,
+    bird: Option<Process>,
+}
+
+impl Fabric {
+    /// A fabric that nothing is attached to yet.
+    pub(crate) async fn start(
+        kind: FabricKind,
+        families: IpFamilies,
+        nodes: &[NodePlan],
+    ) -> anyhow::Result<Self> {
+        let machine = Arc::new(Machine::start("fabric", &[]).await.context("make the fabric")?);
+        sysctl::prepare_namespace(machine.namespace())?;
+        sysctl::route_packets(machine.namespace())?;
+        let mut fabric = Self { kind, machine, families, bird: None };
+        match kind {
+            FabricKind::Flat => fabric.make_bridge(nodes)?,
+            FabricKind::Routed => {
+                let program = bird::find()?;
+                let path = fabric.machine.path("/run/lab/bird.conf");
+                std::fs::write(path, bird::configuration(nodes)).context("write BIRD's configuration")?;
+                fabric.bird = Some(Process::start(Arc::clone(&fabric.machine), bird::spec(program)));
+            }
+        }
+        Ok(fabric)
+    }
+
+    pub(crate) fn machine(&self) -> &Arc<Machine> {
+        &self.machine
+    }
+
+    /// The newest lines of the router's log.
+    pub(crate) fn log(&self, lines: usize) -> Vec<String> {
+        self.bird.as_ref().map(|bird| bird.log().tail(lines)).unwrap_or_default()
+    }
+
+    /// Connects a node and gives it its addresses and default routes.
+    pub(crate) fn attach_node(&self, plan: &NodePlan, node: &Namespace) -> anyhow::Result<()> {
+        let near: IfName = plan.name.parse().context("name a port after the node")?;
+        let cable = Cable { name: &near, addresses: &plan.networks, gateways: &plan.gateways };
+        let port = attach(self.machine.namespace(), &cable, node)
+            .with_context(|| format!("connect {} to the fabric", plan.name))?;
+        let _inside = self.machine.namespace().enter()?;
+        let mut socket = Socket::open()?;
+        match self.kind {
+            FabricKind::Flat => {
+                let bridge = by_name(&mut socket, &bridge_name()?)?.context("the bridge is gone")?;
+                socket.execute(&set_controller(port, bridge.index))?;
+                for (pods, address) in plan.pod_routes() {
+                    let hop = Kind::Unicast(vec![NextHop::via(address)]);
+                    let route = Route { table: PODS_TABLE, ..Route::new(pods, hop, Protocol::STATIC) };
+                    socket.execute(&route::replace(&route))?;
+                }
+            }
+            FabricKind::Routed => {
+                for network in &plan.gateway_networks() {
+                    socket.execute(&addr::add(port, *network))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Connects a host outside the cluster.
+    pub(crate) async fn attach_external(
+        &self,
+        index: usize,
+        addresses: &[IpAddr],
+    ) -> anyhow::Result<External> {
+        let addresses: Vec<IpAddr> =
+            addresses.iter().copied().filter(|a| a.is_ipv4() || self.families.has_ipv6()).collect();
+        let external = External::attach(&self.machine, index, addresses)?;
+        if self.kind == FabricKind::Flat {
+            for family in if self.families.has_ipv6() { &["-4", "-6"][..] } else { &["-4"][..] } {
+                let rule =
+                    [family, "rule", "add", "iif", external.port(), "lookup", "100", "priority", "100"];
+                self.machine.output("ip", &rule).await.context("let external hosts use the pod routes")?;
+            }
+        }
+        Ok(external)
+    }
+
+    fn make_bridge(&self, nodes: &[NodePlan]) -> anyhow::Result<()> {
+        let _inside = self.machine.namespace().enter()?;
+        let mut socket = Socket::open()?;
+        let name = bridge_name()?;
+        socket.execute(&add_bridge(&Bridge { name: &name })).context("make the bridge")?;
+        let bridge = by_name(&mut socket, &name)?.context("the bridge is gone")?;
+        let gateways: Vec<IpNetwork> = nodes.first().map(NodePlan::gateway_networks).unwrap_or_default();
+        for network in gateways {
+            socket.execute(&addr::add(bridge.index, network))?;
+        }
+        Ok(())
+    }
+}
+
+fn bridge_name() -> anyhow::Result<IfName> {
+    Ok("br0".parse()?)
+}

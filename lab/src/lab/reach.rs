@@ -1,0 +1,100 @@
+//! Probes between those who take part.
+
+use super::Lab;
+use crate::matrix::{Cell, Matrix};
+use crate::party::Party;
+use crate::station::{Kept, Port, Reach, Station};
+use anyhow::Context;
+use futures::future::join_all;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a probe waits for an answer: longer than any answer takes, and all that a refusal by silence costs.
+pub(crate) const PROBE_LIMIT: Duration = Duration::from_secs(1);
+
+impl Lab {
+    /// Where someone is, with the addresses that are known now.
+    pub(crate) fn locate(&self, party: &Party) -> anyhow::Result<(Arc<Station>, Vec<IpAddr>)> {
+        match party {
+            Party::Pod(key) => {
+                let running = self.pods.find(key).with_context(|| format!("pod {key} is not running"))?;
+                let addresses = self.pod_addresses(key);
+                anyhow::ensure!(!addresses.is_empty(), "pod {key} has no address yet");
+                Ok((running.station, addresses))
+            }
+            Party::Node(name) => {
+                let node = self.node_named(name)?;
+                Ok((Arc::clone(node.station()), node.addresses()))
+            }
+            Party::External(name) => {
+                let external =
+                    self.externals.get(name).with_context(|| format!("there is no external host {name}"))?;
+                Ok((Arc::clone(external.station()), external.addresses().to_vec()))
+            }
+        }
+    }
+
+    /// The station of a pod from its first moment, before it has an address.
+    pub(crate) fn starting_station(&self, pod: &crate::PodKey) -> Option<Arc<Station>> {
+        self.pods.find(pod).map(|running| running.station)
+    }
+
+    /// Whether a pod has its node's network.
+    pub(crate) fn is_host_network(&self, pod: &crate::PodKey) -> bool {
+        self.pods.find(pod).is_some_and(|running| running.host_network)
+    }
+
+    /// Probes a port of `to` from `from`, over IPv4 where both have it.
+    ///
+    /// # Errors
+    /// When one of them is not there.
+    pub async fn reach(&self, from: &Party, to: &Party, port: Port) -> anyhow::Result<Cell> {
+        let (station, own) = self.locate(from)?;
+        let (_, others) = self.locate(to)?;
+        let address = others
+            .iter()
+            .find(|address| own.iter().any(|mine| mine.is_ipv4() == address.is_ipv4()))
+            .with_context(|| format!("{from} and {to} have no address family in common"))?;
+        let reach = station.probe(SocketAddr::new(*address, port.number), port.protocol, PROBE_LIMIT).await;
+        Ok(Cell { reach, own })
+    }
+
+    /// Probes a port between all pairs at once.
+    ///
+    /// # Errors
+    /// When one of them is not there.
+    pub async fn matrix(&self, parties: &[Party], port: Port) -> anyhow::Result<Matrix> {
+        let rows = parties.iter().map(|from| async move {
+            let row = parties.iter().map(|to| async move {
+                if from == to { Ok(None) } else { self.reach(from, to, port).await.map(Some) }
+            });
+            join_all(row).await.into_iter().collect::<anyhow::Result<Vec<Option<Cell>>>>()
+        });
+        let cells = join_all(rows).await.into_iter().collect::<anyhow::Result<_>>()?;
+        Ok(Matrix { port, parties: parties.to_vec(), cells })
+    }
+
+    /// Probes an address, whosever it is.
+    ///
+    /// # Errors
+    /// When `from` is not there.
+    pub async fn reach_address(&self, from: &Party, to: SocketAddr, port: Port) -> anyhow::Result<Reach> {
+        let (station, _) = self.locate(from)?;
+        Ok(station.probe(SocketAddr::new(to.ip(), port.number), port.protocol, PROBE_LIMIT).await)
+    }
+
+    /// Opens a connection that is kept; `None` when it does not open.
+    ///
+    /// # Errors
+    /// When one of them is not there.
+    pub async fn keep(&self, from: &Party, to: &Party, port: Port) -> anyhow::Result<Option<Kept>> {
+        let (station, own) = self.locate(from)?;
+        let (_, others) = self.locate(to)?;
+        let address = others
+            .iter()
+            .find(|address| own.iter().any(|mine| mine.is_ipv4() == address.is_ipv4()))
+            .with_context(|| format!("{from} and {to} have no address family in common"))?;
+        Ok(station.keep(SocketAddr::new(*address, port.number), port.protocol, PROBE_LIMIT).await)
+    }
+}

@@ -1,0 +1,93 @@
+//! Waiting until a cluster works.
+
+use super::Lab;
+use crate::clock;
+use crate::config::FabricKind;
+use crate::node::Node;
+use k8s_openapi::api::core::v1::Node as NodeObject;
+use kube::Api;
+use kube::api::ListParams;
+use std::time::Duration;
+
+/// Log lines that an error shows of each process.
+const LOG_LINES: usize = 15;
+
+impl Lab {
+    /// Waits until the cluster works: nodes Ready, sessions Established, routes learned.
+    ///
+    /// # Errors
+    /// When a step is not done within `limit`, with the newest log lines of all processes.
+    pub async fn wait_ready(&self, limit: Duration) -> anyhow::Result<()> {
+        self.wait_nodes_ready(limit).await?;
+        self.wait_sessions(limit).await?;
+        self.wait_routes(limit).await
+    }
+
+    /// Waits until every Node object is Ready.
+    ///
+    /// # Errors
+    /// When that is not so within `limit`.
+    pub async fn wait_nodes_ready(&self, limit: Duration) -> anyhow::Result<()> {
+        let api: Api<NodeObject> = Api::all(self.client());
+        let waited = clock::until(limit, "all nodes Ready", || async {
+            let nodes = api.list(&ListParams::default()).await.ok()?;
+            let ready = nodes.iter().filter(|node| is_ready(node)).count();
+            (ready >= self.nodes.len()).then_some(())
+        });
+        self.explain(waited.await)
+    }
+
+    /// Waits until every BGP session is Established.
+    ///
+    /// # Errors
+    /// When that is not so within `limit`.
+    pub async fn wait_sessions(&self, limit: Duration) -> anyhow::Result<()> {
+        for node in &self.nodes {
+            let what = format!("BGP sessions of {} Established", node.name());
+            let waited = clock::until(limit, &what, || async {
+                let status = node.bgp_status().await.ok()?;
+                let up = status.neighbors.iter().filter(|neighbor| neighbor.state == "Established").count();
+                (up == self.wanted_sessions() && up == status.neighbors.len()).then_some(())
+            });
+            self.explain(waited.await)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until every node has routes to all others' pods.
+    ///
+    /// # Errors
+    /// When that is not so within `limit`.
+    pub async fn wait_routes(&self, limit: Duration) -> anyhow::Result<()> {
+        for node in &self.nodes {
+            let others = || self.nodes.iter().filter(|other| other.name() != node.name());
+            let wanted: Vec<String> = others().flat_map(Node::pod_cidrs).map(ToString::to_string).collect();
+            let what = format!("routes to all pods on {}", node.name());
+            let waited = clock::until(limit, &what, || async {
+                let routes = node.bgp_routes().await.ok()?;
+                let has = |wanted: &String| routes.iter().any(|route| route.starts_with(wanted.as_str()));
+                wanted.iter().all(has).then_some(())
+            });
+            self.explain(waited.await)?;
+        }
+        Ok(())
+    }
+
+    /// How many sessions a node must have.
+    pub fn wanted_sessions(&self) -> usize {
+        match self.config.fabric {
+            FabricKind::Flat => self.nodes.len() - 1,
+            FabricKind::Routed => 1,
+        }
+    }
+
+    fn explain(&self, outcome: anyhow::Result<()>) -> anyhow::Result<()> {
+        outcome
+            .map_err(|error| anyhow::anyhow!("{error:#}; the newest log lines:{}", self.log_tail(LOG_LINES)))
+    }
+}
+
+fn is_ready(node: &NodeObject) -> bool {
+    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
+    conditions.into_iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}

@@ -1,0 +1,262 @@
+//! A node: a machine with the node's processes and its hollow kubelet.
+
+use crate::api::Api;
+use crate::binaries::Binaries;
+use crate::cni::Runtime;
+use crate::config::{FabricKind, LabConfig};
+use crate::fabric::{Fabric, ROUTER_ASN, prepare_namespace};
+use crate::kubelet::{self, Context as KubeletContext, NodeObject};
+use crate::machine::{Machine, Process, ProcessSpec};
+use crate::plan::NodePlan;
+use crate::pods::Pods;
+use crate::station::Station;
+use anyhow::Context;
+use margay_api::paths;
+use margay_bgp::control::{self, Status};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+use std::fs;
+use std::net::IpAddr;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::task::JoinSet;
+
+/// Directories that a node has for itself.
+const PRIVATE: &[&str] = &["/etc/cni", "/var/lib/margay", "/var/lib/cni", "/opt/cni"];
+const KUBECONFIG: &str = "/run/lab/kubeconfig";
+const AGENT_CONFIG: &str = "/run/lab/margay-node.yaml";
+
+/// The processes that a node runs for Margay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Daemon {
+    /// `margay-node`.
+    Agent,
+    /// `margay-bgp`.
+    Bgp,
+}
+
+/// A node of the lab.
+#[derive(Debug)]
+pub struct Node {
+    plan: NodePlan,
+    agent: Process,
+    speaker: Process,
+    kubelet: Arc<KubeletContext>,
+    // Last, so that the processes above are told to end before their machine goes.
+    _tasks: JoinSet<()>,
+}
+
+impl Node {
+    pub(crate) async fn start(
+        config: &LabConfig,
+        plan: NodePlan,
+        fabric: &Fabric,
+        api: &Api,
+        binaries: &Binaries,
+        pods: &Pods,
+    ) -> anyhow::Result<Self> {
+        let machine = Arc::new(Machine::start(&plan.name, PRIVATE).await?);
+        prepare_namespace(machine.namespace())?;
+        fabric.attach_node(&plan, machine.namespace())?;
+        api.serve_in(machine.namespace())?;
+        let plugin = binaries.plugin.clone();
+        let kubeconfig = api.node_kubeconfig()?;
+        let settings = settings(config, &plan);
+        machine.run(move || furnish(&plugin, &kubeconfig, &settings)).await??;
+        let object = NodeObject {
+            name: plan.name.clone(),
+            addresses: plan.addresses(),
+            pod_cidrs: plan.pod_cidrs.iter().map(ToString::to_string).collect(),
+        };
+        kubelet::create_node(api.client(), &object).await?;
+        let speaker = Process::start(Arc::clone(&machine), speaker(binaries.speaker.clone(), config));
+        let agent = Process::start(Arc::clone(&machine), agent(binaries.agent.clone(), &plan.name));
+        let kubelet = Arc::new(KubeletContext {
+            node: plan.name.clone(),
+            addresses: plan.addresses(),
+            station: Station::open(Arc::clone(machine.namespace()))?,
+            runtime: Runtime::new(Arc::clone(&machine)),
+            machine: Arc::clone(&machine),
+            pods: pods.clone(),
+        });
+        let mut tasks = JoinSet::new();
+        tasks.spawn(kubelet::keep_ready(api.client().clone(), object, machine));
+        tasks.spawn(kubelet::run(Arc::clone(&kubelet), api.client().clone()));
+        Ok(Self { plan, agent, speaker, kubelet, _tasks: tasks })
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.plan.name
+    }
+
+    /// Its addresses.
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        self.plan.addresses()
+    }
+
+    /// `spec.podCIDRs`.
+    pub fn pod_cidrs(&self) -> &[ipnetwork::IpNetwork] {
+        &self.plan.pod_cidrs
+    }
+
+    pub(crate) fn station(&self) -> &Arc<Station> {
+        &self.kubelet.station
+    }
+
+    pub(crate) fn machine(&self) -> &Arc<Machine> {
+        &self.kubelet.machine
+    }
+
+    /// A file of the node, as the host finds it: a node has its own `/run`, `/etc/cni`, `/var/lib/margay`, ...
+    pub fn path(&self, inside: impl AsRef<Path>) -> PathBuf {
+        self.machine().path(inside)
+    }
+
+    /// The directory in `/proc` whose `ns` holds the node's namespaces.
+    pub fn proc_entry(&self) -> PathBuf {
+        self.machine().proc_entry()
+    }
+
+    /// Runs a program on the node to its end, and gives its standard output.
+    ///
+    /// # Errors
+    /// When it cannot be run or fails.
+    pub async fn output(&self, program: &str, args: &[&str]) -> anyhow::Result<String> {
+        self.machine().output(program, args).await
+    }
+
+    /// Runs `work` in the node's namespaces. It must be short: it holds up the node's thread.
+    ///
+    /// # Errors
+    /// When the node is gone.
+    pub async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> anyhow::Result<T> {
+        self.machine().run(work).await
+    }
+
+    /// The routes that BGP has brought, as `ip route show proto bgp` prints them.
+    ///
+    /// # Errors
+    /// When `ip` cannot be run.
+    pub async fn bgp_routes(&self) -> anyhow::Result<Vec<String>> {
+        let mut routes = Vec::new();
+        for family in if self.plan.networks.len() > 1 { &["-4", "-6"][..] } else { &["-4"][..] } {
+            let text = self.output("ip", &[family, "route", "show", "proto", "bgp"]).await?;
+            routes.extend(text.lines().map(|line| line.trim().to_owned()));
+        }
+        Ok(routes)
+    }
+
+    /// What the node's BGP speaker says of its sessions.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn bgp_status(&self) -> anyhow::Result<Status> {
+        let socket = self.path(Path::new(paths::RUN_DIR).join(paths::BGP_SOCKET));
+        Ok(control::Client::connect(socket).await?.status().await?)
+    }
+
+    /// Sends a signal. A process that ends is started again, the first time at once.
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub fn signal(&self, daemon: Daemon, signal: Signal) -> anyhow::Result<()> {
+        self.process(daemon).signal(signal)
+    }
+
+    /// Kills a process and leaves it dead until [`Self::start_daemon`].
+    pub async fn stop_daemon(&self, daemon: Daemon) {
+        self.process(daemon).stop().await;
+    }
+
+    /// Starts a process that was stopped.
+    pub async fn start_daemon(&self, daemon: Daemon) {
+        self.process(daemon).restart().await;
+    }
+
+    /// The process ID, while it runs.
+    pub fn pid(&self, daemon: Daemon) -> Option<u32> {
+        self.process(daemon).pid()
+    }
+
+    /// The newest lines that a process has written, oldest first.
+    pub fn log(&self, daemon: Daemon, lines: usize) -> Vec<String> {
+        self.process(daemon).log().tail(lines)
+    }
+
+    /// The newest lines of both, for an error message.
+    pub fn log_tail(&self, lines: usize) -> String {
+        let mut text = String::new();
+        for (name, daemon) in [("margay-bgp", Daemon::Bgp), ("margay-node", Daemon::Agent)] {
+            for line in self.log(daemon, lines) {
+                text.push_str(&format!("\n  {} {name}: {line}", self.name()));
+            }
+        }
+        text
+    }
+
+    fn process(&self, daemon: Daemon) -> &Process {
+        match daemon {
+            Daemon::Agent => &self.agent,
+            Daemon::Bgp => &self.speaker,
+        }
+    }
+
+    pub(crate) async fn stop(self) {
+        self.agent.stop().await;
+        self.speaker.stop().await;
+    }
+}
+
+/// The files that a node starts with. Runs on its machine.
+fn furnish(plugin: &Path, kubeconfig: &str, settings: &Value) -> anyhow::Result<()> {
+    fs::create_dir_all("/opt/cni/bin")?;
+    for name in [paths::CNI_TYPE, "loopback"] {
+        symlink(plugin, Path::new("/opt/cni/bin").join(name))
+            .with_context(|| format!("install plugin {name}"))?;
+    }
+    fs::create_dir_all(paths::CNI_CONF_DIR)?;
+    fs::create_dir_all(paths::RUN_DIR)?;
+    fs::write(KUBECONFIG, kubeconfig)?;
+    fs::write(AGENT_CONFIG, settings.to_string())?;
+    Ok(())
+}
+
+/// The agent's configuration file; JSON is YAML.
+fn settings(config: &LabConfig, plan: &NodePlan) -> Value {
+    let mut bgp = json!({"asn": plan.asn});
+    if config.fabric == FabricKind::Routed {
+        bgp["mesh"] = false.into();
+        bgp["peers"] =
+            plan.gateways.iter().take(1).map(|at| json!({"address": at, "asn": ROUTER_ASN})).collect();
+    }
+    json!({
+        "kubeconfig": KUBECONFIG,
+        "dataplane": config.dataplane.text(),
+        "logLevel": config.log_level,
+        "bgp": bgp,
+    })
+}
+
+fn agent(program: PathBuf, node: &str) -> ProcessSpec {
+    let args = ["--node-name", node, "--kubeconfig", KUBECONFIG, "--config", AGENT_CONFIG];
+    ProcessSpec {
+        name: "margay-node".into(),
+        program,
+        args: args.map(str::to_owned).into(),
+        environment: Vec::new(),
+    }
+}
+
+fn speaker(program: PathBuf, config: &LabConfig) -> ProcessSpec {
+    ProcessSpec {
+        name: "margay-bgp".into(),
+        program,
+        args: Vec::new(),
+        environment: vec![("RUST_LOG".into(), config.log_level.clone())],
+    }
+}

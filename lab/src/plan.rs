@@ -1,0 +1,118 @@
+//! Who gets which address.
+
+use crate::config::{FabricKind, IpFamilies};
+use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// The autonomous system of the mesh on a flat fabric.
+const MESH_ASN: u32 = 64_512;
+
+/// The network of all pods, IPv4.
+pub(crate) const PODS_IPV4: &str = "10.244.0.0/16";
+/// The network of all pods, IPv6.
+pub(crate) const PODS_IPV6: &str = "fd00:10:244::/64";
+
+/// What is decided about a node before it exists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NodePlan {
+    pub(crate) name: String,
+    /// Its addresses with their subnets, IPv4 first.
+    pub(crate) networks: Vec<IpNetwork>,
+    /// Its default routers, in the same order.
+    pub(crate) gateways: Vec<IpAddr>,
+    /// `spec.podCIDRs`.
+    pub(crate) pod_cidrs: Vec<IpNetwork>,
+    pub(crate) asn: u32,
+}
+
+impl NodePlan {
+    /// The node with a number, from 1.
+    pub(crate) fn new(number: u8, fabric: FabricKind, families: IpFamilies) -> Self {
+        let n = u16::from(number);
+        let (v4, v4_gateway, v6, v6_gateway) = match fabric {
+            FabricKind::Flat => (
+                (Ipv4Addr::new(172, 18, 0, number + 1), 24),
+                Ipv4Addr::new(172, 18, 0, 1),
+                Ipv6Addr::new(0xfd00, 0x18, 0, 0, 0, 0, 0, n + 1),
+                Ipv6Addr::new(0xfd00, 0x18, 0, 0, 0, 0, 0, 1),
+            ),
+            FabricKind::Routed => (
+                (Ipv4Addr::new(172, 18, number, 2), 30),
+                Ipv4Addr::new(172, 18, number, 1),
+                Ipv6Addr::new(0xfd00, 0x18, 0, n, 0, 0, 0, 2),
+                Ipv6Addr::new(0xfd00, 0x18, 0, n, 0, 0, 0, 1),
+            ),
+        };
+        let ipv4 = Ipv4Network::new(v4.0, v4.1).ok().map(IpNetwork::V4);
+        let pods4 = Ipv4Network::new(Ipv4Addr::new(10, 244, number, 0), 24).ok().map(IpNetwork::V4);
+        let mut plan = Self {
+            name: format!("n{number}"),
+            networks: ipv4.into_iter().collect(),
+            gateways: vec![v4_gateway.into()],
+            pod_cidrs: pods4.into_iter().collect(),
+            asn: match fabric {
+                FabricKind::Flat => MESH_ASN,
+                FabricKind::Routed => MESH_ASN + u32::from(number),
+            },
+        };
+        if families.has_ipv6() {
+            plan.networks.extend(Ipv6Network::new(v6, 64).ok().map(IpNetwork::V6));
+            plan.gateways.push(v6_gateway.into());
+            let pods = Ipv6Addr::new(0xfd00, 0x10, 0x244, 0, n, 0, 0, 0);
+            plan.pod_cidrs.extend(Ipv6Network::new(pods, 80).ok().map(IpNetwork::V6));
+        }
+        plan
+    }
+
+    /// Its address in the first family.
+    pub(crate) fn address(&self) -> Option<IpAddr> {
+        self.addresses().first().copied()
+    }
+
+    /// Its addresses.
+    pub(crate) fn addresses(&self) -> Vec<IpAddr> {
+        self.networks.iter().map(IpNetwork::ip).collect()
+    }
+
+    /// The gateways with their subnets.
+    pub(crate) fn gateway_networks(&self) -> Vec<IpNetwork> {
+        let own = self.networks.iter().zip(&self.gateways);
+        own.filter_map(|(network, gateway)| IpNetwork::new(*gateway, network.prefix()).ok()).collect()
+    }
+
+    /// Its pods' networks, and the node's address of the same family that leads there.
+    pub(crate) fn pod_routes(&self) -> Vec<(IpNetwork, IpAddr)> {
+        let via = |pods: &IpNetwork| {
+            self.addresses().into_iter().find(|address| address.is_ipv4() == pods.is_ipv4())
+        };
+        self.pod_cidrs.iter().filter_map(|pods| Some((*pods, via(pods)?))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{NodePlan, PODS_IPV4, PODS_IPV6};
+    use crate::config::{FabricKind, IpFamilies};
+    use ipnetwork::IpNetwork;
+
+    #[test]
+    fn pods_of_all_nodes_are_in_one_network_of_each_family() {
+        let all: Vec<IpNetwork> = [PODS_IPV4, PODS_IPV6].map(|text| text.parse().unwrap()).into();
+        for number in [1, 250] {
+            let plan = NodePlan::new(number, FabricKind::Flat, IpFamilies::Dual);
+            assert_eq!(plan.pod_cidrs.len(), 2);
+            for pods in &plan.pod_cidrs {
+                assert!(all.iter().any(|network| network.contains(pods.ip())), "{pods}");
+            }
+            assert_eq!(plan.pod_routes().len(), 2);
+        }
+    }
+
+    #[test]
+    fn a_routed_node_shares_its_subnet_with_its_router_alone() {
+        let plan = NodePlan::new(2, FabricKind::Routed, IpFamilies::Ipv4);
+        assert_eq!(plan.networks[0].to_string(), "172.18.2.2/30");
+        assert_eq!(plan.gateway_networks()[0].to_string(), "172.18.2.1/30");
+        assert_eq!(plan.asn, 64_514);
+    }
+}
