@@ -29,8 +29,7 @@ async fn pods_added_while_the_agent_dies_again_and_again_all_come_up_and_leave_n
     lab.delete_pods(&keys).await.unwrap();
     // An ADD that was cut off leaves something for at most one reconcile.
     let look = || async { (left(node).await == (0, 0, 0)).then_some(()) };
-    if clock::until(PATIENCE, "nothing is left", look).await.is_err() {
-        panic!("left: {:?}{}", left(node).await, lab.log_tail(30));
-    }
+    let gone = clock::until(PATIENCE, "nothing is left", look).await;
+    assert!(gone.is_ok(), "left: {:?}{}", left(node).await, lab.log_tail(30));
     lab.stop().await;
 }

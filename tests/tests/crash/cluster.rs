@@ -9,7 +9,7 @@ use margay_netlink::{Socket, link};
 
 pub(crate) const PORT: Port = Port::tcp(8080);
 /// How long anything may take before a test fails.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 pub(crate) async fn start(nodes: u8) -> Lab {
     let lab = Lab::start(LabConfig { nodes, ..LabConfig::default() }).await.unwrap();

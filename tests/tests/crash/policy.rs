@@ -13,7 +13,7 @@ async fn a_dead_agent_leaves_open_what_was_open_and_closed_what_was_closed_and_n
     run_pods(&lab, &[("client", "n1"), ("web", "n2"), ("db", "n2")]).await;
     deny(&lab, "db").await;
     until_open(&lab, "client", "db", false).await;
-    let mut kept = lab.keep(&party("client"), &party("web"), PORT).await.unwrap().expect("web is open");
+    let mut kept = lab.keep(&party("client"), &party("web"), PORT).await.unwrap().unwrap();
     let speaker = lab.node(1).pid(Daemon::Bgp);
     let up_for = lab.node(0).bgp_status().await.unwrap().neighbors[0].since_seconds;
 
