@@ -1,5 +1,8 @@
 # Every target installs first what is missing (./setup); run them as root.
 
+# Where rustup puts cargo, for shells that have not been told.
+export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
+
 PROFILE := debug
 BIN := target/$(PROFILE)
 CASES := tests/conformance/netpol/cases
