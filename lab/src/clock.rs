@@ -40,3 +40,9 @@ pub async fn within<T>(
         Err(_elapsed) => anyhow::bail!("{what}: not done within {limit:?}"),
     }
 }
+
+/// Lets a change have its effect, where what is looked at may look the same before it.
+#[expect(clippy::disallowed_methods, reason = "there is no event to wait for when nothing changes")]
+pub(crate) async fn settle(time: Duration) {
+    tokio::time::sleep(time).await;
+}

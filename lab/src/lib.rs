@@ -19,6 +19,7 @@ mod binaries;
 pub mod clock;
 mod cni;
 mod config;
+pub mod conformance;
 mod fabric;
 mod kubectl;
 mod kubelet;

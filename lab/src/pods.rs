@@ -7,6 +7,7 @@ use kube::ResourceExt;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -54,7 +55,7 @@ impl FromStr for PodKey {
 
 /// How far a pod has come.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Stage {
+pub(crate) enum Stage {
     /// Its namespace is there, and its servers; its network may be coming.
     Starting,
     /// Its status says Ready.
@@ -71,7 +72,8 @@ pub enum Stage {
 pub(crate) struct Running {
     uid: String,
     pub(crate) node: String,
-    pub(crate) host_network: bool,
+    /// The path of its network namespace on the node; `None` when it has the node's.
+    pub(crate) netns: Option<PathBuf>,
     pub(crate) station: Arc<Station>,
     pub(crate) stage: Stage,
 }
@@ -101,12 +103,12 @@ impl Pods {
         uid: &str,
         node: &str,
         station: &Arc<Station>,
-        host_network: bool,
+        netns: Option<PathBuf>,
     ) {
         let running = Running {
             uid: uid.to_owned(),
             node: node.to_owned(),
-            host_network,
+            netns,
             station: Arc::clone(station),
             stage: Stage::Starting,
         };

@@ -3,13 +3,14 @@
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Binding, Node, ObjectReference, Pod};
 use kube::api::{ListParams, ObjectMeta, PostParams};
-use kube::runtime::{WatchStreamExt, watcher};
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, watcher};
 use kube::{Api, Client, ResourceExt};
 
 /// Binds pods without a node for ever.
 pub(crate) async fn run(client: Client) {
     let unbound = watcher::Config::default().fields("spec.nodeName=");
-    let pods = watcher::watcher(Api::<Pod>::all(client.clone()), unbound).default_backoff().applied_objects();
+    let pods = watcher(Api::<Pod>::all(client.clone()), unbound).default_backoff().applied_objects();
     let mut pods = std::pin::pin!(pods);
     let mut turn = 0;
     while let Some(pod) = pods.next().await {

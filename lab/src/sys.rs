@@ -4,8 +4,7 @@
 use nix::errno::Errno;
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
-use nix::unistd::{Pid, getppid, setsid};
-use std::os::unix::process::CommandExt;
+use nix::unistd::{Pid, getppid};
 
 /// Has the kernel kill the child when the *thread* that spawns it ends, however it ends.
 pub(crate) fn die_with_spawner(command: &mut tokio::process::Command) {
@@ -17,12 +16,5 @@ pub(crate) fn die_with_spawner(command: &mut tokio::process::Command) {
     };
     // SAFETY: the closure makes two system calls and allocates nothing, as is asked of code after a fork in a
     // process with threads.
-    unsafe { command.pre_exec(prepare) };
-}
-
-/// Puts the child into a session of its own, so that no terminal's signals reach it.
-pub(crate) fn detach(command: &mut std::process::Command) {
-    let prepare = || setsid().map(|_session| ()).map_err(Into::into);
-    // SAFETY: the closure makes one system call and allocates nothing.
     unsafe { command.pre_exec(prepare) };
 }

@@ -1,15 +1,27 @@
 //! The command line.
 
+mod client;
+mod conformance;
+mod daemon;
+mod inside;
+mod protocol;
+mod up;
+
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
-use margay_lab::{Dataplane, FabricKind, IpFamilies, LabConfig};
+use margay_lab::{Dataplane, FabricKind, IpFamilies, LabConfig, Port};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Kubernetes clusters out of network namespaces, running the real Margay.
 #[derive(Debug, Parser)]
-#[command(name = "margay-lab", version)]
+#[command(
+    name = "margay-lab",
+    version,
+    after_help = "Needs root, and margay, margay-node and margay-bgp beside it \
+(cargo build --workspace --bins)."
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -17,8 +29,50 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Starts a cluster in the background, and says how to use it.
+    Up(Cluster),
+    /// Ends the cluster in the background.
+    Down,
+    /// Shows the nodes, their processes, BGP sessions, routes and pods.
+    Status,
+    /// Prints where the kubeconfig of the running cluster is.
+    Kubeconfig {
+        /// Print its content instead.
+        #[arg(long)]
+        content: bool,
+    },
+    /// Probes between all pods, and prints who reaches whom.
+    Reach {
+        /// Pods of this namespace only.
+        #[arg(short, long, value_name = "NAMESPACE")]
+        namespace: Option<String>,
+        /// NUMBER or NUMBER/PROTOCOL (TCP, UDP, SCTP), as often as wanted [default: all that the pods declare].
+        #[arg(long, value_name = "PORT")]
+        port: Vec<Port>,
+    },
+    /// Runs a command in a pod's network.
+    Exec {
+        /// NAMESPACE/NAME, or NAME in namespace default.
+        pod: String,
+        /// The command.
+        #[arg(last = true, required = true, value_name = "CMD")]
+        command: Vec<String>,
+    },
+    /// Runs a command on a node: in its network, and with its /run, /etc/cni and /var/lib/margay.
+    Node {
+        /// Its name.
+        node: String,
+        /// The command.
+        #[arg(last = true, required = true, value_name = "CMD")]
+        command: Vec<String>,
+    },
     /// Shows a cluster that routes and isolates, and cleans up.
     Demo(Cluster),
+    /// Runs conformance cases.
+    Conformance(conformance::Options),
+    /// What `up` runs in the background.
+    #[command(hide = true)]
+    Run(Cluster),
 }
 
 /// What a cluster is made of.
@@ -74,10 +128,18 @@ fn report(error: &anyhow::Error) {
 }
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let done = |()| ExitCode::SUCCESS;
     match cli.command {
-        Command::Demo(cluster) => {
-            until_interrupted(crate::demo::run(cluster.config())).map(|()| ExitCode::SUCCESS)
-        }
+        Command::Up(cluster) => up::up(&cluster).map(done),
+        Command::Down => up::down().map(done),
+        Command::Status => client::status().map(done),
+        Command::Kubeconfig { content } => client::kubeconfig(content).map(done),
+        Command::Reach { namespace, port } => client::reach(namespace, &port).map(done),
+        Command::Exec { pod, command } => inside::exec(&pod, &command).map(done),
+        Command::Node { node, command } => inside::node(&node, &command).map(done),
+        Command::Demo(cluster) => until_interrupted(crate::demo::run(cluster.config())).map(done),
+        Command::Conformance(options) => until_interrupted(conformance::run(options)),
+        Command::Run(cluster) => until_interrupted(daemon::run(cluster.config())).map(done),
     }
 }
 
@@ -94,4 +156,15 @@ fn until_interrupted<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow
             _ = terminate.recv() => anyhow::bail!("told to end"),
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Cli;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
 }

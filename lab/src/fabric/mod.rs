@@ -55,7 +55,7 @@ impl Fabric {
         nodes: &[NodePlan],
     ) -> anyhow::Result<Self> {
         let machine = Arc::new(Machine::start("fabric", &[]).await.context("make the fabric")?);
-        sysctl::prepare_namespace(machine.namespace())?;
+        prepare_namespace(machine.namespace())?;
         sysctl::route_packets(machine.namespace())?;
         let mut fabric = Self { kind, machine, families, bird: None };
         match kind {

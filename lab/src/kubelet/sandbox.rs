@@ -42,7 +42,7 @@ struct Attached {
 pub(super) fn host_sandbox(context: &Context, pod: &Pod) -> anyhow::Result<Sandbox> {
     let servers = context.station.serve(&ports(pod))?;
     let uid = pod.uid().unwrap_or_default();
-    context.pods.start(&PodKey::of(pod), &uid, &context.node, &context.station, true);
+    context.pods.start(&PodKey::of(pod), &uid, &context.node, &context.station, None);
     Ok(Sandbox { addresses: context.addresses.clone(), servers: servers, attached: None })
 }
 
@@ -68,7 +68,7 @@ impl Sandbox {
             let station = Station::open(namespace)?;
             // Before the network is there: a probe that finds the pod finds it serving.
             let servers = station.serve(&ports(pod))?;
-            context.pods.start(key, &uid, &context.node, &station, false);
+            context.pods.start(key, &uid, &context.node, &station, Some(path.clone()));
             let lo = Attachment { ifname: "lo", capabilities: Map::new(), ..attachment.clone() };
             context.runtime.add(&NetworkList::loopback(), &lo).await?;
             let result = context.runtime.add(&list, &attachment).await?;

@@ -5,6 +5,7 @@ mod reach;
 mod ready;
 
 pub use objects::PodSpec;
+pub(crate) use reach::PROBE_LIMIT;
 
 use crate::api::Api;
 use crate::apiserver::ApiServer;

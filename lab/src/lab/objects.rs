@@ -157,6 +157,15 @@ impl Lab {
         self.pods.ready().into_iter().map(|(key, (running, _))| (key, running.node)).collect()
     }
 
+    /// The ports that the containers of all pods declare.
+    ///
+    /// # Errors
+    /// When the API server does not answer.
+    pub async fn declared_ports(&self) -> anyhow::Result<BTreeMap<PodKey, Vec<Port>>> {
+        let pods = Api::<Pod>::all(self.client()).list(&ListParams::default()).await?;
+        Ok(pods.iter().map(|pod| (PodKey::of(pod), kubelet::ports(pod))).collect())
+    }
+
     /// Deletes pods, and waits until their objects and networks are gone.
     ///
     /// # Errors

@@ -2,11 +2,14 @@
 
 use super::Lab;
 use crate::matrix::{Cell, Matrix};
+use crate::node::Node;
 use crate::party::Party;
+use crate::pods::{PodKey, Pods};
 use crate::station::{Kept, Port, Reach, Station};
 use anyhow::Context;
 use futures::future::join_all;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,14 +38,9 @@ impl Lab {
         }
     }
 
-    /// The station of a pod from its first moment, before it has an address.
-    pub(crate) fn starting_station(&self, pod: &crate::PodKey) -> Option<Arc<Station>> {
-        self.pods.find(pod).map(|running| running.station)
-    }
-
-    /// Whether a pod has its node's network.
-    pub(crate) fn is_host_network(&self, pod: &crate::PodKey) -> bool {
-        self.pods.find(pod).is_some_and(|running| running.host_network)
+    /// The pods as the kubelets know them, from their first moment on.
+    pub(crate) fn pods(&self) -> &Pods {
+        &self.pods
     }
 
     /// Probes a port of `to` from `from`, over IPv4 where both have it.
@@ -65,9 +63,23 @@ impl Lab {
     /// # Errors
     /// When one of them is not there.
     pub async fn matrix(&self, parties: &[Party], port: Port) -> anyhow::Result<Matrix> {
+        self.matrix_of(parties, port, |_| true).await
+    }
+
+    /// Probes a port from all to those who serve it, at once.
+    ///
+    /// # Errors
+    /// When one of them is not there.
+    pub async fn matrix_of(
+        &self,
+        parties: &[Party],
+        port: Port,
+        serves: impl Fn(&Party) -> bool,
+    ) -> anyhow::Result<Matrix> {
+        let serves = &serves;
         let rows = parties.iter().map(|from| async move {
             let row = parties.iter().map(|to| async move {
-                if from == to { Ok(None) } else { self.reach(from, to, port).await.map(Some) }
+                if from == to || !serves(to) { Ok(None) } else { self.reach(from, to, port).await.map(Some) }
             });
             join_all(row).await.into_iter().collect::<anyhow::Result<Vec<Option<Cell>>>>()
         });
@@ -82,6 +94,15 @@ impl Lab {
     pub async fn reach_address(&self, from: &Party, to: SocketAddr, port: Port) -> anyhow::Result<Reach> {
         let (station, _) = self.locate(from)?;
         Ok(station.probe(SocketAddr::new(to.ip(), port.number), port.protocol, PROBE_LIMIT).await)
+    }
+
+    /// The node of a pod, and the path there of the pod's network namespace; `None` for the node's own.
+    ///
+    /// # Errors
+    /// When the pod does not run.
+    pub fn pod_netns(&self, pod: &PodKey) -> anyhow::Result<(&Node, Option<PathBuf>)> {
+        let running = self.pods.find(pod).with_context(|| format!("pod {pod} is not running"))?;
+        Ok((self.node_named(&running.node)?, running.netns))
     }
 
     /// Opens a connection that is kept; `None` when it does not open.
