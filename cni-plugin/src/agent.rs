@@ -17,7 +17,7 @@ use margay_api::{
 pub(crate) enum AgentError {
     /// Nobody answers.
     #[error(
-        "reach the node agent on {socket}: {source}; is the margay pod of this node running (kubectl -n kube-system get pods -l app.kubernetes.io/name=margay -o wide)?"
+        "reach the node agent on {socket}; is the margay pod of this node running (kubectl -n kube-system get pods -l app.kubernetes.io/name=margay -o wide)?"
     )]
     Away { socket: String, source: std::io::Error },
     /// It took too long.

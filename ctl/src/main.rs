@@ -1,3 +1,112 @@
-//! ctl
+//! `margayctl`: what one node knows, in words. Run it on the node, or in the agent's container.
+//!
+//! It reads what the node's processes leave on disk and asks their sockets; it changes nothing.
 
-fn main() {}
+mod bgp;
+mod endpoints;
+mod ipam;
+mod status;
+mod table;
+
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use clap::{Parser, Subcommand, ValueEnum};
+use margay_api::paths;
+
+/// Shows what Margay does on this node.
+#[derive(Debug, Parser)]
+#[command(name = "margayctl", version)]
+struct Cli {
+    /// Sockets and endpoint records.
+    #[arg(long, global = true, value_name = "DIR", default_value = paths::RUN_DIR, env = "MARGAY_RUN_DIR")]
+    run_dir: PathBuf,
+    /// Address allocations.
+    #[arg(long, global = true, value_name = "DIR", default_value = paths::STATE_DIR, env = "MARGAY_STATE_DIR")]
+    state_dir: PathBuf,
+    /// Form of the answer.
+    #[arg(short, long, global = true, value_enum, default_value_t = Output::Table)]
+    output: Output,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Form of the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// Columns for a person.
+    Table,
+    /// JSON for a program.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Is the node ready for pods? Exit status 1 when it is not.
+    Status,
+    /// The pod interfaces of this node.
+    Endpoints,
+    /// Addresses.
+    Ipam {
+        #[command(subcommand)]
+        command: Ipam,
+    },
+    /// The BGP speaker.
+    Bgp {
+        #[command(subcommand)]
+        command: Bgp,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Ipam {
+    /// Blocks, and who has which address.
+    Show,
+}
+
+#[derive(Debug, Subcommand)]
+enum Bgp {
+    /// Sessions and their states.
+    Neighbors,
+    /// Paths, the best first.
+    Routes,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let answer = match &cli.command {
+        Command::Status => Ok(status::run(&cli.run_dir, &cli.state_dir)),
+        Command::Endpoints => endpoints::run(&cli.run_dir),
+        Command::Ipam { command: Ipam::Show } => ipam::show(&cli.run_dir, &cli.state_dir),
+        Command::Bgp { command: Bgp::Neighbors } => bgp::neighbors(&cli.run_dir),
+        Command::Bgp { command: Bgp::Routes } => bgp::routes(&cli.run_dir),
+    };
+    let (text, status) = match answer {
+        Ok(answer) => (answer.table.text(cli.output), answer.status),
+        Err(error) => {
+            // Nobody is left to tell when standard error is closed.
+            drop(writeln!(io::stderr(), "margayctl: {error:#}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    match io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => status,
+        // A reader such as `head` that has seen enough.
+        Err(_closed) => ExitCode::SUCCESS,
+    }
+}
+
+/// What a command answers.
+struct Answer {
+    table: table::Table,
+    status: ExitCode,
+}
+
+impl From<table::Table> for Answer {
+    fn from(table: table::Table) -> Self {
+        Self { table, status: ExitCode::SUCCESS }
+    }
+}

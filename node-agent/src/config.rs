@@ -247,6 +247,12 @@ mod tests {
     }
 
     #[test]
+    fn the_file_of_the_manifests_is_read() {
+        let settings = settings(include_str!("../../manifests/base/margay-node.yaml"), &[]).unwrap();
+        assert_eq!((settings.bgp.enabled, settings.bgp.mesh, settings.bgp.hold_time), (true, true, 90));
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         for (yaml, word) in [
             ("nodeNam: x", "nodeNam"),

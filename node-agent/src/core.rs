@@ -359,6 +359,15 @@ impl Core {
         let endpoints: BTreeMap<EndpointId, Endpoint> =
             listing.endpoints.iter().map(|endpoint| (endpoint.id(), endpoint.clone())).collect();
         self.changed |= self.state.set_endpoints(endpoints);
+        match self.nft.verify().await {
+            Ok(true) => {}
+            Ok(false) => {
+                warn!("somebody flushed or edited the table inet margay; it is written anew");
+                self.metrics.repaired.inc();
+                self.changed = true;
+            }
+            Err(error) => warn!(%error, "the table inet margay cannot be looked at"),
+        }
         let (run_dir, store) = (self.settings.run_dir.clone(), self.store.clone());
         let work =
             spawn_blocking(move || (endpoint::repair(&listing.endpoints), leak::reclaim(&run_dir, &store)));

@@ -1,38 +1,18 @@
-//! Blocks on disk: the only file here that touches it.
-//!
-//! One file for each block, in `blocks/`, named after its network: a header, then a slot of 128 octets for each
-//! address. An address changes hands by one `write` of one slot under the file's lock, so a process that is
-//! killed has either written it or not; a slot that a failing machine tore has a wrong checksum and counts as
-//! held. Nothing is flushed to the medium: a machine that loses power loses its pods too, and the agent frees
-//! what no endpoint record names.
-//!
-//! ```text
-//! octet 0      4      5      6      7      8         16        32             128
-//!       | crc32 | state | id n | if n |  0   |  freed  | ifname  | container ID |
-//! ```
+//! The blocks of a node on disk: which of them an address comes from, for several processes at once.
+
+mod file;
 
 use std::{
     collections::BTreeSet,
-    fs::{self, File, OpenOptions},
-    io::{self, Read, Seek, SeekFrom},
+    fs, io,
     net::IpAddr,
-    os::unix::fs::FileExt,
     path::{Path, PathBuf},
 };
 
+use file::{OpenBlock, State};
 use ipnetwork::IpNetwork;
-use nix::fcntl::{Flock, FlockArg};
 
-use crate::{Block, Offset, Owner, Slot, Window, WindowError, allocate::Wish};
-
-const MAGIC: &[u8; 8] = b"MGYBLK\x00\x01";
-const HEADER: usize = 128;
-const SLOT: usize = 128;
-const FREE: u8 = 0;
-const HELD: u8 = 1;
-/// In the header, after the magic: whether new addresses come from this block.
-const ACTIVE: u8 = 1;
-const RETIRED: u8 = 2;
+use crate::{Offset, Owner, Slot, Window, WindowError, allocate::Wish};
 
 /// A failure of the store. Nothing has changed then, unless it says so.
 #[derive(Debug, thiserror::Error)]
@@ -135,14 +115,14 @@ impl Store {
         let windows = networks.iter().map(|network| Window::of(*network)).collect::<Result<Vec<_>, _>>()?;
         fs::create_dir_all(&self.blocks).map_err(|source| self.failed("create directory", source))?;
         for window in &windows {
-            OpenBlock::create(&self.path(window.network()), *window)?.set_state(ACTIVE)?;
+            OpenBlock::create(&self.path(window.network()), *window)?.set_state(State::Active)?;
         }
         for path in self.paths()? {
             let mut open = OpenBlock::open(&path)?;
             if networks.contains(&open.block.window().network()) {
                 continue;
             }
-            open.set_state(RETIRED)?;
+            open.set_state(State::Retired)?;
             open.remove_if_empty()?;
         }
         Ok(())
@@ -156,7 +136,7 @@ impl Store {
         let opened = self.open_all()?;
         Ok(opened
             .iter()
-            .filter(|open| open.state == ACTIVE)
+            .filter(|open| open.state == State::Active)
             .map(|open| open.block.window().network())
             .collect())
     }
@@ -170,7 +150,7 @@ impl Store {
         let mut opened = self.open_all()?;
         let mut families: Vec<bool> = opened
             .iter()
-            .filter(|open| open.state == ACTIVE)
+            .filter(|open| open.state == State::Active)
             .map(|open| open.block.window().network().is_ipv4())
             .collect();
         families.dedup();
@@ -178,7 +158,9 @@ impl Store {
             return Err(Error::NoBlock);
         }
         for wish in wishes {
-            if !opened.iter().any(|open| open.state == ACTIVE && open.block.window().offset(*wish).is_some())
+            if !opened
+                .iter()
+                .any(|open| open.state == State::Active && open.block.window().offset(*wish).is_some())
             {
                 return Err(Error::NotOurs(*wish));
             }
@@ -237,7 +219,7 @@ impl Store {
                 open.free(offset)?;
                 freed.push(open.block.window().address(offset));
             }
-            if open.state == RETIRED {
+            if open.state == State::Retired {
                 open.remove_if_empty()?;
             }
         }
@@ -269,7 +251,7 @@ impl Store {
     /// When the store cannot be read.
     pub fn free(&self) -> Result<[Option<usize>; 2], Error> {
         let mut free = [None, None];
-        for open in self.open_all()?.iter().filter(|open| open.state == ACTIVE) {
+        for open in self.open_all()?.iter().filter(|open| open.state == State::Active) {
             let window = open.block.window();
             let count = (0..window.len())
                 .map(Offset)
@@ -326,10 +308,9 @@ fn choose(
     wish: Option<IpAddr>,
 ) -> Result<(usize, Offset, bool), Error> {
     let family = || {
-        opened
-            .iter()
-            .enumerate()
-            .filter(|(_, open)| open.block.window().network().is_ipv4() == is_ipv4 && open.state == ACTIVE)
+        opened.iter().enumerate().filter(|(_, open)| {
+            open.block.window().network().is_ipv4() == is_ipv4 && open.state == State::Active
+        })
     };
     let held = family().find_map(|(place, open)| Some((place, open.block.held_by(owner)?)));
     if let Some(address) = wish {
@@ -354,155 +335,6 @@ fn choose(
             .map(|(_, open)| open.block.slots().filter(|(o, _)| open.block.window().usable(*o)).count());
         Error::Exhausted { held: held.sum(), blocks: blocks.join(", ") }
     })
-}
-
-/// A block's file, locked, with what it says.
-struct OpenBlock {
-    path: PathBuf,
-    file: Flock<File>,
-    state: u8,
-    block: Block,
-}
-
-impl OpenBlock {
-    fn create(path: &Path, window: Window) -> Result<Self, Error> {
-        let failed = |action| move |source| Error::File { action, path: path.to_owned(), source };
-        if !path.exists() {
-            let half = path.with_extension("new");
-            let mut header = [0; HEADER];
-            header[..8].copy_from_slice(MAGIC);
-            header[8] = ACTIVE;
-            let text = window.network().to_string();
-            header[9] = u8::try_from(text.len()).unwrap_or_default();
-            header[10..10 + text.len()].copy_from_slice(text.as_bytes());
-            // Linked into place, so that of two that create it at once one wins and both use the same file.
-            fs::write(&half, header).map_err(failed("write block file"))?;
-            match fs::hard_link(&half, path) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                    return Err(failed("create block file")(error));
-                }
-                _ => {}
-            }
-            fs::remove_file(&half).map_err(failed("remove"))?;
-        }
-        Self::open(path)
-    }
-
-    fn open(path: &Path) -> Result<Self, Error> {
-        let failed = |action| move |source| Error::File { action, path: path.to_owned(), source };
-        let damaged = |reason| Error::Damaged { path: path.to_owned(), reason };
-        loop {
-            let file =
-                OpenOptions::new().read(true).write(true).open(path).map_err(failed("open block file"))?;
-            let mut file = Flock::lock(file, FlockArg::LockExclusive)
-                .map_err(|(_, errno)| failed("lock block file")(io::Error::from(errno)))?;
-            // Somebody may have removed the file before we had its lock: then it is nobody's any more.
-            if nix::sys::stat::fstat(&*file).map_err(|e| failed("stat block file")(e.into()))?.st_nlink == 0 {
-                continue;
-            }
-            let mut octets = Vec::new();
-            file.seek(SeekFrom::Start(0)).map_err(failed("read block file"))?;
-            file.read_to_end(&mut octets).map_err(failed("read block file"))?;
-            let (header, slots) =
-                octets.split_at_checked(HEADER).ok_or_else(|| damaged("it is shorter than its header"))?;
-            if !header.starts_with(MAGIC) {
-                return Err(damaged("it does not begin as a block file of this version"));
-            }
-            let network: IpNetwork = header
-                .get(10..10 + usize::from(header[9]))
-                .and_then(|text| std::str::from_utf8(text).ok()?.parse().ok())
-                .ok_or_else(|| damaged("its header names no network"))?;
-            let block = Block::new(Window::of(network)?, slots.chunks(SLOT).map(decode).collect());
-            return Ok(Self { path: path.to_owned(), state: header[8], file, block });
-        }
-    }
-
-    fn write(&mut self, offset: Offset, slot: Slot) -> Result<(), Error> {
-        let place = HEADER + offset.0 as usize * SLOT;
-        self.file.write_all_at(&encode(&slot), place as u64).map_err(|source| Error::File {
-            action: "write block file",
-            path: self.path.clone(),
-            source,
-        })?;
-        self.block.put(offset, slot);
-        Ok(())
-    }
-
-    fn free(&mut self, offset: Offset) -> Result<(), Error> {
-        let freed = self.block.next_freed();
-        self.write(offset, Slot::Free { freed })
-    }
-
-    fn set_state(&mut self, state: u8) -> Result<(), Error> {
-        if self.state != state {
-            self.file.write_all_at(&[state], 8).map_err(|source| Error::File {
-                action: "write block file",
-                path: self.path.clone(),
-                source,
-            })?;
-            self.state = state;
-        }
-        Ok(())
-    }
-
-    fn remove_if_empty(self) -> Result<(), Error> {
-        if self.block.slots().any(|(_, slot)| !matches!(slot, Slot::Free { .. })) {
-            return Ok(());
-        }
-        fs::remove_file(&self.path).map_err(|source| Error::File {
-            action: "remove block file",
-            path: self.path.clone(),
-            source,
-        })
-    }
-}
-
-fn encode(slot: &Slot) -> [u8; SLOT] {
-    let mut octets = [0; SLOT];
-    match slot {
-        Slot::Free { freed } => {
-            octets[4] = FREE;
-            octets[8..16].copy_from_slice(&freed.to_le_bytes());
-        }
-        Slot::Held { owner } => {
-            let (id, ifname) = (owner.container_id().as_bytes(), owner.ifname().as_bytes());
-            octets[4] = HELD;
-            // `Owner` holds the lengths to 96 and 15.
-            octets[5] = u8::try_from(id.len()).unwrap_or(u8::MAX);
-            octets[6] = u8::try_from(ifname.len()).unwrap_or(u8::MAX);
-            octets[16..16 + ifname.len()].copy_from_slice(ifname);
-            octets[32..32 + id.len()].copy_from_slice(id);
-        }
-        Slot::Damaged => octets[4] = u8::MAX,
-    }
-    let crc = crc32fast::hash(&octets[4..]);
-    octets[..4].copy_from_slice(&crc.to_le_bytes());
-    octets
-}
-
-fn decode(octets: &[u8]) -> Slot {
-    if octets.iter().all(|octet| *octet == 0) {
-        // A hole in the file: never written.
-        return Slot::Free { freed: 0 };
-    }
-    decode_written(octets).unwrap_or(Slot::Damaged)
-}
-
-fn decode_written(octets: &[u8]) -> Option<Slot> {
-    let octets: &[u8; SLOT] = octets.try_into().ok()?;
-    if crc32fast::hash(&octets[4..]).to_le_bytes() != octets[..4] {
-        return None;
-    }
-    match octets[4] {
-        FREE => Some(Slot::Free { freed: u64::from_le_bytes(octets[8..16].try_into().ok()?) }),
-        HELD => {
-            let ifname = octets.get(16..16 + usize::from(octets[6]))?;
-            let id = octets.get(32..32 + usize::from(octets[5]))?;
-            let owner = Owner::new(std::str::from_utf8(id).ok()?, std::str::from_utf8(ifname).ok()?).ok()?;
-            Some(Slot::Held { owner })
-        }
-        _ => None,
-    }
 }
 
 #[cfg(test)]

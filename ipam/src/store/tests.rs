@@ -4,7 +4,10 @@ use std::{collections::BTreeSet, fs, net::IpAddr, path::PathBuf, thread};
 
 use proptest::prelude::*;
 
-use super::{Error, HEADER, Held, SLOT, Store};
+use super::{
+    Error, Held, Store,
+    file::{HEADER, SLOT},
+};
 use crate::Owner;
 
 fn owner(number: usize) -> Owner {

@@ -90,7 +90,7 @@ impl State {
         let name = PodName::new(&pod.namespace, &pod.name);
         match (self.pods.get(&name), &pod.uid) {
             (None, _) => Err(format!("pod {name} is not known from the API server (yet, or any more)")),
-            (Some(facts), Some(uid)) if facts.uid != *uid => Err(format!(
+            (Some(facts), Some(uid)) if !facts.is(uid) => Err(format!(
                 "pod {name} with UID {uid} is not known from the API server, which knows UID {}",
                 facts.uid
             )),

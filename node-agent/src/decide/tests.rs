@@ -42,7 +42,7 @@ fn facts(name: &str, uid: &str) -> (PodName, PodFacts) {
         terminating: false,
         created: 0,
     };
-    (name, PodFacts { uid: uid.into(), pod })
+    (name, PodFacts { uid: uid.into(), static_uid: Some(format!("static-{uid}")), pod })
 }
 
 fn node(address: &str, cidr: &str) -> Node {
@@ -82,6 +82,7 @@ fn an_endpoint_is_admitted_only_when_its_very_pod_is_known() {
         (&[facts("a", "u1")], Some(("a", None)), true),
         (&[facts("a", "u1")], Some(("a", Some("u1"))), true),
         (&[facts("a", "u1")], Some(("a", Some("u0"))), false),
+        (&[facts("a", "u1")], Some(("a", Some("static-u1"))), true),
         (&[], None, true),
     ] {
         let wanted = wanted(&complete(pods, &[endpoint(pod)])).unwrap();

@@ -40,7 +40,14 @@ fn conflist(run_dir: &Path, state_dir: &Path, mtu: Mtu) -> String {
         "stateDir": state_dir,
         "capabilities": {"ips": true, "mac": true},
     });
-    let list = json!({"cniVersion": "1.0.0", "name": "margay", "plugins": [plugin]});
+    let list = json!({
+        // What containerd 1.6 speaks; runtimes that know `cniVersions` take the newest of it that they speak
+        // (CNI spec 1.1, section 1), and with 1.1.0 ask for STATUS.
+        "cniVersion": "1.0.0",
+        "cniVersions": ["1.0.0", "1.1.0"],
+        "name": "margay",
+        "plugins": [plugin],
+    });
     format!("{list:#}\n")
 }
 

@@ -79,3 +79,52 @@ async fn converse(stream: &mut UnixStream, events: &mpsc::Sender<Event>) -> io::
     text.push(b'\n');
     writer.write_all(&text).await
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use margay_api::agent::{Request, Response};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::UnixStream,
+        sync::mpsc,
+    };
+
+    use super::{bind, run};
+    use crate::core::Event;
+
+    async fn ask(path: &std::path::Path, line: &str) -> Response {
+        let mut stream = UnixStream::connect(path).await.unwrap();
+        stream.write_all(line.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        serde_json::from_str(&answer).unwrap()
+    }
+
+    #[tokio::test]
+    async fn calls_reach_the_core_and_nonsense_does_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("agent.sock");
+        std::fs::write(&path, "left by a killed agent").unwrap();
+        let listener = bind(&path).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let (events, mut inbox) = mpsc::channel(1);
+        let server = tokio::spawn(run(listener, events));
+        let core = tokio::spawn(async move {
+            while let Some(Event::Plugin(call)) = inbox.recv().await {
+                assert_eq!(call.request, Request::Status);
+                call.answer.send(Response::Done).unwrap();
+            }
+        });
+        assert_eq!(ask(&path, "{\"request\":\"status\"}\n").await, Response::Done);
+        for nonsense in ["\n", "{}\n", "{\"request\":\"dance\"}\n"] {
+            let Response::Refused { reason } = ask(&path, nonsense).await else {
+                panic!("{nonsense} was taken")
+            };
+            assert!(reason.contains("does not understand"), "{reason}");
+        }
+        server.abort();
+        core.await.unwrap();
+    }
+}

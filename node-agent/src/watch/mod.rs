@@ -1,6 +1,7 @@
 //! Streams of the API to typed events.
 //!
-//! One task for each kind of object. A watcher lists, then watches, and starts over by itself when the API server
+//! One task for each kind of object. An object that does not have its kind's form is reported by name, counts as not
+//! there, and hides no other. A watcher lists, then watches, and starts over by itself when the API server
 //! is away, restarts, or has forgotten the history (410 Gone), with a growing wait between attempts. What it lists
 //! arrives as one [`Change::Replaced`], so that an object that vanished meanwhile is missed there and nowhere else.
 
@@ -15,6 +16,8 @@ use std::{collections::BTreeMap, fmt::Debug, sync::Arc};
 use futures::StreamExt;
 use kube::{
     Api, Client, Resource,
+    api::ObjectMeta,
+    core::DeserializeGuard,
     runtime::{WatchStreamExt, watcher},
 };
 use margay_policy::{Namespace, PodName, Policy, PolicyRef};
@@ -92,9 +95,19 @@ impl<V> Read<V> {
 }
 
 impl Feed {
-    /// Reports what is wrong with an object; the core gets the rest of it.
-    fn sift<V>(&self, read: Read<V>) -> Option<V> {
+    /// Reads an object and reports what is wrong with it; the core gets the rest.
+    fn sift<O, V>(&self, object: &DeserializeGuard<O>, read: impl Fn(&O) -> Read<V>) -> Option<V> {
         let label = crate::metrics::Resource { resource: self.resource };
+        let read = match &object.0 {
+            Ok(object) => read(object),
+            Err(invalid) => {
+                let ObjectMeta { namespace, name, .. } = &invalid.metadata;
+                let parts = [namespace.as_deref(), name.as_deref()];
+                let name = parts.into_iter().flatten().collect::<Vec<_>>().join("/");
+                let problem = format!("{name}: {}; it is passed over", invalid.error);
+                Read { value: None, problems: vec![problem] }
+            }
+        };
         for problem in &read.problems {
             warn!(resource = self.resource, "{problem}");
             self.metrics.unreadable.get_or_create(&label).inc();
@@ -107,7 +120,7 @@ async fn follow<O, K, V>(
     client: Client,
     feed: Feed,
     read: impl Fn(&O) -> Read<V>,
-    key: impl Fn(&O) -> K,
+    key: impl Fn(&ObjectMeta) -> K,
     wrap: impl Fn(Change<K, V>) -> ApiEvent,
 ) -> anyhow::Result<()>
 where
@@ -116,7 +129,8 @@ where
 {
     let mut listed = BTreeMap::new();
     let mut failing = false;
-    let stream = watcher(Api::<O>::all(client), watcher::Config::default()).default_backoff();
+    let api = Api::<DeserializeGuard<O>>::all(client);
+    let stream = watcher(api, watcher::Config::default()).default_backoff();
     let mut stream = std::pin::pin!(stream);
     while let Some(event) = stream.next().await {
         let change = match event {
@@ -133,8 +147,9 @@ where
                 continue;
             }
             Ok(watcher::Event::InitApply(object)) => {
-                if let Some(value) = feed.sift(read(&object)) {
-                    listed.insert(key(&object), value);
+                let key = key(object.meta());
+                if let Some(value) = feed.sift(&object, &read) {
+                    listed.insert(key, value);
                 }
                 continue;
             }
@@ -142,12 +157,12 @@ where
                 info!(resource = feed.resource, objects = listed.len(), "listed");
                 Change::Replaced(std::mem::take(&mut listed))
             }
-            Ok(watcher::Event::Apply(object)) => match feed.sift(read(&object)) {
-                Some(value) => Change::Applied(key(&object), value),
+            Ok(watcher::Event::Apply(object)) => match feed.sift(&object, &read) {
+                Some(value) => Change::Applied(key(object.meta()), value),
                 // Unreadable as a whole, it counts as not there.
-                None => Change::Deleted(key(&object)),
+                None => Change::Deleted(key(object.meta())),
             },
-            Ok(watcher::Event::Delete(object)) => Change::Deleted(key(&object)),
+            Ok(watcher::Event::Delete(object)) => Change::Deleted(key(object.meta())),
         };
         if failing {
             info!(resource = feed.resource, "the API server serves the watch again");

@@ -1,14 +1,15 @@
 //! Network policies, checked.
 
 use k8s_openapi::api::networking::v1::NetworkPolicy;
+use kube::api::ObjectMeta;
 use margay_policy::{Policy, PolicyRef, convert};
 
 use super::Read;
 
-pub(super) fn key(object: &NetworkPolicy) -> PolicyRef {
+pub(super) fn key(meta: &ObjectMeta) -> PolicyRef {
     PolicyRef {
-        namespace: object.metadata.namespace.clone().unwrap_or_default(),
-        name: object.metadata.name.clone().unwrap_or_default(),
+        namespace: meta.namespace.clone().unwrap_or_default(),
+        name: meta.name.clone().unwrap_or_default(),
     }
 }
 

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 use k8s_openapi::api::core::v1::Node as Object;
+use kube::api::ObjectMeta;
 
 use super::Read;
 
@@ -23,12 +24,12 @@ impl Node {
     }
 }
 
-pub(super) fn key(object: &Object) -> String {
-    object.metadata.name.clone().unwrap_or_default()
+pub(super) fn key(meta: &ObjectMeta) -> String {
+    meta.name.clone().unwrap_or_default()
 }
 
 pub(super) fn read(object: &Object) -> Read<Node> {
-    let name = key(object);
+    let name = key(&object.metadata);
     let mut problems = Vec::new();
     let mut addresses = Vec::new();
     let status = object.status.as_ref().and_then(|status| status.addresses.as_ref());

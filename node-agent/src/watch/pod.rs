@@ -1,6 +1,7 @@
 //! Pods: labels, addresses and named ports.
 
 use k8s_openapi::api::core::v1::{Container, Pod as Object};
+use kube::api::ObjectMeta;
 use margay_policy::{NamedPort, Pod, PodName, Protocol};
 
 use super::Read;
@@ -10,19 +11,28 @@ use super::Read;
 pub(crate) struct PodFacts {
     /// `metadata.uid`.
     pub(crate) uid: String,
+    /// What the kubelet calls a static pod, whose object in the API is a mirror with a UID of its own.
+    pub(crate) static_uid: Option<String>,
     /// For policy, with the addresses of its status.
     pub(crate) pod: Pod,
 }
 
-pub(super) fn key(object: &Object) -> PodName {
-    PodName::new(
-        object.metadata.namespace.clone().unwrap_or_default(),
-        object.metadata.name.clone().unwrap_or_default(),
-    )
+impl PodFacts {
+    /// Whether the runtime means this pod by a UID.
+    pub(crate) fn is(&self, uid: &str) -> bool {
+        self.uid == uid || self.static_uid.as_deref() == Some(uid)
+    }
+}
+
+/// Holds the UID of a static pod in its mirror.
+const STATIC_UID: &str = "kubernetes.io/config.hash";
+
+pub(super) fn key(meta: &ObjectMeta) -> PodName {
+    PodName::new(meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
 }
 
 pub(super) fn read(object: &Object) -> Read<PodFacts> {
-    let name = key(object);
+    let name = key(&object.metadata);
     let mut problems = Vec::new();
     let spec = object.spec.as_ref();
     let status = object.status.as_ref();
@@ -63,7 +73,8 @@ pub(super) fn read(object: &Object) -> Read<PodFacts> {
         created: object.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
     };
     let uid = object.metadata.uid.clone().unwrap_or_default();
-    Read { value: Some(PodFacts { uid, pod }), problems }
+    let static_uid = object.metadata.annotations.as_ref().and_then(|all| all.get(STATIC_UID).cloned());
+    Read { value: Some(PodFacts { uid, static_uid, pod }), problems }
 }
 
 fn named_ports(container: &Container, ports: &mut Vec<NamedPort>, mut problem: impl FnMut(String)) {

@@ -22,6 +22,7 @@
 mod diff;
 mod driver;
 mod layout;
+mod outline;
 mod ruleset;
 
 pub(crate) use driver::Driver;

@@ -9,13 +9,15 @@ use std::{
     process::{Output, Stdio},
 };
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::{io::AsyncWriteExt, process::Command};
 use tracing::debug;
 
 use super::{
     Ruleset,
     diff::{difference, replacement},
+    outline::Outline,
+    ruleset::{FAMILY, TABLE},
 };
 
 /// Why the kernel does not hold what is wanted. It holds what it held before.
@@ -52,7 +54,7 @@ impl Driver {
         if !commands.is_empty() {
             let document = json!({"nftables": commands}).to_string();
             debug!(commands = commands.len(), octets = document.len(), "nft transaction");
-            let output = self.run(&document).await?;
+            let output = self.run(&["-j", "-f", "-"], &document).await?;
             if !output.status.success() {
                 let reason = String::from_utf8_lossy(&output.stderr).trim().to_owned();
                 return Err(NftError::Refused { commands: commands.len(), reason });
@@ -62,12 +64,26 @@ impl Driver {
         Ok(commands.len())
     }
 
-    async fn run(&self, document: &str) -> Result<Output, NftError> {
+    /// Looks whether the table still has the sets, chains and rules that were written; elements are not listed, so
+    /// that the cost does not grow with the cluster. False when somebody flushed or edited it: the next
+    /// [`Driver::apply`] then replaces the whole table.
+    pub(crate) async fn verify(&mut self) -> Result<bool, NftError> {
+        let Some(present) = &self.present else { return Ok(true) };
+        let output = self.run(&["-j", "-t", "list", "table", FAMILY, TABLE], "").await?;
+        let listing: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        let same = Outline::listed(&listing) == Outline::written(present);
+        if !same {
+            self.present = None;
+        }
+        Ok(same)
+    }
+
+    async fn run(&self, arguments: &[&str], document: &str) -> Result<Output, NftError> {
         let failed = |source| NftError::Run { program: self.program.clone(), source };
         let mut child = Command::new(&self.program)
-            .args(["-j", "-f", "-"])
+            .args(arguments)
             .stdin(Stdio::piped())
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn()

@@ -142,6 +142,29 @@ fn a_table_that_somebody_took_away_is_an_error_once_and_is_then_written_anew() {
 }
 
 #[test]
+fn a_table_that_somebody_flushed_edited_or_deleted_is_noticed_and_replaced() {
+    in_new_namespace(async || {
+        let ruleset = layout(&wanted(2, POLICIES[3], &mut Interner::default()));
+        let mut driver = Driver::new("nft".into());
+        assert!(driver.verify().await.unwrap(), "nothing is written yet, so nothing can be missing");
+        for damage in [
+            "flush ruleset",
+            "delete table inet margay",
+            "flush chain inet margay forward",
+            "insert rule inet margay forward accept",
+            "add set inet margay strange { type mark; }",
+        ] {
+            driver.apply(ruleset.clone()).await.unwrap();
+            assert!(driver.verify().await.unwrap());
+            assert!(Command::new("nft").arg(damage).status().unwrap().success());
+            assert!(!driver.verify().await.unwrap(), "{damage}");
+            assert_ne!(driver.apply(ruleset.clone()).await.unwrap(), 0, "{damage}");
+            assert!(driver.verify().await.unwrap(), "{damage}");
+        }
+    });
+}
+
+#[test]
 fn a_missing_program_is_named() {
     in_new_namespace(async || {
         let mut driver = Driver::new("/no/such/nft".into());

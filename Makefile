@@ -1,0 +1,69 @@
+# Every target installs first what is missing (./setup); run them as root.
+
+# Where rustup puts cargo, for shells that have not been told.
+export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
+
+PROFILE := debug
+BIN := target/$(PROFILE)
+CASES := tests/conformance/netpol/cases
+BENCHES := cni
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build ebpf demo lab test conformance bench fmt lint manifests
+
+help: ## print this list
+	@echo 'usage: make TARGET'
+	@sed -n 's/^\([a-z]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do \
+	    printf '  %-12s %s\n' "$$target" "$$text"; done
+
+setup: ## install what the build, the tests and the demo need and is missing
+	@./setup
+
+# One profile for everything: what the tests have compiled, the demo runs.
+build: setup
+	cargo build --locked --workspace --bins
+
+ebpf: setup ## build the kernel programs into target/bpf
+	ebpf/build
+
+demo: build ## run a three-node cluster, show it route and isolate, clean up
+	$(BIN)/margay-lab demo
+
+lab: build ## bring up a cluster to play with; `target/debug/margay-lab down` ends it
+	$(BIN)/margay-lab up
+	@echo
+	@echo 'The cluster is up. Next:'
+	@echo '  export KUBECONFIG=$$($(BIN)/margay-lab kubeconfig)'
+	@echo '  kubectl get nodes'
+	@echo '  $(BIN)/margay-lab reach        the matrix of who reaches whom'
+	@echo '  $(BIN)/margay-lab down         the end'
+
+test: build ebpf ## run all tests, then the conformance cases
+	cargo test --locked --workspace
+	$(MAKE) --no-print-directory conformance
+
+conformance: build
+	$(BIN)/margay-lab conformance $(CASES)
+
+bench: setup ## run the benchmarks, or one of them: make bench BENCH=cni
+	@$(foreach bench,$(if $(BENCH),$(BENCH),$(BENCHES)),$(if $(filter $(bench),$(BENCHES)),,\
+	    $(error no benchmark `$(bench)`; there is: $(BENCHES))))true
+	cargo build --locked --release --bins -p margay-cni
+# What is measured are the programs above; what measures them may be what the tests have compiled.
+	@set -e; for bench in $(if $(BENCH),$(BENCH),$(BENCHES)); do \
+	    cargo bench --locked --profile dev -p margay-tests --bench $$bench; done
+
+fmt: ## format the code
+	cargo fmt
+	cd ebpf && cargo fmt
+
+lint: setup ## check format, lints and licences
+	cargo fmt --check
+	cd ebpf && cargo fmt --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	ebpf/build clippy
+	.ci/licences
+	@if command -v cargo-deny > /dev/null; then cargo deny check; else echo 'cargo-deny is not installed: advisories were not checked'; fi
+
+manifests: ## write manifests/margay.yaml from manifests/base
+	kubectl kustomize manifests/base > manifests/margay.yaml

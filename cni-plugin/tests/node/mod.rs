@@ -1,0 +1,162 @@
+//! A node of the test's own with a stand-in agent, and the plugin called on it as a runtime would.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Write},
+    os::{fd::AsRawFd, unix::net::UnixListener},
+    path::PathBuf,
+    process::{Command, Stdio},
+    sync::{Arc, Mutex},
+    thread,
+};
+
+use margay_api::{
+    agent::{Request, Response},
+    endpoint::Records,
+    paths,
+};
+use margay_ipam::Store;
+use margay_netlink::{Socket, link, netns::Namespace};
+use nix::sched::{CloneFlags, unshare};
+use serde_json::{Value, json};
+
+/// Blocks of both families.
+pub(crate) const DUAL: &[&str] = &["192.0.2.0/24", "2001:db8:7::/64"];
+
+/// A node: the network namespace that the test's thread is in, and directories of its own.
+pub(crate) struct Node {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) asked: Arc<Mutex<Vec<Request>>>,
+}
+
+/// Runs a test on a node of its own whose agent answers everything with `answer`; no agent when `None`.
+pub(crate) fn on_node(blocks: &[&str], answer: Option<Response>, test: impl FnOnce(&Node) + Send) {
+    thread::scope(|scope| {
+        let handle = scope.spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace of its own: run the tests as root");
+            let node = Node { dir: tempfile::tempdir().unwrap(), asked: Arc::default() };
+            let networks: Vec<_> = blocks.iter().map(|block| block.parse().unwrap()).collect();
+            node.store().set_blocks(&networks).unwrap();
+            if let Some(answer) = answer {
+                node.serve(answer);
+            }
+            test(&node);
+        });
+        if let Err(panic) = handle.join() {
+            std::panic::resume_unwind(panic);
+        }
+    });
+}
+
+/// A pod's namespace, which lives as long as this.
+pub(crate) struct Pod {
+    pub(crate) id: String,
+    pub(crate) namespace: Namespace,
+}
+
+impl Pod {
+    pub(crate) fn new(id: &str) -> Self {
+        let namespace = thread::spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            Namespace::current().unwrap()
+        })
+        .join()
+        .unwrap();
+        Self { id: id.to_owned(), namespace }
+    }
+
+    pub(crate) fn path(&self) -> String {
+        use std::os::fd::AsFd;
+        format!("/proc/{}/fd/{}", std::process::id(), self.namespace.as_fd().as_raw_fd())
+    }
+}
+
+impl Node {
+    pub(crate) fn store(&self) -> Store {
+        Store::new(&self.dir.path().join("lib").join(paths::IPAM))
+    }
+
+    pub(crate) fn run_dir(&self) -> PathBuf {
+        self.dir.path().join("run")
+    }
+
+    pub(crate) fn records(&self) -> Records {
+        Records::below(&self.run_dir())
+    }
+
+    pub(crate) fn serve(&self, answer: Response) {
+        fs::create_dir_all(self.run_dir()).unwrap();
+        let listener = UnixListener::bind(self.run_dir().join(paths::AGENT_SOCKET)).unwrap();
+        let asked = Arc::clone(&self.asked);
+        thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let mut line = String::new();
+                BufReader::new(&stream).read_line(&mut line).unwrap();
+                // A caller that was killed says nothing.
+                let Ok(request) = serde_json::from_str(&line) else { continue };
+                asked.lock().unwrap().push(request);
+                // A caller that only tells closes before the answer.
+                drop(writeln!(&stream, "{}", serde_json::to_string(&answer).unwrap()));
+            }
+        });
+    }
+
+    pub(crate) fn config(&self, version: &str, more: &Value) -> Value {
+        let mut config = json!({
+            "cniVersion": version,
+            "name": "margay",
+            "type": "margay",
+            "mtu": 1400,
+            "runDir": self.run_dir(),
+            "stateDir": self.dir.path().join("lib"),
+            "policyWaitSeconds": 1,
+        });
+        for (key, value) in more.as_object().unwrap() {
+            config[key] = value.clone();
+        }
+        config
+    }
+
+    pub(crate) fn call(&self, verb: &str, pod: &Pod, more: &Value) -> Result<Value, Value> {
+        let args = "K8S_POD_NAME=web;IgnoreUnknown=1;K8S_POD_NAMESPACE=app";
+        let variables = [
+            ("CNI_COMMAND", verb),
+            ("CNI_CONTAINERID", &pod.id),
+            ("CNI_NETNS", &pod.path()),
+            ("CNI_IFNAME", "eth0"),
+            ("CNI_ARGS", args),
+            ("CNI_PATH", "/opt/cni/bin"),
+        ];
+        invoke(&variables, &self.config("1.1.0", more).to_string())
+    }
+
+    pub(crate) fn add(&self, pod: &Pod) -> Value {
+        self.call("ADD", pod, &json!({})).unwrap()
+    }
+
+    /// All that an ADD leaves: host links, allocations, records.
+    pub(crate) fn left(&self) -> (usize, usize, usize) {
+        let links = link::list(&mut Socket::open().unwrap()).unwrap();
+        (
+            links.iter().filter(|link| link.name.starts_with("mgy")).count(),
+            self.store().allocations().unwrap().len(),
+            self.records().list().unwrap().endpoints.len(),
+        )
+    }
+}
+
+/// Runs the binary from the calling thread, and so in its namespace.
+pub(crate) fn invoke(variables: &[(&str, &str)], stdin: &str) -> Result<Value, Value> {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_margay"))
+        .env_clear()
+        .envs(variables.iter().copied())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(stdin.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let value = if text.is_empty() { Value::Null } else { serde_json::from_str(&text).expect(&text) };
+    if output.status.success() { Ok(value) } else { Err(value) }
+}

@@ -1,0 +1,142 @@
+//! What the agent does when something around it goes wrong.
+
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::node::{Node, on_node, table};
+
+async fn start(node: &mut Node) {
+    node.put_node(&json!({"podCIDR": "10.0.0.0/24", "podCIDRs": ["10.0.0.0/24"]}));
+    node.start_speaker();
+    node.start_agent();
+    node.ready().await;
+}
+
+fn put_pod(node: &Node, name: &str, address: &str) {
+    node.put_record(name, address);
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": name}},
+        "spec": {"nodeName": "n1", "containers": [{"name": "c", "image": "i"}]},
+    });
+    node.api.put_raw(pod).unwrap();
+}
+
+fn deny(name: &str) -> Value {
+    json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "deny"},
+        "spec": {"podSelector": {"matchLabels": {"app": name}}, "policyTypes": ["Ingress"]},
+    })
+}
+
+/// Whether a policy set closes the interface of this pod to what comes in.
+fn is_closed(name: &str) -> Result<bool, String> {
+    let interface = margay_api::endpoint::EndpointId::of(name, "eth0").host_ifname();
+    let listing = table()?;
+    let known =
+        listing.split("set endpoints").nth(1).and_then(|rest| rest.split('}').next()).unwrap_or_default();
+    if !known.contains(&interface) {
+        return Err(format!("{name} is not in the table:\n{listing}"));
+    }
+    Ok(listing.contains(&format!("\"{interface}\" : jump s")))
+}
+
+async fn until_closed(node: &Node, name: &str, closed: bool) {
+    node.eventually(&format!("{name} closed: {closed}"), async || match is_closed(name) {
+        Ok(found) if found == closed => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+}
+
+#[test]
+fn a_malformed_object_is_counted_and_hides_no_other() {
+    on_node(async |node| {
+        put_pod(node, "a", "10.0.0.1");
+        node.api.put_raw(deny("a")).unwrap();
+        let mut malformed = deny("b");
+        malformed["metadata"]["name"] = json!("malformed");
+        malformed["spec"]["podSelector"] = json!("oops");
+        node.api.put_raw(malformed.clone()).unwrap();
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "broken"}, "spec": {"containers": 3}});
+        node.api.put_raw(pod).unwrap();
+        start(node).await;
+        until_closed(node, "a", true).await;
+        // Later ones neither.
+        malformed["metadata"]["name"] = json!("later");
+        node.api.put_raw(malformed).unwrap();
+        put_pod(node, "b", "10.0.0.2");
+        until_closed(node, "b", false).await;
+        let metrics = node.get("/metrics").await.unwrap();
+        assert!(
+            metrics.contains("margay_unreadable_objects_total{resource=\"networkpolicies\"} 2"),
+            "{metrics}"
+        );
+        assert!(metrics.contains("margay_unreadable_objects_total{resource=\"pods\"} 1"), "{metrics}");
+        let log = std::fs::read_to_string(node.path("agent.log")).unwrap();
+        for name in ["default/malformed", "default/later", "default/broken"] {
+            assert!(log.contains(name), "{name}: {log}");
+        }
+    });
+}
+
+#[test]
+fn what_changed_while_the_api_server_was_away_is_in_force_when_it_is_back_without_its_history() {
+    on_node(async |node| {
+        put_pod(node, "a", "10.0.0.1");
+        put_pod(node, "b", "10.0.0.2");
+        node.api.put_raw(deny("a")).unwrap();
+        start(node).await;
+        until_closed(node, "a", true).await;
+        node.stop_api().await;
+        node.api.put_raw(deny("b")).unwrap();
+        node.api.compact();
+        assert_eq!(is_closed("a"), Ok(true), "the kernel goes on with what it had");
+        node.start_api().await;
+        until_closed(node, "a", false).await;
+        until_closed(node, "b", true).await;
+    });
+}
+
+#[test]
+fn a_killed_agent_leaves_the_table_in_force_and_the_next_one_takes_it_over() {
+    on_node(async |node| {
+        put_pod(node, "a", "10.0.0.1");
+        node.api.put_raw(deny("a")).unwrap();
+        start(node).await;
+        until_closed(node, "a", true).await;
+        node.kill_agent();
+        assert_eq!(is_closed("a"), Ok(true));
+        // The next agent does not see a complete API at first, and must not touch the table before it does.
+        node.stop_api().await;
+        node.start_agent();
+        let missing = node
+            .eventually("the agent runs", async || {
+                node.get("/readyz").await.err().filter(|text| text.contains("api:")).ok_or_else(String::new)
+            })
+            .await;
+        assert!(missing.contains("nodes, namespaces, pods, networkpolicies"), "{missing}");
+        assert_eq!(is_closed("a"), Ok(true));
+        node.start_api().await;
+        node.ready().await;
+        assert_eq!(is_closed("a"), Ok(true));
+        node.api.put_raw(deny("nobody")).unwrap();
+        until_closed(node, "a", false).await;
+    });
+}
+
+#[test]
+fn a_flushed_ruleset_is_written_anew_and_tables_of_others_are_left_alone() {
+    on_node(async |node| {
+        put_pod(node, "a", "10.0.0.1");
+        node.api.put_raw(deny("a")).unwrap();
+        start(node).await;
+        until_closed(node, "a", true).await;
+        for command in ["flush ruleset", "add table ip others"] {
+            assert!(Command::new("nft").args(command.split(' ')).status().unwrap().success());
+        }
+        until_closed(node, "a", true).await;
+        let others = Command::new("nft").args(["list", "table", "ip", "others"]).output().unwrap();
+        assert!(others.status.success());
+    });
+}

@@ -1,0 +1,11 @@
+//! One real agent with its speaker, on a node that is a network namespace, against the lab's API server.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test helper fails its test by panicking"
+)]
+
+mod faults;
+mod node;
+mod readiness;

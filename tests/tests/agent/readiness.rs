@@ -1,0 +1,43 @@
+//! A node is ready when pods can be added, and says what is missing until then.
+
+use std::fs;
+
+use serde_json::json;
+
+use crate::node::on_node;
+
+#[test]
+fn the_network_configuration_comes_last_and_others_stay() {
+    on_node(async |node| {
+        fs::create_dir_all(node.path("cni")).unwrap();
+        fs::write(node.path("cni/87-other.conflist"), "{}").unwrap();
+        node.put_node(&json!({}));
+        node.start_agent();
+        let missing = node
+            .eventually("the agent has listed all", async || match node.get("/readyz").await {
+                Err(missing) if missing.contains("podCIDRs") => Ok(missing),
+                other => Err(format!("{other:?}")),
+            })
+            .await;
+        assert!(missing.contains("ipam: node n1 has no spec.podCIDRs"), "{missing}");
+        node.put_node(&json!({"podCIDR": "10.0.0.0/24", "podCIDRs": ["10.0.0.0/24"]}));
+        let missing = node
+            .eventually("only the speaker is missing", async || match node.get("/readyz").await {
+                Err(missing) if !missing.contains("ipam") && missing.contains("connect") => Ok(missing),
+                other => Err(format!("{other:?}")),
+            })
+            .await;
+        assert!(missing.contains("is margay-bgp running?"), "{missing}");
+        assert!(!node.path("cni/10-margay.conflist").exists());
+        node.start_speaker();
+        node.ready().await;
+        let text = fs::read_to_string(node.path("cni/10-margay.conflist")).unwrap();
+        assert!(text.contains("\"type\": \"margay\""), "{text}");
+        let mut files: Vec<_> =
+            fs::read_dir(node.path("cni")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        files.sort();
+        assert_eq!(files, ["10-margay.conflist", "87-other.conflist"]);
+        assert_eq!(node.get("/healthz").await.unwrap(), "ok\n");
+        assert!(node.get("/metrics").await.unwrap().ends_with("# EOF\n"));
+    });
+}

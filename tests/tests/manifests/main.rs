@@ -1,0 +1,12 @@
+//! What `kubectl apply -f manifests/margay.yaml` puts into a cluster, by the real kubectl and the lab's API server.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "helpers fail a test by panicking and are not test functions"
+)]
+
+mod cluster;
+mod examples;
+mod install;
