@@ -71,8 +71,9 @@ impl Matrix {
 impl fmt::Display for Matrix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = |party: &Party| party.to_string();
-        let width = self.parties.iter().map(|party| name(party).len()).max().unwrap_or(0);
-        write!(f, "{:width$}", format!("{} from \\ to", self.port).chars().take(width).collect::<String>())?;
+        let port = self.port.to_string();
+        let width = self.parties.iter().map(|party| name(party).len()).max().unwrap_or(0).max(port.len());
+        write!(f, "{port:width$}")?;
         for party in &self.parties {
             write!(f, "  {party}")?;
         }
@@ -112,6 +113,6 @@ mod tests {
         };
         assert_eq!(matrix.open(), 1);
         assert_eq!(matrix.differences(|_, _| true).len(), 2);
-        assert_eq!(matrix.to_string(), "80/TC  app/a  app/b\napp/a    X      .  \napp/b    T         ");
+        assert_eq!(matrix.to_string(), "80/TCP  app/a  app/b\napp/a     X      .  \napp/b     T         ");
     }
 }

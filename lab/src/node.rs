@@ -5,7 +5,7 @@ use crate::binaries::Binaries;
 use crate::cni::Runtime;
 use crate::config::{FabricKind, LabConfig};
 use crate::fabric::{Fabric, ROUTER_ASN, prepare_namespace};
-use crate::kubelet::{self, Context as KubeletContext, NodeObject};
+use crate::kubelet::{self, Context as KubeletContext, NodeObject, Registered};
 use crate::machine::{Machine, Process, ProcessSpec};
 use crate::plan::NodePlan;
 use crate::pods::Pods;
@@ -41,11 +41,12 @@ pub enum Daemon {
 #[derive(Debug)]
 pub struct Node {
     plan: NodePlan,
+    registered: Registered,
     agent: Process,
     speaker: Process,
     kubelet: Arc<KubeletContext>,
     // Last, so that the processes above are told to end before their machine goes.
-    _tasks: JoinSet<()>,
+    tasks: JoinSet<()>,
 }
 
 impl Node {
@@ -70,7 +71,7 @@ impl Node {
             addresses: plan.addresses(),
             pod_cidrs: plan.pod_cidrs.iter().map(ToString::to_string).collect(),
         };
-        kubelet::create_node(api.client(), &object).await?;
+        let registered = kubelet::create_node(api.client(), &object).await?;
         let speaker = Process::start(Arc::clone(&machine), speaker(binaries.speaker.clone(), config));
         let agent = Process::start(Arc::clone(&machine), agent(binaries.agent.clone(), &plan.name));
         let kubelet = Arc::new(KubeletContext {
@@ -84,7 +85,7 @@ impl Node {
         let mut tasks = JoinSet::new();
         tasks.spawn(kubelet::keep_ready(api.client().clone(), object, machine));
         tasks.spawn(kubelet::run(Arc::clone(&kubelet), api.client().clone()));
-        Ok(Self { plan, agent, speaker, kubelet, _tasks: tasks })
+        Ok(Self { plan, registered, agent, speaker, kubelet, tasks })
     }
 
     /// Its name.
@@ -213,9 +214,18 @@ impl Node {
         }
     }
 
-    pub(crate) async fn stop(self) {
-        self.agent.stop().await;
-        self.speaker.stop().await;
+    /// Ends its processes; an object that it made on an API server of others goes too.
+    pub(crate) async fn stop(self, api: &Api) {
+        let Self { mut tasks, agent, speaker, registered, plan, .. } = self;
+        tasks.shutdown().await;
+        agent.stop().await;
+        speaker.stop().await;
+        if api.memory().is_none()
+            && registered == Registered::New
+            && let Err(error) = kubelet::delete_node(api.client(), &plan.name).await
+        {
+            tracing::warn!("{error:#}");
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Whole clusters, with the real programs: build them first with `cargo build --workspace --bins`.
 #![expect(clippy::unwrap_used, reason = "a helper of tests fails its test by panicking")]
 
-use k8s_openapi::api::core::v1::{Event, Pod};
+use k8s_openapi::api::core::v1::{Event, Node, Pod};
 use kube::api::ListParams;
 use kube::{Api, Client};
 use margay_lab::apiserver::ApiServer;
@@ -168,7 +168,9 @@ async fn a_server_of_others_can_be_the_api_server() {
     assert!(lab.api_server().is_none());
     let parties = two_pods(&lab).await;
     assert_open(&lab, &parties, true).await;
+    let nodes: Api<Node> = Api::all(lab.client());
     lab.stop().await;
+    assert!(nodes.list(&ListParams::default()).await.unwrap().items.is_empty());
     serving.abort();
 }
 
@@ -257,7 +259,7 @@ fn descendants(of: u32) -> Vec<u32> {
     pids.filter(|pid| parent(*pid) == Some(of)).collect()
 }
 
-fn is_running(pid: &u32) -> bool {
+fn is_running(pid: u32) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     status.lines().any(|line| line.starts_with("State:") && !line.contains('Z'))
 }
@@ -281,7 +283,7 @@ async fn nothing_is_left_of_a_demo_that_is_killed_or_interrupted() {
         let status = tokio::task::spawn_blocking(move || demo.wait().unwrap()).await.unwrap();
         assert!(!status.success());
         clock::until(LIMIT, "the end of the demo's processes", || async {
-            (!children.iter().any(is_running)).then_some(())
+            (!children.iter().copied().any(is_running)).then_some(())
         })
         .await
         .unwrap();

@@ -1,5 +1,6 @@
 //! The cluster in the background.
 
+use super::interruptible;
 use super::protocol::{Place, Request, Response, kubeconfig, socket};
 use anyhow::Context;
 use margay_lab::{Daemon, Lab, LabConfig, Node, Party, PodKey, Port};
@@ -8,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
 /// How long each step of the start may take.
@@ -15,8 +17,14 @@ const START: Duration = Duration::from_mins(1);
 
 /// Runs a cluster until a signal comes.
 pub(super) async fn run(config: LabConfig) -> anyhow::Result<()> {
-    let lab = Lab::start(config).await?;
-    lab.wait_ready(START).await?;
+    let lab = interruptible(async {
+        let lab = Lab::start(config).await?;
+        lab.wait_ready(START).await?;
+        Ok(lab)
+    })
+    .await?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
     std::fs::write(kubeconfig(), lab.kubeconfig_text()?).context("write the kubeconfig")?;
     // Last: that it is there says that the cluster works.
     let listener = UnixListener::bind(socket()).context("make the control socket")?;
@@ -24,6 +32,8 @@ pub(super) async fn run(config: LabConfig) -> anyhow::Result<()> {
     let mut clients = JoinSet::new();
     loop {
         tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
             accepted = listener.accept() => {
                 let (stream, _) = accepted.context("accept a command")?;
                 clients.spawn(serve(stream, Arc::clone(&lab)));
@@ -31,6 +41,11 @@ pub(super) async fn run(config: LabConfig) -> anyhow::Result<()> {
             Some(_ended) = clients.join_next() => {}
         }
     }
+    clients.shutdown().await;
+    if let Ok(lab) = Arc::try_unwrap(lab) {
+        lab.stop().await;
+    }
+    Ok(())
 }
 
 async fn serve(stream: UnixStream, lab: Arc<Lab>) {

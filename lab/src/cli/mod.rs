@@ -139,23 +139,30 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Node { node, command } => inside::node(&node, &command).map(done),
         Command::Demo(cluster) => until_interrupted(crate::demo::run(cluster.config())).map(done),
         Command::Conformance(options) => until_interrupted(conformance::run(options)),
-        Command::Run(cluster) => until_interrupted(daemon::run(cluster.config())).map(done),
+        Command::Run(cluster) => block_on(daemon::run(cluster.config())).map(done),
     }
 }
 
-/// Runs something until it is done or a signal comes; dropping it cleans up.
+/// Runs something until it is done or a signal comes.
 fn until_interrupted<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    block_on(interruptible(work))
+}
+
+fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
-    runtime.block_on(async {
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
-        tokio::select! {
-            done = work => done,
-            _ = interrupt.recv() => anyhow::bail!("interrupted"),
-            _ = terminate.recv() => anyhow::bail!("told to end"),
-        }
-    })
+    runtime.block_on(work)
+}
+
+/// Gives something up when a signal comes; dropping it cleans up.
+async fn interruptible<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        done = work => done,
+        _ = interrupt.recv() => anyhow::bail!("interrupted"),
+        _ = terminate.recv() => anyhow::bail!("told to end"),
+    }
 }
 
 #[cfg(test)]

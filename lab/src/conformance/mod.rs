@@ -13,6 +13,7 @@ mod run;
 mod startup;
 mod substitute;
 mod table;
+mod twin;
 mod world;
 
 pub use report::{CaseReport, Failure, Outcome, Report};
@@ -25,6 +26,7 @@ use report::Line;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::time::Instant;
+use twin::Twins;
 use world::World;
 
 /// How long a lab may take to come up.
@@ -40,7 +42,11 @@ pub async fn run(
     config: LabConfig,
     mut tell: impl FnMut(&str) -> anyhow::Result<()>,
 ) -> anyhow::Result<Report> {
-    let cases = read(paths)?;
+    let mut cases = read(paths)?;
+    if config.ip_families.has_ipv6() {
+        let twins = Twins::new()?;
+        cases = cases.into_iter().flat_map(|case| [twins.of(&case), Some(case)]).flatten().collect();
+    }
     let begin = Instant::now();
     let mut lab = Lab::start(config).await?;
     lab.wait_ready(START).await?;
@@ -60,6 +66,11 @@ pub async fn run(
         };
         let case = CaseReport { name: case.name.clone(), seconds: begin.elapsed().as_secs_f64(), outcome };
         tell(&Line(&case).to_string())?;
+        if matches!(case.outcome, Outcome::Failed { .. }) {
+            for line in world.complaints() {
+                tell(&format!("      {line}"))?;
+            }
+        }
         report.cases.push(case);
     }
     report.seconds = begin.elapsed().as_secs_f64();

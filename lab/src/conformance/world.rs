@@ -200,6 +200,15 @@ impl<'a> World<'a> {
         }
     }
 
+    /// The newest warnings and errors of the nodes' processes.
+    pub(super) fn complaints(&self) -> Vec<String> {
+        const LOOKED_AT: usize = 60;
+        let text = self.lab.log_tail(LOOKED_AT);
+        let bad =
+            |line: &&str| line.contains(" WARN ") || line.contains("ERROR ") || line.contains(" ended: ");
+        text.lines().filter(bad).map(|line| line.trim().to_owned()).collect()
+    }
+
     async fn clear(&mut self) -> anyhow::Result<()> {
         self.kept.clear();
         self.node_servers.clear();

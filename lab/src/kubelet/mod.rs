@@ -11,7 +11,7 @@ mod sandbox;
 mod status;
 mod worker;
 
-pub(crate) use node_status::{NodeObject, create_node, keep_ready};
+pub(crate) use node_status::{NodeObject, Registered, create_node, delete_node, keep_ready};
 pub(crate) use sandbox::{ADDRESSES, ports};
 pub(crate) use status::finished as finished_status;
 pub(crate) use worker::LINGER;

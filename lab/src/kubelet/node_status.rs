@@ -5,7 +5,7 @@ use crate::cni::NetworkList;
 use crate::machine::Machine;
 use anyhow::Context;
 use k8s_openapi::api::core::v1::Node;
-use kube::api::{Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use margay_api::paths;
 use serde_json::{Value, json};
@@ -25,8 +25,17 @@ pub(crate) struct NodeObject {
     pub(crate) pod_cidrs: Vec<String>,
 }
 
-/// Registers a node. One that is there, on an API server of others, keeps its pod CIDRs.
-pub(crate) async fn create_node(client: &Client, node: &NodeObject) -> anyhow::Result<()> {
+/// Whether a Node object is the lab's own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Registered {
+    /// It has been made.
+    New,
+    /// It was there, on an API server of others.
+    Before,
+}
+
+/// Registers a node.
+pub(crate) async fn create_node(client: &Client, node: &NodeObject) -> anyhow::Result<Registered> {
     let api: Api<Node> = Api::all(client.clone());
     let labels = json!({
         "kubernetes.io/hostname": node.name,
@@ -40,12 +49,20 @@ pub(crate) async fn create_node(client: &Client, node: &NodeObject) -> anyhow::R
         "spec": {"podCIDR": node.pod_cidrs.first(), "podCIDRs": node.pod_cidrs},
     });
     let object: Node = serde_json::from_value(object)?;
-    match api.create(&PostParams::default(), &object).await {
-        Ok(_) => {}
-        Err(kube::Error::Api(status)) if status.code == 409 => {}
+    let registered = match api.create(&PostParams::default(), &object).await {
+        Ok(_) => Registered::New,
+        Err(kube::Error::Api(status)) if status.code == 409 => Registered::Before,
         Err(error) => return Err(error).with_context(|| format!("create Node {}", node.name)),
-    }
-    report(&api, node, Err("cni plugin not initialized")).await
+    };
+    report(&api, node, Err("cni plugin not initialized")).await?;
+    Ok(registered)
+}
+
+/// Takes a node's object away again.
+pub(crate) async fn delete_node(client: &Client, name: &str) -> anyhow::Result<()> {
+    let api: Api<Node> = Api::all(client.clone());
+    api.delete(name, &DeleteParams::default()).await.with_context(|| format!("delete Node {name}"))?;
+    Ok(())
 }
 
 /// Keeps the condition Ready as a kubelet does: true as soon as the runtime finds a network configuration.

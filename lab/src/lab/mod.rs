@@ -184,9 +184,9 @@ impl Lab {
 
     /// Ends everything, and comes back when it has ended.
     pub async fn stop(self) {
-        let Self { mut tasks, nodes, externals, fabric, .. } = self;
+        let Self { mut tasks, nodes, externals, fabric, api, .. } = self;
         tasks.shutdown().await;
-        futures::future::join_all(nodes.into_iter().map(Node::stop)).await;
+        futures::future::join_all(nodes.into_iter().map(|node| node.stop(&api))).await;
         drop((externals, fabric));
     }
 }
