@@ -1,6 +1,12 @@
 //! Two network namespaces joined by a veth pair that carries nothing but what a test sends.
 
-use std::{fs, net::IpAddr, os::fd::AsFd, thread};
+use std::{
+    fs,
+    net::{IpAddr, UdpSocket},
+    os::fd::AsFd,
+    thread,
+    time::Duration,
+};
 
 use margay_netlink::{
     MacAddr, Socket, addr,
@@ -30,12 +36,35 @@ pub(crate) fn with_pair(test: impl FnOnce(&Namespace) + Send) {
             .join()
             .unwrap();
             join(&far);
+            until_it_carries(&far);
             test(&far);
         });
         if let Err(panic) = handle.join() {
             std::panic::resume_unwind(panic);
         }
     });
+}
+
+/// The kernel opens the queues of a new link some time after the link is up (`linkwatch`), and drops what is sent
+/// before: nothing that this sends arrives late.
+fn until_it_carries(far: &Namespace) {
+    let socket = |address: IpAddr| {
+        let socket = UdpSocket::bind((address, 0)).unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        socket
+    };
+    let near = socket(NEAR_ADDRESS);
+    let far = {
+        let _inside = far.enter().unwrap();
+        socket(FAR_ADDRESS)
+    };
+    for (from, to) in [(&near, &far), (&far, &near)] {
+        let arrives = || {
+            from.send_to(b"?", to.local_addr().unwrap()).unwrap();
+            to.recv(&mut [0; 8]).is_ok()
+        };
+        assert!((0..200).any(|_attempt| arrives()), "nothing passes between the two ends");
+    }
 }
 
 /// Without IPv6, which would say things by itself.
