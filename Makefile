@@ -43,7 +43,7 @@ test: build ebpf ## run all tests, then the conformance cases
 	$(MAKE) --no-print-directory conformance
 
 conformance: build
-	$(BIN)/margay-lab conformance $(CASES)
+	$(BIN)/margay-lab conformance --ip-families dual $(CASES)
 
 bench: setup ## run the benchmarks, or one of them: make bench BENCH=cni
 	@$(foreach bench,$(if $(BENCH),$(BENCH),$(BENCHES)),$(if $(filter $(bench),$(BENCHES)),,\
