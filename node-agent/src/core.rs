@@ -64,7 +64,6 @@ pub(crate) enum Event {
 pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     std::fs::create_dir_all(&settings.run_dir)
         .with_context(|| format!("create {}", settings.run_dir.display()))?;
-    sysctl::enable_forwarding()?;
     let metrics = Arc::new(Metrics::new());
     let shared = Shared::new(Arc::clone(&metrics));
     let client = client(&settings).await?;
@@ -313,22 +312,27 @@ impl Core {
                 differs
             });
         }
-        if let Err(error) = self.configure_node(&wanted) {
+        self.configure_node(&wanted.blocks);
+        self.programmed = Some(wanted);
+    }
+
+    fn configure_node(&mut self, blocks: &[IpNetwork]) {
+        if let Err(error) = self.try_configure_node(blocks) {
             error!("{error:#}; trying again");
             self.last_error = Some(format!("{error:#}"));
             self.retry = Some(Instant::now() + RETRY);
         }
-        self.programmed = Some(wanted);
     }
 
-    /// Address blocks, and the runtime's configuration once all else is there.
-    fn configure_node(&mut self, wanted: &Wanted) -> anyhow::Result<()> {
+    /// Address blocks, forwarding, and the runtime's configuration once all else is there.
+    fn try_configure_node(&mut self, blocks: &[IpNetwork]) -> anyhow::Result<()> {
         // A node that is gone from the API keeps its blocks: one missed event takes nothing away.
-        if !wanted.blocks.is_empty() && wanted.blocks != self.blocks {
-            self.store.set_blocks(&wanted.blocks).context("use the node's podCIDRs")?;
-            info!(blocks = ?wanted.blocks.iter().map(ToString::to_string).collect::<Vec<_>>(), "address blocks");
-            self.blocks.clone_from(&wanted.blocks);
+        if !blocks.is_empty() && blocks != self.blocks {
+            self.store.set_blocks(blocks).context("use the node's podCIDRs")?;
+            info!(blocks = ?blocks.iter().map(ToString::to_string).collect::<Vec<_>>(), "address blocks");
+            self.blocks = blocks.to_vec();
         }
+        sysctl::enable_forwarding(&self.settings.sysctl_dir, &self.blocks)?;
         if self.blocks.is_empty() || self.bgp.is_err() {
             return Ok(());
         }
@@ -367,6 +371,10 @@ impl Core {
                 self.changed = true;
             }
             Err(error) => warn!(%error, "the table inet margay cannot be looked at"),
+        }
+        // Others empty /etc/cni/net.d, or turn forwarding off with a `sysctl --system` of their own.
+        if let Some(blocks) = self.programmed.as_ref().map(|programmed| programmed.blocks.clone()) {
+            self.configure_node(&blocks);
         }
         let (run_dir, store) = (self.settings.run_dir.clone(), self.store.clone());
         let work =
