@@ -96,4 +96,6 @@ impl Driver {
 }
 
 #[cfg(test)]
+mod packets;
+#[cfg(test)]
 mod tests;
