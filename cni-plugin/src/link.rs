@@ -90,6 +90,7 @@ impl PodLink<'_> {
         let _inside = self.netns.enter()?;
         let mut socket = Socket::open()?;
         let index = find(&mut socket, self.pod_name)?.index;
+        self.enable_ipv6(self.pod_name)?;
         let mut requests = vec![link::set_up(index)];
         for address in self.addresses.iter().copied() {
             let router = gateway(address);
@@ -100,22 +101,30 @@ impl PodLink<'_> {
         run(&mut socket, &requests)
     }
 
+    /// `default/disable_ipv6` of a hardened node, or a sysctl that the runtime set before us, must not cost an IPv6 pod
+    /// its address.
+    fn enable_ipv6(&self, name: &IfName) -> Result<(), LinkError> {
+        if self.addresses.iter().any(IpAddr::is_ipv6) { set(name, "ipv6/disable_ipv6", "0") } else { Ok(()) }
+    }
+
     fn configure_host(&self, socket: &mut Socket) -> Result<(), LinkError> {
         let index = find(socket, &self.host_name)?.index;
-        // A pod must not be able to configure its node by router advertisements or redirects.
-        for (family, setting) in [
-            ("ipv6", "accept_ra"),
-            ("ipv6", "accept_redirects"),
-            ("ipv4", "accept_redirects"),
-            ("ipv4", "send_redirects"),
+        for (setting, value) in [
+            // A pod must not be able to configure its node by router advertisements or redirects,
+            ("ipv6/accept_ra", "0"),
+            ("ipv6/accept_redirects", "0"),
+            ("ipv4/accept_redirects", "0"),
+            ("ipv4/send_redirects", "0"),
+            // nor fill its neighbour table: a pod has its router's address and needs to ask for none.
+            ("ipv4/arp_ignore", "8"),
         ] {
-            let path = format!("/proc/sys/net/{family}/conf/{}/{setting}", self.host_name);
-            match fs::write(&path, "0") {
-                // No IPv6 in this kernel.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(source) => return Err(LinkError::Setting { path, source }),
-                Ok(()) => {}
-            }
+            set(&self.host_name, setting, value)?;
+        }
+        // What the node's `default` says of new links is for its uplinks; this one must forward.
+        self.enable_ipv6(&self.host_name)?;
+        for address in self.addresses {
+            let family = if address.is_ipv4() { "ipv4" } else { "ipv6" };
+            set(&self.host_name, &format!("{family}/forwarding"), "1")?;
         }
         let mut requests = Vec::new();
         for address in self.addresses.iter().copied() {
@@ -149,6 +158,22 @@ pub(crate) fn delete(host_name: &IfName) -> Result<(), Error> {
     match Socket::open()?.execute(&link::delete(host_name)) {
         Err(error) if !error.is_gone() => Err(error),
         _ => Ok(()),
+    }
+}
+
+/// Sets `family/setting` of an interface in the thread's namespace, where it differs.
+fn set(name: &IfName, setting: &str, value: &str) -> Result<(), LinkError> {
+    let (family, setting) = setting.split_once('/').unwrap_or(("ipv4", setting));
+    let path = format!("/proc/sys/net/{family}/conf/{name}/{setting}");
+    let written = match fs::read_to_string(&path) {
+        Ok(present) if present.trim() == value => Ok(()),
+        Ok(_) => fs::write(&path, value),
+        Err(error) => Err(error),
+    };
+    match written {
+        // No IPv6 in this kernel.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        written => written.map_err(|source| LinkError::Setting { path, source }),
     }
 }
 
