@@ -125,7 +125,7 @@ fn exchange(
 }
 
 /// Type, value, and the whole of each attribute.
-fn attributes(mut octets: &[u8]) -> Vec<(u16, &[u8], &[u8])> {
+pub(crate) fn attributes(mut octets: &[u8]) -> Vec<(u16, &[u8], &[u8])> {
     let mut found = Vec::new();
     while let Some((head, _)) = octets.split_at_checked(4) {
         let length = usize::from(u16::from_ne_bytes([head[0], head[1]]));

@@ -15,6 +15,7 @@ mod mac;
 mod monitor;
 pub mod neigh;
 pub mod netns;
+pub mod nftables;
 mod request;
 pub mod route;
 mod socket;

@@ -3,7 +3,11 @@
 //! Events are taken in batches: whatever has come by the time the last batch is in the kernel makes the next one, so
 //! a burst costs a few transactions, and a single change goes out at once.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context;
 use ipnetwork::IpNetwork;
@@ -56,6 +60,8 @@ pub(crate) enum Event {
     Plugin(Call),
     /// Something of ours in the kernel was taken away.
     Drift,
+    /// Our table was changed by those with these netlink ports, of whom some may be ourselves.
+    TableTouched(BTreeSet<u32>),
     /// Whether the speaker has its configuration.
     Bgp(Result<(), String>),
 }
@@ -75,6 +81,7 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     tasks.spawn(http::run(settings.http_address, shared.clone()));
     tasks.spawn(plugin::run(listener, events.clone()));
     tasks.spawn(drift::run(events.clone()));
+    tasks.spawn(drift::run_table(events.clone()));
     if settings.bgp.enabled {
         let socket = settings.run_dir.join(paths::BGP_SOCKET);
         tasks.spawn(bgp::run(socket, bgp_wanted, events.clone(), Arc::clone(&metrics)));
@@ -221,6 +228,13 @@ impl Core {
                 self.changed = true;
             }
             Event::Drift => return true,
+            Event::TableTouched(ports) => {
+                if !self.nft.heed(&ports) {
+                    warn!("somebody changed the table inet margay; it is written anew");
+                    self.metrics.repaired.inc();
+                    self.changed = true;
+                }
+            }
             Event::Plugin(call) => self.call(call),
         }
         false
@@ -274,7 +288,12 @@ impl Core {
             let error = self.last_error.as_deref().unwrap_or("not tried yet");
             return Some(format!("the policy is not in the kernel: {error}"));
         };
-        if programmed.endpoints.contains_key(id) && !self.changed {
+        // As it is now: the same container may have come back with another address since.
+        let is_there = programmed
+            .endpoints
+            .get(id)
+            .is_some_and(|there| self.state.endpoint(id) == Some(&there.endpoint));
+        if is_there && !self.changed {
             return None;
         }
         let reason = programmed.waiting.get(id).or(self.last_error.as_ref());
@@ -440,8 +459,7 @@ impl Core {
         self.metrics.policies.set(gauge(self.state.objects().policies.len()));
         self.metrics.policy_sets.set(gauge(wanted.compiled.sets.len()));
         let ranges = wanted.compiled.ranges.values();
-        let classes: std::collections::BTreeSet<_> =
-            wanted.compiled.addresses.values().chain(ranges).collect();
+        let classes: BTreeSet<_> = wanted.compiled.addresses.values().chain(ranges).collect();
         self.metrics.classes.set(gauge(classes.len()));
     }
 }

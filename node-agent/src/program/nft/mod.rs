@@ -32,4 +32,4 @@ mod ruleset;
 
 pub(crate) use driver::Driver;
 pub(crate) use layout::layout;
-pub(crate) use ruleset::Ruleset;
+pub(crate) use ruleset::{Ruleset, TABLE};
