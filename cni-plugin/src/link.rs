@@ -17,13 +17,17 @@ use margay_netlink::{
     link::{self, End, IfIndex, IfName, Link, Mtu, Veth},
     neigh,
     netns::Namespace,
-    route::{self, Kind, NextHop, Protocol, Route},
+    route::{self, Filter, Kind, NextHop, Protocol, Route, TableId},
 };
 
 /// The router that every pod sees, IPv4. It is on no interface: a permanent neighbour stands in for it.
 pub(crate) const GATEWAY_V4: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(169, 254, 1, 1));
 /// The router that every pod sees, IPv6.
 pub(crate) const GATEWAY_V6: IpAddr = IpAddr::V6(std::net::Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1));
+
+/// Metric of the routes of a pod's further interfaces, to which the interface's index is added: above 1024, which
+/// IPv6 routes have by default.
+const SECOND_METRIC: u32 = 2048;
 
 /// What a pod's link is to be.
 #[derive(Debug)]
@@ -92,11 +96,17 @@ impl PodLink<'_> {
         let index = find(&mut socket, self.pod_name)?.index;
         self.enable_ipv6(self.pod_name)?;
         let mut requests = vec![link::set_up(index)];
+        let present = route::list(&mut socket, Filter { table: Some(TableId::MAIN), protocol: None })?;
         for address in self.addresses.iter().copied() {
             let router = gateway(address);
             requests.push(addr::add(index, address.into()));
             requests.push(neigh::replace_permanent(index, router, self.host_mac));
-            requests.extend(pod_routes(index, address).iter().map(route::replace));
+            // A pod that has an interface already keeps its way out: ours stands behind it.
+            let is_second = present.iter().any(|route| route.destination == route::everything(address));
+            for mut route in pod_routes(index, address) {
+                route.metric = is_second.then(|| SECOND_METRIC.saturating_add(index.number()));
+                requests.push(route::replace(&route));
+            }
         }
         run(&mut socket, &requests)
     }

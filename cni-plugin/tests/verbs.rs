@@ -283,6 +283,39 @@ fn a_node_that_disables_ipv6_and_forwarding_on_new_links_gets_working_pods() {
 }
 
 #[test]
+fn a_second_interface_of_a_pod_leaves_the_first_as_it_was() {
+    on_node(DUAL, Some(Response::Done), |node| {
+        let pod = Pod::new("c1");
+        let first = node.add(&pod);
+        let path = pod.path();
+        let call = |verb, more: &Value| {
+            let variables = [
+                ("CNI_COMMAND", verb),
+                ("CNI_CONTAINERID", "c1"),
+                ("CNI_NETNS", path.as_str()),
+                ("CNI_IFNAME", "net1"),
+            ];
+            invoke(&variables, &node.config("1.1.0", more).to_string()).unwrap()
+        };
+        let second = call("ADD", &json!({}));
+        assert_eq!(second["ips"][0]["address"], "192.0.2.2/32");
+        node.call("CHECK", &pod, &json!({"prevResult": first})).unwrap();
+        call("CHECK", &json!({"prevResult": second}));
+        {
+            let _inside = pod.namespace.enter().unwrap();
+            for out in [["route", "get", "203.0.113.1"], ["route", "get", "2001:db8:ff::1"]] {
+                let output = Command::new("ip").args(out).output().unwrap();
+                let text = String::from_utf8(output.stdout).unwrap();
+                assert!(text.contains("dev eth0"), "{text}");
+            }
+        }
+        call("DEL", &json!({}));
+        node.call("CHECK", &pod, &json!({"prevResult": first})).unwrap();
+        assert_eq!(node.left(), (1, 2, 1));
+    });
+}
+
+#[test]
 fn check_names_what_is_different() {
     on_node(DUAL, Some(Response::Done), |node| {
         let pod = Pod::new("c1");

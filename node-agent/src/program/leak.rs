@@ -34,7 +34,7 @@ pub(crate) fn reclaim(run_dir: &Path, store: &Store) -> anyhow::Result<usize> {
                 reclaimed += 1;
             }
         }
-        drop(lock);
+        lock.forget();
     }
     let mut held: BTreeMap<Owner, Vec<IpAddr>> = BTreeMap::new();
     for allocation in store.allocations().context("list addresses")? {

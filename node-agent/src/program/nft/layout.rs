@@ -1,5 +1,8 @@
 //! The wanted state as a table.
 
+use std::{collections::BTreeMap, net::IpAddr};
+
+use margay_api::endpoint::PodRef;
 use margay_policy::{
     ClassId, Protocol,
     compile::{Direction, Verdict},
@@ -7,7 +10,7 @@ use margay_policy::{
 use serde_json::{Value, json};
 
 use super::ruleset::{Chain, Data, Field, Ruleset, Set};
-use crate::decide::Wanted;
+use crate::decide::{Admitted, Wanted};
 
 /// Interface names that are pods' host ends.
 const PODS: &str = "mgy*";
@@ -61,10 +64,18 @@ fn endpoints(ruleset: &mut Ruleset, wanted: &Wanted) {
     let mut egress = Set::new(&["ifname"], Some("verdict"), false);
     let mut egress_of =
         [Set::new(&["ipv4_addr"], Some("verdict"), false), Set::new(&["ipv6_addr"], Some("verdict"), false)];
+    // A pod with several interfaces answers by its default route, with the address that it was asked at.
+    let mut of_pod: BTreeMap<&PodRef, Vec<IpAddr>> = BTreeMap::new();
+    for Admitted { endpoint, .. } in wanted.endpoints.values() {
+        if let Some(pod) = &endpoint.pod {
+            of_pod.entry(pod).or_default().extend(&endpoint.addresses);
+        }
+    }
     for admitted in wanted.endpoints.values() {
         let name = || Field::Text(admitted.endpoint.host_ifname.clone());
         known.elements.insert(vec![name()], None);
-        for address in &admitted.endpoint.addresses {
+        let pod = admitted.endpoint.pod.as_ref().and_then(|pod| of_pod.get(pod));
+        for address in pod.unwrap_or(&admitted.endpoint.addresses) {
             let set = &mut sources[usize::from(address.is_ipv6())];
             set.elements.insert(vec![name(), Field::Address(*address)], None);
         }

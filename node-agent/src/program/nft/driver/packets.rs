@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use margay_api::endpoint::EndpointId;
+use margay_api::endpoint::{EndpointId, PodRef};
 use margay_netlink::{
     Socket,
     link::{self, End, Veth},
@@ -157,4 +157,35 @@ fn what_the_node_sends_on_without_forwarding_obeys_policy_too() {
             }
         });
     }
+}
+
+#[test]
+fn a_pod_sends_from_all_of_its_own_addresses_and_no_other() {
+    in_new_namespace(async || {
+        let pods = pods(1);
+        let mut wanted = wanted(3, "", &mut Interner::default());
+        // p1 and p2 are two interfaces of one pod; p3 is another's.
+        for (name, pod) in [("p1", "one"), ("p2", "one"), ("p3", "other")] {
+            let admitted = wanted.endpoints.get_mut(&EndpointId::of(name, "eth0")).unwrap();
+            admitted.endpoint.pod = Some(PodRef { namespace: "x".into(), name: pod.into(), uid: None });
+        }
+        Driver::new("nft".into()).apply(layout(&wanted)).await.unwrap();
+        ip("address add 192.0.2.1/32 dev lo");
+        ip("address add 2001:db8:1::1/128 dev lo nodad");
+        for (is_ipv4, node) in [(true, "192.0.2.1"), (false, "2001:db8:1::1")] {
+            let server = UdpSocket::bind((node, PORT)).unwrap();
+            server.set_read_timeout(Some(PATIENCE)).unwrap();
+            for (host, text) in [(3, "spoofed"), (2, "own too"), (1, "own")] {
+                let inside = pods[0].enter().unwrap();
+                if host != 1 {
+                    let rest = if is_ipv4 { "/32 dev eth0" } else { "/128 dev eth0 nodad" };
+                    ip(&format!("address add {}{rest}", address(is_ipv4, host)));
+                }
+                drop(inside);
+                open(&pods[0], address(is_ipv4, host), 4000).send_to(text.as_bytes(), (node, PORT)).unwrap();
+            }
+            assert_eq!(next(&server), "own too");
+            assert_eq!(next(&server), "own");
+        }
+    });
 }
