@@ -281,17 +281,24 @@ impl Config {
     /// How long an ADD waits for the policy, in seconds. The kubelet gives a sandbox four minutes.
     const DEFAULT_POLICY_WAIT: u64 = 30;
 
-    pub(crate) fn parse(stdin: &[u8]) -> Result<Self, Failure> {
+    /// For DEL and GC only what they use is looked at: what an ADD refused, or an earlier version took, must not
+    /// keep a pod from being taken down.
+    pub(crate) fn parse(stdin: &[u8], command: Command) -> Result<Self, Failure> {
         let decode = |error: &serde_json::Error| {
             Failure::new(Code::Decode, "read the network configuration").because(error)
         };
         // The version decides what the rest means, so it comes first, as VERSION answers it alone.
-        let value: Value = serde_json::from_slice(stdin).map_err(|error| decode(&error))?;
-        if !value.is_object() {
+        let mut value: Value = serde_json::from_slice(stdin).map_err(|error| decode(&error))?;
+        let Some(object) = value.as_object_mut() else {
             return Err(Failure::new(
                 Code::Decode,
                 "read the network configuration: it is not a JSON object",
             ));
+        };
+        let takes_down = matches!(command, Command::Del | Command::Gc);
+        if takes_down {
+            const USED: [&str; 5] = ["cniVersion", "type", "runDir", "stateDir", "cni.dev/valid-attachments"];
+            object.retain(|key, _| USED.contains(&key.as_str()));
         }
         let raw: Raw = serde_json::from_value(value).map_err(|error| decode(&error))?;
         // CNI spec 1.1, section 1: without a version it is 0.1.0, which had no plugins in a list.
@@ -301,7 +308,7 @@ impl Config {
             Failure::new(Code::IncompatibleVersion, format!("cniVersion {asked} is not spoken here"))
                 .details(format!("supported versions: {}", known.join(", ")))
         })?;
-        if raw.name.as_deref().unwrap_or_default().is_empty() {
+        if !takes_down && raw.name.as_deref().unwrap_or_default().is_empty() {
             return Err(Failure::new(Code::Config, "the network configuration has no `name`"));
         }
         let kind = if raw.kind.as_deref() == Some("loopback") { Kind::Loopback } else { Kind::Pod };
@@ -334,11 +341,10 @@ impl Config {
                 format!("mtu is {octets}; it takes {} to {} octets", Mtu::MIN, Mtu::MAX),
             )
         })?;
-        let valid_attachments = raw
-            .valid_attachments
-            .map(|list| list.iter().map(|item| Owner::new(&item.container_id, &item.ifname)).collect())
-            .transpose()
-            .map_err(|error| Failure::new(Code::Config, "cni.dev/valid-attachments").because(&error))?;
+        // One that no ADD of ours can have made is none of ours to keep.
+        let valid_attachments = raw.valid_attachments.map(|list| {
+            list.iter().filter_map(|item| Owner::new(&item.container_id, &item.ifname).ok()).collect()
+        });
         Ok(Self {
             version,
             kind,
@@ -357,11 +363,11 @@ impl Config {
 
 #[cfg(test)]
 mod tests {
-    use super::{Args, Config, Environment};
+    use super::{Args, Command, Config, Environment};
     use crate::result::Code;
 
     fn refusal(config: &str) -> (Code, String) {
-        let failure = Config::parse(config.as_bytes()).unwrap_err();
+        let failure = Config::parse(config.as_bytes(), Command::Add).unwrap_err();
         (failure.code, failure.message)
     }
 
@@ -390,6 +396,15 @@ mod tests {
             let (got, message) = refusal(config);
             assert_eq!(got, code, "{config}");
             assert!(message.contains(word), "{config}: {message}");
+        }
+    }
+
+    #[test]
+    fn what_an_add_refuses_does_not_keep_a_del_from_its_work() {
+        let config = r#"{"cniVersion":"1.1.0","mtu":5,"mtuu":5,"runtimeConfig":{"ips":"x"},"runDir":"/r"}"#;
+        assert!(Config::parse(config.as_bytes(), Command::Add).is_err());
+        for command in [Command::Del, Command::Gc] {
+            assert_eq!(Config::parse(config.as_bytes(), command).unwrap().run_dir.to_str(), Some("/r"));
         }
     }
 

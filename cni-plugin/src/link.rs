@@ -17,13 +17,17 @@ use margay_netlink::{
     link::{self, End, IfIndex, IfName, Link, Mtu, Veth},
     neigh,
     netns::Namespace,
-    route::{self, Kind, NextHop, Protocol, Route},
+    route::{self, Filter, Kind, NextHop, Protocol, Route, TableId},
 };
 
 /// The router that every pod sees, IPv4. It is on no interface: a permanent neighbour stands in for it.
 pub(crate) const GATEWAY_V4: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(169, 254, 1, 1));
 /// The router that every pod sees, IPv6.
 pub(crate) const GATEWAY_V6: IpAddr = IpAddr::V6(std::net::Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1));
+
+/// Metric of the routes of a pod's further interfaces, to which the interface's index is added: above 1024, which
+/// IPv6 routes have by default.
+const SECOND_METRIC: u32 = 2048;
 
 /// What a pod's link is to be.
 #[derive(Debug)]
@@ -90,32 +94,47 @@ impl PodLink<'_> {
         let _inside = self.netns.enter()?;
         let mut socket = Socket::open()?;
         let index = find(&mut socket, self.pod_name)?.index;
+        self.enable_ipv6(self.pod_name)?;
         let mut requests = vec![link::set_up(index)];
+        let present = route::list(&mut socket, Filter { table: Some(TableId::MAIN), protocol: None })?;
         for address in self.addresses.iter().copied() {
             let router = gateway(address);
             requests.push(addr::add(index, address.into()));
             requests.push(neigh::replace_permanent(index, router, self.host_mac));
-            requests.extend(pod_routes(index, address).iter().map(route::replace));
+            // A pod that has an interface already keeps its way out: ours stands behind it.
+            let is_second = present.iter().any(|route| route.destination == route::everything(address));
+            for mut route in pod_routes(index, address) {
+                route.metric = is_second.then(|| SECOND_METRIC.saturating_add(index.number()));
+                requests.push(route::replace(&route));
+            }
         }
         run(&mut socket, &requests)
     }
 
+    /// `default/disable_ipv6` of a hardened node, or a sysctl that the runtime set before us, must not cost an IPv6 pod
+    /// its address.
+    fn enable_ipv6(&self, name: &IfName) -> Result<(), LinkError> {
+        if self.addresses.iter().any(IpAddr::is_ipv6) { set(name, "ipv6/disable_ipv6", "0") } else { Ok(()) }
+    }
+
     fn configure_host(&self, socket: &mut Socket) -> Result<(), LinkError> {
         let index = find(socket, &self.host_name)?.index;
-        // A pod must not be able to configure its node by router advertisements or redirects.
-        for (family, setting) in [
-            ("ipv6", "accept_ra"),
-            ("ipv6", "accept_redirects"),
-            ("ipv4", "accept_redirects"),
-            ("ipv4", "send_redirects"),
+        for (setting, value) in [
+            // A pod must not be able to configure its node by router advertisements or redirects,
+            ("ipv6/accept_ra", "0"),
+            ("ipv6/accept_redirects", "0"),
+            ("ipv4/accept_redirects", "0"),
+            ("ipv4/send_redirects", "0"),
+            // nor fill its neighbour table: a pod has its router's address and needs to ask for none.
+            ("ipv4/arp_ignore", "8"),
         ] {
-            let path = format!("/proc/sys/net/{family}/conf/{}/{setting}", self.host_name);
-            match fs::write(&path, "0") {
-                // No IPv6 in this kernel.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(source) => return Err(LinkError::Setting { path, source }),
-                Ok(()) => {}
-            }
+            set(&self.host_name, setting, value)?;
+        }
+        // What the node's `default` says of new links is for its uplinks; this one must forward.
+        self.enable_ipv6(&self.host_name)?;
+        for address in self.addresses {
+            let family = if address.is_ipv4() { "ipv4" } else { "ipv6" };
+            set(&self.host_name, &format!("{family}/forwarding"), "1")?;
         }
         let mut requests = Vec::new();
         for address in self.addresses.iter().copied() {
@@ -149,6 +168,22 @@ pub(crate) fn delete(host_name: &IfName) -> Result<(), Error> {
     match Socket::open()?.execute(&link::delete(host_name)) {
         Err(error) if !error.is_gone() => Err(error),
         _ => Ok(()),
+    }
+}
+
+/// Sets `family/setting` of an interface in the thread's namespace, where it differs.
+fn set(name: &IfName, setting: &str, value: &str) -> Result<(), LinkError> {
+    let (family, setting) = setting.split_once('/').unwrap_or(("ipv4", setting));
+    let path = format!("/proc/sys/net/{family}/conf/{name}/{setting}");
+    let written = match fs::read_to_string(&path) {
+        Ok(present) if present.trim() == value => Ok(()),
+        Ok(_) => fs::write(&path, value),
+        Err(error) => Err(error),
+    };
+    match written {
+        // No IPv6 in this kernel.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        written => written.map_err(|source| LinkError::Setting { path, source }),
     }
 }
 

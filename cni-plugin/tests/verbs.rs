@@ -3,7 +3,14 @@
 
 mod node;
 
-use std::{fs, net::IpAddr, os::unix::net::UnixListener, thread};
+use std::{
+    fs,
+    io::{BufRead, BufReader, Write},
+    net::{IpAddr, UdpSocket},
+    os::unix::net::UnixListener,
+    process::Command,
+    thread,
+};
 
 use margay_api::{
     agent::{Request, Response},
@@ -185,6 +192,125 @@ fn gc_frees_what_the_runtime_does_not_name_and_needs_to_be_told() {
         assert_eq!(node.left(), (2, 4, 2));
         let valid = json!({"cni.dev/valid-attachments": [{"containerID": "kept", "ifname": "eth0"}]});
         node.call("GC", &kept, &valid).unwrap();
+        assert_eq!(node.left(), (1, 2, 1));
+    });
+}
+
+#[test]
+fn an_address_is_free_only_when_record_and_agent_have_let_go_of_it() {
+    on_node(DUAL, None, |node| {
+        fs::create_dir_all(node.run_dir()).unwrap();
+        let listener = UnixListener::bind(node.run_dir().join(paths::AGENT_SOCKET)).unwrap();
+        let (store, records) = (node.store(), node.records());
+        let agent = thread::spawn(move || {
+            // An ADD, then a DEL.
+            listener
+                .incoming()
+                .take(2)
+                .map_while(Result::ok)
+                .map(|mut stream| {
+                    let mut line = String::new();
+                    BufReader::new(&stream).read_line(&mut line).unwrap();
+                    let seen = (store.allocations().unwrap().len(), records.list().unwrap().endpoints.len());
+                    writeln!(stream, "{}", serde_json::to_string(&Response::Done).unwrap()).unwrap();
+                    (serde_json::from_str::<Request>(&line).unwrap(), seen)
+                })
+                .collect::<Vec<_>>()
+        });
+        let pod = Pod::new("c1");
+        node.add(&pod);
+        node.call("DEL", &pod, &json!({})).unwrap();
+        let endpoint = EndpointId::of("c1", "eth0");
+        let told = [
+            (Request::EndpointAdded { endpoint: endpoint.clone() }, (2, 1)),
+            (Request::EndpointDeleted { endpoint }, (2, 0)),
+        ];
+        assert_eq!(agent.join().unwrap(), told);
+        assert_eq!(node.left(), (0, 0, 0));
+    });
+}
+
+#[test]
+fn connections_of_a_deleted_pod_are_not_those_of_the_next_with_its_address() {
+    on_node(&["192.0.2.0/30", "2001:db8:7::/126"], Some(Response::Done), |node| {
+        // Tracking is on where a rule asks for it.
+        let rule = "add table inet t; add chain inet t c { type filter hook output priority 0; }; add rule inet t c ct state new";
+        assert!(Command::new("nft").arg(rule).status().unwrap().success());
+        assert!(
+            Command::new("ip")
+                .args(["address", "add", "198.51.100.1/32", "dev", "lo"])
+                .status()
+                .unwrap()
+                .success()
+        );
+        assert!(Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap().success());
+        let tracked = || fs::read_to_string("/proc/thread-self/net/nf_conntrack").unwrap();
+        let pod = Pod::new("c1");
+        node.add(&pod);
+        let socket = UdpSocket::bind("198.51.100.1:0").unwrap();
+        for to in ["192.0.2.1:9", "198.51.100.1:9"] {
+            socket.send_to(b"x", to).unwrap();
+        }
+        assert!(tracked().contains("src=192.0.2.1 "), "{}", tracked());
+        node.call("DEL", &pod, &json!({})).unwrap();
+        assert!(!tracked().contains("=192.0.2.1 "), "{}", tracked());
+        assert!(tracked().contains("dst=198.51.100.1 "), "others stay: {}", tracked());
+    });
+}
+
+#[test]
+fn a_node_that_disables_ipv6_and_forwarding_on_new_links_gets_working_pods() {
+    on_node(DUAL, Some(Response::Done), |node| {
+        for (setting, value) in
+            [("ipv6/conf/default/disable_ipv6", "1"), ("ipv4/conf/default/forwarding", "0")]
+        {
+            fs::write(format!("/proc/sys/net/{setting}"), value).unwrap();
+        }
+        let pod = Pod::new("c1");
+        {
+            let _inside = pod.namespace.enter().unwrap();
+            fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1").unwrap();
+            fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").unwrap();
+        }
+        let result = node.add(&pod);
+        node.call("CHECK", &pod, &json!({"prevResult": result})).unwrap();
+        let link = EndpointId::of("c1", "eth0").host_ifname();
+        for family in ["ipv4", "ipv6"] {
+            let path = format!("/proc/sys/net/{family}/conf/{link}/forwarding");
+            assert_eq!(fs::read_to_string(&path).unwrap().trim(), "1", "{path}");
+        }
+    });
+}
+
+#[test]
+fn a_second_interface_of_a_pod_leaves_the_first_as_it_was() {
+    on_node(DUAL, Some(Response::Done), |node| {
+        let pod = Pod::new("c1");
+        let first = node.add(&pod);
+        let path = pod.path();
+        let call = |verb, more: &Value| {
+            let variables = [
+                ("CNI_COMMAND", verb),
+                ("CNI_CONTAINERID", "c1"),
+                ("CNI_NETNS", path.as_str()),
+                ("CNI_IFNAME", "net1"),
+            ];
+            invoke(&variables, &node.config("1.1.0", more).to_string()).unwrap()
+        };
+        let second = call("ADD", &json!({}));
+        assert_eq!(second["ips"][0]["address"], "192.0.2.2/32");
+        node.call("CHECK", &pod, &json!({"prevResult": first})).unwrap();
+        call("CHECK", &json!({"prevResult": second}));
+        {
+            let _inside = pod.namespace.enter().unwrap();
+            for out in [["route", "get", "203.0.113.1"], ["route", "get", "2001:db8:ff::1"]] {
+                let output = Command::new("ip").args(out).output().unwrap();
+                let text = String::from_utf8(output.stdout).unwrap();
+                assert!(text.contains("dev eth0"), "{text}");
+            }
+        }
+        call("DEL", &json!({}));
+        node.call("CHECK", &pod, &json!({"prevResult": first})).unwrap();
         assert_eq!(node.left(), (1, 2, 1));
     });
 }

@@ -1,4 +1,4 @@
-//! Links, addresses, routes, neighbours and namespaces of the kernel, typed and thin.
+//! Links, addresses, routes, neighbours, namespaces and tracked connections of the kernel, typed and thin.
 //!
 //! Everything here is synchronous. The CNI plugin must not start a runtime, and a netlink request is answered
 //! within the system call that sends it, so waiting for one costs nothing. Asynchronous callers run a batch on
@@ -8,12 +8,14 @@
 //! one system call. Functions that read the kernel's state take the socket and give back owned values.
 
 pub mod addr;
+pub mod conntrack;
 mod error;
 pub mod link;
 mod mac;
 mod monitor;
 pub mod neigh;
 pub mod netns;
+pub mod nftables;
 mod request;
 pub mod route;
 mod socket;

@@ -39,6 +39,9 @@ pub(crate) struct Cli {
     /// Where the runtime looks for network configurations [default: /etc/cni/net.d].
     #[arg(long, value_name = "DIR", env = "MARGAY_CNI_CONF_DIR")]
     cni_conf_dir: Option<PathBuf>,
+    /// The node's /proc/sys/net, where forwarding is enabled [default: /proc/sys/net].
+    #[arg(long, value_name = "DIR", env = "MARGAY_SYSCTL_DIR")]
+    sysctl_dir: Option<PathBuf>,
     /// Serves /healthz, /readyz and /metrics [default: 127.0.0.1:9099].
     #[arg(long, value_name = "ADDRESS:PORT", env = "MARGAY_HTTP_ADDRESS")]
     http_address: Option<SocketAddr>,
@@ -101,6 +104,7 @@ struct File {
     run_dir: Option<PathBuf>,
     state_dir: Option<PathBuf>,
     cni_conf_dir: Option<PathBuf>,
+    sysctl_dir: Option<PathBuf>,
     http_address: Option<SocketAddr>,
     mtu: Option<u32>,
     dataplane: Option<Dataplane>,
@@ -155,6 +159,7 @@ pub(crate) struct Settings {
     pub(crate) run_dir: PathBuf,
     pub(crate) state_dir: PathBuf,
     pub(crate) cni_conf_dir: PathBuf,
+    pub(crate) sysctl_dir: PathBuf,
     pub(crate) http_address: SocketAddr,
     pub(crate) mtu: Option<Mtu>,
     pub(crate) nft: PathBuf,
@@ -199,7 +204,8 @@ fn merge(cli: &Cli, file: File) -> anyhow::Result<Settings> {
             .with_context(|| format!("mtu is {octets}; it takes 1280 to {} octets", Mtu::MAX))
     });
     let reconcile = file.reconcile_seconds.unwrap_or(10);
-    anyhow::ensure!(reconcile > 0, "reconcileSeconds is 0; it takes at least 1");
+    // The core comes by at least this often; /healthz takes it for dead after a minute.
+    anyhow::ensure!((1..=30).contains(&reconcile), "reconcileSeconds is {reconcile}; it takes 1 to 30");
     let or = |flag: &Option<PathBuf>, file: Option<PathBuf>, default: &str| {
         flag.clone().or(file).unwrap_or_else(|| default.into())
     };
@@ -209,6 +215,7 @@ fn merge(cli: &Cli, file: File) -> anyhow::Result<Settings> {
         run_dir: or(&cli.run_dir, file.run_dir, paths::RUN_DIR),
         state_dir: or(&cli.state_dir, file.state_dir, paths::STATE_DIR),
         cni_conf_dir: or(&cli.cni_conf_dir, file.cni_conf_dir, paths::CNI_CONF_DIR),
+        sysctl_dir: or(&cli.sysctl_dir, file.sysctl_dir, "/proc/sys/net"),
         http_address: cli
             .http_address
             .or(file.http_address)
@@ -258,6 +265,7 @@ mod tests {
             ("nodeNam: x", "nodeNam"),
             ("nodeName: x\nmtu: 100", "mtu is 100"),
             ("nodeName: x\ndataplane: ebpf", "not in this version"),
+            ("nodeName: x\nreconcileSeconds: 90", "reconcileSeconds is 90"),
             ("nodeName: x\nbgp: {asn: 0}", "asn"),
             ("nodeName: [", "margay.yaml"),
         ] {

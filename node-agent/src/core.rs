@@ -3,7 +3,11 @@
 //! Events are taken in batches: whatever has come by the time the last batch is in the kernel makes the next one, so
 //! a burst costs a few transactions, and a single change goes out at once.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context;
 use ipnetwork::IpNetwork;
@@ -56,6 +60,8 @@ pub(crate) enum Event {
     Plugin(Call),
     /// Something of ours in the kernel was taken away.
     Drift,
+    /// Our table was changed by those with these netlink ports, of whom some may be ourselves.
+    TableTouched(BTreeSet<u32>),
     /// Whether the speaker has its configuration.
     Bgp(Result<(), String>),
 }
@@ -64,7 +70,6 @@ pub(crate) enum Event {
 pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     std::fs::create_dir_all(&settings.run_dir)
         .with_context(|| format!("create {}", settings.run_dir.display()))?;
-    sysctl::enable_forwarding()?;
     let metrics = Arc::new(Metrics::new());
     let shared = Shared::new(Arc::clone(&metrics));
     let client = client(&settings).await?;
@@ -76,6 +81,7 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     tasks.spawn(http::run(settings.http_address, shared.clone()));
     tasks.spawn(plugin::run(listener, events.clone()));
     tasks.spawn(drift::run(events.clone()));
+    tasks.spawn(drift::run_table(events.clone()));
     if settings.bgp.enabled {
         let socket = settings.run_dir.join(paths::BGP_SOCKET);
         tasks.spawn(bgp::run(socket, bgp_wanted, events.clone(), Arc::clone(&metrics)));
@@ -222,6 +228,13 @@ impl Core {
                 self.changed = true;
             }
             Event::Drift => return true,
+            Event::TableTouched(ports) => {
+                if !self.nft.heed(&ports) {
+                    warn!("somebody changed the table inet margay; it is written anew");
+                    self.metrics.repaired.inc();
+                    self.changed = true;
+                }
+            }
             Event::Plugin(call) => self.call(call),
         }
         false
@@ -275,7 +288,12 @@ impl Core {
             let error = self.last_error.as_deref().unwrap_or("not tried yet");
             return Some(format!("the policy is not in the kernel: {error}"));
         };
-        if programmed.endpoints.contains_key(id) && !self.changed {
+        // As it is now: the same container may have come back with another address since.
+        let is_there = programmed
+            .endpoints
+            .get(id)
+            .is_some_and(|there| self.state.endpoint(id) == Some(&there.endpoint));
+        if is_there && !self.changed {
             return None;
         }
         let reason = programmed.waiting.get(id).or(self.last_error.as_ref());
@@ -313,22 +331,27 @@ impl Core {
                 differs
             });
         }
-        if let Err(error) = self.configure_node(&wanted) {
+        self.configure_node(&wanted.blocks);
+        self.programmed = Some(wanted);
+    }
+
+    fn configure_node(&mut self, blocks: &[IpNetwork]) {
+        if let Err(error) = self.try_configure_node(blocks) {
             error!("{error:#}; trying again");
             self.last_error = Some(format!("{error:#}"));
             self.retry = Some(Instant::now() + RETRY);
         }
-        self.programmed = Some(wanted);
     }
 
-    /// Address blocks, and the runtime's configuration once all else is there.
-    fn configure_node(&mut self, wanted: &Wanted) -> anyhow::Result<()> {
+    /// Address blocks, forwarding, and the runtime's configuration once all else is there.
+    fn try_configure_node(&mut self, blocks: &[IpNetwork]) -> anyhow::Result<()> {
         // A node that is gone from the API keeps its blocks: one missed event takes nothing away.
-        if !wanted.blocks.is_empty() && wanted.blocks != self.blocks {
-            self.store.set_blocks(&wanted.blocks).context("use the node's podCIDRs")?;
-            info!(blocks = ?wanted.blocks.iter().map(ToString::to_string).collect::<Vec<_>>(), "address blocks");
-            self.blocks.clone_from(&wanted.blocks);
+        if !blocks.is_empty() && blocks != self.blocks {
+            self.store.set_blocks(blocks).context("use the node's podCIDRs")?;
+            info!(blocks = ?blocks.iter().map(ToString::to_string).collect::<Vec<_>>(), "address blocks");
+            self.blocks = blocks.to_vec();
         }
+        sysctl::enable_forwarding(&self.settings.sysctl_dir, &self.blocks)?;
         if self.blocks.is_empty() || self.bgp.is_err() {
             return Ok(());
         }
@@ -367,6 +390,10 @@ impl Core {
                 self.changed = true;
             }
             Err(error) => warn!(%error, "the table inet margay cannot be looked at"),
+        }
+        // Others empty /etc/cni/net.d, or turn forwarding off with a `sysctl --system` of their own.
+        if let Some(blocks) = self.programmed.as_ref().map(|programmed| programmed.blocks.clone()) {
+            self.configure_node(&blocks);
         }
         let (run_dir, store) = (self.settings.run_dir.clone(), self.store.clone());
         let work =
@@ -432,8 +459,7 @@ impl Core {
         self.metrics.policies.set(gauge(self.state.objects().policies.len()));
         self.metrics.policy_sets.set(gauge(wanted.compiled.sets.len()));
         let ranges = wanted.compiled.ranges.values();
-        let classes: std::collections::BTreeSet<_> =
-            wanted.compiled.addresses.values().chain(ranges).collect();
+        let classes: BTreeSet<_> = wanted.compiled.addresses.values().chain(ranges).collect();
         self.metrics.classes.set(gauge(classes.len()));
     }
 }

@@ -1,13 +1,15 @@
 //! ADD: connects a pod.
 
+use std::path::Path;
+
 use margay_api::{
     agent::Request,
     endpoint::{Endpoint, EndpointId, Records},
 };
-use margay_ipam::{Error as IpamError, Store};
+use margay_ipam::{Error as IpamError, Owner, Store};
 use margay_netlink::{MacAddr, link::IfName, netns::Namespace, route::everything};
 
-use super::{store, take_lock};
+use super::{store, take_apart, take_lock};
 use crate::{
     agent::{self, AgentError},
     config::{Args, Attachment, Config, Environment},
@@ -48,14 +50,7 @@ pub(super) fn run(environment: &Environment, config: &Config) -> Result<String, 
         Failure::new(Code::Io, "remove the link that an earlier ADD left").because(&error)
     })?;
 
-    let mut undo = Undo {
-        store: &store,
-        records: &records,
-        attachment: &attachment,
-        id: &id,
-        host_name: &host_name,
-        armed: true,
-    };
+    let mut undo = Undo { run_dir: &config.run_dir, store: &store, owner: &attachment.owner, armed: true };
     let addresses = allocate(&store, &attachment, config, &args)?;
     let (host_mac, derived_mac) = macs(&id);
     let pod_mac = config.mac.or(args.mac).unwrap_or(derived_mac);
@@ -159,27 +154,20 @@ fn result(endpoint: &Endpoint, host_mac: MacAddr, pod_mac: MacAddr) -> Added {
     Added { interfaces: vec![host, pod], ips: ips.collect(), routes: routes.collect() }
 }
 
-/// Takes back what was done, in reverse, unless the ADD got to its end. The record goes before the link, and
-/// the link before the address, so that at no time an address is free that an interface still has.
+/// Takes back what was done, in reverse, unless the ADD got to its end.
 struct Undo<'a> {
+    run_dir: &'a Path,
     store: &'a Store,
-    records: &'a Records,
-    attachment: &'a Attachment,
-    id: &'a EndpointId,
-    host_name: &'a IfName,
+    owner: &'a Owner,
     armed: bool,
 }
 
 impl Drop for Undo<'_> {
     fn drop(&mut self) {
-        if !self.armed {
-            return;
-        }
-        // Best effort: the runtime is told of the failure that led here, and follows a failed ADD with a DEL,
-        // which does all of this again.
-        drop(self.records.remove(self.id));
-        if link::delete(self.host_name).is_ok() {
-            drop(self.store.release(&self.attachment.owner));
+        if self.armed {
+            // Best effort: the runtime is told of the failure that led here, and follows a failed ADD with a DEL,
+            // which does all of this again.
+            drop(take_apart(self.run_dir, self.store, self.owner));
         }
     }
 }

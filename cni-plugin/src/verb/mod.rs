@@ -17,6 +17,7 @@ use margay_api::{
     paths,
 };
 use margay_ipam::{Owner, Store};
+use margay_netlink::conntrack;
 
 use crate::{
     agent,
@@ -31,7 +32,7 @@ pub(crate) fn run(environment: &Environment, stdin: &[u8]) -> Result<String, Fai
     if command == Command::Version {
         return Ok(version::run(stdin));
     }
-    let config = Config::parse(stdin)?;
+    let config = Config::parse(stdin, command)?;
     match (command, config.kind) {
         (Command::Add, Kind::Loopback) => loopback::add(environment, &config),
         (Command::Check, Kind::Loopback) => loopback::check(environment),
@@ -54,38 +55,37 @@ fn take_lock(run_dir: &Path, id: &EndpointId) -> Result<EndpointLock, Failure> {
         .map_err(|error| Failure::new(Code::Io, "wait for other calls for this interface").because(&error))
 }
 
-/// Takes an endpoint apart: link, address, record, in this order, so that a call that is cut off leaves the
-/// record and the next one repeats the rest. Runs to the end and reports all that failed.
+/// Takes an endpoint apart, under its lock.
 fn remove_endpoint(run_dir: &Path, store: &Store, owner: &Owner) -> Result<(), Failure> {
     let id = EndpointId::of(owner.container_id(), owner.ifname());
     let lock = take_lock(run_dir, &id)?;
-    let mut problems = Vec::new();
-    let host_name = id.host_ifname();
-    match host_name.parse() {
-        Ok(name) => problems.extend(
-            link::delete(&name)
-                .err()
-                .map(|error| Failure::new(Code::Io, "remove the pod's link").because(&error)),
-        ),
-        Err(error) => problems.push(Failure::new(Code::Io, "name the pod's link").because(&error)),
-    }
-    // An address whose link is still there must not be handed out again.
-    if problems.is_empty()
-        && let Err(error) = store.release(owner)
-    {
-        problems.push(Failure::new(Code::Io, "free the pod's address").because(&error));
-    }
-    if problems.is_empty()
-        && let Err(error) = Records::below(run_dir).remove(&id)
-    {
-        problems.push(Failure::new(Code::Io, "forget the endpoint").because(&error));
-    }
-    if let Some(first) = problems.into_iter().next() {
-        return Err(first);
-    }
+    take_apart(run_dir, store, owner)?;
     lock.forget();
-    // The agent sees the record go by itself; telling it is a courtesy that needs no answer.
+    Ok(())
+}
+
+/// Link, connections, record, address, in this order: an address becomes free only when no interface has it, no
+/// connection is remembered that would pass for it, and neither a record nor the agent takes it for this
+/// endpoint's. A call that is cut off leaves the address held, and the next one repeats the rest.
+fn take_apart(run_dir: &Path, store: &Store, owner: &Owner) -> Result<(), Failure> {
+    let id = EndpointId::of(owner.container_id(), owner.ifname());
+    let name = id
+        .host_ifname()
+        .parse()
+        .map_err(|error| Failure::new(Code::Io, "name the pod's link").because(&error))?;
+    link::delete(&name).map_err(|error| Failure::new(Code::Io, "remove the pod's link").because(&error))?;
+    let unreadable = |error| Failure::new(Code::Io, "free the pod's address").because(&error);
+    let held = store.allocations().map_err(unreadable)?;
+    for allocation in held.iter().filter(|allocation| allocation.owner.as_ref() == Some(owner)) {
+        // A kernel without this netlink family keeps them until they time out: no reason to keep the pod.
+        drop(conntrack::forget(allocation.address));
+    }
+    Records::below(run_dir)
+        .remove(&id)
+        .map_err(|error| Failure::new(Code::Io, "forget the endpoint").because(&error))?;
+    // An agent that is away reads the records at its start, and one that is slow looks at them by itself.
     let told = Request::EndpointDeleted { endpoint: id };
     drop(agent::ask(run_dir, &told, std::time::Duration::from_millis(200)));
+    store.release(owner).map_err(unreadable)?;
     Ok(())
 }

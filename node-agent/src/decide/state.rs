@@ -67,6 +67,10 @@ impl State {
         self.endpoints.iter()
     }
 
+    pub(crate) fn endpoint(&self, id: &EndpointId) -> Option<&Endpoint> {
+        self.endpoints.get(id)
+    }
+
     pub(crate) fn node_name(&self) -> &str {
         &self.node_name
     }

@@ -1,6 +1,6 @@
 //! Takes back what a plugin that was killed half-way left: addresses and links without an endpoint record.
 
-use std::{collections::BTreeSet, path::Path};
+use std::{collections::BTreeMap, net::IpAddr, path::Path};
 
 use anyhow::Context;
 use margay_api::{
@@ -9,10 +9,10 @@ use margay_api::{
 };
 use margay_ipam::{Owner, Store};
 use margay_netlink::{
-    Socket,
+    Socket, conntrack,
     link::{self, IfName},
 };
-use tracing::warn;
+use tracing::{debug, warn};
 
 /// Frees what belongs to no endpoint and to no call that is still running, and says how much that was.
 ///
@@ -34,13 +34,23 @@ pub(crate) fn reclaim(run_dir: &Path, store: &Store) -> anyhow::Result<usize> {
                 reclaimed += 1;
             }
         }
-        drop(lock);
+        lock.forget();
     }
-    let allocations = store.allocations().context("list addresses")?;
-    let owners: BTreeSet<Owner> = allocations.into_iter().filter_map(|allocation| allocation.owner).collect();
-    for owner in owners {
+    let mut held: BTreeMap<Owner, Vec<IpAddr>> = BTreeMap::new();
+    for allocation in store.allocations().context("list addresses")? {
+        if let Some(owner) = allocation.owner {
+            held.entry(owner).or_default().push(allocation.address);
+        }
+    }
+    for (owner, addresses) in held {
         let id = EndpointId::of(owner.container_id(), owner.ifname());
         let Some(lock) = lock_if_dead(run_dir, &records, &id)? else { continue };
+        for address in addresses {
+            // What was allowed to the pod that had the address is not allowed to the next one.
+            if let Err(error) = conntrack::forget(address) {
+                debug!(%error, "connections of a leaked address stay until they time out");
+            }
+        }
         for address in store.release(&owner).context("free a leaked address")? {
             warn!(%address, %owner, "freed an address that no endpoint has: its ADD was cut off, or the node rebooted");
             reclaimed += 1;

@@ -140,3 +140,27 @@ fn a_flushed_ruleset_is_written_anew_and_tables_of_others_are_left_alone() {
         assert!(others.status.success());
     });
 }
+
+#[test]
+fn an_element_that_somebody_takes_out_of_a_set_is_put_back() {
+    on_node(async |node| {
+        put_pod(node, "a", "10.0.0.1");
+        node.api.put_raw(deny("a")).unwrap();
+        start(node).await;
+        node.api.put_raw(deny("nobody")).unwrap();
+        until_closed(node, "a", false).await;
+        node.api.put_raw(deny("a")).unwrap();
+        until_closed(node, "a", true).await;
+        let metrics = node.get("/metrics").await.unwrap();
+        assert!(metrics.contains("margay_repaired_total 0"), "its own changes are nobody else's: {metrics}");
+        for command in ["flush map inet margay ingress", "flush set inet margay sources4"] {
+            assert!(Command::new("nft").args(command.split(' ')).status().unwrap().success());
+            until_closed(node, "a", true).await;
+        }
+        node.eventually("the pod's source address is known", async || {
+            let listing = table()?;
+            if listing.contains(". 10.0.0.1") { Ok(()) } else { Err(listing) }
+        })
+        .await;
+    });
+}

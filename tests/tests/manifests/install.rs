@@ -71,7 +71,7 @@ async fn containers_have_their_capabilities_and_no_privilege() {
         let security = &container["securityContext"];
         let needed: &[&str] = match name {
             "install-cni" => &[],
-            "forwarding" | "margay-node" => &["NET_ADMIN"],
+            "margay-node" => &["NET_ADMIN"],
             "margay-bgp" => &["NET_ADMIN", "NET_BIND_SERVICE"],
             _ => panic!("container {name} is not known here"),
         };
@@ -118,6 +118,15 @@ async fn mounts_are_of_volumes_and_probes_ask_the_loopback() {
     assert_eq!(mounted, volumes);
 
     let agent = containers(&spec).find(|container| container["name"] == "margay-node").unwrap();
+    let variables = agent["env"].as_array().unwrap();
+    let sysctl_dir =
+        &variables.iter().find(|variable| variable["name"] == "MARGAY_SYSCTL_DIR").unwrap()["value"];
+    let mounts = agent["volumeMounts"].as_array().unwrap();
+    assert!(
+        mounts
+            .iter()
+            .any(|m| m["name"] == "proc-sys-net" && m["mountPath"] == *sysctl_dir && m["readOnly"] != true)
+    );
     let probes = [("startupProbe", "/healthz"), ("livenessProbe", "/healthz"), ("readinessProbe", "/readyz")];
     for (probe, path) in probes {
         let request = &agent[probe]["httpGet"];

@@ -1,5 +1,8 @@
 //! The wanted state as a table.
 
+use std::{collections::BTreeMap, net::IpAddr};
+
+use margay_api::endpoint::PodRef;
 use margay_policy::{
     ClassId, Protocol,
     compile::{Direction, Verdict},
@@ -7,7 +10,7 @@ use margay_policy::{
 use serde_json::{Value, json};
 
 use super::ruleset::{Chain, Data, Field, Ruleset, Set};
-use crate::decide::Wanted;
+use crate::decide::{Admitted, Wanted};
 
 /// Interface names that are pods' host ends.
 const PODS: &str = "mgy*";
@@ -59,10 +62,20 @@ fn endpoints(ruleset: &mut Ruleset, wanted: &Wanted) {
         [Set::new(&["ifname", "ipv4_addr"], None, false), Set::new(&["ifname", "ipv6_addr"], None, false)];
     let mut ingress = Set::new(&["ifname"], Some("verdict"), false);
     let mut egress = Set::new(&["ifname"], Some("verdict"), false);
+    let mut egress_of =
+        [Set::new(&["ipv4_addr"], Some("verdict"), false), Set::new(&["ipv6_addr"], Some("verdict"), false)];
+    // A pod with several interfaces answers by its default route, with the address that it was asked at.
+    let mut of_pod: BTreeMap<&PodRef, Vec<IpAddr>> = BTreeMap::new();
+    for Admitted { endpoint, .. } in wanted.endpoints.values() {
+        if let Some(pod) = &endpoint.pod {
+            of_pod.entry(pod).or_default().extend(&endpoint.addresses);
+        }
+    }
     for admitted in wanted.endpoints.values() {
         let name = || Field::Text(admitted.endpoint.host_ifname.clone());
         known.elements.insert(vec![name()], None);
-        for address in &admitted.endpoint.addresses {
+        let pod = admitted.endpoint.pod.as_ref().and_then(|pod| of_pod.get(pod));
+        for address in pod.unwrap_or(&admitted.endpoint.addresses) {
             let set = &mut sources[usize::from(address.is_ipv6())];
             set.elements.insert(vec![name(), Field::Address(*address)], None);
         }
@@ -73,15 +86,23 @@ fn endpoints(ruleset: &mut Ruleset, wanted: &Wanted) {
         }
         if set.egress.is_some() {
             egress.elements.insert(vec![name()], Some(Data::Jump(format!("s{}_out", id.0))));
+            for address in &admitted.endpoint.addresses {
+                let set = &mut egress_of[usize::from(address.is_ipv6())];
+                set.elements
+                    .insert(vec![Field::Address(*address)], Some(Data::Jump(format!("s{}_out", id.0))));
+            }
         }
     }
     let [sources4, sources6] = sources;
+    let [egress4, egress6] = egress_of;
     for (name, set) in [
         ("endpoints", known),
         ("sources4", sources4),
         ("sources6", sources6),
         ("ingress", ingress),
         ("egress", egress),
+        ("egress4", egress4),
+        ("egress6", egress6),
     ] {
         ruleset.sets.insert(name.into(), set);
     }
@@ -136,20 +157,25 @@ fn base_chains(ruleset: &mut Ruleset) {
     let jump = |chain: &str| json!({"jump": {"target": chain}});
 
     // Neighbour discovery and multicast membership of the pod's own link: they never leave it.
-    let link_local = json!({"set": ["::", {"prefix": {"addr": "fe80::", "len": 10}}]});
+    let link_local = || json!({"set": ["::", {"prefix": {"addr": "fe80::", "len": 10}}]});
     let link_types = json!({"set": [
         "nd-router-solicit", "nd-neighbor-solicit", "nd-neighbor-advert", "mld-listener-report",
         "mld-listener-done", "mld2-listener-report"
     ]});
-    let source = |family: &str, set: &str| {
-        let key = json!({"concat": [meta("iifname"), payload(family, "saddr")]});
-        vec![matches("==", &key, &json!(format!("@{set}"))), json!({"return": null})]
+    // An address that is that of the pod behind a link.
+    let belongs = |ifname: &str, address: &str, verdict: &str| {
+        ["ip", "ip6"].map(|family| {
+            let key = json!({"concat": [meta(ifname), payload(family, address)]});
+            let set = if family == "ip" { "@sources4" } else { "@sources6" };
+            vec![matches("==", &key, &json!(set)), json!({verdict: null})]
+        })
     };
+    let [own4, own6] = belongs("iifname", "saddr", "return");
     let spoof = vec![
-        source("ip", "sources4"),
-        source("ip6", "sources6"),
+        own4,
+        own6,
         vec![
-            matches("==", &payload("ip6", "saddr"), &link_local),
+            matches("==", &payload("ip6", "saddr"), &link_local()),
             matches("==", &payload("icmpv6", "type"), &link_types),
             json!({"return": null}),
         ],
@@ -162,32 +188,64 @@ fn base_chains(ruleset: &mut Ruleset) {
         // Before connection tracking (priority raw), so that a spoofed packet leaves no trace in it.
         Chain { hook: Some(("prerouting", -300)), rules: vec![vec![from_pod(), jump("spoof")]] },
     );
-    let established = matches("in", &json!({"ct": {"key": "state"}}), &json!(["established", "related"]));
+    let established = || {
+        let state = matches("in", &json!({"ct": {"key": "state"}}), &json!(["established", "related"]));
+        vec![state, json!({"accept": null})]
+    };
+    // A pod that reaches itself through a service comes back by the link that it left.
+    let [self4, self6] = belongs("iifname", "daddr", "accept");
     ruleset.chains.insert(
         "forward".into(),
         Chain {
             hook: Some(("forward", 0)),
             rules: vec![
-                vec![established, json!({"accept": null})],
+                established(),
+                self4,
+                self6,
                 vec![from_pod(), jump("egress")],
                 vec![to_pod(), jump("ingress")],
             ],
         },
     );
-    for (name, ifname, address) in [("egress", "iifname", "daddr"), ("ingress", "oifname", "saddr")] {
-        let mut rules = vec![
-            vec![matches("!=", &meta(ifname), &json!("@endpoints")), drop()],
-            vec![set_priority(&json!("none"))],
-        ];
-        // Blocks first: a pod's own entry, which knows its blocks too, wins by coming last.
-        for (family, set) in [("ip", "blocks4"), ("ip6", "blocks6"), ("ip", "pods4"), ("ip6", "pods6")] {
-            let class = json!({"map": {"key": payload(family, address), "data": format!("@{set}")}});
-            rules.push(vec![set_priority(&class)]);
-        }
-        rules.push(vec![vmap(&meta(ifname), name)]);
-        rules.push(vec![set_priority(&json!("none"))]);
-        ruleset.chains.insert(name.into(), chain(rules));
+    let [self4, self6] = belongs("oifname", "saddr", "accept");
+    let local = matches("==", &json!({"fib": {"result": "type", "flags": ["saddr"]}}), &json!("local"));
+    ruleset.chains.insert(
+        "output".into(),
+        Chain {
+            hook: Some(("output", 0)),
+            rules: vec![
+                established(),
+                vec![local, json!({"accept": null})],
+                vec![matches("==", &payload("ip6", "saddr"), &link_local()), json!({"accept": null})],
+                self4,
+                self6,
+                vec![jump("output_egress")],
+                vec![to_pod(), jump("ingress")],
+            ],
+        },
+    );
+    let known = |ifname: &str| vec![matches("!=", &meta(ifname), &json!("@endpoints")), drop()];
+    let mut egress = vec![known("iifname")];
+    egress.extend(decide("daddr", &[vmap(&meta("iifname"), "egress")]));
+    ruleset.chains.insert("egress".into(), chain(egress));
+    let mut ingress = vec![known("oifname")];
+    ingress.extend(decide("saddr", &[vmap(&meta("oifname"), "ingress")]));
+    ruleset.chains.insert("ingress".into(), chain(ingress));
+    let of_source = [vmap(&payload("ip", "saddr"), "egress4"), vmap(&payload("ip6", "saddr"), "egress6")];
+    ruleset.chains.insert("output_egress".into(), chain(decide("daddr", &of_source)));
+}
+
+/// The class of an address to the packet priority, then the policy sets that `lookups` find.
+fn decide(address: &str, lookups: &[Value]) -> Vec<Vec<Value>> {
+    let mut rules = vec![vec![set_priority(&json!("none"))]];
+    // Blocks first: a pod's own entry, which knows its blocks too, wins by coming last.
+    for (family, set) in [("ip", "blocks4"), ("ip6", "blocks6"), ("ip", "pods4"), ("ip6", "pods6")] {
+        let class = json!({"map": {"key": payload(family, address), "data": format!("@{set}")}});
+        rules.push(vec![set_priority(&class)]);
     }
+    rules.extend(lookups.iter().map(|lookup| vec![lookup.clone()]));
+    rules.push(vec![set_priority(&json!("none"))]);
+    rules
 }
 
 fn meta(key: &str) -> Value {

@@ -2,15 +2,20 @@
 //!
 //! ```text
 //!  prerouting (raw)    a pod's packet has the pod's address, or goes
-//!  forward (filter)    established -> pass
+//!  forward (filter)    established, or from a pod to itself -> pass
 //!                      from a pod: class of the destination -> priority; iifname -> chain of the policy set
 //!                      to a pod:   class of the source      -> priority; oifname -> chain of the policy set
+//!  output (filter)     the node's own, established, or from a pod to itself -> pass
+//!                      the rest as in forward, with the policy set of the source's address instead of iifname's
 //!  chain of a policy set and direction:
 //!                      (class, protocol, port) -> return     what a class may
 //!                      class -> drop or return               the rest of a class that a rule names
 //!                      (protocol, port) -> return            what everybody may
 //!                      drop or return                        the rest
 //! ```
+//!
+//! What leaves the node in output without an address of the node's is a pod's or a stranger's packet that was never
+//! forwarded: kube-proxy's IPVS mode takes packets to services from input and sends them on from there.
 //!
 //! `return` goes on to the other direction, so that both sides must agree also on one node. The packet priority is
 //! the scratch word between the two look-ups: it is zero when a packet leaves a pod, and is zeroed again; the mark
@@ -27,4 +32,4 @@ mod ruleset;
 
 pub(crate) use driver::Driver;
 pub(crate) use layout::layout;
-pub(crate) use ruleset::Ruleset;
+pub(crate) use ruleset::{Ruleset, TABLE};

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 /// The address family and name of our table.
 pub(super) const FAMILY: &str = "inet";
-pub(super) const TABLE: &str = "margay";
+pub(crate) const TABLE: &str = "margay";
 
 /// Sets and chains by name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

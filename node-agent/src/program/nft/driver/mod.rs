@@ -4,6 +4,7 @@
 //! says when it refuses. Its JSON is the same.
 
 use std::{
+    collections::{BTreeSet, VecDeque},
     io,
     path::PathBuf,
     process::{Output, Stdio},
@@ -19,6 +20,9 @@ use super::{
     outline::Outline,
     ruleset::{FAMILY, TABLE},
 };
+
+/// Processes remembered: more than can have run between a change and the news of it.
+const OURS: usize = 256;
 
 /// Why the kernel does not hold what is wanted. It holds what it held before.
 #[derive(Debug, thiserror::Error)]
@@ -37,11 +41,13 @@ pub(crate) struct Driver {
     program: PathBuf,
     /// What the kernel holds; `None` when that is not known.
     present: Option<Ruleset>,
+    /// The last processes that were run, which the kernel names when it tells of a change.
+    ours: VecDeque<u32>,
 }
 
 impl Driver {
     pub(crate) fn new(program: PathBuf) -> Self {
-        Self { program, present: None }
+        Self { program, present: None, ours: VecDeque::new() }
     }
 
     /// Makes the table be `wanted` in one transaction, and says how many commands that took; none when nothing
@@ -68,18 +74,34 @@ impl Driver {
     /// that the cost does not grow with the cluster. False when somebody flushed or edited it: the next
     /// [`Driver::apply`] then replaces the whole table.
     pub(crate) async fn verify(&mut self) -> Result<bool, NftError> {
-        let Some(present) = &self.present else { return Ok(true) };
+        if self.present.is_none() {
+            return Ok(true);
+        }
         let output = self.run(&["-j", "-t", "list", "table", FAMILY, TABLE], "").await?;
         let listing: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
-        let same = Outline::listed(&listing) == Outline::written(present);
+        let same = self
+            .present
+            .as_ref()
+            .is_none_or(|present| Outline::listed(&listing) == Outline::written(present));
         if !same {
             self.present = None;
         }
         Ok(same)
     }
 
-    async fn run(&self, arguments: &[&str], document: &str) -> Result<Output, NftError> {
-        let failed = |source| NftError::Run { program: self.program.clone(), source };
+    /// Takes note of who changed the table, by the netlink ports that the kernel tells; false when somebody else
+    /// did: the next [`Driver::apply`] then replaces the whole table.
+    pub(crate) fn heed(&mut self, ports: &BTreeSet<u32>) -> bool {
+        let all_ours = ports.iter().all(|port| self.ours.contains(port));
+        if !all_ours {
+            self.present = None;
+        }
+        all_ours
+    }
+
+    async fn run(&mut self, arguments: &[&str], document: &str) -> Result<Output, NftError> {
+        let program = self.program.clone();
+        let failed = |source| NftError::Run { program: program.clone(), source };
         let mut child = Command::new(&self.program)
             .args(arguments)
             .stdin(Stdio::piped())
@@ -88,6 +110,10 @@ impl Driver {
             .kill_on_drop(true)
             .spawn()
             .map_err(failed)?;
+        self.ours.extend(child.id());
+        while self.ours.len() > OURS {
+            self.ours.pop_front();
+        }
         if let Some(mut stdin) = child.stdin.take() {
             stdin.write_all(document.as_bytes()).await.map_err(failed)?;
         }
@@ -95,5 +121,7 @@ impl Driver {
     }
 }
 
+#[cfg(test)]
+mod packets;
 #[cfg(test)]
 mod tests;

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Runs a test on a thread in a network namespace of its own, with a runtime that stays on that thread.
-fn in_new_namespace(test: impl AsyncFnOnce() + Send) {
+pub(super) fn in_new_namespace(test: impl AsyncFnOnce() + Send) {
     thread::scope(|scope| {
         let handle = scope.spawn(|| {
             unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace of its own: run the tests as root");
@@ -31,7 +31,7 @@ fn listed() -> String {
 }
 
 /// A node with `pods` pods in namespace x, and these policies.
-fn wanted(pods: u8, policies: &str, interner: &mut Interner) -> Wanted {
+pub(super) fn wanted(pods: u8, policies: &str, interner: &mut Interner) -> Wanted {
     let mut objects = Objects::default();
     let mut endpoints = Vec::new();
     for host in 1..=pods {
