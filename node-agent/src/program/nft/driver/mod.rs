@@ -8,10 +8,11 @@ use std::{
     io,
     path::PathBuf,
     process::{Output, Stdio},
+    time::Duration,
 };
 
 use serde_json::{Value, json};
-use tokio::{io::AsyncWriteExt, process::Command};
+use tokio::{io::AsyncWriteExt, process::Command, time::timeout};
 use tracing::debug;
 
 use super::{
@@ -23,6 +24,9 @@ use super::{
 
 /// Processes remembered: more than can have run between a change and the news of it.
 const OURS: usize = 256;
+
+/// How long a transaction may take: below the minute after which the agent counts as hung.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Why the kernel does not hold what is wanted. It holds what it held before.
 #[derive(Debug, thiserror::Error)]
@@ -114,10 +118,20 @@ impl Driver {
         while self.ours.len() > OURS {
             self.ours.pop_front();
         }
-        if let Some(mut stdin) = child.stdin.take() {
-            stdin.write_all(document.as_bytes()).await.map_err(failed)?;
+        let stdin = child.stdin.take();
+        let work = async {
+            let written = match stdin {
+                Some(mut stdin) => stdin.write_all(document.as_bytes()).await,
+                None => Ok(()),
+            };
+            let output = child.wait_with_output().await?;
+            // One that ended before it had read all says why better than the broken pipe does.
+            if output.status.success() { written.map(|()| output) } else { Ok(output) }
+        };
+        match timeout(PATIENCE, work).await {
+            Ok(output) => output.map_err(failed),
+            Err(elapsed) => Err(failed(io::Error::new(io::ErrorKind::TimedOut, elapsed))),
         }
-        child.wait_with_output().await.map_err(failed)
     }
 }
 
