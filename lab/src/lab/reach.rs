@@ -48,13 +48,8 @@ impl Lab {
     /// # Errors
     /// When one of them is not there.
     pub async fn reach(&self, from: &Party, to: &Party, port: Port) -> anyhow::Result<Cell> {
-        let (station, own) = self.locate(from)?;
-        let (_, others) = self.locate(to)?;
-        let address = others
-            .iter()
-            .find(|address| own.iter().any(|mine| mine.is_ipv4() == address.is_ipv4()))
-            .with_context(|| format!("{from} and {to} have no address family in common"))?;
-        let reach = station.probe(SocketAddr::new(*address, port.number), port.protocol, PROBE_LIMIT).await;
+        let (station, own, address) = self.way(from, to)?;
+        let reach = station.probe(SocketAddr::new(address, port.number), port.protocol, PROBE_LIMIT).await;
         Ok(Cell { reach, own })
     }
 
@@ -110,12 +105,20 @@ impl Lab {
     /// # Errors
     /// When one of them is not there.
     pub async fn keep(&self, from: &Party, to: &Party, port: Port) -> anyhow::Result<Option<Kept>> {
+        let (station, _, address) = self.way(from, to)?;
+        Ok(station.keep(SocketAddr::new(address, port.number), port.protocol, PROBE_LIMIT).await)
+    }
+
+    /// Where `from` is, with its addresses, and the address at which it asks `to`: IPv4 where both have it.
+    fn way(&self, from: &Party, to: &Party) -> anyhow::Result<(Arc<Station>, Vec<IpAddr>, IpAddr)> {
         let (station, own) = self.locate(from)?;
         let (_, others) = self.locate(to)?;
+        let common = |address: &&IpAddr| own.iter().any(|mine| mine.is_ipv4() == address.is_ipv4());
         let address = others
             .iter()
-            .find(|address| own.iter().any(|mine| mine.is_ipv4() == address.is_ipv4()))
+            .find(common)
+            .copied()
             .with_context(|| format!("{from} and {to} have no address family in common"))?;
-        Ok(station.keep(SocketAddr::new(*address, port.number), port.protocol, PROBE_LIMIT).await)
+        Ok((station, own, address))
     }
 }
