@@ -141,6 +141,8 @@ struct Core {
     bgp: Result<(), String>,
     /// Something has changed since the last attempt.
     changed: bool,
+    /// What the node's own configuration follows has changed, or the last attempt to write it failed.
+    node_changed: bool,
     retry: Option<Instant>,
     last_error: Option<String>,
     configured: bool,
@@ -175,6 +177,7 @@ impl Core {
                 Ok(())
             },
             changed: true,
+            node_changed: true,
             retry: None,
             last_error: None,
             configured: false,
@@ -219,11 +222,13 @@ impl Core {
     fn hear(&mut self, event: Event) -> bool {
         match event {
             Event::Api(event) => {
+                self.node_changed |= matches!(event, ApiEvent::Nodes(_));
                 self.state.apply(event);
                 self.changed = true;
             }
             Event::Bgp(outcome) => {
                 self.bgp = outcome;
+                self.node_changed = true;
                 // The runtime may be told of the node only once its routes are announced.
                 self.changed = true;
             }
@@ -331,12 +336,17 @@ impl Core {
                 differs
             });
         }
-        self.configure_node(&wanted.blocks);
+        // The rest of the time a look at each reconcile is enough: not at each pod that is added.
+        if self.node_changed {
+            self.configure_node(&wanted.blocks);
+        }
         self.programmed = Some(wanted);
     }
 
     fn configure_node(&mut self, blocks: &[IpNetwork]) {
-        if let Err(error) = self.try_configure_node(blocks) {
+        let outcome = self.try_configure_node(blocks);
+        self.node_changed = outcome.is_err();
+        if let Err(error) = outcome {
             error!("{error:#}; trying again");
             self.last_error = Some(format!("{error:#}"));
             self.retry = Some(Instant::now() + RETRY);
