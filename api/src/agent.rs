@@ -43,6 +43,12 @@ pub enum Response {
         /// Why, in words for an operator.
         reason: String,
     },
+    /// To [`Request::Status`]: no pod can be added, and those that are here may lack connectivity, because what
+    /// changes in the cluster does not reach the kernel.
+    Degraded {
+        /// Why, in words for an operator.
+        reason: String,
+    },
 }
 
 #[cfg(test)]

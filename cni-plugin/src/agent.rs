@@ -29,6 +29,9 @@ pub(crate) enum AgentError {
     /// It said no.
     #[error("{0}")]
     Refused(String),
+    /// It said no, and that pods which are here may lack connectivity too.
+    #[error("{0}")]
+    Degraded(String),
 }
 
 /// Asks, and waits for the answer.
@@ -57,6 +60,7 @@ pub(crate) fn ask(run_dir: &Path, request: &Request, wait: Duration) -> Result<(
     match serde_json::from_str(&answer) {
         Ok(Response::Done) => Ok(()),
         Ok(Response::Refused { reason }) => Err(AgentError::Refused(reason)),
+        Ok(Response::Degraded { reason }) => Err(AgentError::Degraded(reason)),
         Err(error) => Err(AgentError::Answer(error.to_string())),
     }
 }

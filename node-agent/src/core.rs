@@ -149,7 +149,7 @@ struct Core {
     waiting: Vec<Waiting>,
 }
 
-/// An ADD that waits for its policy.
+/// An ADD or CHECK that waits for its policy.
 struct Waiting {
     endpoint: EndpointId,
     answer: oneshot::Sender<Response>,
@@ -259,16 +259,19 @@ impl Core {
                 Ok(()) => Response::Done,
                 Err(reason) => Response::Refused { reason },
             },
-            Request::EndpointCheck { endpoint } => match self.why_not(&endpoint) {
-                None => Response::Done,
-                Some(reason) => Response::Refused { reason },
-            },
+            // Answered when what has come in with it is in the kernel.
+            Request::EndpointCheck { endpoint } => {
+                self.waiting.push(Waiting { endpoint, answer: call.answer, until: Instant::now() });
+                return;
+            }
             Request::Status => {
                 let missing = self.missing();
                 if missing.is_empty() {
                     Response::Done
-                } else {
+                } else if self.stale().is_empty() {
                     Response::Refused { reason: missing.join("; ") }
+                } else {
+                    Response::Degraded { reason: missing.join("; ") }
                 }
             }
         };
@@ -439,8 +442,8 @@ impl Core {
         }
     }
 
-    /// What keeps the node from being ready.
-    fn missing(&self) -> Vec<String> {
+    /// What keeps changes in the cluster from reaching the pods that are here.
+    fn stale(&self) -> Vec<String> {
         let mut missing = Vec::new();
         missing.extend(self.state.missing().map(|what| format!("api: not listed yet: {what}")));
         if self.programmed.is_none() {
@@ -449,10 +452,16 @@ impl Core {
         } else if let Some(error) = &self.last_error {
             missing.push(format!("dataplane: {error}"));
         }
+        missing.extend(self.bgp.as_ref().err().map(|error| format!("bgp: {error}")));
+        missing
+    }
+
+    /// What keeps the node from being ready.
+    fn missing(&self) -> Vec<String> {
+        let mut missing = self.stale();
         if self.blocks.is_empty() {
             missing.push(format!("ipam: node {} has no spec.podCIDRs", self.settings.node_name));
         }
-        missing.extend(self.bgp.as_ref().err().map(|error| format!("bgp: {error}")));
         if missing.is_empty() && !self.configured {
             missing.push("cni: the network configuration is not written yet".into());
         }

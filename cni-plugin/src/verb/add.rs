@@ -71,6 +71,7 @@ pub(super) fn run(environment: &Environment, config: &Config) -> Result<String, 
     let endpoint = Endpoint {
         container_id: attachment.owner.container_id().to_owned(),
         ifname: attachment.owner.ifname().to_owned(),
+        network: config.name.clone(),
         netns: netns.display().to_string(),
         host_ifname: host_name.to_string(),
         mac: pod_mac.to_string(),

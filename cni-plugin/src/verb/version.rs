@@ -2,10 +2,9 @@
 
 use serde_json::json;
 
-use crate::config::{Version, version_of};
+use crate::config::{supported_versions, version_of};
 
 /// CNI spec 1.1, section 2, "VERSION". Whatever the configuration says, it is answered.
 pub(super) fn run(stdin: &[u8]) -> String {
-    let supported: Vec<&str> = Version::ALL.iter().map(|version| version.text()).collect();
-    json!({"cniVersion": version_of(stdin), "supportedVersions": supported}).to_string()
+    json!({"cniVersion": version_of(stdin), "supportedVersions": supported_versions()}).to_string()
 }

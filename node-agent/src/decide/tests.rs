@@ -17,6 +17,7 @@ fn endpoint(pod: Option<(&str, Option<&str>)>) -> Endpoint {
         host_ifname: EndpointId::of(&container_id, "eth0").host_ifname(),
         container_id,
         ifname: "eth0".into(),
+        network: "margay".into(),
         netns: String::new(),
         mac: "02:00:00:00:00:01".into(),
         host_mac: "02:00:00:00:00:02".into(),

@@ -124,6 +124,7 @@ impl Node {
         let endpoint = margay_api::endpoint::Endpoint {
             container_id: pod.to_owned(),
             ifname: "eth0".into(),
+            network: "margay".into(),
             netns: String::new(),
             host_ifname: margay_api::endpoint::EndpointId::of(pod, "eth0").host_ifname(),
             mac: "02:00:00:00:00:01".into(),

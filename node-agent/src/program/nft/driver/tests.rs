@@ -53,6 +53,7 @@ pub(super) fn wanted(pods: u8, policies: &str, interner: &mut Interner) -> Wante
         let endpoint = Endpoint {
             container_id: name.name.clone(),
             ifname: "eth0".into(),
+            network: "margay".into(),
             netns: String::new(),
             host_ifname: id.host_ifname(),
             mac: String::new(),

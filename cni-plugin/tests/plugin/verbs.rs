@@ -1,7 +1,4 @@
-//! The verbs as a runtime calls them: the real binary, in namespaces of the test's own, with a stand-in agent.
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test helper fails its test by panicking")]
-
-mod node;
+//! What the verbs do to the kernel, the records and the addresses.
 
 use std::{
     fs,
@@ -23,8 +20,9 @@ use margay_netlink::{
     netns::Namespace,
     route::{self, Filter, Protocol},
 };
-use node::{DUAL, Pod, invoke, on_node};
 use serde_json::{Value, json};
+
+use crate::node::{DUAL, Pod, invoke, on_node};
 
 #[test]
 fn add_connects_a_pod_in_both_families_and_del_leaves_nothing() {

@@ -1,7 +1,4 @@
 //! The plugin killed at every system call: the next call finds its way.
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test helper fails its test by panicking")]
-
-mod node;
 
 use std::{
     collections::BTreeMap,
@@ -11,8 +8,9 @@ use std::{
 };
 
 use margay_api::agent::Response;
-use node::{DUAL, Node, Pod, on_node};
 use serde_json::json;
+
+use crate::node::{DUAL, Node, Pod, on_node};
 
 /// Runs a verb below `strace` with these options. True when it ended by itself.
 fn traced(node: &Node, verb: &str, pod: &Pod, options: &[&str]) -> bool {
