@@ -9,3 +9,4 @@
 mod faults;
 mod node;
 mod readiness;
+mod sequence;
