@@ -14,7 +14,8 @@ use margay_api::endpoint::Records;
 use margay_ipam::Store;
 use margay_netlink::netns::Namespace;
 use model::{Attachment, CONTAINERS, Found, INTERFACES, Known, Model};
-use plugin::{Call, Outcome, SystemCall, namespace};
+pub(crate) use plugin::namespace;
+use plugin::{Call, Outcome, SystemCall};
 use proptest::{collection::vec, prelude::*, sample::select, strategy::ValueTree, test_runner::TestRunner};
 use serde_json::{Value, json};
 

@@ -27,7 +27,7 @@ pub(super) enum Outcome {
 }
 
 /// A new network namespace.
-pub(super) fn namespace() -> Namespace {
+pub(crate) fn namespace() -> Namespace {
     let made = thread::spawn(|| {
         unshare(CloneFlags::CLONE_NEWNET).unwrap();
         Namespace::current().unwrap()
