@@ -245,6 +245,7 @@ fn tuning_behind_us_changes_what_it_is_asked_to_and_the_check_of_the_list_holds(
             "sysctl": {"net.core.somaxconn": "500"},
             "mtu": 1300,
             "promisc": true,
+            "allmulti": true,
             "dataDir": node.dir.path().join("tuning"),
         });
         let mut attachment = Attachment::new(node, &pod, "1.0.0", &[tuning]);

@@ -20,7 +20,7 @@ use margay_api::{
 };
 use margay_ipam::Store;
 use margay_netlink::{Socket, link, netns::Namespace};
-use runtime::{GREETING, PORT, Runtime, chain};
+use runtime::{GREETING, PORT, Runtime};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
@@ -32,9 +32,10 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(10);
 const BLOCKS: [&str; 2] = ["10.0.0.0/24", "2001:db8:7::/64"];
 
-/// A node with an agent that has written its network configuration.
-async fn prepare(node: &mut Node) {
-    node.configure_agent(&json!({"reconcileSeconds": 1, "bgp": {"enabled": false}}));
+/// A node with an agent that has written its network configuration, with these plugins behind ours.
+async fn prepare(node: &mut Node, chained: &[Value]) {
+    let config = json!({"reconcileSeconds": 1, "bgp": {"enabled": false}, "chainedPlugins": chained});
+    node.configure_agent(&config);
     node.put_node(&json!({"podCIDR": BLOCKS[0], "podCIDRs": BLOCKS}));
     // Without one, the node would speak to a new pod from a link-local address that is not confirmed yet.
     ip("address add 2001:db8::1/128 dev lo");
@@ -95,8 +96,8 @@ async fn until_greeted(node: &Node, address: IpAddr, port: u16) {
 #[test]
 fn a_sandbox_has_its_addresses_answers_and_leaves_nothing() {
     on_node(async |node| {
-        prepare(node).await;
-        let runtime = Runtime::start(node, &node.path("cni")).await;
+        prepare(node, &[]).await;
+        let runtime = Runtime::start(node).await;
         let client = &runtime.client;
         let id = client
             .run(pod(node, &runtime, "a"))
@@ -144,12 +145,9 @@ fn ip(arguments: &str) {
 #[test]
 fn a_host_port_leads_to_its_sandbox_through_portmap_behind_us() {
     on_node(async |node| {
-        prepare(node).await;
+        prepare(node, &[json!({"type": "portmap", "capabilities": {"portMappings": true}})]).await;
         let host = neighbour_host();
-        let networks = node.path("networks");
-        let portmap = json!({"type": "portmap", "capabilities": {"portMappings": true}});
-        chain(&node.path("cni"), &networks, portmap);
-        let runtime = Runtime::start(node, &networks).await;
+        let runtime = Runtime::start(node).await;
         let mut config = pod(node, &runtime, "a");
         config.port_mappings =
             vec![PortMapping { protocol: 0, container_port: PORT.into(), host_port: 8081 }];
@@ -226,8 +224,8 @@ async fn addresses_of(runtime: &Runtime, ids: &[String]) -> Vec<IpAddr> {
 fn many_sandboxes_at_once_come_with_addresses_of_their_own_and_go() {
     const COUNT: usize = 30;
     on_node(async |node| {
-        prepare(node).await;
-        let runtime = Runtime::start(node, &node.path("cni")).await;
+        prepare(node, &[]).await;
+        let runtime = Runtime::start(node).await;
         let outcomes = run_all(node, &runtime, (0..COUNT).map(|number| format!("pod-{number}")), 1);
         let ids = made(&runtime, outcomes.join_all().await);
         let addresses = addresses_of(&runtime, &ids).await;
@@ -275,8 +273,8 @@ fn a_killed_containerd_leaves_no_address_lost_or_given_twice() {
     const FIRST: usize = 3;
     for moment in [Moment::Links, Moment::Ready] {
         on_node(async |node| {
-            prepare(node).await;
-            let mut runtime = Runtime::start(node, &node.path("cni")).await;
+            prepare(node, &[]).await;
+            let mut runtime = Runtime::start(node).await;
             let mut running = run_all(node, &runtime, (0..COUNT).map(|number| format!("early-{number}")), 1);
             let mut early = Vec::new();
             match moment {

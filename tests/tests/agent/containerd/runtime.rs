@@ -9,12 +9,11 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use margay_api::paths;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use serde_json::{Value, json};
+use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::cri::Client;
@@ -40,16 +39,16 @@ pub(super) struct Runtime {
 }
 
 impl Runtime {
-    /// Starts containerd in the namespaces of the calling thread, with our plugins installed as on any node, and the
-    /// network configurations of `networks`.
-    pub(super) async fn start(node: &Node, networks: &Path) -> Self {
+    /// Starts containerd in the namespaces of the calling thread, with our plugins installed as on any node and the
+    /// agent's network configuration.
+    pub(super) async fn start(node: &Node) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let directory = node.path("containerd");
         fs::create_dir(&directory).unwrap();
         install_plugins(&directory.join("bin"));
         let socket = directory.join("containerd.sock");
         let config = directory.join("config.toml");
-        fs::write(&config, configuration(&directory, &socket, networks)).unwrap();
+        fs::write(&config, configuration(&directory, &socket, &node.path("cni"))).unwrap();
         let init = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "private"])
             .args(["--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", INIT])
@@ -233,13 +232,4 @@ conf_dir = {networks}
         bin = text(&directory.join("bin")),
         networks = text(networks),
     )
-}
-
-/// Makes a directory with the agent's network configuration and a plugin behind ours.
-pub(super) fn chain(from: &Path, to: &Path, plugin: Value) {
-    let text = fs::read(from.join(paths::CNI_CONF_FILE)).unwrap();
-    let mut list: Value = serde_json::from_slice(&text).unwrap();
-    list["plugins"].as_array_mut().unwrap().push(plugin);
-    fs::create_dir(to).unwrap();
-    fs::write(to.join(paths::CNI_CONF_FILE), list.to_string()).unwrap();
 }
