@@ -152,7 +152,13 @@ fn a_version_that_is_not_spoken_is_refused_with_code_1_by_all_verbs_but_version(
                 check(&format!("{verb} {version}"), &call, &Error(1, &["0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0"]));
             }
             let call = node.prepare("VERSION", "1.1.0", &pod).configured(&json!({"cniVersion": version}));
-            check("VERSION", &call, &Output(json!({"cniVersion": "1.1.0", "supportedVersions": VERSIONS})));
+            check(
+                "VERSION",
+                &call,
+                &Output(
+                    json!({"cniVersion": version.as_str().unwrap_or("1.1.0"), "supportedVersions": VERSIONS}),
+                ),
+            );
         }
         assert_eq!(node.left(), (0, 0, 0));
     });

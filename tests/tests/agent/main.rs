@@ -9,5 +9,7 @@
 mod containerd;
 mod faults;
 mod node;
+mod plugin;
 mod readiness;
 mod sequence;
+mod status;

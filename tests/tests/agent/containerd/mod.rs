@@ -9,15 +9,12 @@ use std::{
     io::{Read, Write},
     net::{IpAddr, SocketAddr, TcpStream},
     os::fd::{AsFd, AsRawFd},
-    process::{Command, Stdio},
+    process::Command,
     time::Duration,
 };
 
 use cri::{LinuxPodSandboxConfig, PodSandboxConfig, PodSandboxMetadata, PortMapping};
-use margay_api::{
-    endpoint::{EndpointId, Records},
-    paths,
-};
+use margay_api::endpoint::{EndpointId, Records};
 use margay_ipam::Store;
 use margay_netlink::{Socket, link, netns::Namespace};
 use runtime::{GREETING, PORT, Runtime};
@@ -25,8 +22,8 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use crate::{
-    node::{Node, on_node, program},
-    sequence::namespace,
+    node::{Node, on_node},
+    plugin::{Call, Outcome, namespace},
 };
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -241,21 +238,18 @@ fn many_sandboxes_at_once_come_with_addresses_of_their_own_and_go() {
 
 /// GC as a runtime calls it, with the sandboxes that it knows.
 fn collect_garbage(node: &Node, valid: &[String]) {
-    let text = fs::read(node.path("cni").join(paths::CNI_CONF_FILE)).unwrap();
-    let list: Value = serde_json::from_slice(&text).unwrap();
-    let mut config = list["plugins"][0].clone();
-    config["name"] = list["name"].clone();
-    config["cniVersion"] = "1.1.0".into();
-    let attachment = |id: &String| json!({"containerID": id, "ifname": "eth0"});
-    config["cni.dev/valid-attachments"] = valid.iter().map(attachment).collect();
-    let mut child = Command::new(program("margay"))
-        .env("CNI_COMMAND", "GC")
-        .env("CNI_PATH", "/opt/cni/bin")
-        .stdin(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child.stdin.take().unwrap().write_all(config.to_string().as_bytes()).unwrap();
-    assert!(child.wait().unwrap().success());
+    let named: Vec<Value> = valid.iter().map(|id| json!({"containerID": id, "ifname": "eth0"})).collect();
+    let call = Call {
+        verb: "GC",
+        network: "margay",
+        container: String::new(),
+        ifname: "",
+        netns: None,
+        more: json!({"cni.dev/valid-attachments": named}),
+        directory: node.path(""),
+    };
+    let outcome = call.run();
+    assert!(matches!(outcome, Outcome::Success(_)), "{outcome:?}");
 }
 
 /// What has come of the sandboxes when containerd is killed.

@@ -6,7 +6,6 @@
 //! around, nothing may be left of what was cut off but what a record names.
 
 mod model;
-mod plugin;
 
 use std::sync::Arc;
 
@@ -14,12 +13,13 @@ use margay_api::endpoint::Records;
 use margay_ipam::Store;
 use margay_netlink::netns::Namespace;
 use model::{Attachment, CONTAINERS, Found, INTERFACES, Known, Model};
-pub(crate) use plugin::namespace;
-use plugin::{Call, Outcome, SystemCall};
 use proptest::{collection::vec, prelude::*, sample::select, strategy::ValueTree, test_runner::TestRunner};
 use serde_json::{Value, json};
 
-use crate::node::{Node, on_node};
+use crate::{
+    node::{Node, on_node},
+    plugin::{Call, Outcome, SystemCall, namespace},
+};
 
 /// Six IPv4 addresses for eight interfaces: some ADDs find none.
 const BLOCKS: [&str; 2] = ["10.0.0.0/29", "2001:db8:7::/64"];

@@ -19,7 +19,7 @@ use crate::node::program;
 
 /// How a call ended.
 #[derive(Debug)]
-pub(super) enum Outcome {
+pub(crate) enum Outcome {
     Success(Value),
     Failure(Value),
     /// It was killed, and nobody knows how far it came.
@@ -37,33 +37,33 @@ pub(crate) fn namespace() -> Namespace {
 
 /// One call.
 #[derive(Debug, Clone)]
-pub(super) struct Call {
-    pub(super) verb: &'static str,
-    pub(super) network: &'static str,
-    pub(super) container: String,
-    pub(super) ifname: &'static str,
+pub(crate) struct Call {
+    pub(crate) verb: &'static str,
+    pub(crate) network: &'static str,
+    pub(crate) container: String,
+    pub(crate) ifname: &'static str,
     /// Kept open until the call is over; `None` for an empty `CNI_NETNS`.
-    pub(super) netns: Option<Arc<Namespace>>,
+    pub(crate) netns: Option<Arc<Namespace>>,
     /// Further fields of the configuration.
-    pub(super) more: Value,
+    pub(crate) more: Value,
     /// Below it are the run and the state directory.
-    pub(super) directory: PathBuf,
+    pub(crate) directory: PathBuf,
 }
 
 impl Call {
-    pub(super) fn run(&self) -> Outcome {
+    pub(crate) fn run(&self) -> Outcome {
         self.finish(Command::new(program("margay")))
     }
 
     /// Runs it until a system call of it, by its place in the order that such a call usually has.
-    pub(super) fn run_killed(&self, calls: &[SystemCall], place: usize) -> Outcome {
+    pub(crate) fn run_killed(&self, calls: &[SystemCall], place: usize) -> Outcome {
         let SystemCall { name, number } = &calls[place % calls.len()];
         let (trace, inject) = (format!("trace={name}"), format!("inject={name}:signal=KILL:when={number}"));
         self.finish(strace(&["-o", "/dev/null", "-e", &trace, "-e", &inject]))
     }
 
     /// Runs it to its end, and gives the system calls that it makes.
-    pub(super) fn trace(&self, into: &Path) -> Vec<SystemCall> {
+    pub(crate) fn trace(&self, into: &Path) -> Vec<SystemCall> {
         let outcome = self.finish(strace(&["-o", into.to_str().unwrap()]));
         assert!(matches!(outcome, Outcome::Success(_)), "{outcome:?}");
         let mut numbers = BTreeMap::new();
@@ -122,7 +122,7 @@ impl Call {
 
 /// A system call of the plugin: the how manieth of its name.
 #[derive(Debug, Clone)]
-pub(super) struct SystemCall {
+pub(crate) struct SystemCall {
     name: String,
     number: usize,
 }
