@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use margay_api::endpoint::PodRef;
 use margay_policy::{
-    ClassId, Protocol,
+    Protocol,
     compile::{Direction, Verdict},
 };
 use serde_json::{Value, json};
@@ -31,23 +31,18 @@ pub(crate) fn layout(wanted: &Wanted) -> Ruleset {
     ruleset
 }
 
-fn class(id: ClassId) -> String {
-    // Written as a traffic control handle, the only type that nft has for the packet priority.
-    format!("{:x}:{:x}", id.0 >> 16, id.0 & 0xffff)
-}
-
 fn addresses(ruleset: &mut Ruleset, wanted: &Wanted) {
     let mut pods =
         [Set::new(&["ipv4_addr"], Some("classid"), false), Set::new(&["ipv6_addr"], Some("classid"), false)];
     for (address, id) in &wanted.compiled.addresses {
         let set = &mut pods[usize::from(address.is_ipv6())];
-        set.elements.insert(vec![Field::Address(*address)], Some(Data::Text(class(*id))));
+        set.elements.insert(vec![Field::Address(*address)], Some(Data::Class(*id)));
     }
     let mut blocks =
         [Set::new(&["ipv4_addr"], Some("classid"), true), Set::new(&["ipv6_addr"], Some("classid"), true)];
     for (range, id) in &wanted.compiled.ranges {
         let set = &mut blocks[usize::from(range.first.is_ipv6())];
-        set.elements.insert(vec![Field::Addresses(range.first, range.last)], Some(Data::Text(class(*id))));
+        set.elements.insert(vec![Field::Addresses(range.first, range.last)], Some(Data::Class(*id)));
     }
     let [pods4, pods6] = pods;
     let [blocks4, blocks6] = blocks;
@@ -72,7 +67,7 @@ fn endpoints(ruleset: &mut Ruleset, wanted: &Wanted) {
         }
     }
     for admitted in wanted.endpoints.values() {
-        let name = || Field::Text(admitted.endpoint.host_ifname.clone());
+        let name = || Field::Interface(admitted.endpoint.host_ifname.clone());
         known.elements.insert(vec![name()], None);
         let pod = admitted.endpoint.pod.as_ref().and_then(|pod| of_pod.get(pod));
         for address in pod.unwrap_or(&admitted.endpoint.addresses) {
@@ -116,11 +111,11 @@ fn policy_set(ruleset: &mut Ruleset, name: &str, direction: &Direction) {
     let mut by_class = Set::new(&["classid"], Some("verdict"), false);
     for (id, entries) in &direction.classes {
         for (protocol, range) in entries.allowed.ranges() {
-            let mut key = vec![Field::Text(class(*id))];
+            let mut key = vec![Field::Class(*id)];
             key.extend(ports(protocol, range.first, range.last));
             by_port.elements.insert(key, Some(Data::Return));
         }
-        by_class.elements.insert(vec![Field::Text(class(*id))], Some(data(entries.default())));
+        by_class.elements.insert(vec![Field::Class(*id)], Some(data(entries.default())));
     }
     let mut any = Set::new(&["inet_proto", "inet_service"], Some("verdict"), true);
     for (protocol, range) in direction.any.allowed.ranges() {

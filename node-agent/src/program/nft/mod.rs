@@ -26,6 +26,7 @@
 
 mod diff;
 mod driver;
+mod elements;
 mod layout;
 mod outline;
 mod ruleset;

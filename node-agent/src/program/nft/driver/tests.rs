@@ -106,6 +106,27 @@ fn going_from_any_state_to_any_other_by_differences_gives_what_writing_it_anew_g
     });
 }
 
+#[test]
+fn pods_come_and_go_without_a_process_of_nft() {
+    in_new_namespace(async || {
+        // Where a range holds a pod's address, the pod may split it; ranges are nft's to write.
+        for policies in POLICIES.into_iter().filter(|policies| !policies.contains("ipBlock")) {
+            let mut interner = Interner::default();
+            let mut driver = Driver::new("nft".into());
+            driver.apply(layout(&wanted(2, policies, &mut interner))).await.unwrap();
+            let before = listed();
+            driver.program = "/no/such/nft".into();
+            let more = layout(&wanted(3, policies, &mut interner));
+            assert_ne!(driver.apply(more.clone()).await.unwrap(), 0, "{policies}");
+            let by_elements = listed();
+            Driver::new("nft".into()).apply(more).await.unwrap();
+            assert_eq!(sorted(&by_elements), sorted(&listed()), "{policies}");
+            driver.apply(layout(&wanted(2, policies, &mut interner))).await.unwrap();
+            assert_eq!(sorted(&before), sorted(&listed()), "{policies}");
+        }
+    });
+}
+
 /// Sets and chains are listed in the order of their making.
 fn sorted(listing: &str) -> Vec<String> {
     let mut lines: Vec<String> = listing.split_whitespace().map(str::to_owned).collect();
