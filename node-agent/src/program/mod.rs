@@ -6,3 +6,4 @@ pub(crate) mod endpoint;
 pub(crate) mod leak;
 pub(crate) mod nft;
 pub(crate) mod sysctl;
+pub(crate) mod takedown;
