@@ -477,10 +477,11 @@ impl Core {
         }
         let (run_dir, store) = (self.settings.run_dir.clone(), self.store.clone());
         let (pending, events) = (self.takedowns.pending(), self.events.clone());
+        let orphans = self.state.orphans();
         tokio::spawn(async move {
             let work = spawn_blocking(move || Looked {
                 repaired: endpoint::repair(&endpoints).map_err(anyhow::Error::from),
-                reclaimed: leak::reclaim(&run_dir, &store, &pending),
+                reclaimed: leak::reclaim(&run_dir, &store, &pending, &orphans),
             });
             let looked = work.await.unwrap_or_else(|panic| {
                 let failed = || Err(anyhow::anyhow!("{panic}"));

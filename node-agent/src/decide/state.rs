@@ -1,6 +1,9 @@
 //! All that the agent knows, kept up to date by events.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use margay_api::endpoint::{Endpoint, EndpointId};
 use margay_policy::{Objects, PodName};
@@ -100,6 +103,12 @@ impl State {
             )),
             _ => Ok(Some(name)),
         }
+    }
+
+    /// Endpoints whose pod the API does not know, once it has said what it knows.
+    pub(crate) fn orphans(&self) -> BTreeSet<EndpointId> {
+        let orphans = self.endpoints.iter().filter(|(_, endpoint)| self.pod_of(endpoint).is_err());
+        if self.listed.pods { orphans.map(|(id, _)| id.clone()).collect() } else { BTreeSet::new() }
     }
 
     /// Takes what the API server said.

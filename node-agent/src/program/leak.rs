@@ -23,16 +23,31 @@ use tracing::{debug, error, warn};
 ///
 /// The lock of an endpoint tells a running call from a dead one, and the record is looked for again under it: an
 /// ADD may have ended since. What is `pending` is being taken down already.
+///
+/// An endpoint in `orphans`, whose pod the API does not know, is forgotten too once its link is gone: its pod's
+/// namespace went without a DEL, or the ADD was cut off before it made the link.
 pub(crate) fn reclaim(
     run_dir: &Path,
     store: &Store,
     pending: &BTreeSet<EndpointId>,
+    orphans: &BTreeSet<EndpointId>,
 ) -> anyhow::Result<usize> {
     let records = Records::below(run_dir);
     let mut reclaimed = 0;
     let mut socket = Socket::open()?;
     let mut links = pod_links(&link::list(&mut socket)?);
     links.retain(|(id, _)| !pending.contains(id));
+    for id in orphans.iter().filter(|orphan| !links.iter().any(|(id, _)| id == *orphan)) {
+        let Some(lock) = EndpointLock::try_take(run_dir, id)? else { continue };
+        let name: IfName = id.host_ifname().parse()?;
+        // It may have been made since the links were listed.
+        if link::by_name(&mut socket, &name)?.is_none() {
+            records.remove(id)?;
+            warn!(endpoint = %id, "forgot an endpoint that has neither a link nor a pod");
+            reclaimed += 1;
+        }
+        lock.forget();
+    }
     if !records_are_whole(run_dir, &records, &links)? {
         return Ok(0);
     }
@@ -153,19 +168,19 @@ mod tests {
                     .expect("a network namespace of its own: run the tests as root");
                 let store = Store::new(&run_dir.join("ipam"));
                 let mut socket = Socket::open().unwrap();
-                assert_eq!(reclaim(run_dir, &store, &BTreeSet::new()).unwrap(), 0);
+                assert_eq!(reclaim(run_dir, &store, &BTreeSet::new(), &BTreeSet::new()).unwrap(), 0);
                 let name = add_link(&mut socket, "cut-off");
-                assert_eq!(reclaim(run_dir, &store, &BTreeSet::new()).unwrap(), 1);
+                assert_eq!(reclaim(run_dir, &store, &BTreeSet::new(), &BTreeSet::new()).unwrap(), 1);
                 assert_eq!(link::by_name(&mut socket, &name).unwrap(), None);
 
                 let name = add_link(&mut socket, "alive");
                 fs::remove_file(run_dir.join(MARKER)).unwrap();
                 for _ in 0..2 {
-                    assert_eq!(reclaim(run_dir, &store, &BTreeSet::new()).unwrap(), 0);
+                    assert_eq!(reclaim(run_dir, &store, &BTreeSet::new(), &BTreeSet::new()).unwrap(), 0);
                     assert!(link::by_name(&mut socket, &name).unwrap().is_some());
                 }
                 socket.execute(&link::delete(&name)).unwrap();
-                assert_eq!(reclaim(run_dir, &store, &BTreeSet::new()).unwrap(), 0);
+                assert_eq!(reclaim(run_dir, &store, &BTreeSet::new(), &BTreeSet::new()).unwrap(), 0);
                 assert!(run_dir.join(MARKER).exists());
             });
             if let Err(panic) = test.join() {
@@ -183,9 +198,9 @@ mod tests {
             store.allocate(&Owner::new(id, "eth0").unwrap(), &[]).unwrap();
         }
         let running = EndpointLock::take(dir.path(), &EndpointId::of("running", "eth0")).unwrap();
-        assert_eq!(reclaim(dir.path(), &store, &BTreeSet::new()).unwrap(), 1);
-        assert_eq!(reclaim(dir.path(), &store, &BTreeSet::new()).unwrap(), 0);
+        assert_eq!(reclaim(dir.path(), &store, &BTreeSet::new(), &BTreeSet::new()).unwrap(), 1);
+        assert_eq!(reclaim(dir.path(), &store, &BTreeSet::new(), &BTreeSet::new()).unwrap(), 0);
         drop(running);
-        assert_eq!(reclaim(dir.path(), &store, &BTreeSet::new()).unwrap(), 1);
+        assert_eq!(reclaim(dir.path(), &store, &BTreeSet::new(), &BTreeSet::new()).unwrap(), 1);
     }
 }

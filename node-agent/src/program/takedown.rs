@@ -7,7 +7,7 @@
 //!
 //! A link is gone within a millisecond of the request, with its addresses and routes; the kernel then waits some
 //! 20 ms for all processors before the request returns. Nobody needs to wait for that. The look through the table
-//! of connections, which takes 5 ms where it is empty, is one for all pods that wait for it.
+//! of connections, which takes 5 ms where it is empty, is one for all pods that wait for it, at most ten times a second.
 //!
 //! An agent that dies here leaves links and addresses without a record, which [`super::leak`] takes back.
 
@@ -15,6 +15,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use margay_api::{
@@ -30,6 +31,7 @@ use margay_netlink::{
 use tokio::{
     sync::{mpsc, oneshot},
     task::spawn_blocking,
+    time::{MissedTickBehavior, interval},
 };
 use tracing::{debug, warn};
 
@@ -45,6 +47,9 @@ pub(crate) struct Takedowns {
     sweep: mpsc::Sender<Owner>,
     pending: BTreeMap<EndpointId, Vec<oneshot::Sender<Response>>>,
 }
+
+/// Shortest time from one sweep to the next.
+const PACE: Duration = Duration::from_millis(100);
 
 /// What happened to a take-down.
 #[derive(Debug)]
@@ -141,7 +146,10 @@ async fn sweeper(
     mut owners: mpsc::Receiver<Owner>,
     events: mpsc::Sender<Event>,
 ) -> anyhow::Result<()> {
+    let mut pace = interval(PACE);
+    pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while let Some(first) = owners.recv().await {
+        pace.tick().await;
         let mut batch = vec![first];
         while let Ok(next) = owners.try_recv() {
             batch.push(next);

@@ -65,13 +65,8 @@ fn daemons(dir: &Path, program: &Path, pods: &[String]) -> Agent {
     });
     let settings = write("settings", settings.to_string());
     let log = File::create(dir.join("log")).unwrap();
-    let child = Command::new(program)
-        .arg("--config")
-        .arg(settings)
-        .stdin(Stdio::null())
-        .stderr(log)
-        .spawn()
-        .unwrap();
+    let child =
+        Command::new(program).arg("--config").arg(settings).stdin(Stdio::null()).stderr(log).spawn().unwrap();
     let agent = Agent(child);
     // It comes last.
     let written = || dir.join("cni/10-margay.conflist").exists().then_some(());

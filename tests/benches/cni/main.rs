@@ -28,24 +28,27 @@ const OTHERS: &str = "/usr/lib/cni";
 const GOALS: [f64; 2] = [0.4, 0.7];
 
 fn main() {
-    let dir = tempfile::tempdir().unwrap();
+    // In memory, as /run is; it spares the others' allocations the disk too.
+    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
     let names = (0..PODS[1]).map(|number| format!("stays{number}"));
     let names: Vec<String> = names.chain((0..LOADS[2].0).map(|number| format!("goes{number}"))).collect();
-    let host_local = |name: &str| {
-        json!({"type": "host-local", "dataDir": dir.path().join(name), "subnet": "10.201.0.0/16"})
-    };
+    let host_local = |name: &str| json!({"type": "host-local", "dataDir": dir.path().join(name), "subnet": "10.201.0.0/16"});
     let plugin = |name: &str, config: Value| Contender::new(name, OTHERS.as_ref(), config, || ());
     let ptp = json!({"cniVersion": "1.0.0", "name": "ptp", "type": "ptp", "ipam": host_local("ptp")});
     let bridge = json!({
         "cniVersion": "1.0.0", "name": "bridge", "type": "bridge", "bridge": "cbr0", "isGateway": true,
         "ipam": host_local("bridge"),
     });
-    let mut contenders =
-        [agent::contender(dir.path(), &names), plugin("ptp", ptp), plugin("bridge", bridge)];
+    let mut contenders = [agent::contender(dir.path(), &names), plugin("ptp", ptp), plugin("bridge", bridge)];
 
-    println!("medians (p99) in milliseconds; ours with the real agent and its policy in the kernel; the others from");
+    println!(
+        "medians (p99) in milliseconds; ours with the real agent and its policy in the kernel; the others from"
+    );
     println!("{OTHERS} with host-local; goals against ptp: ADD <= {}x, DEL <= {}x", GOALS[0], GOALS[1]);
-    println!("{:<34} {:>17} {:>18} {:>18} {:>7} {:>8}", "what", "margay", "ptp", "bridge", "/ ptp", "/ bridge");
+    println!(
+        "{:<34} {:>17} {:>18} {:>18} {:>7} {:>8}",
+        "what", "margay", "ptp", "bridge", "/ ptp", "/ bridge"
+    );
     let mut few = Vec::new();
     for (step, pods) in PODS.into_iter().enumerate() {
         let present = if step == 0 { 0 } else { PODS[step - 1] };
