@@ -34,7 +34,7 @@ use crate::{
     metrics::{Metrics, Outcome},
     program::{
         bgp, cni, endpoint, leak,
-        nft::{Driver, layout},
+        nft::Driver,
         sysctl,
         takedown::{Progress, Takedowns},
     },
@@ -147,7 +147,7 @@ struct Core {
     records: Records,
     store: Store,
     /// What the kernel holds; `None` before the first transaction.
-    programmed: Option<Wanted>,
+    programmed: Option<Arc<Wanted>>,
     blocks: Vec<IpNetwork>,
     bgp: Result<(), String>,
     /// Something has changed since the last attempt.
@@ -356,7 +356,7 @@ impl Core {
         let is_there = programmed
             .endpoints
             .get(id)
-            .is_some_and(|there| self.state.endpoint(id) == Some(&there.endpoint));
+            .is_some_and(|there| self.state.endpoint(id) == Some(there.endpoint.as_ref()));
         if is_there && !self.changed {
             return None;
         }
@@ -369,8 +369,9 @@ impl Core {
         self.changed = false;
         self.retry = None;
         let Some(wanted) = decide(&self.state, &self.settings.bgp, &mut self.interner) else { return };
+        let wanted = Arc::new(wanted);
         let started = Instant::now();
-        match self.nft.apply(layout(&wanted)).await {
+        match self.nft.apply(&wanted).await {
             Ok(0) => {}
             Ok(_) => {
                 self.metrics.transactions.get_or_create(&Outcome { outcome: "applied" }).inc();
@@ -502,7 +503,7 @@ impl Core {
             Err(error) => warn!("what leaked cannot be taken back: {error:#}"),
         }
         if std::mem::replace(&mut self.look, Look::Idle) == Look::Again {
-            let endpoints = self.state.endpoints().map(|(_, endpoint)| endpoint.clone()).collect();
+            let endpoints = self.state.endpoints().map(|(_, endpoint)| Endpoint::clone(endpoint)).collect();
             self.look(endpoints);
         }
     }

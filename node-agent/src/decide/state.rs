@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
 
 use margay_api::endpoint::{Endpoint, EndpointId};
@@ -20,7 +21,7 @@ pub(crate) struct State {
     objects: Objects,
     pods: BTreeMap<PodName, PodFacts>,
     nodes: BTreeMap<String, Node>,
-    endpoints: BTreeMap<EndpointId, Endpoint>,
+    endpoints: BTreeMap<EndpointId, Arc<Endpoint>>,
     listed: Listed,
 }
 
@@ -66,12 +67,12 @@ impl State {
         &self.objects
     }
 
-    pub(crate) fn endpoints(&self) -> impl Iterator<Item = (&EndpointId, &Endpoint)> {
+    pub(crate) fn endpoints(&self) -> impl Iterator<Item = (&EndpointId, &Arc<Endpoint>)> {
         self.endpoints.iter()
     }
 
     pub(crate) fn endpoint(&self, id: &EndpointId) -> Option<&Endpoint> {
-        self.endpoints.get(id)
+        self.endpoints.get(id).map(AsRef::as_ref)
     }
 
     pub(crate) fn node_name(&self) -> &str {
@@ -135,10 +136,11 @@ impl State {
 
     /// Takes the endpoint records as they are now; true when that changes anything.
     pub(crate) fn set_endpoints(&mut self, endpoints: BTreeMap<EndpointId, Endpoint>) -> bool {
-        if self.listed.records && self.endpoints == endpoints {
+        let same = |(id, endpoint): (&EndpointId, &Endpoint)| self.endpoint(id) == Some(endpoint);
+        if self.listed.records && self.endpoints.len() == endpoints.len() && endpoints.iter().all(same) {
             return false;
         }
-        self.endpoints = endpoints;
+        self.endpoints = endpoints.into_iter().map(|(id, endpoint)| (id, Arc::new(endpoint))).collect();
         self.listed.records = true;
         self.refresh_all();
         true
@@ -147,7 +149,7 @@ impl State {
     /// Takes one endpoint record as it is now.
     pub(crate) fn set_endpoint(&mut self, id: &EndpointId, endpoint: Option<Endpoint>) {
         let before = match endpoint {
-            Some(endpoint) => self.endpoints.insert(id.clone(), endpoint),
+            Some(endpoint) => self.endpoints.insert(id.clone(), Arc::new(endpoint)),
             None => self.endpoints.remove(id),
         };
         let after = self.endpoints.get(id);

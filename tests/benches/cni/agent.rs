@@ -23,7 +23,7 @@ pub(crate) fn contender(dir: &Path, pods: &[String]) -> Contender {
         "cniVersion": "1.0.0", "name": "margay", "type": "margay", "mtu": 1500, "runDir": run, "stateDir": state,
     });
     let program = binaries.join("margay-node");
-    Contender::new("margay", &binaries, config, || daemons(dir, &program, pods))
+    Contender::new("margay", &binaries, &config, || daemons(dir, &program, pods))
 }
 
 fn daemons(dir: &Path, program: &Path, pods: &[String]) -> Agent {

@@ -44,7 +44,7 @@ impl Contender {
     pub(crate) fn new<G: Send + Sync + 'static>(
         name: &str,
         binaries: &Path,
-        config: Value,
+        config: &Value,
         daemons: impl FnOnce() -> G + Send,
     ) -> Self {
         let binary = binaries.join(name);

@@ -8,6 +8,7 @@ use std::{
     io,
     path::PathBuf,
     process::{Output, Stdio},
+    sync::Arc,
     time::Duration,
 };
 
@@ -17,12 +18,12 @@ use tokio::{io::AsyncWriteExt, process::Command, time::timeout};
 use tracing::debug;
 
 use super::{
-    Ruleset,
     diff::{difference, replacement},
-    elements,
+    elements, layout,
     outline::Outline,
     ruleset::{FAMILY, TABLE},
 };
+use crate::decide::Wanted;
 
 /// Processes remembered: more than can have run between a change and the news of it.
 const OURS: usize = 256;
@@ -48,7 +49,7 @@ pub(crate) enum NftError {
 pub(crate) struct Driver {
     program: PathBuf,
     /// What the kernel holds; `None` when that is not known.
-    present: Option<Ruleset>,
+    present: Option<Arc<Wanted>>,
     /// The last processes that were run, which the kernel names when it tells of a change.
     ours: VecDeque<u32>,
     /// Opened when it is first needed.
@@ -62,18 +63,18 @@ impl Driver {
 
     /// Makes the table be `wanted` in one transaction, and says how many commands that took, or elements; none when nothing
     /// differs. After a failure the next attempt replaces the whole table.
-    pub(crate) async fn apply(&mut self, wanted: Ruleset) -> Result<usize, NftError> {
+    pub(crate) async fn apply(&mut self, wanted: &Arc<Wanted>) -> Result<usize, NftError> {
         let commands = match self.present.take() {
             Some(present) => {
-                if let Some(transaction) = elements::transaction(&present, &wanted) {
+                if let Some(transaction) = elements::transaction(&present, wanted) {
                     let changes = transaction.changes();
                     self.elements()?.commit(transaction)?;
-                    self.present = Some(wanted);
+                    self.present = Some(Arc::clone(wanted));
                     return Ok(changes);
                 }
-                difference(&present, &wanted)
+                difference(&layout(&present), &layout(wanted))
             }
-            None => replacement(&wanted),
+            None => replacement(&layout(wanted)),
         };
         if !commands.is_empty() {
             let document = json!({"nftables": commands}).to_string();
@@ -84,7 +85,7 @@ impl Driver {
                 return Err(NftError::Refused { commands: commands.len(), reason });
             }
         }
-        self.present = Some(wanted);
+        self.present = Some(Arc::clone(wanted));
         Ok(commands.len())
     }
 
@@ -100,7 +101,7 @@ impl Driver {
         let same = self
             .present
             .as_ref()
-            .is_none_or(|present| Outline::listed(&listing) == Outline::written(present));
+            .is_none_or(|present| Outline::listed(&listing) == Outline::written(&layout(present)));
         if !same {
             self.present = None;
         }
