@@ -30,10 +30,10 @@ use tracing::{error, info, warn};
 
 use crate::{
     config::Settings,
-    decide::{State, Wanted, decide},
+    decide::{Announcement, State, Wanted, decide},
     metrics::{Metrics, Outcome},
     program::{
-        bgp, cni, endpoint, leak,
+        announce, bgp, cni, endpoint, leak,
         nft::Driver,
         sysctl,
         takedown::{Progress, Takedowns},
@@ -104,7 +104,9 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     let store = Store::new(&settings.state_dir.join(paths::IPAM));
     let (takedowns, sweeper) = Takedowns::new(settings.run_dir.clone(), store, events.clone());
     tasks.spawn(sweeper);
-    let core = Core::new(settings, metrics, shared, wanted_bgp, takedowns, events);
+    let (announcements, announced) = mpsc::channel(announce::QUEUE);
+    tasks.spawn(announce::run(client, announced));
+    let core = Core::new(settings, metrics, shared, wanted_bgp, takedowns, announcements, events);
     tasks.spawn(core.run(inbox));
 
     let mut terminate = signal(SignalKind::terminate())?;
@@ -159,6 +161,7 @@ struct Core {
     configured: bool,
     waiting: Vec<Waiting>,
     takedowns: Takedowns,
+    announcements: mpsc::Sender<Announcement>,
     look: Look,
     events: mpsc::Sender<Event>,
 }
@@ -193,6 +196,7 @@ impl Core {
         shared: Shared,
         wanted_bgp: watch::Sender<Option<margay_bgp::config::Config>>,
         takedowns: Takedowns,
+        announcements: mpsc::Sender<Announcement>,
         events: mpsc::Sender<Event>,
     ) -> Self {
         Self {
@@ -215,6 +219,7 @@ impl Core {
             configured: false,
             waiting: Vec::new(),
             takedowns,
+            announcements,
             look: Look::Idle,
             events,
             settings,
@@ -513,7 +518,13 @@ impl Core {
         let now = Instant::now();
         for waiting in std::mem::take(&mut self.waiting) {
             match self.why_not(&waiting.endpoint) {
-                None => drop(waiting.answer.send(Response::Done)),
+                None => {
+                    // When too much is to be told, the statuses tell.
+                    if let Some(announcement) = self.state.announcement(&waiting.endpoint) {
+                        drop(self.announcements.try_send(announcement));
+                    }
+                    drop(waiting.answer.send(Response::Done));
+                }
                 Some(reason) if waiting.until <= now => {
                     drop(waiting.answer.send(Response::Refused { reason }));
                 }

@@ -15,7 +15,7 @@ use margay_policy::{
     compile::{Compiled, compile},
 };
 
-pub(crate) use state::State;
+pub(crate) use state::{Announcement, State};
 
 use crate::config::Bgp;
 

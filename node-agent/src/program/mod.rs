@@ -1,5 +1,6 @@
 //! Drivers: the wanted state to the kernel, the disk and the speaker.
 
+pub(crate) mod announce;
 pub(crate) mod bgp;
 pub(crate) mod cni;
 pub(crate) mod endpoint;

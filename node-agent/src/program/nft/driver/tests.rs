@@ -44,6 +44,7 @@ pub(super) fn wanted(pods: u8, policies: &str, interner: &mut Interner) -> Wante
             finished: false,
             terminating: false,
             created: 0,
+            announced: vec![],
         };
         objects.pods.insert(name.clone(), pod);
         let id = EndpointId::of(&name.name, "eth0");
