@@ -18,10 +18,15 @@ pub enum Request {
         /// The endpoint.
         endpoint: EndpointId,
     },
-    /// The endpoint's record is gone: forget it. Answered at once.
-    EndpointDeleted {
-        /// The endpoint.
-        endpoint: EndpointId,
+    /// The endpoint's record is gone: take the rest of it down. Answered with [`Response::Done`] once no packet passes
+    /// its link any more; its tracked connections are forgotten and its addresses freed soon after. Refused, it is
+    /// the caller's to do.
+    #[serde(rename_all = "camelCase")]
+    TakeDown {
+        /// `CNI_CONTAINERID`.
+        container_id: String,
+        /// `CNI_IFNAME`.
+        ifname: String,
     },
     /// Is the endpoint in the kernel with its policy?
     EndpointCheck {

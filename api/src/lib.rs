@@ -4,6 +4,7 @@
 //! the agent's socket; [`lock`] keeps them out of each other's way; [`paths`] says where all is found.
 
 pub mod agent;
+pub mod annotation;
 pub mod endpoint;
 pub mod lock;
 pub mod paths;

@@ -3,7 +3,7 @@
 use std::{
     io::{BufRead, BufReader, Read, Write},
     os::unix::net::UnixStream,
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -36,6 +36,19 @@ pub(crate) enum AgentError {
 
 /// Asks, and waits for the answer.
 pub(crate) fn ask(run_dir: &Path, request: &Request, wait: Duration) -> Result<(), AgentError> {
+    tell(run_dir, request, wait)?.answer()
+}
+
+/// A question that the agent is at.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    stream: UnixStream,
+    socket: PathBuf,
+    wait: Duration,
+}
+
+/// Asks. The answer may take its time, within `wait`.
+pub(crate) fn tell(run_dir: &Path, request: &Request, wait: Duration) -> Result<Asked, AgentError> {
     let path = run_dir.join(paths::AGENT_SOCKET);
     let away = |source| AgentError::Away { socket: path.display().to_string(), source };
     let mut stream = UnixStream::connect(&path).map_err(away)?;
@@ -46,21 +59,29 @@ pub(crate) fn ask(run_dir: &Path, request: &Request, wait: Duration) -> Result<(
     let mut line = serde_json::to_vec(request).map_err(|error| AgentError::Answer(error.to_string()))?;
     line.push(b'\n');
     stream.write_all(&line).map_err(away)?;
-    let mut answer = String::new();
-    match BufReader::new(stream.take(MAX_LINE as u64)).read_line(&mut answer) {
-        Ok(0) => return Err(away(std::io::ErrorKind::UnexpectedEof.into())),
-        Ok(_) => {}
-        Err(error)
-            if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) =>
-        {
-            return Err(AgentError::Silent(wait));
+    Ok(Asked { stream, socket: path, wait })
+}
+
+impl Asked {
+    /// Waits for the answer.
+    pub(crate) fn answer(self) -> Result<(), AgentError> {
+        let away = |source| AgentError::Away { socket: self.socket.display().to_string(), source };
+        let mut answer = String::new();
+        match BufReader::new(self.stream.take(MAX_LINE as u64)).read_line(&mut answer) {
+            Ok(0) => return Err(away(std::io::ErrorKind::UnexpectedEof.into())),
+            Ok(_) => {}
+            Err(error)
+                if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) =>
+            {
+                return Err(AgentError::Silent(self.wait));
+            }
+            Err(error) => return Err(away(error)),
         }
-        Err(error) => return Err(away(error)),
-    }
-    match serde_json::from_str(&answer) {
-        Ok(Response::Done) => Ok(()),
-        Ok(Response::Refused { reason }) => Err(AgentError::Refused(reason)),
-        Ok(Response::Degraded { reason }) => Err(AgentError::Degraded(reason)),
-        Err(error) => Err(AgentError::Answer(error.to_string())),
+        match serde_json::from_str(&answer) {
+            Ok(Response::Done) => Ok(()),
+            Ok(Response::Refused { reason }) => Err(AgentError::Refused(reason)),
+            Ok(Response::Degraded { reason }) => Err(AgentError::Degraded(reason)),
+            Err(error) => Err(AgentError::Answer(error.to_string())),
+        }
     }
 }

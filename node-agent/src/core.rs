@@ -17,7 +17,7 @@ use margay_api::{
     endpoint::{Endpoint, EndpointId, Records},
     paths,
 };
-use margay_ipam::Store;
+use margay_ipam::{Owner, Store};
 use margay_netlink::link::Mtu;
 use margay_policy::Interner;
 use tokio::{
@@ -30,18 +30,22 @@ use tracing::{error, info, warn};
 
 use crate::{
     config::Settings,
-    decide::{State, Wanted, decide},
+    decide::{Announcement, State, Wanted, decide},
     metrics::{Metrics, Outcome},
     program::{
-        bgp, cni, endpoint, leak,
-        nft::{Driver, layout},
+        announce, bgp, cni, endpoint, leak,
+        nft::Driver,
         sysctl,
+        takedown::{Progress, Takedowns},
     },
     serve::{
         http::{self, Shared},
         plugin::{self, Call},
     },
-    watch::{self as watches, ApiEvent, drift},
+    watch::{
+        self as watches, ApiEvent,
+        drift::{self, Gone, Loss},
+    },
 };
 
 /// Events that may wait; a sender of more waits too.
@@ -58,8 +62,12 @@ pub(crate) enum Event {
     Api(ApiEvent),
     /// From the plugin.
     Plugin(Call),
-    /// Something of ours in the kernel was taken away.
-    Drift,
+    /// Something in the kernel that may be ours was taken away.
+    Drift(Vec<Loss>),
+    /// A pod that is taken down has come further.
+    Takedown(Progress),
+    /// The look at the kernel's links and routes is over.
+    Looked(Looked),
     /// Our table was changed by those with these netlink ports, of whom some may be ourselves.
     TableTouched(BTreeSet<u32>),
     /// Whether the speaker has its configuration.
@@ -93,7 +101,12 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
         dataplane = "nftables",
         "margay-node runs"
     );
-    let core = Core::new(settings, metrics, shared, wanted_bgp);
+    let store = Store::new(&settings.state_dir.join(paths::IPAM));
+    let (takedowns, sweeper) = Takedowns::new(settings.run_dir.clone(), store, events.clone());
+    tasks.spawn(sweeper);
+    let (announcements, announced) = mpsc::channel(announce::QUEUE);
+    tasks.spawn(announce::run(client, announced));
+    let core = Core::new(settings, metrics, shared, wanted_bgp, takedowns, announcements, events);
     tasks.spawn(core.run(inbox));
 
     let mut terminate = signal(SignalKind::terminate())?;
@@ -136,7 +149,7 @@ struct Core {
     records: Records,
     store: Store,
     /// What the kernel holds; `None` before the first transaction.
-    programmed: Option<Wanted>,
+    programmed: Option<Arc<Wanted>>,
     blocks: Vec<IpNetwork>,
     bgp: Result<(), String>,
     /// Something has changed since the last attempt.
@@ -147,6 +160,26 @@ struct Core {
     last_error: Option<String>,
     configured: bool,
     waiting: Vec<Waiting>,
+    takedowns: Takedowns,
+    announcements: mpsc::Sender<Announcement>,
+    look: Look,
+    events: mpsc::Sender<Event>,
+}
+
+/// What a look at links, routes and addresses has found and mended.
+#[derive(Debug)]
+pub(crate) struct Looked {
+    repaired: anyhow::Result<usize>,
+    reclaimed: anyhow::Result<usize>,
+}
+
+/// The state of the look at links, routes and addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Look {
+    Idle,
+    Running,
+    /// Something was lost since it began.
+    Again,
 }
 
 /// An ADD or CHECK that waits for its policy.
@@ -162,6 +195,9 @@ impl Core {
         metrics: Arc<Metrics>,
         shared: Shared,
         wanted_bgp: watch::Sender<Option<margay_bgp::config::Config>>,
+        takedowns: Takedowns,
+        announcements: mpsc::Sender<Announcement>,
+        events: mpsc::Sender<Event>,
     ) -> Self {
         Self {
             state: State::new(settings.node_name.clone()),
@@ -182,6 +218,10 @@ impl Core {
             last_error: None,
             configured: false,
             waiting: Vec::new(),
+            takedowns,
+            announcements,
+            look: Look::Idle,
+            events,
             settings,
             metrics,
             shared,
@@ -232,7 +272,13 @@ impl Core {
                 // The runtime may be told of the node only once its routes are announced.
                 self.changed = true;
             }
-            Event::Drift => return true,
+            // Each is heard: one may be what a take-down waits for.
+            Event::Drift(losses) => {
+                let ours = losses.iter().filter(|loss| self.concerns_us(loss)).count();
+                return ours > 0;
+            }
+            Event::Takedown(progress) => self.takedowns.note(progress),
+            Event::Looked(looked) => self.note(looked),
             Event::TableTouched(ports) => {
                 if !self.nft.heed(&ports) {
                     warn!("somebody changed the table inet margay; it is written anew");
@@ -255,9 +301,15 @@ impl Core {
                 }
                 Err(reason) => Response::Refused { reason },
             },
-            Request::EndpointDeleted { endpoint } => match self.read(&endpoint) {
-                Ok(()) => Response::Done,
-                Err(reason) => Response::Refused { reason },
+            Request::TakeDown { container_id, ifname } => match Owner::new(&container_id, &ifname) {
+                Ok(owner) => {
+                    let id = EndpointId::of(&container_id, &ifname);
+                    self.state.set_endpoint(&id, None);
+                    self.changed = true;
+                    self.takedowns.begin(owner, call.answer);
+                    return;
+                }
+                Err(error) => Response::Refused { reason: error.to_string() },
             },
             // Answered when what has come in with it is in the kernel.
             Request::EndpointCheck { endpoint } => {
@@ -277,6 +329,18 @@ impl Core {
         };
         // A plugin that has given up does not hear the answer.
         drop(call.answer.send(response));
+    }
+
+    /// Whether something is lost that should be there. What is lost because a pod is taken down is news of that.
+    fn concerns_us(&mut self, loss: &Loss) -> bool {
+        match loss {
+            Loss::Link(id, Gone::Deleted) if self.takedowns.link_gone(id) => false,
+            Loss::Link(id, _) => self.state.endpoint(id).is_some(),
+            Loss::Address(address) => {
+                self.state.endpoints().any(|(_, endpoint)| endpoint.addresses.contains(address))
+            }
+            Loss::Unknown => true,
+        }
     }
 
     /// Reads an endpoint's record, or sees that it is gone.
@@ -300,7 +364,7 @@ impl Core {
         let is_there = programmed
             .endpoints
             .get(id)
-            .is_some_and(|there| self.state.endpoint(id) == Some(&there.endpoint));
+            .is_some_and(|there| self.state.endpoint(id) == Some(there.endpoint.as_ref()));
         if is_there && !self.changed {
             return None;
         }
@@ -313,8 +377,9 @@ impl Core {
         self.changed = false;
         self.retry = None;
         let Some(wanted) = decide(&self.state, &self.settings.bgp, &mut self.interner) else { return };
+        let wanted = Arc::new(wanted);
         let started = Instant::now();
-        match self.nft.apply(layout(&wanted)).await {
+        match self.nft.apply(&wanted).await {
             Ok(0) => {}
             Ok(_) => {
                 self.metrics.transactions.get_or_create(&Outcome { outcome: "applied" }).inc();
@@ -408,21 +473,46 @@ impl Core {
         if let Some(blocks) = self.programmed.as_ref().map(|programmed| programmed.blocks.clone()) {
             self.configure_node(&blocks);
         }
+        self.look(listing.endpoints);
+    }
+
+    /// Starts a look at links, routes and addresses, unless one is under way: then another follows it.
+    fn look(&mut self, endpoints: Vec<Endpoint>) {
+        if self.look == Look::Idle {
+            self.look = Look::Running;
+        } else {
+            self.look = Look::Again;
+            return;
+        }
         let (run_dir, store) = (self.settings.run_dir.clone(), self.store.clone());
-        let work =
-            spawn_blocking(move || (endpoint::repair(&listing.endpoints), leak::reclaim(&run_dir, &store)));
-        match work.await {
-            Ok((repaired, reclaimed)) => {
-                match repaired {
-                    Ok(count) => drop(self.metrics.repaired.inc_by(count as u64)),
-                    Err(error) => warn!(%error, "the pods' routes cannot be looked at"),
-                }
-                match reclaimed {
-                    Ok(count) => drop(self.metrics.reclaimed.inc_by(count as u64)),
-                    Err(error) => warn!("what leaked cannot be taken back: {error:#}"),
-                }
-            }
-            Err(error) => warn!(%error, "the look at the kernel did not end"),
+        let (pending, events) = (self.takedowns.pending(), self.events.clone());
+        let orphans = self.state.orphans();
+        tokio::spawn(async move {
+            let work = spawn_blocking(move || Looked {
+                repaired: endpoint::repair(&endpoints).map_err(anyhow::Error::from),
+                reclaimed: leak::reclaim(&run_dir, &store, &pending, &orphans),
+            });
+            let looked = work.await.unwrap_or_else(|panic| {
+                let failed = || Err(anyhow::anyhow!("{panic}"));
+                Looked { repaired: failed(), reclaimed: failed() }
+            });
+            // A core that has ended takes no more notice.
+            drop(events.send(Event::Looked(looked)).await);
+        });
+    }
+
+    fn note(&mut self, looked: Looked) {
+        match looked.repaired {
+            Ok(count) => drop(self.metrics.repaired.inc_by(count as u64)),
+            Err(error) => warn!("the pods' routes cannot be looked at: {error:#}"),
+        }
+        match looked.reclaimed {
+            Ok(count) => drop(self.metrics.reclaimed.inc_by(count as u64)),
+            Err(error) => warn!("what leaked cannot be taken back: {error:#}"),
+        }
+        if std::mem::replace(&mut self.look, Look::Idle) == Look::Again {
+            let endpoints = self.state.endpoints().map(|(_, endpoint)| Endpoint::clone(endpoint)).collect();
+            self.look(endpoints);
         }
     }
 
@@ -431,7 +521,13 @@ impl Core {
         let now = Instant::now();
         for waiting in std::mem::take(&mut self.waiting) {
             match self.why_not(&waiting.endpoint) {
-                None => drop(waiting.answer.send(Response::Done)),
+                None => {
+                    // When too much is to be told, the statuses tell.
+                    if let Some(announcement) = self.state.announcement(&waiting.endpoint) {
+                        drop(self.announcements.try_send(announcement));
+                    }
+                    drop(waiting.answer.send(Response::Done));
+                }
                 Some(reason) if waiting.until <= now => {
                     drop(waiting.answer.send(Response::Refused { reason }));
                 }

@@ -54,20 +54,6 @@ pub(super) fn run(environment: &Environment, config: &Config) -> Result<String, 
     let addresses = allocate(&store, &attachment, config, &args)?;
     let (host_mac, derived_mac) = macs(&id);
     let pod_mac = config.mac.or(args.mac).unwrap_or(derived_mac);
-    PodLink {
-        host_name: host_name.clone(),
-        host_mac,
-        pod_name: &attachment.ifname,
-        pod_mac,
-        netns: &namespace,
-        addresses: &addresses,
-        mtu: config.mtu,
-    }
-    .make()
-    .map_err(|error| {
-        let code = if matches!(error, LinkError::Present(_)) { Code::Environment } else { Code::Io };
-        Failure::new(code, "connect the pod").because(&error)
-    })?;
     let endpoint = Endpoint {
         container_id: attachment.owner.container_id().to_owned(),
         ifname: attachment.owner.ifname().to_owned(),
@@ -83,11 +69,28 @@ pub(super) fn run(environment: &Environment, config: &Config) -> Result<String, 
     records
         .write(&endpoint)
         .map_err(|error| Failure::new(Code::Io, "record the endpoint").because(&error))?;
-    let asked = Request::EndpointAdded { endpoint: id.clone() };
-    agent::ask(&config.run_dir, &asked, config.policy_wait).map_err(|error| {
+    let closed = |error: AgentError| {
         let code = if matches!(error, AgentError::Answer(_)) { Code::Io } else { Code::TryAgain };
         Failure::new(code, "get the pod's policy into the kernel").because(&error)
+    };
+    // The agent sees to the policy while the link is made.
+    let asked = Request::EndpointAdded { endpoint: id.clone() };
+    let asked = agent::tell(&config.run_dir, &asked, config.policy_wait).map_err(closed)?;
+    PodLink {
+        host_name: host_name.clone(),
+        host_mac,
+        pod_name: &attachment.ifname,
+        pod_mac,
+        netns: &namespace,
+        addresses: &addresses,
+        mtu: config.mtu,
+    }
+    .make()
+    .map_err(|error| {
+        let code = if matches!(error, LinkError::Present(_)) { Code::Environment } else { Code::Io };
+        Failure::new(code, "connect the pod").because(&error)
     })?;
+    asked.answer().map_err(closed)?;
     undo.armed = false;
     Ok(result(&endpoint, host_mac, pod_mac).to_json(
         config.version,

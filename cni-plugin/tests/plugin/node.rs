@@ -30,7 +30,7 @@ pub(crate) struct Node {
     pub(crate) asked: Arc<Mutex<Vec<Request>>>,
 }
 
-/// Runs a test on a node of its own whose agent answers everything with `answer`; no agent when `None`.
+/// Runs a test on a node of its own whose agent answers with `answer`, but takes no pod down; no agent when `None`.
 pub(crate) fn on_node(blocks: &[&str], answer: Option<Response>, test: impl FnOnce(&Node) + Send) {
     thread::scope(|scope| {
         let handle = scope.spawn(|| {
@@ -99,6 +99,11 @@ impl Node {
                 BufReader::new(&stream).read_line(&mut line).unwrap();
                 // A caller that was killed says nothing.
                 let Ok(request) = serde_json::from_str(&line) else { continue };
+                let answer = match request {
+                    // The plugin's own way is what is tested here.
+                    Request::TakeDown { .. } => Response::Refused { reason: "a stand-in".into() },
+                    _ => answer.clone(),
+                };
                 asked.lock().unwrap().push(request);
                 // A caller that only tells closes before the answer.
                 drop(writeln!(&stream, "{}", serde_json::to_string(&answer).unwrap()));

@@ -1,11 +1,15 @@
 //! All that the agent knows, kept up to date by events.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use margay_api::endpoint::{Endpoint, EndpointId};
 use margay_policy::{Objects, PodName};
 
-use crate::watch::{ApiEvent, Change, Node, PodFacts};
+use crate::watch::{Announced, ApiEvent, Change, Node, PodFacts};
 
 /// The facts from the API and from the endpoint records.
 ///
@@ -17,7 +21,7 @@ pub(crate) struct State {
     objects: Objects,
     pods: BTreeMap<PodName, PodFacts>,
     nodes: BTreeMap<String, Node>,
-    endpoints: BTreeMap<EndpointId, Endpoint>,
+    endpoints: BTreeMap<EndpointId, Arc<Endpoint>>,
     listed: Listed,
 }
 
@@ -30,6 +34,15 @@ struct Listed {
     pods: bool,
     policies: bool,
     records: bool,
+}
+
+/// A pod and the addresses that it has from now on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Announcement {
+    pub(crate) pod: PodName,
+    /// The pod that is meant: another of the same name is left alone.
+    pub(crate) uid: String,
+    pub(crate) addresses: Vec<IpAddr>,
 }
 
 impl State {
@@ -63,12 +76,12 @@ impl State {
         &self.objects
     }
 
-    pub(crate) fn endpoints(&self) -> impl Iterator<Item = (&EndpointId, &Endpoint)> {
+    pub(crate) fn endpoints(&self) -> impl Iterator<Item = (&EndpointId, &Arc<Endpoint>)> {
         self.endpoints.iter()
     }
 
     pub(crate) fn endpoint(&self, id: &EndpointId) -> Option<&Endpoint> {
-        self.endpoints.get(id)
+        self.endpoints.get(id).map(AsRef::as_ref)
     }
 
     pub(crate) fn node_name(&self) -> &str {
@@ -102,10 +115,23 @@ impl State {
         }
     }
 
+    /// Endpoints whose pod the API does not know, once it has said what it knows.
+    pub(crate) fn orphans(&self) -> BTreeSet<EndpointId> {
+        let orphans = self.endpoints.iter().filter(|(_, endpoint)| self.pod_of(endpoint).is_err());
+        if self.listed.pods { orphans.map(|(id, _)| id.clone()).collect() } else { BTreeSet::new() }
+    }
+
     /// Takes what the API server said.
     pub(crate) fn apply(&mut self, event: ApiEvent) {
         match event {
-            ApiEvent::Nodes(change) => self.listed.nodes |= apply(&mut self.nodes, change),
+            ApiEvent::Nodes(change) => {
+                self.listed.nodes |= apply(&mut self.nodes, change);
+                // Which announcements are believed depends on whose blocks are where.
+                let announced = self.pods.iter().filter(|(_, facts)| facts.announced.is_some());
+                for name in announced.map(|(name, _)| name.clone()).collect::<Vec<_>>() {
+                    self.refresh(&name);
+                }
+            }
             ApiEvent::Namespaces(change) => {
                 self.listed.namespaces |= apply(&mut self.objects.namespaces, change);
             }
@@ -126,10 +152,11 @@ impl State {
 
     /// Takes the endpoint records as they are now; true when that changes anything.
     pub(crate) fn set_endpoints(&mut self, endpoints: BTreeMap<EndpointId, Endpoint>) -> bool {
-        if self.listed.records && self.endpoints == endpoints {
+        let same = |(id, endpoint): (&EndpointId, &Endpoint)| self.endpoint(id) == Some(endpoint);
+        if self.listed.records && self.endpoints.len() == endpoints.len() && endpoints.iter().all(same) {
             return false;
         }
-        self.endpoints = endpoints;
+        self.endpoints = endpoints.into_iter().map(|(id, endpoint)| (id, Arc::new(endpoint))).collect();
         self.listed.records = true;
         self.refresh_all();
         true
@@ -138,7 +165,7 @@ impl State {
     /// Takes one endpoint record as it is now.
     pub(crate) fn set_endpoint(&mut self, id: &EndpointId, endpoint: Option<Endpoint>) {
         let before = match endpoint {
-            Some(endpoint) => self.endpoints.insert(id.clone(), endpoint),
+            Some(endpoint) => self.endpoints.insert(id.clone(), Arc::new(endpoint)),
             None => self.endpoints.remove(id),
         };
         let after = self.endpoints.get(id);
@@ -159,6 +186,7 @@ impl State {
         }
         for (name, facts) in &self.pods {
             let mut pod = facts.pod.clone();
+            pod.announced = self.believed(facts);
             if let Some(addresses) = recorded.remove(name) {
                 pod.addresses = addresses;
             }
@@ -182,7 +210,29 @@ impl State {
         if !recorded.is_empty() {
             pod.addresses = recorded;
         }
+        pod.announced = self.believed(facts);
         self.objects.pods.insert(name.clone(), pod);
+    }
+
+    /// The addresses of what is announced for a pod of another node that are in that node's blocks. Of our own pods
+    /// the records tell.
+    fn believed(&self, facts: &PodFacts) -> Vec<IpAddr> {
+        let Some(Announced { node, addresses }) = facts.announced.as_deref() else { return Vec::new() };
+        let blocks = self.nodes.get(node).filter(|_| *node != self.node_name).map(|node| &node.pod_cidrs);
+        let is_in_blocks =
+            |address: &&IpAddr| blocks.into_iter().flatten().any(|block| block.contains(**address));
+        addresses.iter().filter(is_in_blocks).copied().collect()
+    }
+
+    /// What to tell of the pod of an endpoint: all its addresses here.
+    pub(crate) fn announcement(&self, id: &EndpointId) -> Option<Announcement> {
+        let pod = self.pod_of(self.endpoint(id)?).ok()??;
+        let uid = self.pods.get(&pod)?.uid.clone();
+        let of_pod = self.endpoints.values().filter(|endpoint| {
+            endpoint.pod.as_ref().is_some_and(|of| of.namespace == pod.namespace && of.name == pod.name)
+        });
+        let addresses = of_pod.flat_map(|endpoint| endpoint.addresses.iter().copied()).collect();
+        Some(Announcement { pod, uid, addresses })
     }
 }
 

@@ -1,6 +1,11 @@
 //! Takes back what a plugin that was killed half-way left: addresses and links without an endpoint record.
 
-use std::{collections::BTreeMap, fs, net::IpAddr, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    net::IpAddr,
+    path::Path,
+};
 
 use anyhow::Context;
 use margay_api::{
@@ -17,12 +22,32 @@ use tracing::{debug, error, warn};
 /// Frees what belongs to no endpoint and to no call that is still running, and says how much that was.
 ///
 /// The lock of an endpoint tells a running call from a dead one, and the record is looked for again under it: an
-/// ADD may have ended since.
-pub(crate) fn reclaim(run_dir: &Path, store: &Store) -> anyhow::Result<usize> {
+/// ADD may have ended since. What is `pending` is being taken down already.
+///
+/// An endpoint in `orphans`, whose pod the API does not know, is forgotten too once its link is gone: its pod's
+/// namespace went without a DEL, or the ADD was cut off before it made the link.
+pub(crate) fn reclaim(
+    run_dir: &Path,
+    store: &Store,
+    pending: &BTreeSet<EndpointId>,
+    orphans: &BTreeSet<EndpointId>,
+) -> anyhow::Result<usize> {
     let records = Records::below(run_dir);
     let mut reclaimed = 0;
     let mut socket = Socket::open()?;
-    let links = pod_links(&link::list(&mut socket)?);
+    let mut links = pod_links(&link::list(&mut socket)?);
+    links.retain(|(id, _)| !pending.contains(id));
+    for id in orphans.iter().filter(|orphan| !links.iter().any(|(id, _)| id == *orphan)) {
+        let Some(lock) = EndpointLock::try_take(run_dir, id)? else { continue };
+        let name: IfName = id.host_ifname().parse()?;
+        // It may have been made since the links were listed.
+        if link::by_name(&mut socket, &name)?.is_none() {
+            records.remove(id)?;
+            warn!(endpoint = %id, "forgot an endpoint that has neither a link nor a pod");
+            reclaimed += 1;
+        }
+        lock.forget();
+    }
     if !records_are_whole(run_dir, &records, &links)? {
         return Ok(0);
     }
@@ -38,20 +63,21 @@ pub(crate) fn reclaim(run_dir: &Path, store: &Store) -> anyhow::Result<usize> {
         }
         lock.forget();
     }
-    let mut held: BTreeMap<Owner, Vec<IpAddr>> = BTreeMap::new();
+    let mut held: BTreeMap<Owner, BTreeSet<IpAddr>> = BTreeMap::new();
     for allocation in store.allocations().context("list addresses")? {
         if let Some(owner) = allocation.owner {
-            held.entry(owner).or_default().push(allocation.address);
+            held.entry(owner).or_default().insert(allocation.address);
         }
     }
     for (owner, addresses) in held {
         let id = EndpointId::of(owner.container_id(), owner.ifname());
+        if pending.contains(&id) {
+            continue;
+        }
         let Some(lock) = lock_if_dead(run_dir, &records, &id)? else { continue };
-        for address in addresses {
-            // What was allowed to the pod that had the address is not allowed to the next one.
-            if let Err(error) = conntrack::forget(address) {
-                debug!(%error, "connections of a leaked address stay until they time out");
-            }
+        // What was allowed to the pod that had the address is not allowed to the next one.
+        if let Err(error) = conntrack::forget(&addresses) {
+            debug!(%error, "connections of a leaked address stay until they time out");
         }
         for address in store.release(&owner).context("free a leaked address")? {
             warn!(%address, %owner, "freed an address that no endpoint has: its ADD was cut off, or the node rebooted");
@@ -113,7 +139,7 @@ fn lock_if_dead(run_dir: &Path, records: &Records, id: &EndpointId) -> anyhow::R
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, path::Path, thread};
+    use std::{collections::BTreeSet, fs, path::Path, thread};
 
     use margay_api::{endpoint::EndpointId, lock::EndpointLock};
     use margay_ipam::{Owner, Store};
@@ -142,19 +168,19 @@ mod tests {
                     .expect("a network namespace of its own: run the tests as root");
                 let store = Store::new(&run_dir.join("ipam"));
                 let mut socket = Socket::open().unwrap();
-                assert_eq!(reclaim(run_dir, &store).unwrap(), 0);
+                assert_eq!(reclaim(run_dir, &store, &BTreeSet::new(), &BTreeSet::new()).unwrap(), 0);
                 let name = add_link(&mut socket, "cut-off");
-                assert_eq!(reclaim(run_dir, &store).unwrap(), 1);
+                assert_eq!(reclaim(run_dir, &store, &BTreeSet::new(), &BTreeSet::new()).unwrap(), 1);
                 assert_eq!(link::by_name(&mut socket, &name).unwrap(), None);
 
                 let name = add_link(&mut socket, "alive");
                 fs::remove_file(run_dir.join(MARKER)).unwrap();
                 for _ in 0..2 {
-                    assert_eq!(reclaim(run_dir, &store).unwrap(), 0);
+                    assert_eq!(reclaim(run_dir, &store, &BTreeSet::new(), &BTreeSet::new()).unwrap(), 0);
                     assert!(link::by_name(&mut socket, &name).unwrap().is_some());
                 }
                 socket.execute(&link::delete(&name)).unwrap();
-                assert_eq!(reclaim(run_dir, &store).unwrap(), 0);
+                assert_eq!(reclaim(run_dir, &store, &BTreeSet::new(), &BTreeSet::new()).unwrap(), 0);
                 assert!(run_dir.join(MARKER).exists());
             });
             if let Err(panic) = test.join() {
@@ -172,9 +198,9 @@ mod tests {
             store.allocate(&Owner::new(id, "eth0").unwrap(), &[]).unwrap();
         }
         let running = EndpointLock::take(dir.path(), &EndpointId::of("running", "eth0")).unwrap();
-        assert_eq!(reclaim(dir.path(), &store).unwrap(), 1);
-        assert_eq!(reclaim(dir.path(), &store).unwrap(), 0);
+        assert_eq!(reclaim(dir.path(), &store, &BTreeSet::new(), &BTreeSet::new()).unwrap(), 1);
+        assert_eq!(reclaim(dir.path(), &store, &BTreeSet::new(), &BTreeSet::new()).unwrap(), 0);
         drop(running);
-        assert_eq!(reclaim(dir.path(), &store).unwrap(), 1);
+        assert_eq!(reclaim(dir.path(), &store, &BTreeSet::new(), &BTreeSet::new()).unwrap(), 1);
     }
 }

@@ -26,7 +26,7 @@ use tokio::{sync::mpsc, task::JoinSet};
 use tracing::{info, warn};
 
 pub(crate) use node::Node;
-pub(crate) use pod::PodFacts;
+pub(crate) use pod::{Announced, PodFacts};
 
 use crate::{core::Event, metrics::Metrics};
 

@@ -6,6 +6,7 @@
     reason = "a test helper fails its test by panicking"
 )]
 
+mod announce;
 mod containerd;
 mod faults;
 mod node;

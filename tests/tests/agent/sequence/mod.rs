@@ -313,6 +313,7 @@ impl<'a> Sequence<'a> {
             let outcome = self.run(self.call("DEL", attachment, &json!({})), Fate::Lives).await;
             self.heed_del(attachment, &outcome);
         }
+        self.settle().await;
         assert_eq!(self.look(), Found::default());
         assert_eq!(self.store.free().unwrap()[0], Some(IPV4_ADDRESSES));
     }
