@@ -71,6 +71,15 @@ fn left(node: &Node) -> (usize, usize, usize) {
     )
 }
 
+/// Addresses are freed a moment after their pod is gone, and what was cut off is the agent's to take back.
+async fn until_nothing_is_left(node: &Node) {
+    node.eventually("nothing is left", async || {
+        let left = left(node);
+        if left == (0, 0, 0) { Ok(()) } else { Err(format!("links, addresses, records: {left:?}")) }
+    })
+    .await;
+}
+
 /// Asks a sandbox's web server, from the namespace of the calling thread.
 fn greet(address: IpAddr, port: u16) -> std::io::Result<String> {
     let mut stream = TcpStream::connect_timeout(&SocketAddr::new(address, port), PATIENCE)?;
@@ -111,7 +120,7 @@ fn a_sandbox_has_its_addresses_answers_and_leaves_nothing() {
         }
         assert_eq!(left(node), (1, 2, 1));
         client.stop(&id).await.unwrap();
-        assert_eq!(left(node), (0, 0, 0));
+        until_nothing_is_left(node).await;
         // The kubelet stops and removes what is stopped already.
         client.stop(&id).await.unwrap();
         client.remove(&id).await.unwrap();
@@ -159,7 +168,7 @@ fn a_host_port_leads_to_its_sandbox_through_portmap_behind_us() {
         assert!(from_outside().unwrap().ends_with(GREETING));
         runtime.client.stop(&id).await.unwrap();
         assert_eq!(from_outside().unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
-        assert_eq!(left(node), (0, 0, 0));
+        until_nothing_is_left(node).await;
     });
 }
 
@@ -232,7 +241,7 @@ fn many_sandboxes_at_once_come_with_addresses_of_their_own_and_go() {
         }
         assert_eq!(left(node), (COUNT, 2 * COUNT, COUNT));
         stop_all(&runtime, ids).await;
-        assert_eq!(left(node), (0, 0, 0));
+        until_nothing_is_left(node).await;
     });
 }
 
@@ -306,12 +315,7 @@ fn a_killed_containerd_leaves_no_address_lost_or_given_twice() {
                 until_greeted(node, address, PORT).await;
             }
             stop_all(&runtime, known).await;
-            // What was cut off before it had a record is the agent's to take back.
-            node.eventually("nothing is left", async || {
-                let left = left(node);
-                if left == (0, 0, 0) { Ok(()) } else { Err(format!("links, addresses, records: {left:?}")) }
-            })
-            .await;
+            until_nothing_is_left(node).await;
         });
     }
 }
