@@ -170,7 +170,7 @@ struct Core {
 #[derive(Debug)]
 pub(crate) struct Looked {
     repaired: anyhow::Result<usize>,
-    reclaimed: anyhow::Result<usize>,
+    reclaimed: anyhow::Result<leak::Reclaimed>,
 }
 
 /// The state of the look at links, routes and addresses.
@@ -490,8 +490,8 @@ impl Core {
                 reclaimed: leak::reclaim(&run_dir, &store, &pending, &orphans),
             });
             let looked = work.await.unwrap_or_else(|panic| {
-                let failed = || Err(anyhow::anyhow!("{panic}"));
-                Looked { repaired: failed(), reclaimed: failed() }
+                let failed = || anyhow::anyhow!("{panic}");
+                Looked { repaired: Err(failed()), reclaimed: Err(failed()) }
             });
             // A core that has ended takes no more notice.
             drop(events.send(Event::Looked(looked)).await);
@@ -504,7 +504,7 @@ impl Core {
             Err(error) => warn!("the pods' routes cannot be looked at: {error:#}"),
         }
         match looked.reclaimed {
-            Ok(count) => drop(self.metrics.reclaimed.inc_by(count as u64)),
+            Ok(reclaimed) => self.metrics.count_reclaimed(reclaimed),
             Err(error) => warn!("what leaked cannot be taken back: {error:#}"),
         }
         if std::mem::replace(&mut self.look, Look::Idle) == Look::Again {
