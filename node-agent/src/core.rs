@@ -262,9 +262,10 @@ impl Core {
     fn hear(&mut self, event: Event) -> bool {
         match event {
             Event::Api(event) => {
-                self.node_changed |= matches!(event, ApiEvent::Nodes(_));
-                self.state.apply(event);
-                self.changed = true;
+                let is_node = matches!(event, ApiEvent::Nodes(_));
+                let changed = self.state.apply(event);
+                self.node_changed |= is_node && changed;
+                self.changed |= changed;
             }
             Event::Bgp(outcome) => {
                 self.bgp = outcome;
