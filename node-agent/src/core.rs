@@ -170,7 +170,7 @@ struct Core {
 #[derive(Debug)]
 pub(crate) struct Looked {
     repaired: anyhow::Result<usize>,
-    reclaimed: anyhow::Result<usize>,
+    reclaimed: anyhow::Result<leak::Reclaimed>,
 }
 
 /// The state of the look at links, routes and addresses.
@@ -262,9 +262,10 @@ impl Core {
     fn hear(&mut self, event: Event) -> bool {
         match event {
             Event::Api(event) => {
-                self.node_changed |= matches!(event, ApiEvent::Nodes(_));
-                self.state.apply(event);
-                self.changed = true;
+                let is_node = matches!(event, ApiEvent::Nodes(_));
+                let changed = self.state.apply(event);
+                self.node_changed |= is_node && changed;
+                self.changed |= changed;
             }
             Event::Bgp(outcome) => {
                 self.bgp = outcome;
@@ -493,8 +494,8 @@ impl Core {
                 reclaimed: leak::reclaim(&run_dir, &store, &pending, &orphans),
             });
             let looked = work.await.unwrap_or_else(|panic| {
-                let failed = || Err(anyhow::anyhow!("{panic}"));
-                Looked { repaired: failed(), reclaimed: failed() }
+                let failed = || anyhow::anyhow!("{panic}");
+                Looked { repaired: Err(failed()), reclaimed: Err(failed()) }
             });
             // A core that has ended takes no more notice.
             drop(events.send(Event::Looked(looked)).await);
@@ -507,7 +508,7 @@ impl Core {
             Err(error) => warn!("the pods' routes cannot be looked at: {error:#}"),
         }
         match looked.reclaimed {
-            Ok(count) => drop(self.metrics.reclaimed.inc_by(count as u64)),
+            Ok(reclaimed) => self.metrics.count_reclaimed(reclaimed),
             Err(error) => warn!("what leaked cannot be taken back: {error:#}"),
         }
         if std::mem::replace(&mut self.look, Look::Idle) == Look::Again {

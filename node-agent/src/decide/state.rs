@@ -121,32 +121,56 @@ impl State {
         if self.listed.pods { orphans.map(|(id, _)| id.clone()).collect() } else { BTreeSet::new() }
     }
 
-    /// Takes what the API server said.
-    pub(crate) fn apply(&mut self, event: ApiEvent) {
+    /// Takes what the API server said; true when that changes anything. Much of it does not: nodes report that they
+    /// live, and pods what is not asked here.
+    pub(crate) fn apply(&mut self, event: ApiEvent) -> bool {
         match event {
             ApiEvent::Nodes(change) => {
-                self.listed.nodes |= apply(&mut self.nodes, change);
-                // Which announcements are believed depends on whose blocks are where.
-                let announced = self.pods.iter().filter(|(_, facts)| facts.announced.is_some());
-                for name in announced.map(|(name, _)| name.clone()).collect::<Vec<_>>() {
-                    self.refresh(&name);
+                let changed = apply(&mut self.nodes, &mut self.listed.nodes, change);
+                if changed {
+                    // Which announcements are believed depends on whose blocks are where.
+                    let announced = self.pods.iter().filter(|(_, facts)| facts.announced.is_some());
+                    for name in announced.map(|(name, _)| name.clone()).collect::<Vec<_>>() {
+                        self.refresh(&name);
+                    }
                 }
+                changed
             }
             ApiEvent::Namespaces(change) => {
-                self.listed.namespaces |= apply(&mut self.objects.namespaces, change);
+                apply(&mut self.objects.namespaces, &mut self.listed.namespaces, change)
             }
-            ApiEvent::Policies(change) => self.listed.policies |= apply(&mut self.objects.policies, change),
-            ApiEvent::Pods(change) => {
-                let touched: Option<PodName> = match &change {
-                    Change::Replaced(_) => None,
-                    Change::Applied(name, _) | Change::Deleted(name) => Some(name.clone()),
+            ApiEvent::Policies(change) => {
+                apply(&mut self.objects.policies, &mut self.listed.policies, change)
+            }
+            ApiEvent::Pods(mut change) => {
+                let touched: Option<PodName> = match &mut change {
+                    Change::Replaced(pods) => {
+                        for facts in pods.values_mut() {
+                            self.forget_own_announcement(facts);
+                        }
+                        None
+                    }
+                    Change::Applied(name, facts) => {
+                        self.forget_own_announcement(facts);
+                        Some(name.clone())
+                    }
+                    Change::Deleted(name) => Some(name.clone()),
                 };
-                self.listed.pods |= apply(&mut self.pods, change);
+                let changed = apply(&mut self.pods, &mut self.listed.pods, change);
                 match touched {
-                    Some(name) => self.refresh(&name),
-                    None => self.refresh_all(),
+                    Some(name) if changed => self.refresh(&name),
+                    None if changed => self.refresh_all(),
+                    _ => {}
                 }
+                changed
             }
+        }
+    }
+
+    /// Of our own pods the records tell.
+    fn forget_own_announcement(&self, facts: &mut PodFacts) {
+        if facts.announced.as_ref().is_some_and(|announced| announced.node == self.node_name) {
+            facts.announced = None;
         }
     }
 
@@ -214,11 +238,10 @@ impl State {
         self.objects.pods.insert(name.clone(), pod);
     }
 
-    /// The addresses of what is announced for a pod of another node that are in that node's blocks. Of our own pods
-    /// the records tell.
+    /// The addresses of what is announced for a pod that are in the blocks of its node.
     fn believed(&self, facts: &PodFacts) -> Vec<IpAddr> {
         let Some(Announced { node, addresses }) = facts.announced.as_deref() else { return Vec::new() };
-        let blocks = self.nodes.get(node).filter(|_| *node != self.node_name).map(|node| &node.pod_cidrs);
+        let blocks = self.nodes.get(node).map(|node| &node.pod_cidrs);
         let is_in_blocks =
             |address: &&IpAddr| blocks.into_iter().flatten().any(|block| block.contains(**address));
         addresses.iter().filter(is_in_blocks).copied().collect()
@@ -236,19 +259,20 @@ impl State {
     }
 }
 
-/// Applies a change; true when it listed everything.
-fn apply<K: Ord, V>(map: &mut BTreeMap<K, V>, change: Change<K, V>) -> bool {
+/// Applies a change, and notes when it has listed everything; true when anything is other than before.
+fn apply<K: Ord, V: PartialEq>(map: &mut BTreeMap<K, V>, listed: &mut bool, change: Change<K, V>) -> bool {
     match change {
         Change::Replaced(all) => {
+            let changed = !*listed || *map != all;
+            *listed = true;
             *map = all;
-            return true;
+            changed
         }
         Change::Applied(key, value) => {
+            let changed = map.get(&key) != Some(&value);
             map.insert(key, value);
+            changed
         }
-        Change::Deleted(key) => {
-            map.remove(&key);
-        }
+        Change::Deleted(key) => map.remove(&key).is_some(),
     }
-    false
 }
