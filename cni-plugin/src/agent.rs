@@ -31,32 +31,60 @@ pub(crate) enum AgentError {
     Refused(String),
 }
 
-/// Asks, and waits for the answer.
-pub(crate) fn ask(run_dir: &Path, request: &Request, wait: Duration) -> Result<(), AgentError> {
-    let path = run_dir.join(paths::AGENT_SOCKET);
-    let away = |source| AgentError::Away { socket: path.display().to_string(), source };
-    let mut stream = UnixStream::connect(&path).map_err(away)?;
-    // A wait of zero would mean for ever to the kernel.
-    let wait = wait.max(Duration::from_millis(1));
-    stream.set_read_timeout(Some(wait)).map_err(away)?;
-    stream.set_write_timeout(Some(wait)).map_err(away)?;
-    let mut line = serde_json::to_vec(request).map_err(|error| AgentError::Answer(error.to_string()))?;
-    line.push(b'\n');
-    stream.write_all(&line).map_err(away)?;
-    let mut answer = String::new();
-    match BufReader::new(stream.take(MAX_LINE as u64)).read_line(&mut answer) {
-        Ok(0) => return Err(away(std::io::ErrorKind::UnexpectedEof.into())),
-        Ok(_) => {}
-        Err(error)
-            if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) =>
-        {
-            return Err(AgentError::Silent(wait));
+/// A connection to the agent.
+#[derive(Debug)]
+pub(crate) struct Agent {
+    stream: BufReader<UnixStream>,
+    socket: String,
+}
+
+impl Agent {
+    /// Connects; the agent must be there.
+    pub(crate) fn connect(run_dir: &Path) -> Result<Self, AgentError> {
+        let path = run_dir.join(paths::AGENT_SOCKET);
+        let socket = path.display().to_string();
+        match UnixStream::connect(&path) {
+            Ok(stream) => Ok(Self { stream: BufReader::new(stream), socket }),
+            Err(source) => Err(AgentError::Away { socket, source }),
         }
-        Err(error) => return Err(away(error)),
     }
-    match serde_json::from_str(&answer) {
-        Ok(Response::Done) => Ok(()),
-        Ok(Response::Refused { reason }) => Err(AgentError::Refused(reason)),
-        Err(error) => Err(AgentError::Answer(error.to_string())),
+
+    /// Asks, and waits for the answer, whatever it is.
+    pub(crate) fn ask(&mut self, request: &Request, wait: Duration) -> Result<Response, AgentError> {
+        let away = |source| AgentError::Away { socket: self.socket.clone(), source };
+        // A wait of zero would mean for ever to the kernel.
+        let wait = wait.max(Duration::from_millis(1));
+        let mut stream = self.stream.get_ref();
+        stream.set_read_timeout(Some(wait)).map_err(away)?;
+        stream.set_write_timeout(Some(wait)).map_err(away)?;
+        let mut line = serde_json::to_vec(request).map_err(|error| AgentError::Answer(error.to_string()))?;
+        line.push(b'\n');
+        stream.write_all(&line).map_err(away)?;
+        let mut answer = String::new();
+        match (&mut self.stream).take(MAX_LINE as u64).read_line(&mut answer) {
+            Ok(0) => return Err(away(std::io::ErrorKind::UnexpectedEof.into())),
+            Ok(_) => {}
+            Err(error)
+                if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) =>
+            {
+                return Err(AgentError::Silent(wait));
+            }
+            Err(error) => return Err(away(error)),
+        }
+        serde_json::from_str(&answer).map_err(|error| AgentError::Answer(error.to_string()))
     }
+
+    /// Asks for something to be done, and waits until it is.
+    pub(crate) fn order(&mut self, request: &Request, wait: Duration) -> Result<(), AgentError> {
+        match self.ask(request, wait)? {
+            Response::Done => Ok(()),
+            Response::Refused { reason } => Err(AgentError::Refused(reason)),
+            other => Err(AgentError::Answer(format!("{other:?} is no answer to this request"))),
+        }
+    }
+}
+
+/// Connects, and asks for one thing to be done.
+pub(crate) fn ask(run_dir: &Path, request: &Request, wait: Duration) -> Result<(), AgentError> {
+    Agent::connect(run_dir)?.order(request, wait)
 }

@@ -5,7 +5,7 @@
 //! connects pods; named `loopback` it brings up `lo`, which runtimes want done by a plugin too.
 //!
 //! ```text
-//! ADD:  lock endpoint -> address (ipam) -> veth pair -> addresses, routes, neighbours -> endpoint record
+//! ADD:  lock endpoint -> agent: which blocks -> address (ipam) -> veth pair -> addresses, routes, neighbours -> endpoint record
 //!       -> agent: policy is in the kernel -> result          any failure undoes all before it, in reverse
 //! ```
 //!

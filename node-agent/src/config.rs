@@ -21,7 +21,7 @@ use serde::Deserialize;
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
-    /// YAML file with the settings below, in camelCase (nodeName, cniConfDir, ...), and the section `bgp`.
+    /// YAML file with the settings below, in camelCase (nodeName, cniConfDir, ...), and the sections `ipam` and `bgp`.
     #[arg(long, value_name = "FILE", env = "MARGAY_CONFIG")]
     config: Option<PathBuf>,
     /// Name of this node's Node object [default: the host name].
@@ -73,6 +73,9 @@ pub(crate) enum Command {
         #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin")]
         to: PathBuf,
     },
+    /// Prints the definitions of the custom resources, as manifests/base/crds.yaml has them.
+    #[command(hide = true)]
+    Crds,
 }
 
 /// What enforces policy.
@@ -112,7 +115,35 @@ struct File {
     log_level: Option<String>,
     log_format: Option<LogFormat>,
     reconcile_seconds: Option<u64>,
+    ipam: Ipam,
     bgp: Bgp,
+}
+
+/// Where the node's address blocks come from.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(crate) struct Ipam {
+    /// Who gives the node its blocks.
+    pub(crate) mode: IpamMode,
+    /// Seconds for which a block is empty before it is given back to its pool.
+    pub(crate) give_back_seconds: u64,
+}
+
+/// Who gives the node its blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub(crate) enum IpamMode {
+    /// `Node.spec.podCIDRs`.
+    #[serde(rename = "podCIDR")]
+    PodCidr,
+    /// `IPPool` objects, of which the agent claims blocks.
+    #[serde(rename = "pool")]
+    Pool,
+}
+
+impl Default for Ipam {
+    fn default() -> Self {
+        Self { mode: IpamMode::PodCidr, give_back_seconds: 60 }
+    }
 }
 
 /// How routes to other nodes' pods are learned.
@@ -166,6 +197,7 @@ pub(crate) struct Settings {
     pub(crate) log_level: String,
     pub(crate) log_format: LogFormat,
     pub(crate) reconcile: Duration,
+    pub(crate) ipam: Ipam,
     pub(crate) bgp: Bgp,
 }
 
@@ -225,6 +257,7 @@ fn merge(cli: &Cli, file: File) -> anyhow::Result<Settings> {
         log_level: cli.log_level.clone().or(file.log_level).unwrap_or_else(|| "info".into()),
         log_format: cli.log_format.or(file.log_format).unwrap_or(LogFormat::Text),
         reconcile: Duration::from_secs(reconcile),
+        ipam: file.ipam,
         bgp: file.bgp,
     })
 }
@@ -267,6 +300,7 @@ mod tests {
             ("nodeName: x\ndataplane: ebpf", "not in this version"),
             ("nodeName: x\nreconcileSeconds: 90", "reconcileSeconds is 90"),
             ("nodeName: x\nbgp: {asn: 0}", "asn"),
+            ("nodeName: x\nipam: {mode: pools}", "pool"),
             ("nodeName: [", "margay.yaml"),
         ] {
             let error = format!("{:#}", settings(yaml, &[]).unwrap_err());

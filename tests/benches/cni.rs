@@ -24,7 +24,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use margay_api::{agent::Response, paths};
+use margay_api::{
+    agent::{Addressing, Response},
+    paths,
+};
 use margay_ipam::Store;
 use margay_netlink::netns::Namespace;
 use nix::sched::{CloneFlags, unshare};
@@ -92,7 +95,7 @@ fn ours(dir: &Path) -> Contender {
     let (run, state) = (dir.join("run"), dir.join("state"));
     fs::create_dir_all(&run).unwrap();
     Store::new(&state.join(paths::IPAM)).set_blocks(&["10.202.0.0/24".parse().unwrap()]).unwrap();
-    serve(&run.join(paths::AGENT_SOCKET));
+    serve(&run.join(paths::AGENT_SOCKET), "10.202.0.0/24");
     let config = json!({
         "cniVersion": "1.0.0", "name": "margay", "type": "margay", "mtu": 1500, "runDir": run, "stateDir": state,
     });
@@ -105,16 +108,19 @@ fn ptp(dir: &Path) -> Contender {
     Contender::new(Path::new(OTHERS).join("ptp"), config)
 }
 
-/// The agent's part: every endpoint is in the kernel at once.
-fn serve(socket: &Path) {
+/// The agent's part: addresses are of one block, and every endpoint is in the kernel at once.
+fn serve(socket: &Path, block: &str) {
     let listener = UnixListener::bind(socket).unwrap();
-    let answer = serde_json::to_string(&Response::Done).unwrap();
+    let blocks = Addressing { blocks: vec![block.parse().unwrap()], ..Addressing::default() };
+    let blocks = serde_json::to_string(&Response::Addressing(blocks)).unwrap();
+    let done = serde_json::to_string(&Response::Done).unwrap();
     thread::spawn(move || {
         for stream in listener.incoming().map_while(Result::ok) {
-            let mut line = String::new();
-            BufReader::new(&stream).read_line(&mut line).unwrap();
-            // A caller that only tells closes before the answer.
-            drop(writeln!(&stream, "{answer}"));
+            for line in BufReader::new(&stream).lines().map_while(Result::ok) {
+                let answer = if line.contains("\"addressing\"") { &blocks } else { &done };
+                // A caller that only tells closes before the answer.
+                drop(writeln!(&stream, "{answer}"));
+            }
         }
     });
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use margay_api::agent::Request;
+use margay_api::{agent::Request, pools::Snapshot};
 
 use super::store;
 use crate::{
@@ -19,6 +19,10 @@ pub(super) fn run(config: &Config) -> Result<String, Failure> {
     let unable = |message: &str| Failure::new(Code::NotAvailable, message);
     agent::ask(&config.run_dir, &Request::Status, WAIT)
         .map_err(|error| unable("pods cannot be added").because(&error))?;
+    // Where blocks can be claimed, a full one says nothing.
+    if Snapshot::is_there(&config.run_dir) {
+        return Ok(String::new());
+    }
     let free = store(config).free().map_err(|error| unable("pods cannot be added").because(&error))?;
     match free {
         [None, None] => Err(unable("pods cannot be added: this node has no address block")),

@@ -2,10 +2,11 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use margay_api::endpoint::{Endpoint, EndpointId};
+use ipnetwork::IpNetwork;
+use margay_api::endpoint::{Endpoint, EndpointId, PodRef};
 use margay_policy::{Objects, PodName};
 
-use crate::watch::{ApiEvent, Change, Node, PodFacts};
+use crate::watch::{ApiEvent, Change, NamespaceFacts, Node, PodFacts};
 
 /// The facts from the API and from the endpoint records.
 ///
@@ -18,6 +19,10 @@ pub(crate) struct State {
     pods: BTreeMap<PodName, PodFacts>,
     nodes: BTreeMap<String, Node>,
     endpoints: BTreeMap<EndpointId, Endpoint>,
+    /// The annotations of namespaces that say which pools their pods' addresses are from.
+    namespace_pools: BTreeMap<String, String>,
+    /// The blocks that the node has claimed; `None` where they come with the Node object.
+    claimed: Option<Vec<IpNetwork>>,
     listed: Listed,
 }
 
@@ -30,6 +35,7 @@ struct Listed {
     pods: bool,
     policies: bool,
     records: bool,
+    blocks: bool,
 }
 
 impl State {
@@ -40,19 +46,23 @@ impl State {
             pods: BTreeMap::new(),
             nodes: BTreeMap::new(),
             endpoints: BTreeMap::new(),
-            listed: Listed::default(),
+            namespace_pools: BTreeMap::new(),
+            claimed: None,
+            // They come with the nodes, unless they are claimed.
+            listed: Listed { blocks: true, ..Listed::default() },
         }
     }
 
     /// What has not been listed yet, in words; `None` when the state is complete.
     pub(crate) fn missing(&self) -> Option<String> {
-        let Listed { nodes, namespaces, pods, policies, records } = &self.listed;
+        let Listed { nodes, namespaces, pods, policies, records, blocks } = &self.listed;
         let parts = [
             (nodes, "nodes"),
             (namespaces, "namespaces"),
             (pods, "pods"),
             (policies, "networkpolicies"),
             (records, "endpoint records"),
+            (blocks, "ippools and ipblocks"),
         ];
         let missing: Vec<&str> =
             parts.iter().filter(|(listed, _)| !**listed).map(|(_, name)| *name).collect();
@@ -84,6 +94,40 @@ impl State {
         self.nodes.iter().filter(|(name, _)| **name != self.node_name)
     }
 
+    /// The blocks that this node's pods have addresses of.
+    pub(crate) fn blocks(&self) -> &[IpNetwork] {
+        match (&self.claimed, self.own_node()) {
+            (Some(claimed), _) => claimed,
+            (None, Some(node)) => &node.pod_cidrs,
+            (None, None) => &[],
+        }
+    }
+
+    /// Waits for the first [`Self::set_claimed`]: without it the node's routes would be taken back at each start.
+    pub(crate) fn await_claimed(&mut self) {
+        self.claimed = Some(Vec::new());
+        self.listed.blocks = false;
+    }
+
+    /// Takes the blocks that the node has claimed.
+    pub(crate) fn set_claimed(&mut self, blocks: Vec<IpNetwork>) {
+        self.claimed = Some(blocks);
+        self.listed.blocks = true;
+    }
+
+    /// Whether this node speaks for all about the state of the cluster: the first by name of those that are Ready,
+    /// or of all when none is.
+    pub(crate) fn is_first_node(&self) -> bool {
+        let first = |wanted: &dyn Fn(&Node) -> bool| self.nodes.iter().find(|(_, node)| wanted(node));
+        let found = first(&|node| node.ready).or_else(|| first(&|_| true));
+        found.is_some_and(|(name, _)| *name == self.node_name)
+    }
+
+    /// What the annotation of a namespace says about pools.
+    pub(crate) fn pools_of_namespace(&self, namespace: &str) -> Option<&str> {
+        self.namespace_pools.get(namespace).map(String::as_str)
+    }
+
     /// The pod that an endpoint is of; `Ok(None)` when no Kubernetes runtime made it, and no policy can be
     /// about it.
     ///
@@ -91,6 +135,14 @@ impl State {
     /// In words, when the API does not know that pod.
     pub(crate) fn pod_of(&self, endpoint: &Endpoint) -> Result<Option<PodName>, String> {
         let Some(pod) = &endpoint.pod else { return Ok(None) };
+        self.pod(pod).map(|facts| Some(facts.pod.name.clone()))
+    }
+
+    /// What is known of a pod.
+    ///
+    /// # Errors
+    /// In words, when the API does not know it.
+    pub(crate) fn pod(&self, pod: &PodRef) -> Result<&PodFacts, String> {
         let name = PodName::new(&pod.namespace, &pod.name);
         match (self.pods.get(&name), &pod.uid) {
             (None, _) => Err(format!("pod {name} is not known from the API server (yet, or any more)")),
@@ -98,24 +150,24 @@ impl State {
                 "pod {name} with UID {uid} is not known from the API server, which knows UID {}",
                 facts.uid
             )),
-            _ => Ok(Some(name)),
+            (Some(facts), _) => Ok(facts),
         }
     }
 
     /// Takes what the API server said.
     pub(crate) fn apply(&mut self, event: ApiEvent) {
         match event {
-            ApiEvent::Nodes(change) => self.listed.nodes |= apply(&mut self.nodes, change),
-            ApiEvent::Namespaces(change) => {
-                self.listed.namespaces |= apply(&mut self.objects.namespaces, change);
+            ApiEvent::Nodes(change) => self.listed.nodes |= change.apply_to(&mut self.nodes),
+            ApiEvent::Namespaces(change) => self.apply_namespaces(change),
+            ApiEvent::Policies(change) => {
+                self.listed.policies |= change.apply_to(&mut self.objects.policies);
             }
-            ApiEvent::Policies(change) => self.listed.policies |= apply(&mut self.objects.policies, change),
             ApiEvent::Pods(change) => {
                 let touched: Option<PodName> = match &change {
                     Change::Replaced(_) => None,
                     Change::Applied(name, _) | Change::Deleted(name) => Some(name.clone()),
                 };
-                self.listed.pods |= apply(&mut self.pods, change);
+                self.listed.pods |= change.apply_to(&mut self.pods);
                 match touched {
                     Some(name) => self.refresh(&name),
                     None => self.refresh_all(),
@@ -146,6 +198,32 @@ impl State {
             [before.as_ref(), after].map(|endpoint| endpoint.and_then(|endpoint| endpoint.pod.clone()));
         for pod in pods.into_iter().flatten() {
             self.refresh(&PodName::new(pod.namespace, pod.name));
+        }
+    }
+
+    fn apply_namespaces(&mut self, change: Change<String, NamespaceFacts>) {
+        let changed = match change {
+            Change::Replaced(all) => {
+                self.objects.namespaces.clear();
+                self.namespace_pools.clear();
+                self.listed.namespaces = true;
+                all
+            }
+            Change::Applied(name, facts) => {
+                self.namespace_pools.remove(&name);
+                [(name, facts)].into()
+            }
+            Change::Deleted(name) => {
+                self.objects.namespaces.remove(&name);
+                self.namespace_pools.remove(&name);
+                BTreeMap::new()
+            }
+        };
+        for (name, facts) in changed {
+            if let Some(pools) = facts.pools {
+                self.namespace_pools.insert(name.clone(), pools);
+            }
+            self.objects.namespaces.insert(name, facts.namespace);
         }
     }
 
@@ -184,21 +262,4 @@ impl State {
         }
         self.objects.pods.insert(name.clone(), pod);
     }
-}
-
-/// Applies a change; true when it listed everything.
-fn apply<K: Ord, V>(map: &mut BTreeMap<K, V>, change: Change<K, V>) -> bool {
-    match change {
-        Change::Replaced(all) => {
-            *map = all;
-            return true;
-        }
-        Change::Applied(key, value) => {
-            map.insert(key, value);
-        }
-        Change::Deleted(key) => {
-            map.remove(&key);
-        }
-    }
-    false
 }

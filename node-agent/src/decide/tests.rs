@@ -42,11 +42,15 @@ fn facts(name: &str, uid: &str) -> (PodName, PodFacts) {
         terminating: false,
         created: 0,
     };
-    (name, PodFacts { uid: uid.into(), static_uid: Some(format!("static-{uid}")), pod })
+    (name, PodFacts { uid: uid.into(), static_uid: Some(format!("static-{uid}")), wish: None, pod })
 }
 
 fn node(address: &str, cidr: &str) -> Node {
-    Node { addresses: vec![address.parse().unwrap()], pod_cidrs: vec![cidr.parse().unwrap()] }
+    Node {
+        addresses: vec![address.parse().unwrap()],
+        pod_cidrs: vec![cidr.parse().unwrap()],
+        ..Node::default()
+    }
 }
 
 fn complete(pods: &[(PodName, PodFacts)], endpoints: &[Endpoint]) -> State {

@@ -2,6 +2,7 @@
 
 use k8s_openapi::api::core::v1::{Container, Pod as Object};
 use kube::api::ObjectMeta;
+use margay_api::annotation;
 use margay_policy::{NamedPort, Pod, PodName, Protocol};
 
 use super::Read;
@@ -13,8 +14,19 @@ pub(crate) struct PodFacts {
     pub(crate) uid: String,
     /// What the kubelet calls a static pod, whose object in the API is a mirror with a UID of its own.
     pub(crate) static_uid: Option<String>,
+    /// What its annotations ask for; most pods ask for nothing.
+    pub(crate) wish: Option<Box<Wish>>,
     /// For policy, with the addresses of its status.
     pub(crate) pod: Pod,
+}
+
+/// The annotations of a pod that are about its addresses, as they are written.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Wish {
+    /// [`annotation::POOLS`].
+    pub(crate) pools: Option<String>,
+    /// [`annotation::ADDRESS`].
+    pub(crate) address: Option<String>,
 }
 
 impl PodFacts {
@@ -73,8 +85,11 @@ pub(super) fn read(object: &Object) -> Read<PodFacts> {
         created: object.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
     };
     let uid = object.metadata.uid.clone().unwrap_or_default();
-    let static_uid = object.metadata.annotations.as_ref().and_then(|all| all.get(STATIC_UID).cloned());
-    Read { value: Some(PodFacts { uid, static_uid, pod }), problems }
+    let annotation = |key| object.metadata.annotations.as_ref().and_then(|all| all.get(key).cloned());
+    let static_uid = annotation(STATIC_UID);
+    let wish = Wish { pools: annotation(annotation::POOLS), address: annotation(annotation::ADDRESS) };
+    let wish = (wish != Wish::default()).then(|| Box::new(wish));
+    Read { value: Some(PodFacts { uid, static_uid, wish, pod }), problems }
 }
 
 fn named_ports(container: &Container, ports: &mut Vec<NamedPort>, mut problem: impl FnMut(String)) {
@@ -97,7 +112,7 @@ mod tests {
 
     #[test]
     fn ports_of_containers_and_sidecars_are_named_but_not_those_of_init_containers() {
-        let text = "{metadata: {namespace: x, name: a, uid: u}, spec: {containers: [{name: c, ports: [{containerPort: 80, name: web}, {containerPort: 81}]}],\
+        let text = "{metadata: {namespace: x, name: a, uid: u, annotations: {other: x, margay.dev/ip: 192.0.2.7}}, spec: {containers: [{name: c, ports: [{containerPort: 80, name: web}, {containerPort: 81}]}],\
                     initContainers: [{name: i, ports: [{containerPort: 1, name: init}]}, {name: s, restartPolicy: Always, ports: [{containerPort: 53, name: dns, protocol: UDP}]}]},\
                     status: {phase: Succeeded, podIP: 10.0.0.1, podIPs: [{ip: 10.0.0.1}, {ip: '2001:db8::1'}]}}";
         let read = read(&serde_saphyr::from_str(text).unwrap());
@@ -107,5 +122,6 @@ mod tests {
         assert_eq!(facts.pod.addresses.len(), 2);
         assert!(facts.pod.finished && !facts.pod.terminating && !facts.pod.host_network);
         assert!(read.problems.is_empty());
+        assert_eq!(facts.wish.unwrap().address.unwrap(), "192.0.2.7");
     }
 }
