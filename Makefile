@@ -65,5 +65,7 @@ lint: setup ## check format, lints and licences
 	.ci/licences
 	@if command -v cargo-deny > /dev/null; then cargo deny check; else echo 'cargo-deny is not installed: advisories were not checked'; fi
 
-manifests: ## write manifests/margay.yaml from manifests/base
+manifests: ## write the definitions of the custom resources, and manifests/margay.yaml from manifests/base
+	cargo run --locked --quiet -p margay-node -- crds > target/crds.yaml
+	mv target/crds.yaml manifests/base/crds.yaml
 	kubectl kustomize manifests/base > manifests/margay.yaml

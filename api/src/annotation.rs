@@ -1,5 +1,113 @@
 //! Annotations of Kubernetes objects that are ours.
 
+use std::net::IpAddr;
+
+/// On a pod or a namespace, the pod's wins: the pools to take addresses from, separated by commas, the first that
+/// has one first. One of each family that the named pools have.
+pub const POOLS: &str = "margay.dev/ip-pools";
+/// On a pod: the address it must have, or one of each family separated by a comma.
+pub const ADDRESS: &str = "margay.dev/ip";
+
 /// On a pod, written by the agent of its node when its interface is made: its addresses, separated by commas. Other
 /// nodes go by it until the pod's status has its addresses.
 pub const POD_IPS: &str = "margay.dev/pod-ips";
+
+/// A value that is not of the form it must have.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AnnotationError {
+    /// A list in JSON.
+    #[error(
+        "annotation {key} is `{value}`; write names separated by commas, without brackets and quotes: blue,green"
+    )]
+    Json {
+        /// Which annotation.
+        key: &'static str,
+        /// What it says.
+        value: String,
+    },
+    /// Nothing, or nothing between two commas.
+    #[error("annotation {key} is `{value}`, which has an empty entry; leave it out or fill it")]
+    Empty {
+        /// Which annotation.
+        key: &'static str,
+        /// What it says.
+        value: String,
+    },
+    /// No address.
+    #[error(
+        "annotation {ADDRESS} is `{value}`: `{entry}` is no address; write 192.0.2.7, or 192.0.2.7,2001:db8::7"
+    )]
+    NoAddress {
+        /// What the annotation says.
+        value: String,
+        /// The part that is wrong.
+        entry: String,
+    },
+    /// Two addresses of a family.
+    #[error("annotation {ADDRESS} is `{0}`: it takes one address of each family")]
+    TwoOfAFamily(String),
+}
+
+/// The names in [`POOLS`].
+///
+/// # Errors
+/// When it is no list of names.
+pub fn pools(value: &str) -> Result<Vec<String>, AnnotationError> {
+    entries(POOLS, value).map(|entries| entries.into_iter().map(ToOwned::to_owned).collect())
+}
+
+/// The addresses in [`ADDRESS`].
+///
+/// # Errors
+/// When it is no list of addresses of different families.
+pub fn addresses(value: &str) -> Result<Vec<IpAddr>, AnnotationError> {
+    let mut addresses: Vec<IpAddr> = Vec::new();
+    for entry in entries(ADDRESS, value)? {
+        let address: IpAddr = entry.parse().map_err(|_not_an_address| AnnotationError::NoAddress {
+            value: value.to_owned(),
+            entry: entry.to_owned(),
+        })?;
+        if addresses.iter().any(|other| other.is_ipv4() == address.is_ipv4()) {
+            return Err(AnnotationError::TwoOfAFamily(value.to_owned()));
+        }
+        addresses.push(address);
+    }
+    Ok(addresses)
+}
+
+fn entries<'a>(key: &'static str, value: &'a str) -> Result<Vec<&'a str>, AnnotationError> {
+    if value.contains(['[', ']', '"']) {
+        return Err(AnnotationError::Json { key, value: value.to_owned() });
+    }
+    let entries: Vec<&str> = value.split(',').map(str::trim).collect();
+    if entries.iter().any(|entry| entry.is_empty()) {
+        return Err(AnnotationError::Empty { key, value: value.to_owned() });
+    }
+    Ok(entries)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{addresses, pools};
+
+    #[test]
+    fn lists_are_separated_by_commas_and_other_forms_are_refused_with_words() {
+        assert_eq!(pools(" blue, green").unwrap(), ["blue", "green"]);
+        for (value, word) in
+            [("[\"blue\"]", "without brackets"), ("blue,", "empty entry"), ("", "empty entry")]
+        {
+            let error = pools(value).unwrap_err().to_string();
+            assert!(error.contains(word), "{value}: {error}");
+        }
+        let both = addresses("192.0.2.7,2001:db8::7").unwrap();
+        assert_eq!(both, ["192.0.2.7", "2001:db8::7"].map(|text| text.parse::<std::net::IpAddr>().unwrap()));
+        for (value, word) in [
+            ("192.0.2.7/32", "is no address"),
+            ("192.0.2.7,192.0.2.8", "one address of each family"),
+            ("[\"192.0.2.7\"]", "without brackets"),
+        ] {
+            let error = addresses(value).unwrap_err().to_string();
+            assert!(error.contains(word), "{value}: {error}");
+        }
+    }
+}

@@ -3,7 +3,7 @@
 use std::{
     io::{BufRead, BufReader, Read, Write},
     os::unix::net::UnixStream,
-    path::{Path, PathBuf},
+    path::Path,
     time::Duration,
 };
 
@@ -34,40 +34,44 @@ pub(crate) enum AgentError {
     Degraded(String),
 }
 
-/// Asks, and waits for the answer.
-pub(crate) fn ask(run_dir: &Path, request: &Request, wait: Duration) -> Result<(), AgentError> {
-    tell(run_dir, request, wait)?.answer()
-}
-
-/// A question that the agent is at.
+/// A connection to the agent.
 #[derive(Debug)]
-pub(crate) struct Asked {
-    stream: UnixStream,
-    socket: PathBuf,
+pub(crate) struct Agent {
+    stream: BufReader<UnixStream>,
+    socket: String,
+    /// How long the answer that is waited for may take.
     wait: Duration,
 }
 
-/// Asks. The answer may take its time, within `wait`.
-pub(crate) fn tell(run_dir: &Path, request: &Request, wait: Duration) -> Result<Asked, AgentError> {
-    let path = run_dir.join(paths::AGENT_SOCKET);
-    let away = |source| AgentError::Away { socket: path.display().to_string(), source };
-    let mut stream = UnixStream::connect(&path).map_err(away)?;
-    // A wait of zero would mean for ever to the kernel.
-    let wait = wait.max(Duration::from_millis(1));
-    stream.set_read_timeout(Some(wait)).map_err(away)?;
-    stream.set_write_timeout(Some(wait)).map_err(away)?;
-    let mut line = serde_json::to_vec(request).map_err(|error| AgentError::Answer(error.to_string()))?;
-    line.push(b'\n');
-    stream.write_all(&line).map_err(away)?;
-    Ok(Asked { stream, socket: path, wait })
-}
+impl Agent {
+    /// Connects; the agent must be there.
+    pub(crate) fn connect(run_dir: &Path) -> Result<Self, AgentError> {
+        let path = run_dir.join(paths::AGENT_SOCKET);
+        let socket = path.display().to_string();
+        match UnixStream::connect(&path) {
+            Ok(stream) => Ok(Self { stream: BufReader::new(stream), socket, wait: Duration::ZERO }),
+            Err(source) => Err(AgentError::Away { socket, source }),
+        }
+    }
 
-impl Asked {
-    /// Waits for the answer.
-    pub(crate) fn answer(self) -> Result<(), AgentError> {
-        let away = |source| AgentError::Away { socket: self.socket.display().to_string(), source };
+    /// Asks. The answer, which [`Agent::hear`] waits for, may take so long.
+    pub(crate) fn tell(&mut self, request: &Request, wait: Duration) -> Result<(), AgentError> {
+        let away = |source| AgentError::Away { socket: self.socket.clone(), source };
+        // A wait of zero would mean for ever to the kernel.
+        self.wait = wait.max(Duration::from_millis(1));
+        let mut stream = self.stream.get_ref();
+        stream.set_read_timeout(Some(self.wait)).map_err(away)?;
+        stream.set_write_timeout(Some(self.wait)).map_err(away)?;
+        let mut line = serde_json::to_vec(request).map_err(|error| AgentError::Answer(error.to_string()))?;
+        line.push(b'\n');
+        stream.write_all(&line).map_err(away)
+    }
+
+    /// Waits for the answer, whatever it is.
+    pub(crate) fn hear(&mut self) -> Result<Response, AgentError> {
+        let away = |source| AgentError::Away { socket: self.socket.clone(), source };
         let mut answer = String::new();
-        match BufReader::new(self.stream.take(MAX_LINE as u64)).read_line(&mut answer) {
+        match (&mut self.stream).take(MAX_LINE as u64).read_line(&mut answer) {
             Ok(0) => return Err(away(std::io::ErrorKind::UnexpectedEof.into())),
             Ok(_) => {}
             Err(error)
@@ -77,11 +81,23 @@ impl Asked {
             }
             Err(error) => return Err(away(error)),
         }
-        match serde_json::from_str(&answer) {
-            Ok(Response::Done) => Ok(()),
-            Ok(Response::Refused { reason }) => Err(AgentError::Refused(reason)),
-            Ok(Response::Degraded { reason }) => Err(AgentError::Degraded(reason)),
-            Err(error) => Err(AgentError::Answer(error.to_string())),
+        serde_json::from_str(&answer).map_err(|error| AgentError::Answer(error.to_string()))
+    }
+
+    /// Waits until what was asked for is done.
+    pub(crate) fn done(&mut self) -> Result<(), AgentError> {
+        match self.hear()? {
+            Response::Done => Ok(()),
+            Response::Refused { reason } => Err(AgentError::Refused(reason)),
+            Response::Degraded { reason } => Err(AgentError::Degraded(reason)),
+            other => Err(AgentError::Answer(format!("{other:?} is no answer to this request"))),
         }
     }
+}
+
+/// Connects, and asks for one thing to be done.
+pub(crate) fn ask(run_dir: &Path, request: &Request, wait: Duration) -> Result<(), AgentError> {
+    let mut agent = Agent::connect(run_dir)?;
+    agent.tell(request, wait)?;
+    agent.done()
 }

@@ -54,7 +54,7 @@ pub(crate) fn run(run_dir: &Path, state_dir: &Path) -> anyhow::Result<Answer> {
     for Finding { address, who, problem, advice } in findings {
         table.push([address, who, problem.into(), advice.into()]);
     }
-    Ok(Answer { table, status })
+    Ok(Answer { status, ..table.into() })
 }
 
 fn look(run_dir: &Path, state_dir: &Path) -> anyhow::Result<Seen> {

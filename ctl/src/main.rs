@@ -64,7 +64,7 @@ enum Command {
 
 #[derive(Debug, Subcommand)]
 enum Ipam {
-    /// Blocks, and who has which address.
+    /// Pools, blocks and their use, and who has which address.
     Show,
     /// Do disk, records and kernel agree? Exit status 1 when they do not.
     Check,
@@ -89,7 +89,7 @@ fn main() -> ExitCode {
         Command::Bgp { command: Bgp::Routes } => bgp::routes(&cli.run_dir),
     };
     let (text, status) = match answer {
-        Ok(answer) => (answer.table.text(cli.output), answer.status),
+        Ok(answer) => (answer.text(cli.output), answer.status),
         Err(error) => {
             // Nobody is left to tell when standard error is closed.
             drop(writeln!(io::stderr(), "margayctl: {error:#}"));
@@ -106,11 +106,26 @@ fn main() -> ExitCode {
 /// What a command answers.
 struct Answer {
     table: table::Table,
+    /// Instead of the one table, several with names.
+    sections: Vec<(&'static str, table::Table)>,
     status: ExitCode,
+}
+
+impl Answer {
+    fn of_sections(sections: Vec<(&'static str, table::Table)>) -> Self {
+        Self { sections, ..table::Table::default().into() }
+    }
+
+    fn text(&self, output: Output) -> String {
+        match &self.sections[..] {
+            [] => self.table.text(output),
+            sections => table::sections(sections, output),
+        }
+    }
 }
 
 impl From<table::Table> for Answer {
     fn from(table: table::Table) -> Self {
-        Self { table, status: ExitCode::SUCCESS }
+        Self { table, sections: Vec::new(), status: ExitCode::SUCCESS }
     }
 }

@@ -12,6 +12,7 @@ use anyhow::Context;
 use margay_api::{
     agent::{Request, Response},
     paths,
+    pools::Snapshot,
 };
 use margay_ipam::Store;
 
@@ -31,9 +32,9 @@ pub(crate) fn run(run_dir: &Path, state_dir: &Path) -> Answer {
         }
     };
     row("agent", agent(run_dir));
-    row("addresses", addresses(state_dir));
+    row("addresses", addresses(run_dir, state_dir));
     row("bgp", sessions(run_dir));
-    Answer { table, status }
+    Answer { status, ..table.into() }
 }
 
 fn agent(run_dir: &Path) -> anyhow::Result<String> {
@@ -47,15 +48,18 @@ fn agent(run_dir: &Path) -> anyhow::Result<String> {
     match serde_json::from_str(&line).context("understand the agent")? {
         Response::Done => Ok("pods can be added".into()),
         Response::Refused { reason } | Response::Degraded { reason } => anyhow::bail!("{reason}"),
+        other => anyhow::bail!("{other:?} is no answer; are margayctl and agent of one version?"),
     }
 }
 
-fn addresses(state_dir: &Path) -> anyhow::Result<String> {
+fn addresses(run_dir: &Path, state_dir: &Path) -> anyhow::Result<String> {
+    // Where blocks can be claimed, the agent says whether addresses are left.
+    let is_pool = Snapshot::is_there(run_dir);
     let free = Store::new(&state_dir.join(paths::IPAM)).free()?;
     let families = ["IPv4", "IPv6"].iter().zip(free).filter_map(|(family, free)| Some((family, free?)));
     let mut texts = Vec::new();
     for (family, free) in families {
-        anyhow::ensure!(free > 0, "no {family} address is free");
+        anyhow::ensure!(free > 0 || is_pool, "no {family} address is free");
         texts.push(format!("{free} {family} free"));
     }
     anyhow::ensure!(!texts.is_empty(), "this node has no address block");

@@ -21,12 +21,6 @@ impl Table {
         self.rows.push(cells.into());
     }
 
-    /// Whether a row has this cell in a column.
-    pub(crate) fn has(&self, column: &str, cell: &str) -> bool {
-        let place = self.columns.iter().position(|name| *name == column);
-        place.is_some_and(|place| self.rows.iter().any(|row| row[place] == cell))
-    }
-
     pub(crate) fn text(&self, output: Output) -> String {
         match output {
             Output::Table => self.columns_text(),
@@ -49,6 +43,10 @@ impl Table {
     }
 
     fn json(&self) -> String {
+        format!("{:#}\n", self.value())
+    }
+
+    fn value(&self) -> Value {
         let object = |row: &Vec<String>| {
             let pairs = self
                 .columns
@@ -57,8 +55,23 @@ impl Table {
                 .map(|(name, cell)| ((*name).to_owned(), Value::from(cell.clone())));
             Value::Object(pairs.collect::<Map<_, _>>())
         };
-        let rows: Value = self.rows.iter().map(object).collect();
-        format!("{rows:#}\n")
+        self.rows.iter().map(object).collect()
+    }
+}
+
+/// Several tables, each below its name; as JSON, one object with their names.
+pub(crate) fn sections(sections: &[(&'static str, Table)], output: Output) -> String {
+    match output {
+        Output::Table => {
+            let text =
+                |(name, table): &(&str, Table)| format!("{}\n{}", name.to_uppercase(), table.columns_text());
+            sections.iter().map(text).collect::<Vec<_>>().join("\n")
+        }
+        Output::Json => {
+            let all: Map<String, Value> =
+                sections.iter().map(|(name, table)| ((*name).to_owned(), table.value())).collect();
+            format!("{:#}\n", Value::Object(all))
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! Which address comes next.
 
+use ipnetwork::IpNetwork;
+
 use crate::{Block, Offset, Owner, Slot};
 
 /// The answer to a wish for a certain address.
@@ -14,6 +16,15 @@ impl Block {
     /// The free address that has been free longest, the lowest of those: a freed address is reused last, so
     /// that whoever still has it in a cache has time to notice. `None` when the block is full.
     pub fn next_free(&self) -> Option<Offset> {
+        self.next_free_but(&[])
+    }
+
+    /// As [`Self::next_free`], without the addresses in some ranges.
+    pub fn next_free_but(&self, excluded: &[IpNetwork]) -> Option<Offset> {
+        let is_excluded = |offset| {
+            let address = self.window().address(offset);
+            excluded.iter().any(|range| range.contains(address))
+        };
         (0..self.window().len())
             .map(Offset)
             .filter(|offset| self.window().usable(*offset))
@@ -22,6 +33,7 @@ impl Block {
                 Some(Slot::Free { freed }) => Some((*freed, offset)),
                 Some(_) => None,
             })
+            .filter(|(_, offset)| excluded.is_empty() || !is_excluded(*offset))
             .min()
             .map(|(_, offset)| offset)
     }

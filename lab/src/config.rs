@@ -1,6 +1,8 @@
 //! What can be chosen about a lab.
 
+use margay_api::resource::IPPoolSpec;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// How the nodes are connected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -30,6 +32,26 @@ impl Dataplane {
             Self::Auto => "auto",
             Self::Nftables => "nftables",
             Self::Ebpf => "ebpf",
+        }
+    }
+}
+
+/// Where nodes' address blocks come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum IpamMode {
+    /// Each node has its podCIDRs.
+    #[default]
+    #[value(name = "podCIDR")]
+    PodCidr,
+    /// Nodes claim blocks of pools.
+    Pool,
+}
+
+impl IpamMode {
+    pub(crate) const fn text(self) -> &'static str {
+        match self {
+            Self::PodCidr => "podCIDR",
+            Self::Pool => "pool",
         }
     }
 }
@@ -73,6 +95,12 @@ pub struct LabConfig {
     pub dataplane: Dataplane,
     /// Address families.
     pub ip_families: IpFamilies,
+    /// Where nodes' address blocks come from.
+    pub ipam: IpamMode,
+    /// The pools at the start, in mode `pool`; one for each family when there are none.
+    pub pools: Vec<(String, IPPoolSpec)>,
+    /// How long a block is empty before it is given back.
+    pub give_back_after: Duration,
     /// A real API server to use instead of the one in memory.
     pub kubeconfig: Option<PathBuf>,
     /// Where `margay`, `margay-node` and `margay-bgp` are; `None` for beside the running program.
@@ -88,6 +116,9 @@ impl Default for LabConfig {
             fabric: FabricKind::default(),
             dataplane: Dataplane::default(),
             ip_families: IpFamilies::default(),
+            ipam: IpamMode::default(),
+            pools: Vec::new(),
+            give_back_after: Duration::from_mins(1),
             kubeconfig: None,
             binaries: None,
             log_level: "info".into(),

@@ -34,7 +34,7 @@ mod scheduler;
 mod station;
 mod sys;
 
-pub use config::{Dataplane, ExternalConfig, FabricKind, IpFamilies, LabConfig};
+pub use config::{Dataplane, ExternalConfig, FabricKind, IpFamilies, IpamMode, LabConfig};
 pub use kubectl::KubectlOutput;
 pub use lab::{Lab, PodSpec};
 pub use matrix::{Cell, Matrix};

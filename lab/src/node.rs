@@ -252,6 +252,7 @@ fn settings(config: &LabConfig, plan: &NodePlan) -> Value {
             plan.gateways.iter().take(1).map(|at| json!({"address": at, "asn": ROUTER_ASN})).collect();
     }
     json!({
+        "ipam": {"mode": config.ipam.text(), "giveBackSeconds": config.give_back_after.as_secs()},
         "kubeconfig": KUBECONFIG,
         "dataplane": config.dataplane.text(),
         "logLevel": config.log_level,

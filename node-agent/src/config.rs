@@ -22,7 +22,7 @@ use serde_json::Value;
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
-    /// YAML file with the settings below, in camelCase (nodeName, cniConfDir, ...), and the section `bgp`.
+    /// YAML file with the settings below, in camelCase (nodeName, cniConfDir, ...), and the sections `ipam` and `bgp`.
     #[arg(long, value_name = "FILE", env = "MARGAY_CONFIG")]
     config: Option<PathBuf>,
     /// Name of this node's Node object [default: the host name].
@@ -74,6 +74,9 @@ pub(crate) enum Command {
         #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin")]
         to: PathBuf,
     },
+    /// Prints the definitions of the custom resources, as manifests/base/crds.yaml has them.
+    #[command(hide = true)]
+    Crds,
 }
 
 /// What enforces policy.
@@ -114,7 +117,35 @@ struct File {
     log_format: Option<LogFormat>,
     reconcile_seconds: Option<u64>,
     chained_plugins: Vec<Value>,
+    ipam: Ipam,
     bgp: Bgp,
+}
+
+/// Where the node's address blocks come from.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(crate) struct Ipam {
+    /// Who gives the node its blocks.
+    pub(crate) mode: IpamMode,
+    /// Seconds for which a block is empty before it is given back to its pool.
+    pub(crate) give_back_seconds: u64,
+}
+
+/// Who gives the node its blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub(crate) enum IpamMode {
+    /// `Node.spec.podCIDRs`.
+    #[serde(rename = "podCIDR")]
+    PodCidr,
+    /// `IPPool` objects, of which the agent claims blocks.
+    #[serde(rename = "pool")]
+    Pool,
+}
+
+impl Default for Ipam {
+    fn default() -> Self {
+        Self { mode: IpamMode::PodCidr, give_back_seconds: 60 }
+    }
 }
 
 /// How routes to other nodes' pods are learned.
@@ -170,6 +201,7 @@ pub(crate) struct Settings {
     pub(crate) reconcile: Duration,
     /// Configurations of CNI plugins that the runtime is to call after ours.
     pub(crate) chained_plugins: Vec<Value>,
+    pub(crate) ipam: Ipam,
     pub(crate) bgp: Bgp,
 }
 
@@ -237,6 +269,7 @@ fn merge(cli: &Cli, file: File) -> anyhow::Result<Settings> {
         log_format: cli.log_format.or(file.log_format).unwrap_or(LogFormat::Text),
         reconcile: Duration::from_secs(reconcile),
         chained_plugins: file.chained_plugins,
+        ipam: file.ipam,
         bgp: file.bgp,
     })
 }
@@ -280,6 +313,7 @@ mod tests {
             ("nodeName: x\nreconcileSeconds: 90", "reconcileSeconds is 90"),
             ("nodeName: x\nchainedPlugins: [{snat: true}]", "chainedPlugins: {\"snat\":true} has no `type`"),
             ("nodeName: x\nbgp: {asn: 0}", "asn"),
+            ("nodeName: x\nipam: {mode: pools}", "pool"),
             ("nodeName: [", "margay.yaml"),
         ] {
             let error = format!("{:#}", settings(yaml, &[]).unwrap_err());

@@ -16,6 +16,7 @@ use margay_api::{
     agent::{Request, Response},
     endpoint::{Endpoint, EndpointId, Records},
     paths,
+    pools::Snapshot,
 };
 use margay_ipam::{Owner, Store};
 use margay_netlink::link::Mtu;
@@ -29,7 +30,8 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use crate::{
-    config::Settings,
+    addresses::{self, Asking, ClaimedBlocks, Facts},
+    config::{IpamMode, Settings},
     decide::{Announcement, State, Wanted, decide},
     metrics::{Metrics, Outcome},
     program::{
@@ -72,6 +74,8 @@ pub(crate) enum Event {
     TableTouched(BTreeSet<u32>),
     /// Whether the speaker has its configuration.
     Bgp(Result<(), String>),
+    /// The blocks that the node has claimed.
+    Claimed(ClaimedBlocks),
 }
 
 /// Runs the agent until a signal or a failure ends it. What it wrote stays in the kernel.
@@ -94,7 +98,8 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
         let socket = settings.run_dir.join(paths::BGP_SOCKET);
         tasks.spawn(bgp::run(socket, bgp_wanted, events.clone(), Arc::clone(&metrics)));
     }
-    watches::start(&mut tasks, &client, &events, &metrics);
+    watches::start(&mut tasks, &client, &settings.node_name, &events, &metrics);
+    let pools = start_pools(&settings, &mut tasks, &client, &events, &metrics)?;
     info!(
         node = settings.node_name,
         version = env!("CARGO_PKG_VERSION"),
@@ -106,7 +111,8 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     tasks.spawn(sweeper);
     let (announcements, announced) = mpsc::channel(announce::QUEUE);
     tasks.spawn(announce::run(client, announced));
-    let core = Core::new(settings, metrics, shared, wanted_bgp, takedowns, announcements, events);
+    let links = Links { wanted_bgp, takedowns, announcements, pools };
+    let core = Core::new(settings, metrics, shared, links, events);
     tasks.spawn(core.run(inbox));
 
     let mut terminate = signal(SignalKind::terminate())?;
@@ -138,6 +144,32 @@ async fn client(settings: &Settings) -> anyhow::Result<Client> {
     Client::try_from(config).context("prepare the connection to the API server")
 }
 
+/// What the core has of the task of mode `pool`.
+struct Pools {
+    asks: mpsc::Sender<addresses::Message>,
+    facts: watch::Sender<Facts>,
+    claimed: ClaimedBlocks,
+}
+
+/// Starts that task, if the node's blocks come from pools.
+fn start_pools(
+    settings: &Settings,
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+    client: &Client,
+    events: &mpsc::Sender<Event>,
+    metrics: &Arc<Metrics>,
+) -> anyhow::Result<Option<Pools>> {
+    if settings.ipam.mode == IpamMode::PodCidr {
+        Snapshot::remove(&settings.run_dir).context("remove what an agent in mode `pool` left")?;
+        return Ok(None);
+    }
+    let (asks, inbox) = mpsc::channel(QUEUE);
+    let (facts, known) = watch::channel(Facts::default());
+    watches::start_pools(tasks, client, &asks, metrics);
+    tasks.spawn(addresses::run(settings.clone(), client.clone(), inbox, known, events.clone()));
+    Ok(Some(Pools { asks, facts, claimed: ClaimedBlocks::default() }))
+}
+
 struct Core {
     settings: Settings,
     metrics: Arc<Metrics>,
@@ -164,6 +196,9 @@ struct Core {
     announcements: mpsc::Sender<Announcement>,
     look: Look,
     events: mpsc::Sender<Event>,
+    asking: Asking,
+    /// `None` where blocks come with the Node object.
+    pools: Option<Pools>,
 }
 
 /// What a look at links, routes and addresses has found and mended.
@@ -189,18 +224,29 @@ struct Waiting {
     until: Instant,
 }
 
+/// The ways to the tasks that do what the core wants done.
+struct Links {
+    wanted_bgp: watch::Sender<Option<margay_bgp::config::Config>>,
+    takedowns: Takedowns,
+    announcements: mpsc::Sender<Announcement>,
+    pools: Option<Pools>,
+}
+
 impl Core {
     fn new(
         settings: Settings,
         metrics: Arc<Metrics>,
         shared: Shared,
-        wanted_bgp: watch::Sender<Option<margay_bgp::config::Config>>,
-        takedowns: Takedowns,
-        announcements: mpsc::Sender<Announcement>,
+        links: Links,
         events: mpsc::Sender<Event>,
     ) -> Self {
+        let Links { wanted_bgp, takedowns, announcements, pools } = links;
+        let mut state = State::new(settings.node_name.clone());
+        if pools.is_some() {
+            state.await_claimed();
+        }
         Self {
-            state: State::new(settings.node_name.clone()),
+            state,
             interner: Interner::default(),
             nft: Driver::new(settings.nft.clone()),
             records: Records::below(&settings.run_dir),
@@ -222,6 +268,8 @@ impl Core {
             announcements,
             look: Look::Idle,
             events,
+            asking: Asking::new(pools.as_ref().map(|pools| pools.asks.clone())),
+            pools,
             settings,
             metrics,
             shared,
@@ -234,7 +282,13 @@ impl Core {
         reconcile.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let mut drifted = false;
-            let next = self.waiting.iter().map(|waiting| waiting.until).chain(self.retry).min();
+            let next = self
+                .waiting
+                .iter()
+                .map(|waiting| waiting.until)
+                .chain(self.retry)
+                .chain(self.asking.next())
+                .min();
             tokio::select! {
                 event = inbox.recv() => match event {
                     Some(event) => drifted |= self.hear(event),
@@ -247,6 +301,8 @@ impl Core {
                 let Ok(event) = inbox.try_recv() else { break };
                 drifted |= self.hear(event);
             }
+            // An address does not wait for policy.
+            self.asking.serve(&self.state, &self.blocks);
             if drifted {
                 self.reconcile().await;
             }
@@ -266,6 +322,15 @@ impl Core {
                 let changed = self.state.apply(event);
                 self.node_changed |= is_node && changed;
                 self.changed |= changed;
+                self.tell_pools();
+            }
+            Event::Claimed(claimed) => {
+                self.state.set_claimed(claimed.blocks.clone(), Arc::clone(&claimed.holders));
+                if let Some(pools) = &mut self.pools {
+                    pools.claimed = claimed;
+                }
+                self.changed = true;
+                self.node_changed = true;
             }
             Event::Bgp(outcome) => {
                 self.bgp = outcome;
@@ -292,8 +357,24 @@ impl Core {
         false
     }
 
+    /// Tells the task of mode `pool` what has changed for it.
+    fn tell_pools(&mut self) {
+        let Some(pools) = &self.pools else { return };
+        let node = self.state.own_node().and_then(|node| node.identity.clone());
+        let facts = Facts { node, writes_status: self.state.is_first_node() };
+        pools.facts.send_if_modified(|told| {
+            let differs = *told != facts;
+            *told = facts;
+            differs
+        });
+    }
+
     fn call(&mut self, call: Call) {
         let response = match call.request {
+            Request::Addressing { pod, addresses } => {
+                self.asking.push(pod, addresses, call.answer);
+                return;
+            }
             Request::EndpointAdded { endpoint } => match self.read(&endpoint) {
                 Ok(()) => {
                     let until = Instant::now() + PATIENCE;
@@ -318,7 +399,8 @@ impl Core {
                 return;
             }
             Request::Status => {
-                let missing = self.missing();
+                let mut missing = self.missing();
+                missing.extend(self.pools.as_ref().and_then(|pools| pools.claimed.full.clone()));
                 if missing.is_empty() {
                     Response::Done
                 } else if self.stale().is_empty() {
@@ -425,13 +507,17 @@ impl Core {
     /// Address blocks, forwarding, and the runtime's configuration once all else is there.
     fn try_configure_node(&mut self, blocks: &[IpNetwork]) -> anyhow::Result<()> {
         // A node that is gone from the API keeps its blocks: one missed event takes nothing away.
-        if !blocks.is_empty() && blocks != self.blocks {
-            self.store.set_blocks(blocks).context("use the node's podCIDRs")?;
+        let is_news = !blocks.is_empty() || self.pools.is_some();
+        if is_news && blocks != self.blocks {
+            if self.pools.is_none() {
+                self.store.set_blocks(blocks).context("use the node's podCIDRs")?;
+            }
             info!(blocks = ?blocks.iter().map(ToString::to_string).collect::<Vec<_>>(), "address blocks");
             self.blocks = blocks.to_vec();
         }
         sysctl::enable_forwarding(&self.settings.sysctl_dir, &self.blocks)?;
-        if self.blocks.is_empty() || self.bgp.is_err() {
+        let has_blocks = self.pools.as_ref().is_none_or(|pools| pools.claimed.missing.is_none());
+        if self.blocks.is_empty() || !has_blocks || self.bgp.is_err() {
             return Ok(());
         }
         let addresses = self.state.own_node().map(|node| node.addresses.clone()).unwrap_or_default();
@@ -556,8 +642,12 @@ impl Core {
     /// What keeps the node from being ready.
     fn missing(&self) -> Vec<String> {
         let mut missing = self.stale();
-        if self.blocks.is_empty() {
-            missing.push(format!("ipam: node {} has no spec.podCIDRs", self.settings.node_name));
+        match &self.pools {
+            Some(pools) => missing.extend(pools.claimed.missing.clone()),
+            None if self.blocks.is_empty() => {
+                missing.push(format!("ipam: node {} has no spec.podCIDRs", self.settings.node_name));
+            }
+            None => {}
         }
         if missing.is_empty() && !self.configured {
             missing.push("cni: the network configuration is not written yet".into());

@@ -5,15 +5,17 @@
 //!   CNI plugin --> serve/cni --+--> core: one task ----+--> program/endpoint, leak (links, routes, addresses)
 //!   kernel ------> watch/drift-+    owns the state     +--> program/bgp    margay-bgp
 //!                                   decide/* is pure   +--> program/cni    /etc/cni/net.d
-//!   serve/http reads what the core publishes
+//!   serve/http reads what the core publishes            addresses: one task more in mode `pool`, see there
 //! ```
 //!
 //! Tasks talk over bounded channels; the core is the only one that owns state. Nothing is written to the kernel
 //! before the first complete state from the API is known, and what an earlier run wrote stays until then.
 
+mod addresses;
 mod config;
 mod core;
 mod decide;
+mod definitions;
 mod install;
 mod metrics;
 mod program;
@@ -31,6 +33,7 @@ fn main() -> ExitCode {
         Some(Command::InstallCni { from, to }) => {
             log_to_stderr("info", LogFormat::Text).and_then(|()| install::run(from, to))
         }
+        Some(Command::Crds) => definitions::print(),
         None => run(&cli),
     };
     match outcome {

@@ -40,8 +40,11 @@ impl Selector {
         })
     }
 
-    /// Reads the API's form. `Err` says which expression is wrong, and how.
-    pub(crate) fn from_api(selector: &LabelSelector) -> Result<Self, (String, String)> {
+    /// Reads the API's form.
+    ///
+    /// # Errors
+    /// When an expression is wrong: which field, and how.
+    pub fn from_api(selector: &LabelSelector) -> Result<Self, (String, String)> {
         let mut requirements = BTreeSet::new();
         for (key, value) in selector.match_labels.iter().flatten() {
             requirements.insert(Requirement::In(key.clone(), BTreeSet::from([value.clone()])));

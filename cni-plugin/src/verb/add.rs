@@ -6,13 +6,13 @@ use margay_api::{
     agent::Request,
     endpoint::{Endpoint, EndpointId, Records},
 };
-use margay_ipam::{Error as IpamError, Owner, Store};
+use margay_ipam::{Owner, Store};
 use margay_netlink::{MacAddr, link::IfName, netns::Namespace, route::everything};
 
-use super::{store, take_apart, take_lock};
+use super::{address, store, take_apart, take_lock};
 use crate::{
-    agent::{self, AgentError},
-    config::{Args, Attachment, Config, Environment},
+    agent::{Agent, AgentError},
+    config::{Config, Environment},
     link::{self, LinkError, PodLink, gateway, macs},
     result::{Added, Code, Failure, Interface, RouteEntry},
 };
@@ -40,6 +40,8 @@ pub(super) fn run(environment: &Environment, config: &Config) -> Result<String, 
             ),
         ));
     }
+    let mut agent = Agent::connect(&config.run_dir)
+        .map_err(|error| Failure::new(Code::TryAgain, "connect the pod").because(&error))?;
     let store = store(config);
     let host_name: IfName = id
         .host_ifname()
@@ -51,7 +53,7 @@ pub(super) fn run(environment: &Environment, config: &Config) -> Result<String, 
     })?;
 
     let mut undo = Undo { run_dir: &config.run_dir, store: &store, owner: &attachment.owner, armed: true };
-    let addresses = allocate(&store, &attachment, config, &args)?;
+    let addresses = address::allocate(&mut agent, &store, &attachment, config, &args)?;
     let (host_mac, derived_mac) = macs(&id);
     let pod_mac = config.mac.or(args.mac).unwrap_or(derived_mac);
     let endpoint = Endpoint {
@@ -75,7 +77,7 @@ pub(super) fn run(environment: &Environment, config: &Config) -> Result<String, 
     };
     // The agent sees to the policy while the link is made.
     let asked = Request::EndpointAdded { endpoint: id.clone() };
-    let asked = agent::tell(&config.run_dir, &asked, config.policy_wait).map_err(closed)?;
+    agent.tell(&asked, config.policy_wait).map_err(closed)?;
     PodLink {
         host_name: host_name.clone(),
         host_mac,
@@ -90,7 +92,7 @@ pub(super) fn run(environment: &Environment, config: &Config) -> Result<String, 
         let code = if matches!(error, LinkError::Present(_)) { Code::Environment } else { Code::Io };
         Failure::new(code, "connect the pod").because(&error)
     })?;
-    asked.answer().map_err(closed)?;
+    agent.done().map_err(closed)?;
     undo.armed = false;
     Ok(result(&endpoint, host_mac, pod_mac).to_json(
         config.version,
@@ -113,25 +115,6 @@ fn refuse_own_namespace(namespace: &Namespace) -> Result<(), Failure> {
         )),
         Err(error) => Err(Failure::new(Code::Io, "compare namespaces").because(&error)),
     }
-}
-
-fn allocate(
-    store: &Store,
-    attachment: &Attachment,
-    config: &Config,
-    args: &Args,
-) -> Result<Vec<std::net::IpAddr>, Failure> {
-    let wishes: Vec<_> = config.wishes.iter().copied().chain(args.address).collect();
-    let reserved = store.allocate(&attachment.owner, &wishes).map_err(|error| {
-        let code = match error {
-            IpamError::Exhausted { .. } => Code::Exhausted,
-            IpamError::NoBlock => Code::TryAgain,
-            IpamError::NotOurs(_) | IpamError::Taken { .. } => Code::Config,
-            _ => Code::Io,
-        };
-        Failure::new(code, "allocate an address").because(&error)
-    })?;
-    Ok(reserved.addresses)
 }
 
 fn result(endpoint: &Endpoint, host_mac: MacAddr, pod_mac: MacAddr) -> Added {

@@ -1,6 +1,7 @@
 //! The verbs, and what they share: checking a call, and taking an endpoint apart.
 
 mod add;
+mod address;
 mod check;
 mod del;
 mod gc;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use margay_api::agent::Request;
+use margay_api::{agent::Request, pools::Snapshot};
 
 use super::store;
 use crate::{
@@ -31,6 +31,10 @@ pub(super) fn run(config: &Config) -> Result<String, Failure> {
         };
         Failure::new(code, "pods cannot be added").because(&error)
     })?;
+    // Where blocks can be claimed, a full one says nothing.
+    if Snapshot::is_there(&config.run_dir) {
+        return Ok(String::new());
+    }
     let free = store(config)
         .free()
         .map_err(|error| Failure::new(Code::NotAvailable, "pods cannot be added").because(&error))?;

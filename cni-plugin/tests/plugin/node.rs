@@ -12,7 +12,7 @@ use std::{
 };
 
 use margay_api::{
-    agent::{Request, Response},
+    agent::{Addressing, Request, Response},
     endpoint::Records,
     paths,
 };
@@ -47,6 +47,13 @@ pub(crate) fn on_node(blocks: &[&str], answer: Option<Response>, test: impl FnOn
             std::panic::resume_unwind(panic);
         }
     });
+}
+
+/// What the agent answers in mode `podCIDR`.
+pub(crate) fn all_blocks(store: &Store, request: &Request) -> Option<Response> {
+    let Request::Addressing { addresses, .. } = request else { return None };
+    let (blocks, addresses) = (store.blocks().unwrap(), addresses.clone());
+    Some(Response::Addressing(Addressing { blocks, addresses, ..Addressing::default() }))
 }
 
 /// A pod's namespace, which lives as long as this.
@@ -93,20 +100,24 @@ impl Node {
         fs::create_dir_all(self.run_dir()).unwrap();
         let listener = UnixListener::bind(self.run_dir().join(paths::AGENT_SOCKET)).unwrap();
         let asked = Arc::clone(&self.asked);
+        let store = self.store();
         thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                let mut line = String::new();
-                BufReader::new(&stream).read_line(&mut line).unwrap();
-                // A caller that was killed says nothing.
-                let Ok(request) = serde_json::from_str(&line) else { continue };
-                let answer = match request {
-                    // The plugin's own way is what is tested here.
-                    Request::TakeDown { .. } => Response::Refused { reason: "a stand-in".into() },
-                    _ => answer.clone(),
-                };
-                asked.lock().unwrap().push(request);
-                // A caller that only tells closes before the answer.
-                drop(writeln!(&stream, "{}", serde_json::to_string(&answer).unwrap()));
+                let (asked, store, answer) = (Arc::clone(&asked), store.clone(), answer.clone());
+                thread::spawn(move || {
+                    for line in BufReader::new(&stream).lines().map_while(Result::ok) {
+                        // A caller that was killed says nothing, or half of it.
+                        let Ok(request) = serde_json::from_str(&line) else { break };
+                        let answer = match &request {
+                            // The plugin's own way is what is tested here.
+                            Request::TakeDown { .. } => Response::Refused { reason: "a stand-in".into() },
+                            _ => all_blocks(&store, &request).unwrap_or_else(|| answer.clone()),
+                        };
+                        asked.lock().unwrap().push(request);
+                        // A caller that only tells closes before the answer.
+                        drop(writeln!(&stream, "{}", serde_json::to_string(&answer).unwrap()));
+                    }
+                });
             }
         });
     }

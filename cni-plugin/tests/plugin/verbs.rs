@@ -22,7 +22,7 @@ use margay_netlink::{
 };
 use serde_json::{Value, json};
 
-use crate::node::{DUAL, Pod, invoke, on_node};
+use crate::node::{DUAL, Pod, all_blocks, invoke, on_node};
 
 #[test]
 fn add_connects_a_pod_in_both_families_and_del_leaves_nothing() {
@@ -35,7 +35,12 @@ fn add_connects_a_pod_in_both_families_and_del_leaves_nothing() {
         assert_eq!(result["interfaces"][1]["sandbox"], pod.path());
         assert_eq!(node.left(), (1, 2, 1));
         let id = EndpointId::of("c1", "eth0");
-        assert_eq!(*node.asked.lock().unwrap(), [Request::EndpointAdded { endpoint: id.clone() }]);
+        let asked = node.asked.lock().unwrap().clone();
+        assert!(
+            matches!(&asked[0], Request::Addressing { pod: Some(pod), .. } if pod.name == "web"),
+            "{asked:?}"
+        );
+        assert_eq!(asked[1..], [Request::EndpointAdded { endpoint: id.clone() }]);
         assert_eq!(node.records().read(&id).unwrap().unwrap().pod.unwrap().to_string(), "app/web");
 
         let routes = route::list(
@@ -206,12 +211,19 @@ fn a_del_leaves_link_and_addresses_to_an_agent_that_takes_them_down() {
                 .incoming()
                 .take(2)
                 .map_while(Result::ok)
-                .map(|mut stream| {
-                    let mut line = String::new();
-                    BufReader::new(&stream).read_line(&mut line).unwrap();
-                    let seen = (store.allocations().unwrap().len(), records.list().unwrap().endpoints.len());
-                    writeln!(stream, "{}", serde_json::to_string(&Response::Done).unwrap()).unwrap();
-                    (serde_json::from_str::<Request>(&line).unwrap(), seen)
+                .flat_map(|stream| {
+                    let mut told = Vec::new();
+                    for line in BufReader::new(&stream).lines().map_while(Result::ok) {
+                        let request = serde_json::from_str::<Request>(&line).unwrap();
+                        let response = all_blocks(&store, &request);
+                        if response.is_none() {
+                            let records = records.list().unwrap().endpoints.len();
+                            told.push((request, (store.allocations().unwrap().len(), records)));
+                        }
+                        let response = response.unwrap_or(Response::Done);
+                        writeln!(&stream, "{}", serde_json::to_string(&response).unwrap()).unwrap();
+                    }
+                    told
                 })
                 .collect::<Vec<_>>()
         });

@@ -133,15 +133,17 @@ impl OpenBlock {
         Ok(())
     }
 
-    pub(super) fn remove_if_empty(self) -> Result<(), Error> {
+    /// True when it was.
+    pub(super) fn remove_if_empty(self) -> Result<bool, Error> {
         if self.block.slots().any(|(_, slot)| !matches!(slot, Slot::Free { .. })) {
-            return Ok(());
+            return Ok(false);
         }
         fs::remove_file(&self.path).map_err(|source| Error::File {
             action: "remove block file",
             path: self.path.clone(),
             source,
-        })
+        })?;
+        Ok(true)
     }
 }
 

@@ -46,7 +46,7 @@ pub enum Error {
     NoBlock,
     /// All addresses of a family are held.
     #[error(
-        "no free address in {blocks}: all {held} are held; remove pods from this node or give it a larger podCIDR"
+        "no free address in {blocks}: all {held} are held; remove pods from this node, or give it a larger podCIDR or another IPPool"
     )]
     Exhausted {
         /// The blocks, in words.
@@ -57,6 +57,9 @@ pub enum Error {
     /// A requested address is in no block of this node.
     #[error("address {0} was asked for, but is in no address block of this node")]
     NotOurs(IpAddr),
+    /// A requested address may not be handed out.
+    #[error("address {0} was asked for, but it is reserved, or an interface of this node has it")]
+    Withheld(IpAddr),
     /// A requested address is held by another.
     #[error("address {address} was asked for, but {holder} holds it")]
     Taken {
@@ -92,6 +95,30 @@ pub struct Allocation {
     pub address: IpAddr,
     /// Its holder; `None` when the slot is damaged.
     pub owner: Option<Owner>,
+}
+
+/// Where an owner's addresses come from.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Choice<'a> {
+    /// The blocks, the preferred ones first. It gets an address of each family that they are of.
+    pub blocks: &'a [IpNetwork],
+    /// Addresses and ranges that it may not have.
+    pub excluded: &'a [IpNetwork],
+    /// Addresses that it must have.
+    pub wishes: &'a [IpAddr],
+}
+
+/// How much of a block is in use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// The block.
+    pub network: IpNetwork,
+    /// Whether addresses are taken from it.
+    pub active: bool,
+    /// Addresses held.
+    pub held: usize,
+    /// Addresses that can be taken.
+    pub free: usize,
 }
 
 /// The blocks of this node.
@@ -141,21 +168,87 @@ impl Store {
             .collect())
     }
 
+    /// Takes addresses from a block from now on.
+    ///
+    /// # Errors
+    /// When it cannot be a block (nothing is done then) or the file system refuses.
+    pub fn activate(&self, network: IpNetwork) -> Result<(), Error> {
+        let window = Window::of(network)?;
+        fs::create_dir_all(&self.blocks).map_err(|source| self.failed("create directory", source))?;
+        OpenBlock::create(&self.path(network), window)?.set_state(State::Active)
+    }
+
+    /// Takes no more addresses from a block; its file goes with its last one. One that is gone is success.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub fn retire(&self, network: IpNetwork) -> Result<(), Error> {
+        let Some(mut open) = self.open(network)? else { return Ok(()) };
+        open.set_state(State::Retired)?;
+        open.remove_if_empty()?;
+        Ok(())
+    }
+
+    /// Removes a block that holds nothing; true when it is gone.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub fn remove_if_empty(&self, network: IpNetwork) -> Result<bool, Error> {
+        self.open(network)?.map_or(Ok(true), OpenBlock::remove_if_empty)
+    }
+
+    /// How much of each block is in use, in order. `withheld` are addresses that are not handed out.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn usage(&self, withheld: impl Fn(IpAddr) -> bool) -> Result<Vec<Usage>, Error> {
+        let usage = |open: &OpenBlock| {
+            let window = open.block.window();
+            let is_held = |offset: &Offset| !matches!(open.block.slot(*offset), Slot::Free { .. });
+            let offsets = || (0..window.len()).map(Offset);
+            let can_be_taken = |offset: &Offset| {
+                window.usable(*offset) && !is_held(offset) && !withheld(window.address(*offset))
+            };
+            Usage {
+                network: window.network(),
+                active: open.state == State::Active,
+                held: offsets().filter(is_held).count(),
+                free: offsets().filter(can_be_taken).count(),
+            }
+        };
+        Ok(self.open_all()?.iter().map(usage).collect())
+    }
+
     /// Gives an owner an address of each family, all or none. An owner that holds one keeps it. `wishes` are
     /// addresses that it must be.
     ///
     /// # Errors
     /// When a family is exhausted, a wish cannot be met, or the store cannot be written.
     pub fn allocate(&self, owner: &Owner, wishes: &[IpAddr]) -> Result<Reserved, Error> {
-        let mut opened = self.open_all()?;
-        let mut families: Vec<bool> = opened
-            .iter()
-            .filter(|open| open.state == State::Active)
-            .map(|open| open.block.window().network().is_ipv4())
-            .collect();
+        let blocks = self.blocks()?;
+        self.allocate_from(owner, Choice { blocks: &blocks, wishes, ..Choice::default() })
+    }
+
+    /// As [`Self::allocate`], from certain blocks. No other is looked at.
+    ///
+    /// # Errors
+    /// When a family is exhausted, a wish cannot be met, or the store cannot be written.
+    pub fn allocate_from(&self, owner: &Owner, choice: Choice<'_>) -> Result<Reserved, Error> {
+        let Choice { blocks, excluded, wishes } = choice;
+        let mut families: Vec<bool> = blocks.iter().map(IpNetwork::is_ipv4).collect();
+        // IPv4 first.
+        families.sort_unstable_by_key(|is_ipv4| !is_ipv4);
         families.dedup();
         if families.is_empty() {
             return Err(Error::NoBlock);
+        }
+        let mut opened = open_in_order(blocks.iter().map(|network| self.path(*network)).collect())?;
+        opened
+            .sort_by_key(|open| blocks.iter().position(|network| *network == open.block.window().network()));
+        for wish in wishes {
+            if excluded.iter().any(|range| range.contains(*wish)) {
+                return Err(Error::Withheld(*wish));
+            }
         }
         for wish in wishes {
             if !opened
@@ -170,7 +263,7 @@ impl Store {
         let mut held = Held::Newly;
         for is_ipv4 in families {
             let wish = wishes.iter().find(|wish| wish.is_ipv4() == is_ipv4).copied();
-            let (place, offset, before) = choose(&opened, owner, is_ipv4, wish)?;
+            let (place, offset, before) = choose(&opened, owner, is_ipv4, wish, excluded)?;
             if before {
                 held = Held::Before;
             }
@@ -264,19 +357,14 @@ impl Store {
         Ok(free)
     }
 
-    /// Opens and locks all blocks in the order of their names, which is the same for everyone: no deadlock.
     fn open_all(&self) -> Result<Vec<OpenBlock>, Error> {
-        let mut opened = Vec::new();
-        for path in self.paths()? {
-            match OpenBlock::open(&path) {
-                Ok(open) => opened.push(open),
-                // Removed since it was listed.
-                Err(Error::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
-            }
-        }
+        let mut opened = open_in_order(self.paths()?)?;
         opened.sort_by_key(|open| (open.block.window().network().is_ipv6(), open.block.window().network()));
         Ok(opened)
+    }
+
+    fn open(&self, network: IpNetwork) -> Result<Option<OpenBlock>, Error> {
+        Ok(open_in_order([self.path(network)].into())?.pop())
     }
 
     fn paths(&self) -> Result<BTreeSet<PathBuf>, Error> {
@@ -300,12 +388,27 @@ impl Store {
     }
 }
 
+/// Opens and locks blocks in the order of their names, which is the same for everyone: no deadlock.
+fn open_in_order(paths: BTreeSet<PathBuf>) -> Result<Vec<OpenBlock>, Error> {
+    let mut opened = Vec::new();
+    for path in paths {
+        match OpenBlock::open(&path) {
+            Ok(open) => opened.push(open),
+            // Removed since it was listed.
+            Err(Error::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(opened)
+}
+
 /// The block and offset for an owner, and whether it holds that already.
 fn choose(
     opened: &[OpenBlock],
     owner: &Owner,
     is_ipv4: bool,
     wish: Option<IpAddr>,
+    excluded: &[IpNetwork],
 ) -> Result<(usize, Offset, bool), Error> {
     let family = || {
         opened.iter().enumerate().filter(|(_, open)| {
@@ -328,13 +431,15 @@ fn choose(
     if let Some((place, offset)) = held {
         return Ok((place, offset, true));
     }
-    family().find_map(|(place, open)| Some((place, open.block.next_free()?, false))).ok_or_else(|| {
-        let blocks: Vec<String> =
-            family().map(|(_, open)| open.block.window().network().to_string()).collect();
-        let held = family()
-            .map(|(_, open)| open.block.slots().filter(|(o, _)| open.block.window().usable(*o)).count());
-        Error::Exhausted { held: held.sum(), blocks: blocks.join(", ") }
-    })
+    family().find_map(|(place, open)| Some((place, open.block.next_free_but(excluded)?, false))).ok_or_else(
+        || {
+            let blocks: Vec<String> =
+                family().map(|(_, open)| open.block.window().network().to_string()).collect();
+            let held = family()
+                .map(|(_, open)| open.block.slots().filter(|(o, _)| open.block.window().usable(*o)).count());
+            Error::Exhausted { held: held.sum(), blocks: blocks.join(", ") }
+        },
+    )
 }
 
 #[cfg(test)]

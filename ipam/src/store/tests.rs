@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fs, net::IpAddr, path::PathBuf, thread};
 use proptest::prelude::*;
 
 use super::{
-    Error, Held, Store,
+    Choice, Error, Held, Store,
     file::{HEADER, SLOT},
 };
 use crate::Owner;
@@ -157,5 +157,56 @@ proptest! {
                 store.allocations().unwrap().into_iter().map(|a| (a.address, a.owner.unwrap())).collect();
             prop_assert_eq!(found, expected);
         }
+    }
+}
+
+fn nets(texts: &[&str]) -> Vec<ipnetwork::IpNetwork> {
+    texts.iter().map(|text| text.parse().unwrap()).collect()
+}
+
+#[test]
+fn addresses_come_from_the_blocks_named_in_their_order_without_the_excluded_ones() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::new(dir.path());
+    let all = nets(&["192.0.2.0/29", "192.0.2.8/29", "192.0.2.16/29"]);
+    store.set_blocks(&all).unwrap();
+    let (blocks, excluded) =
+        (nets(&["192.0.2.8/29", "192.0.2.0/29"]), nets(&["192.0.2.8/30", "192.0.2.2/32"]));
+    let mut taken = Vec::new();
+    for number in 0..8 {
+        let holder = owner(number);
+        let choice = Choice { blocks: &blocks, excluded: &excluded, wishes: &[] };
+        taken.extend(store.allocate_from(&holder, choice).unwrap().addresses);
+    }
+    let taken: Vec<String> = taken.iter().map(ToString::to_string).collect();
+    let last = ["12", "13", "14", "1", "3", "4", "5", "6"];
+    assert_eq!(taken, last.map(|octet| format!("192.0.2.{octet}")));
+    let holder = owner(99);
+    let choice = Choice { blocks: &blocks, excluded: &excluded, wishes: &[] };
+    assert!(matches!(store.allocate_from(&holder, choice), Err(Error::Exhausted { .. })));
+    let choice = Choice { wishes: &["192.0.2.9".parse().unwrap()], ..choice };
+    assert!(matches!(store.allocate_from(&holder, choice), Err(Error::Withheld(_))));
+    let usage = store.usage(|address| excluded.iter().any(|range| range.contains(address))).unwrap();
+    let counts: Vec<_> = usage.iter().map(|usage| (usage.held, usage.free)).collect();
+    assert_eq!(counts, [(5, 0), (3, 0), (0, 6)]);
+}
+
+#[test]
+fn a_block_is_given_back_empty_or_not_at_all_whoever_comes_at_that_moment() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::new(dir.path());
+    let blocks = nets(&["192.0.2.0/29"]);
+    for round in 0..200 {
+        store.activate(blocks[0]).unwrap();
+        let holder = owner(round);
+        let choice = Choice { blocks: &blocks, ..Choice::default() };
+        let (added, removed) = thread::scope(|scope| {
+            let adding = scope.spawn(|| store.allocate_from(&holder, choice));
+            let removed = store.remove_if_empty(blocks[0]).unwrap();
+            (adding.join().unwrap(), removed)
+        });
+        assert_eq!(added.is_ok(), !removed, "round {round}: {added:?}");
+        assert_eq!(store.allocations().unwrap().len(), usize::from(!removed));
+        store.release(&holder).unwrap();
     }
 }

@@ -16,7 +16,7 @@
 //!
 //! What a real API server does and this one does not:
 //! - No TLS, authentication, authorisation, admission webhooks, quotas or audit; reviews are always granted.
-//! - No controllers: nothing is garbage-collected by owner, no service account, token or `kube-root-ca.crt` appears
+//! - No controllers: only cluster-wide objects of one owner, itself cluster-wide, go with it; no service account, token or `kube-root-ca.crt` appears
 //!   in new namespaces, workloads make no pods, deletion propagation policies are ignored.
 //! - Answers are JSON, never protobuf. Protobuf bodies are understood for the kinds that kubectl's imperative commands
 //!   send (the table in `http::protobuf`); others get 415. `OpenAPI` has no schemas of built-in kinds, so

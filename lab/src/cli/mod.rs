@@ -9,7 +9,7 @@ mod up;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
-use margay_lab::{Dataplane, FabricKind, IpFamilies, LabConfig, Port};
+use margay_lab::{Dataplane, FabricKind, IpFamilies, IpamMode, LabConfig, Port};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
@@ -90,6 +90,9 @@ struct Cluster {
     /// Address families of nodes and pods.
     #[arg(long, value_enum, default_value_t)]
     ip_families: IpFamilies,
+    /// Where the nodes' address blocks come from.
+    #[arg(long, value_enum, default_value_t)]
+    ipam: IpamMode,
     /// Use this API server instead of one in memory.
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
@@ -102,6 +105,7 @@ impl Cluster {
             fabric: self.fabric,
             dataplane: self.dataplane,
             ip_families: self.ip_families,
+            ipam: self.ipam,
             kubeconfig: self.kubeconfig.clone(),
             ..LabConfig::default()
         }

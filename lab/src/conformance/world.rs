@@ -294,6 +294,7 @@ impl<'a> World<'a> {
             ports: ports(&pod.ports),
             sidecar_ports: ports(&pod.sidecar_ports),
             addresses,
+            annotations: BTreeMap::new(),
         })
     }
 

@@ -46,7 +46,11 @@ pub(crate) async fn create_node(client: &Client, node: &NodeObject) -> anyhow::R
         "apiVersion": "v1",
         "kind": "Node",
         "metadata": {"name": node.name, "labels": labels},
-        "spec": {"podCIDR": node.pod_cidrs.first(), "podCIDRs": node.pod_cidrs},
+        "spec": if node.pod_cidrs.is_empty() {
+            json!({})
+        } else {
+            json!({"podCIDR": node.pod_cidrs.first(), "podCIDRs": node.pod_cidrs})
+        },
     });
     let object: Node = serde_json::from_value(object)?;
     let registered = match api.create(&PostParams::default(), &object).await {

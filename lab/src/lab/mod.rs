@@ -1,6 +1,7 @@
 //! A running cluster.
 
 mod objects;
+mod pools;
 mod reach;
 mod ready;
 
@@ -10,7 +11,7 @@ pub(crate) use reach::PROBE_LIMIT;
 use crate::api::Api;
 use crate::apiserver::ApiServer;
 use crate::binaries::Binaries;
-use crate::config::{Dataplane, ExternalConfig, LabConfig};
+use crate::config::{Dataplane, ExternalConfig, IpamMode, LabConfig};
 use crate::fabric::{External, Fabric};
 use crate::kubectl::{self, KubectlOutput};
 use crate::node::Node;
@@ -53,9 +54,15 @@ impl Lab {
             "this version of margay-node has no eBPF dataplane; use `auto` or `nftables`"
         );
         let binaries = Binaries::find(config.binaries.as_deref())?;
-        let plans: Vec<NodePlan> =
+        let mut plans: Vec<NodePlan> =
             (1..=config.nodes).map(|n| NodePlan::new(n, config.fabric, config.ip_families)).collect();
         let api = Api::start(config.kubeconfig.as_deref()).await?;
+        if config.ipam == IpamMode::Pool {
+            for plan in &mut plans {
+                plan.pod_cidrs.clear();
+            }
+            pools::create(api.client(), &config).await?;
+        }
         let fabric = Fabric::start(config.fabric, config.ip_families, &plans).await?;
         let pods = Pods::new();
         let nodes = plans.into_iter().map(|plan| {

@@ -30,6 +30,8 @@ pub struct PodSpec {
     pub sidecar_ports: Vec<(Port, Option<String>)>,
     /// Addresses that it asks for.
     pub addresses: Vec<IpAddr>,
+    /// Its annotations.
+    pub annotations: BTreeMap<String, String>,
 }
 
 impl PodSpec {
@@ -77,7 +79,8 @@ impl PodSpec {
             let ports = ports(&self.sidecar_ports);
             spec["initContainers"] = json!([{"name": "sidecar", "image": "margay-lab", "restartPolicy": "Always", "ports": ports}]);
         }
-        let mut annotations = Map::new();
+        let mut annotations: Map<String, Value> =
+            self.annotations.iter().map(|(key, value)| (key.clone(), value.as_str().into())).collect();
         if !self.addresses.is_empty() {
             let list: Vec<String> = self.addresses.iter().map(ToString::to_string).collect();
             annotations.insert(kubelet::ADDRESSES.into(), list.join(",").into());

@@ -2,11 +2,12 @@
 
 use super::Lab;
 use crate::clock;
-use crate::config::FabricKind;
+use crate::config::{FabricKind, IpamMode};
 use crate::node::{Daemon, Node};
 use k8s_openapi::api::core::v1::Node as NodeObject;
 use kube::Api;
 use kube::api::ListParams;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Log lines that an error shows of each process.
@@ -64,9 +65,15 @@ impl Lab {
     /// # Errors
     /// When that is not so within `limit`.
     pub async fn wait_routes(&self, limit: Duration) -> anyhow::Result<()> {
+        let claimed = match self.config.ipam {
+            IpamMode::PodCidr => BTreeMap::new(),
+            IpamMode::Pool => self.blocks().await?,
+        };
         for node in &self.nodes {
             let others = || self.nodes.iter().filter(|other| other.name() != node.name());
-            let wanted: Vec<String> = others().flat_map(Node::pod_cidrs).map(ToString::to_string).collect();
+            let of_others = claimed.iter().filter(|(_, owner)| *owner != node.name()).map(|(block, _)| block);
+            let wanted: Vec<String> =
+                others().flat_map(Node::pod_cidrs).chain(of_others).map(ToString::to_string).collect();
             let what = format!("routes to all pods on {}", node.name());
             let waited = clock::until(limit, &what, || async {
                 let routes = node.bgp_routes().await.ok()?;

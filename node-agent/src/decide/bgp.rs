@@ -18,7 +18,7 @@ pub(super) fn speaker(state: &State, settings: &Bgp) -> Option<Config> {
         config.hold_time = hold_time;
     }
     let prefixes =
-        own.pod_cidrs.iter().filter_map(|network| Prefix::masked(network.network(), network.prefix()));
+        state.blocks().iter().filter_map(|network| Prefix::masked(network.network(), network.prefix()));
     config.networks = prefixes.map(Network::from).collect();
     let mesh = state.other_nodes().filter(|_| settings.mesh).filter_map(|(name, node)| {
         // One session carries both families: over IPv4 where both nodes have it.

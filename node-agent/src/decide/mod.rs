@@ -69,7 +69,7 @@ pub(crate) fn decide(state: &State, settings: &Bgp, interner: &mut Interner) -> 
     Some(Wanted {
         endpoints: endpoints.collect(),
         waiting,
-        blocks: state.own_node().map(|node| node.pod_cidrs.clone()).unwrap_or_default(),
+        blocks: state.blocks().to_vec(),
         bgp: bgp::speaker(state, settings),
         compiled,
     })

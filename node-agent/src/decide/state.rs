@@ -6,10 +6,11 @@ use std::{
     sync::Arc,
 };
 
-use margay_api::endpoint::{Endpoint, EndpointId};
+use ipnetwork::IpNetwork;
+use margay_api::endpoint::{Endpoint, EndpointId, PodRef};
 use margay_policy::{Objects, PodName};
 
-use crate::watch::{Announced, ApiEvent, Change, Node, PodFacts};
+use crate::watch::{Announced, ApiEvent, Change, NamespaceFacts, Node, PodFacts};
 
 /// The facts from the API and from the endpoint records.
 ///
@@ -22,6 +23,12 @@ pub(crate) struct State {
     pods: BTreeMap<PodName, PodFacts>,
     nodes: BTreeMap<String, Node>,
     endpoints: BTreeMap<EndpointId, Arc<Endpoint>>,
+    /// The annotations of namespaces that say which pools their pods' addresses are from.
+    namespace_pools: BTreeMap<String, String>,
+    /// The blocks that the node has claimed; `None` where they come with the Node object.
+    claimed: Option<Vec<IpNetwork>>,
+    /// The node of each block, where they are claimed.
+    holders: Arc<BTreeMap<IpNetwork, String>>,
     listed: Listed,
 }
 
@@ -34,6 +41,7 @@ struct Listed {
     pods: bool,
     policies: bool,
     records: bool,
+    blocks: bool,
 }
 
 /// A pod and the addresses that it has from now on.
@@ -53,19 +61,24 @@ impl State {
             pods: BTreeMap::new(),
             nodes: BTreeMap::new(),
             endpoints: BTreeMap::new(),
-            listed: Listed::default(),
+            namespace_pools: BTreeMap::new(),
+            claimed: None,
+            holders: Arc::default(),
+            // They come with the nodes, unless they are claimed.
+            listed: Listed { blocks: true, ..Listed::default() },
         }
     }
 
     /// What has not been listed yet, in words; `None` when the state is complete.
     pub(crate) fn missing(&self) -> Option<String> {
-        let Listed { nodes, namespaces, pods, policies, records } = &self.listed;
+        let Listed { nodes, namespaces, pods, policies, records, blocks } = &self.listed;
         let parts = [
             (nodes, "nodes"),
             (namespaces, "namespaces"),
             (pods, "pods"),
             (policies, "networkpolicies"),
             (records, "endpoint records"),
+            (blocks, "ippools and ipblocks"),
         ];
         let missing: Vec<&str> =
             parts.iter().filter(|(listed, _)| !**listed).map(|(_, name)| *name).collect();
@@ -97,6 +110,44 @@ impl State {
         self.nodes.iter().filter(|(name, _)| **name != self.node_name)
     }
 
+    /// The blocks that this node's pods have addresses of.
+    pub(crate) fn blocks(&self) -> &[IpNetwork] {
+        match (&self.claimed, self.own_node()) {
+            (Some(claimed), _) => claimed,
+            (None, Some(node)) => &node.pod_cidrs,
+            (None, None) => &[],
+        }
+    }
+
+    /// Waits for the first [`Self::set_claimed`]: without it the node's routes would be taken back at each start.
+    pub(crate) fn await_claimed(&mut self) {
+        self.claimed = Some(Vec::new());
+        self.listed.blocks = false;
+    }
+
+    /// Takes the blocks that the node has claimed, and which node has each block of the cluster.
+    pub(crate) fn set_claimed(&mut self, blocks: Vec<IpNetwork>, holders: Arc<BTreeMap<IpNetwork, String>>) {
+        self.claimed = Some(blocks);
+        self.listed.blocks = true;
+        if !Arc::ptr_eq(&self.holders, &holders) {
+            self.holders = holders;
+            self.refresh_announced();
+        }
+    }
+
+    /// Whether this node speaks for all about the state of the cluster: the first by name of those that are Ready,
+    /// or of all when none is.
+    pub(crate) fn is_first_node(&self) -> bool {
+        let first = |wanted: &dyn Fn(&Node) -> bool| self.nodes.iter().find(|(_, node)| wanted(node));
+        let found = first(&|node| node.ready).or_else(|| first(&|_| true));
+        found.is_some_and(|(name, _)| *name == self.node_name)
+    }
+
+    /// What the annotation of a namespace says about pools.
+    pub(crate) fn pools_of_namespace(&self, namespace: &str) -> Option<&str> {
+        self.namespace_pools.get(namespace).map(String::as_str)
+    }
+
     /// The pod that an endpoint is of; `Ok(None)` when no Kubernetes runtime made it, and no policy can be
     /// about it.
     ///
@@ -104,6 +155,14 @@ impl State {
     /// In words, when the API does not know that pod.
     pub(crate) fn pod_of(&self, endpoint: &Endpoint) -> Result<Option<PodName>, String> {
         let Some(pod) = &endpoint.pod else { return Ok(None) };
+        self.pod(pod).map(|facts| Some(facts.pod.name.clone()))
+    }
+
+    /// What is known of a pod.
+    ///
+    /// # Errors
+    /// In words, when the API does not know it.
+    pub(crate) fn pod(&self, pod: &PodRef) -> Result<&PodFacts, String> {
         let name = PodName::new(&pod.namespace, &pod.name);
         match (self.pods.get(&name), &pod.uid) {
             (None, _) => Err(format!("pod {name} is not known from the API server (yet, or any more)")),
@@ -111,7 +170,7 @@ impl State {
                 "pod {name} with UID {uid} is not known from the API server, which knows UID {}",
                 facts.uid
             )),
-            _ => Ok(Some(name)),
+            (Some(facts), _) => Ok(facts),
         }
     }
 
@@ -128,17 +187,11 @@ impl State {
             ApiEvent::Nodes(change) => {
                 let changed = apply(&mut self.nodes, &mut self.listed.nodes, change);
                 if changed {
-                    // Which announcements are believed depends on whose blocks are where.
-                    let announced = self.pods.iter().filter(|(_, facts)| facts.announced.is_some());
-                    for name in announced.map(|(name, _)| name.clone()).collect::<Vec<_>>() {
-                        self.refresh(&name);
-                    }
+                    self.refresh_announced();
                 }
                 changed
             }
-            ApiEvent::Namespaces(change) => {
-                apply(&mut self.objects.namespaces, &mut self.listed.namespaces, change)
-            }
+            ApiEvent::Namespaces(change) => self.apply_namespaces(change),
             ApiEvent::Policies(change) => {
                 apply(&mut self.objects.policies, &mut self.listed.policies, change)
             }
@@ -164,6 +217,14 @@ impl State {
                 }
                 changed
             }
+        }
+    }
+
+    /// Which announcements are believed depends on whose blocks are where.
+    fn refresh_announced(&mut self) {
+        let announced = self.pods.iter().filter(|(_, facts)| facts.announced.is_some());
+        for name in announced.map(|(name, _)| name.clone()).collect::<Vec<_>>() {
+            self.refresh(&name);
         }
     }
 
@@ -197,6 +258,36 @@ impl State {
             [before.as_ref(), after].map(|endpoint| endpoint.and_then(|endpoint| endpoint.pod.clone()));
         for pod in pods.into_iter().flatten() {
             self.refresh(&PodName::new(pod.namespace, pod.name));
+        }
+    }
+
+    fn apply_namespaces(&mut self, change: Change<String, NamespaceFacts>) -> bool {
+        match change {
+            Change::Replaced(all) => {
+                let mut pools = BTreeMap::new();
+                let mut namespaces = BTreeMap::new();
+                for (name, facts) in all {
+                    if let Some(names) = facts.pools {
+                        pools.insert(name.clone(), names);
+                    }
+                    namespaces.insert(name, facts.namespace);
+                }
+                let same = self.namespace_pools == pools && self.objects.namespaces == namespaces;
+                (self.namespace_pools, self.objects.namespaces) = (pools, namespaces);
+                !std::mem::replace(&mut self.listed.namespaces, true) || !same
+            }
+            Change::Applied(name, NamespaceFacts { namespace, pools }) => {
+                let pools_before = match pools.clone() {
+                    Some(names) => self.namespace_pools.insert(name.clone(), names),
+                    None => self.namespace_pools.remove(&name),
+                };
+                let before = self.objects.namespaces.insert(name, namespace.clone());
+                pools_before != pools || before != Some(namespace)
+            }
+            Change::Deleted(name) => {
+                self.namespace_pools.remove(&name);
+                self.objects.namespaces.remove(&name).is_some()
+            }
         }
     }
 
@@ -241,10 +332,18 @@ impl State {
     /// The addresses of what is announced for a pod that are in the blocks of its node.
     fn believed(&self, facts: &PodFacts) -> Vec<IpAddr> {
         let Some(Announced { node, addresses }) = facts.announced.as_deref() else { return Vec::new() };
-        let blocks = self.nodes.get(node).map(|node| &node.pod_cidrs);
-        let is_in_blocks =
-            |address: &&IpAddr| blocks.into_iter().flatten().any(|block| block.contains(**address));
-        addresses.iter().filter(is_in_blocks).copied().collect()
+        let has = |address: IpAddr| {
+            if self.claimed.is_none() {
+                let blocks = self.nodes.get(node).map(|node| &node.pod_cidrs);
+                return blocks.into_iter().flatten().any(|block| block.contains(address));
+            }
+            // Blocks do not overlap, so that the last to begin before an address is the only one that may hold it.
+            IpNetwork::new(address, if address.is_ipv4() { 32 } else { 128 })
+                .ok()
+                .and_then(|last| self.holders.range(..=last).next_back())
+                .is_some_and(|(block, holder)| holder == node && block.contains(address))
+        };
+        addresses.iter().copied().filter(|address| has(*address)).collect()
     }
 
     /// What to tell of the pod of an endpoint: all its addresses here.
@@ -261,18 +360,6 @@ impl State {
 
 /// Applies a change, and notes when it has listed everything; true when anything is other than before.
 fn apply<K: Ord, V: PartialEq>(map: &mut BTreeMap<K, V>, listed: &mut bool, change: Change<K, V>) -> bool {
-    match change {
-        Change::Replaced(all) => {
-            let changed = !*listed || *map != all;
-            *listed = true;
-            *map = all;
-            changed
-        }
-        Change::Applied(key, value) => {
-            let changed = map.get(&key) != Some(&value);
-            map.insert(key, value);
-            changed
-        }
-        Change::Deleted(key) => map.remove(&key).is_some(),
-    }
+    let is_first = change.is_listing() && !std::mem::replace(listed, true);
+    change.changes(map) || is_first
 }

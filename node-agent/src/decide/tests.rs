@@ -1,6 +1,6 @@
 //! Rules of what is wanted when.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use margay_api::endpoint::{Endpoint, EndpointId, PodRef};
 use margay_policy::{Interner, Pod, PodName};
@@ -44,11 +44,24 @@ fn facts(name: &str, uid: &str) -> (PodName, PodFacts) {
         created: 0,
         announced: vec![],
     };
-    (name, PodFacts { uid: uid.into(), static_uid: Some(format!("static-{uid}")), announced: None, pod })
+    (
+        name,
+        PodFacts {
+            uid: uid.into(),
+            static_uid: Some(format!("static-{uid}")),
+            announced: None,
+            wish: None,
+            pod,
+        },
+    )
 }
 
 fn node(address: &str, cidr: &str) -> Node {
-    Node { addresses: vec![address.parse().unwrap()], pod_cidrs: vec![cidr.parse().unwrap()] }
+    Node {
+        addresses: vec![address.parse().unwrap()],
+        pod_cidrs: vec![cidr.parse().unwrap()],
+        ..Node::default()
+    }
 }
 
 fn complete(pods: &[(PodName, PodFacts)], endpoints: &[Endpoint]) -> State {
@@ -126,6 +139,18 @@ fn an_announced_address_is_believed_where_it_is_in_a_block_of_the_pods_node_unti
         let is_now = node == "n3";
         assert_eq!(state.objects().owners().contains_key(&address), is_now, "{announced} of {node}");
     }
+}
+
+#[test]
+fn where_blocks_are_claimed_an_announced_address_is_believed_in_a_block_of_the_pods_node() {
+    let (name, mut facts) = facts("a", "u1");
+    let addresses = ["10.1.0.70", "10.1.0.7", "10.0.1.7"].map(|text| text.parse().unwrap());
+    facts.announced = Some(Box::new(Announced { node: "n2".into(), addresses: addresses.to_vec() }));
+    let mut state = complete(&[(name.clone(), facts)], &[]);
+    let holders = [("10.1.0.0/26", "n3"), ("10.1.0.64/26", "n2"), ("10.1.0.128/26", "n3")];
+    let holders = holders.map(|(block, node)| (block.parse().unwrap(), node.to_owned()));
+    state.set_claimed(vec![], Arc::new(holders.into()));
+    assert_eq!(state.objects().pods[&name].announced, addresses[..1]);
 }
 
 #[test]

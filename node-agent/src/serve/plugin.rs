@@ -60,24 +60,34 @@ async fn serve(mut stream: UnixStream, events: mpsc::Sender<Event>) {
 
 async fn converse(stream: &mut UnixStream, events: &mpsc::Sender<Event>) -> io::Result<()> {
     let (reader, mut writer) = stream.split();
-    let mut line = String::new();
-    BufReader::new(reader.take(MAX_LINE as u64)).read_line(&mut line).await?;
-    let response = match serde_json::from_str::<Request>(&line) {
-        Ok(request) => {
-            let (answer, answered) = oneshot::channel();
-            let sent = events.send(Event::Plugin(Call { request, answer })).await;
-            match (sent, answered.await) {
-                (Ok(()), Ok(response)) => response,
-                _ => Response::Refused { reason: "the agent is shutting down".into() },
+    let mut reader = BufReader::new(reader);
+    loop {
+        let mut line = String::new();
+        if (&mut reader).take(MAX_LINE as u64).read_line(&mut line).await? == 0 {
+            return Ok(());
+        }
+        let (response, go_on) = match serde_json::from_str::<Request>(&line) {
+            Ok(request) => {
+                let (answer, answered) = oneshot::channel();
+                let sent = events.send(Event::Plugin(Call { request, answer })).await;
+                match (sent, answered.await) {
+                    (Ok(()), Ok(response)) => (response, true),
+                    _ => (Response::Refused { reason: "the agent is shutting down".into() }, false),
+                }
             }
+            // What follows a line that is no request may be the rest of it.
+            Err(error) => {
+                let reason = format!("the agent does not understand the request: {error}");
+                (Response::Refused { reason }, false)
+            }
+        };
+        let mut text = serde_json::to_vec(&response)?;
+        text.push(b'\n');
+        writer.write_all(&text).await?;
+        if !go_on {
+            return Ok(());
         }
-        Err(error) => {
-            Response::Refused { reason: format!("the agent does not understand the request: {error}") }
-        }
-    };
-    let mut text = serde_json::to_vec(&response)?;
-    text.push(b'\n');
-    writer.write_all(&text).await
+    }
 }
 
 #[cfg(test)]
@@ -94,12 +104,14 @@ mod tests {
     use super::{bind, run};
     use crate::core::Event;
 
-    async fn ask(path: &std::path::Path, line: &str) -> Response {
+    /// Says all of it, and hears all answers.
+    async fn ask(path: &std::path::Path, lines: &str) -> Vec<Response> {
         let mut stream = UnixStream::connect(path).await.unwrap();
-        stream.write_all(line.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        serde_json::from_str(&answer).unwrap()
+        stream.write_all(lines.as_bytes()).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut answers = String::new();
+        stream.read_to_string(&mut answers).await.unwrap();
+        answers.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
     #[tokio::test]
@@ -117,11 +129,12 @@ mod tests {
                 call.answer.send(Response::Done).unwrap();
             }
         });
-        assert_eq!(ask(&path, "{\"request\":\"status\"}\n").await, Response::Done);
+        let status = "{\"request\":\"status\"}\n";
+        assert_eq!(ask(&path, status).await, [Response::Done]);
+        assert_eq!(ask(&path, &format!("{status}{status}")).await, [Response::Done, Response::Done]);
         for nonsense in ["\n", "{}\n", "{\"request\":\"dance\"}\n"] {
-            let Response::Refused { reason } = ask(&path, nonsense).await else {
-                panic!("{nonsense} was taken")
-            };
+            let answers = ask(&path, nonsense).await;
+            let [Response::Refused { reason }] = &answers[..] else { panic!("{nonsense}: {answers:?}") };
             assert!(reason.contains("does not understand"), "{reason}");
         }
         server.abort();

@@ -6,6 +6,8 @@
 //! arrives as one [`Change::Replaced`], so that an object that vanished meanwhile is missed there and nowhere else.
 
 pub(crate) mod drift;
+mod ip_block;
+mod ip_pool;
 mod namespace;
 mod network_policy;
 mod node;
@@ -20,15 +22,18 @@ use kube::{
     core::DeserializeGuard,
     runtime::{WatchStreamExt, watcher},
 };
-use margay_policy::{Namespace, PodName, Policy, PolicyRef};
+use margay_policy::{PodName, Policy, PolicyRef};
 use serde::de::DeserializeOwned;
 use tokio::{sync::mpsc, task::JoinSet};
 use tracing::{info, warn};
 
-pub(crate) use node::Node;
+pub(crate) use ip_block::BlockFacts;
+pub(crate) use ip_pool::PoolFacts;
+pub(crate) use namespace::NamespaceFacts;
+pub(crate) use node::{Identity, Node};
 pub(crate) use pod::{Announced, PodFacts};
 
-use crate::{core::Event, metrics::Metrics};
+use crate::{addresses::Message, core::Event, metrics::Metrics};
 
 /// What happened to the objects of one kind.
 #[derive(Debug)]
@@ -41,24 +46,60 @@ pub(crate) enum Change<K, V> {
     Deleted(K),
 }
 
+impl<K: Ord, V> Change<K, V> {
+    /// Whether it is all there are.
+    pub(crate) fn is_listing(&self) -> bool {
+        matches!(self, Self::Replaced(_))
+    }
+
+    /// Makes a map so; true when anything in it is other than before.
+    pub(crate) fn changes(self, map: &mut BTreeMap<K, V>) -> bool
+    where
+        V: PartialEq,
+    {
+        match self {
+            Self::Replaced(all) => {
+                let changed = *map != all;
+                *map = all;
+                changed
+            }
+            Self::Applied(key, value) => {
+                let changed = map.get(&key) != Some(&value);
+                map.insert(key, value);
+                changed
+            }
+            Self::Deleted(key) => map.remove(&key).is_some(),
+        }
+    }
+}
+
 /// Something that the API server said.
 #[derive(Debug)]
 pub(crate) enum ApiEvent {
     Nodes(Change<String, Node>),
-    Namespaces(Change<String, Namespace>),
+    Namespaces(Change<String, NamespaceFacts>),
     Pods(Change<PodName, PodFacts>),
     Policies(Change<PolicyRef, Policy>),
 }
 
-/// Starts all watches.
+impl From<ApiEvent> for Event {
+    fn from(event: ApiEvent) -> Self {
+        Self::Api(event)
+    }
+}
+
+/// Starts the watches of the core.
 pub(crate) fn start(
     tasks: &mut JoinSet<anyhow::Result<()>>,
     client: &Client,
+    node_name: &str,
     events: &mpsc::Sender<Event>,
     metrics: &Arc<Metrics>,
 ) {
     let feed = |resource| Feed { resource, events: events.clone(), metrics: Arc::clone(metrics) };
-    tasks.spawn(follow(client.clone(), feed("nodes"), node::read, node::key, ApiEvent::Nodes));
+    let own = node_name.to_owned();
+    let read_node = move |object: &_| node::read(object, &own);
+    tasks.spawn(follow(client.clone(), feed("nodes"), read_node, node::key, ApiEvent::Nodes));
     tasks.spawn(follow(
         client.clone(),
         feed("namespaces"),
@@ -76,9 +117,21 @@ pub(crate) fn start(
     ));
 }
 
-struct Feed {
+/// Starts the watches of pools and blocks.
+pub(crate) fn start_pools(
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+    client: &Client,
+    events: &mpsc::Sender<Message>,
+    metrics: &Arc<Metrics>,
+) {
+    let feed = |resource| Feed { resource, events: events.clone(), metrics: Arc::clone(metrics) };
+    tasks.spawn(follow(client.clone(), feed("ippools"), ip_pool::read, ip_pool::key, Message::Pools));
+    tasks.spawn(follow(client.clone(), feed("ipblocks"), ip_block::read, ip_block::key, Message::Blocks));
+}
+
+struct Feed<E> {
     resource: &'static str,
-    events: mpsc::Sender<Event>,
+    events: mpsc::Sender<E>,
     metrics: Arc<Metrics>,
 }
 
@@ -94,7 +147,7 @@ impl<V> Read<V> {
     }
 }
 
-impl Feed {
+impl<E> Feed<E> {
     /// Reads an object and reports what is wrong with it; the core gets the rest.
     fn sift<O, V>(&self, object: &DeserializeGuard<O>, read: impl Fn(&O) -> Read<V>) -> Option<V> {
         let label = crate::metrics::Resource { resource: self.resource };
@@ -116,16 +169,17 @@ impl Feed {
     }
 }
 
-async fn follow<O, K, V>(
+async fn follow<O, K, V, W, E>(
     client: Client,
-    feed: Feed,
+    feed: Feed<E>,
     read: impl Fn(&O) -> Read<V>,
     key: impl Fn(&ObjectMeta) -> K,
-    wrap: impl Fn(Change<K, V>) -> ApiEvent,
+    wrap: impl Fn(Change<K, V>) -> W,
 ) -> anyhow::Result<()>
 where
     O: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
     K: Ord,
+    E: From<W>,
 {
     let mut listed = BTreeMap::new();
     let mut failing = false;
@@ -169,7 +223,7 @@ where
             failing = false;
         }
         feed.metrics.api_events.get_or_create(&crate::metrics::Resource { resource: feed.resource }).inc();
-        if feed.events.send(Event::Api(wrap(change))).await.is_err() {
+        if feed.events.send(wrap(change).into()).await.is_err() {
             return Ok(());
         }
     }

@@ -1,6 +1,6 @@
 //! Nodes: where they are and which pods' addresses are theirs.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use ipnetwork::IpNetwork;
 use k8s_openapi::api::core::v1::Node as Object;
@@ -9,12 +9,25 @@ use kube::api::ObjectMeta;
 use super::Read;
 
 /// What the agent needs to know of a node.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Node {
     /// Its addresses of type `InternalIP`, in the order of the object.
     pub(crate) addresses: Vec<IpAddr>,
     /// `spec.podCIDRs`.
     pub(crate) pod_cidrs: Vec<IpNetwork>,
+    /// Whether its condition `Ready` is true.
+    pub(crate) ready: bool,
+    /// Of the own node only: those of thousands of others would be kept for nothing.
+    pub(crate) identity: Option<Identity>,
+}
+
+/// What pools and blocks need to know of the own node.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Identity {
+    /// `metadata.uid`.
+    pub(crate) uid: String,
+    /// `metadata.labels`.
+    pub(crate) labels: BTreeMap<String, String>,
 }
 
 impl Node {
@@ -28,12 +41,15 @@ pub(super) fn key(meta: &ObjectMeta) -> String {
     meta.name.clone().unwrap_or_default()
 }
 
-pub(super) fn read(object: &Object) -> Read<Node> {
+pub(super) fn read(object: &Object, own: &str) -> Read<Node> {
     let name = key(&object.metadata);
     let mut problems = Vec::new();
     let mut addresses = Vec::new();
-    let status = object.status.as_ref().and_then(|status| status.addresses.as_ref());
-    for address in status.into_iter().flatten().filter(|address| address.type_ == "InternalIP") {
+    let status = object.status.as_ref();
+    let conditions = status.and_then(|status| status.conditions.as_ref()).into_iter().flatten();
+    let ready = conditions.into_iter().any(|it| it.type_ == "Ready" && it.status == "True");
+    let listed = status.and_then(|status| status.addresses.as_ref());
+    for address in listed.into_iter().flatten().filter(|address| address.type_ == "InternalIP") {
         match address.address.parse() {
             Ok(address) => addresses.push(address),
             Err(_not_an_address) => problems.push(format!(
@@ -57,7 +73,11 @@ pub(super) fn read(object: &Object) -> Read<Node> {
             }
         }
     }
-    Read { value: Some(Node { addresses, pod_cidrs }), problems }
+    let identity = (name == own).then(|| Identity {
+        uid: object.metadata.uid.clone().unwrap_or_default(),
+        labels: object.metadata.labels.clone().unwrap_or_default(),
+    });
+    Read { value: Some(Node { addresses, pod_cidrs, ready, identity }), problems }
 }
 
 #[cfg(test)]
@@ -66,10 +86,15 @@ mod tests {
 
     #[test]
     fn addresses_and_pod_cidrs_are_read_and_what_is_malformed_is_named() {
-        let text = "{metadata: {name: n1}, spec: {podCIDR: 10.0.0.0/24, podCIDRs: [10.0.0.0/24, oops]},\
-                    status: {addresses: [{type: Hostname, address: n1}, {type: InternalIP, address: 192.0.2.1}, {type: InternalIP, address: x}]}}";
-        let read = read(&serde_saphyr::from_str(text).unwrap());
+        let text = "{metadata: {name: n1, uid: u, labels: {rack: r1}}, spec: {podCIDR: 10.0.0.0/24, podCIDRs: [10.0.0.0/24, oops]},\
+                    status: {addresses: [{type: Hostname, address: n1}, {type: InternalIP, address: 192.0.2.1}, {type: InternalIP, address: x}],\
+                    conditions: [{type: Ready, status: 'True'}]}}";
+        let object = serde_saphyr::from_str(text).unwrap();
+        assert_eq!(read(&object, "n2").value.unwrap().identity, None);
+        let read = read(&object, "n1");
         let node = read.value.unwrap();
+        assert!(node.ready);
+        assert_eq!(node.identity.as_ref().unwrap().labels["rack"], "r1");
         assert_eq!(node.address(true), Some("192.0.2.1".parse().unwrap()));
         assert_eq!(node.address(false), None);
         assert_eq!(node.pod_cidrs, ["10.0.0.0/24".parse().unwrap()]);

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{Container, Pod as Object};
 use kube::api::ObjectMeta;
-use margay_api::annotation::POD_IPS;
+use margay_api::annotation;
 use margay_policy::{NamedPort, Pod, PodName, Protocol};
 
 use super::Read;
@@ -18,6 +18,8 @@ pub(crate) struct PodFacts {
     pub(crate) static_uid: Option<String>,
     /// Addresses of a pod whose status has none yet.
     pub(crate) announced: Option<Box<Announced>>,
+    /// What its annotations ask for; most pods ask for nothing.
+    pub(crate) wish: Option<Box<Wish>>,
     /// For policy, with the addresses of its status.
     pub(crate) pod: Pod,
 }
@@ -28,6 +30,15 @@ pub(crate) struct Announced {
     /// The pod's node.
     pub(crate) node: String,
     pub(crate) addresses: Vec<IpAddr>,
+}
+
+/// The annotations of a pod that are about its addresses, as they are written.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Wish {
+    /// [`annotation::POOLS`].
+    pub(crate) pools: Option<String>,
+    /// [`annotation::ADDRESS`].
+    pub(crate) address: Option<String>,
 }
 
 impl PodFacts {
@@ -90,10 +101,10 @@ pub(super) fn read(object: &Object) -> Read<PodFacts> {
         created: object.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
     };
     let uid = object.metadata.uid.clone().unwrap_or_default();
-    let annotation = |name| object.metadata.annotations.as_ref().and_then(|all| all.get(name));
-    let static_uid = annotation(STATIC_UID).cloned();
+    let annotation = |key| object.metadata.annotations.as_ref().and_then(|all| all.get(key).cloned());
+    let static_uid = annotation(STATIC_UID);
     let node = spec.and_then(|spec| spec.node_name.clone());
-    let announced = match (annotation(POD_IPS), node) {
+    let announced = match (annotation(annotation::POD_IPS), node) {
         (Some(text), Some(node)) if pod.addresses.is_empty() && pod.in_pod_network() => {
             // Whoever can write to the pod can write this too: what is no address is passed over in silence.
             let addresses = text.split(',').filter_map(|text| text.trim().parse().ok()).take(MAX_ANNOUNCED);
@@ -101,7 +112,9 @@ pub(super) fn read(object: &Object) -> Read<PodFacts> {
         }
         _ => None,
     };
-    Read { value: Some(PodFacts { uid, static_uid, announced, pod }), problems }
+    let wish = Wish { pools: annotation(annotation::POOLS), address: annotation(annotation::ADDRESS) };
+    let wish = (wish != Wish::default()).then(|| Box::new(wish));
+    Read { value: Some(PodFacts { uid, static_uid, announced, wish, pod }), problems }
 }
 
 fn named_ports(container: &Container, ports: &mut Vec<NamedPort>, mut problem: impl FnMut(String)) {
@@ -124,7 +137,7 @@ mod tests {
 
     #[test]
     fn ports_of_containers_and_sidecars_are_named_but_not_those_of_init_containers() {
-        let text = "{metadata: {namespace: x, name: a, uid: u}, spec: {containers: [{name: c, ports: [{containerPort: 80, name: web}, {containerPort: 81}]}],\
+        let text = "{metadata: {namespace: x, name: a, uid: u, annotations: {other: x, margay.dev/ip: 192.0.2.7}}, spec: {containers: [{name: c, ports: [{containerPort: 80, name: web}, {containerPort: 81}]}],\
                     initContainers: [{name: i, ports: [{containerPort: 1, name: init}]}, {name: s, restartPolicy: Always, ports: [{containerPort: 53, name: dns, protocol: UDP}]}]},\
                     status: {phase: Succeeded, podIP: 10.0.0.1, podIPs: [{ip: 10.0.0.1}, {ip: '2001:db8::1'}]}}";
         let read = read(&serde_saphyr::from_str(text).unwrap());
@@ -134,5 +147,6 @@ mod tests {
         assert_eq!(facts.pod.addresses.len(), 2);
         assert!(facts.pod.finished && !facts.pod.terminating && !facts.pod.host_network);
         assert!(read.problems.is_empty());
+        assert_eq!(facts.wish.unwrap().address.unwrap(), "192.0.2.7");
     }
 }

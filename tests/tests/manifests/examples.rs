@@ -5,6 +5,7 @@ use crate::cluster::{Cluster, manifests};
 #[tokio::test]
 async fn the_folder_of_examples_applies_in_the_order_of_its_names() {
     let cluster = Cluster::new().await;
+    cluster.apply(&manifests().join("base/crds.yaml")).await;
     let said = cluster.apply(&manifests().join("examples")).await;
     assert!(said.lines().count() > 3, "{said}");
     assert!(said.lines().all(|line| line.ends_with(" created")), "{said}");

@@ -6,7 +6,7 @@ use crate::apiserver::select::Selector;
 use crate::apiserver::status::ApiError;
 use crate::apiserver::store::{Key, Stored};
 use serde_json::{Value, json};
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 /// The parts of `DeleteOptions` that the server obeys.
 #[derive(Debug, Clone, Default)]
@@ -120,7 +120,36 @@ impl Registry {
                 self.reap(&object.namespace);
             }
         }
+        if key.namespace.is_empty() {
+            self.collect_garbage(&removed);
+        }
         self.reap(&key.namespace);
+    }
+
+    /// Takes away the cluster-wide objects that had this one for their last owner.
+    fn collect_garbage(&mut self, owner: &Stored) {
+        let uid = &owner.value["metadata"]["uid"];
+        let cluster_wide = self.resources.iter().filter(|resource| !resource.namespaced);
+        let tables: BTreeSet<String> = cluster_wide.map(|resource| resource.storage.clone()).collect();
+        for table in tables {
+            for (key, stored) in self.store.list(&table, &Selector::default(), None) {
+                let owners = stored.value["metadata"]["ownerReferences"].as_array();
+                if owners.is_some_and(|owners| matches!(&owners[..], [only] if only["uid"] == *uid)) {
+                    self.remove(&table, &key);
+                }
+            }
+        }
+    }
+
+    /// Whether the only owner of a cluster-wide object is not there (any more).
+    pub(super) fn is_orphan(&self, stored: &Stored) -> bool {
+        let owners = stored.value["metadata"]["ownerReferences"].as_array();
+        let Some([owner]) = owners.map(|owners| &owners[..]) else { return false };
+        let text = |field: &str| owner[field].as_str().unwrap_or_default();
+        let Some(resource) = self.resources.of_kind(text("apiVersion"), text("kind")) else { return true };
+        let key = Key { namespace: String::new(), name: text("name").to_owned() };
+        let found = self.store.find(&resource.storage, &key);
+        found.is_none_or(|found| found.value["metadata"]["uid"] != owner["uid"])
     }
 
     /// Ends a terminating namespace once nothing is left in it.

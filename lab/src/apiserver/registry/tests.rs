@@ -3,6 +3,7 @@
 use super::*;
 use crate::apiserver::patch::Patch;
 use crate::apiserver::resource::Resources;
+use crate::apiserver::select::Selector;
 
 struct Fixture {
     registry: Registry,
@@ -197,4 +198,27 @@ fn names_are_generated() {
     let mut f = Fixture::new();
     let created = f.create("", "configmaps", json!({"metadata": {"generateName": "m-"}})).unwrap();
     assert_eq!(created["metadata"]["name"], "m-00001");
+}
+
+#[test]
+fn what_a_node_owns_goes_with_it_and_does_not_come_without_it() {
+    let mut fixture = Fixture::new();
+    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}});
+    let uid = fixture.create("", "nodes", node).unwrap()["metadata"]["uid"].clone();
+    let owned = |name: &str| {
+        let owner = json!({"apiVersion": "v1", "kind": "Node", "name": "n1", "uid": uid});
+        json!({
+            "apiVersion": "v1", "kind": "PersistentVolume",
+            "metadata": {"name": name, "ownerReferences": [owner]}, "spec": {},
+        })
+    };
+    let there = |fixture: &Fixture| {
+        fixture.registry.store.list("persistentvolumes", &Selector::default(), None).len()
+    };
+    fixture.create("", "persistentvolumes", owned("a")).unwrap();
+    assert_eq!(there(&fixture), 1);
+    fixture.delete("nodes", "n1", None).unwrap();
+    assert_eq!(there(&fixture), 0);
+    fixture.create("", "persistentvolumes", owned("b")).unwrap();
+    assert_eq!(there(&fixture), 0);
 }

@@ -89,7 +89,7 @@ impl Registry {
         if self.store.find(&resource.storage, &key).is_some() {
             return Err(ApiError::already_exists(&resource.group, &resource.plural, &name));
         }
-        let object = self.keep(resource, key, object, options);
+        let object = self.keep(resource, &key, object, options);
         Ok(Written { object, created: true, warnings })
     }
 
@@ -267,7 +267,7 @@ impl Registry {
         let finished = !metadata["deletionTimestamp"].is_null()
             && metadata["finalizers"].as_array().is_none_or(Vec::is_empty)
             && metadata["deletionGracePeriodSeconds"].as_i64().unwrap_or_default() == 0;
-        let stored = self.keep(resource, key.clone(), object, options);
+        let stored = self.keep(resource, &key, object, options);
         if finished && !options.dry_run {
             if resource.storage == NAMESPACES {
                 self.reap(&key.name);
@@ -313,13 +313,16 @@ impl Registry {
         Err(ApiError::invalid(&resource.group, &resource.kind, name, &causes))
     }
 
-    fn keep(&mut self, resource: &Resource, key: Key, object: Value, options: &WriteOptions) -> Arc<Stored> {
+    fn keep(&mut self, resource: &Resource, key: &Key, object: Value, options: &WriteOptions) -> Arc<Stored> {
         if options.dry_run {
             return Arc::new(Stored::new(object));
         }
-        let stored = self.store.put(&resource.storage, key, object);
+        let stored = self.store.put(&resource.storage, key.clone(), object);
         if resource.storage == DEFINITIONS {
             self.resources.define(&stored.value);
+        }
+        if !resource.namespaced && self.is_orphan(&stored) {
+            self.remove(&resource.storage, key);
         }
         stored
     }
