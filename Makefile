@@ -48,7 +48,7 @@ conformance: build
 bench: setup ## run the benchmarks, or one of them: make bench BENCH=cni
 	@$(foreach bench,$(if $(BENCH),$(BENCH),$(BENCHES)),$(if $(filter $(bench),$(BENCHES)),,\
 	    $(error no benchmark `$(bench)`; there is: $(BENCHES))))true
-	cargo build --locked --release --bins -p margay-cni
+	cargo build --locked --release --bins -p margay-cni -p margay-node
 # What is measured are the programs above; what measures them may be what the tests have compiled.
 	@set -e; for bench in $(if $(BENCH),$(BENCH),$(BENCHES)); do \
 	    cargo bench --locked --profile dev -p margay-tests --bench $$bench; done

@@ -32,10 +32,15 @@ pub enum Request {
         /// The endpoint.
         endpoint: EndpointId,
     },
-    /// The endpoint's record is gone: forget it. Answered at once.
-    EndpointDeleted {
-        /// The endpoint.
-        endpoint: EndpointId,
+    /// The endpoint's record is gone: take the rest of it down. Answered with [`Response::Done`] once no packet passes
+    /// its link any more; its tracked connections are forgotten and its addresses freed soon after. Refused, it is
+    /// the caller's to do.
+    #[serde(rename_all = "camelCase")]
+    TakeDown {
+        /// `CNI_CONTAINERID`.
+        container_id: String,
+        /// `CNI_IFNAME`.
+        ifname: String,
     },
     /// Is the endpoint in the kernel with its policy?
     EndpointCheck {
@@ -63,6 +68,12 @@ pub enum Response {
     },
     /// It is not so, or cannot be done.
     Refused {
+        /// Why, in words for an operator.
+        reason: String,
+    },
+    /// To [`Request::Status`]: no pod can be added, and those that are here may lack connectivity, because what
+    /// changes in the cluster does not reach the kernel.
+    Degraded {
         /// Why, in words for an operator.
         reason: String,
     },

@@ -1,4 +1,4 @@
-//! What users write on pods and namespaces.
+//! Annotations of Kubernetes objects that are ours: what users write on pods and namespaces, and what the agent does.
 
 use std::net::IpAddr;
 
@@ -7,6 +7,9 @@ use std::net::IpAddr;
 pub const POOLS: &str = "margay.dev/ip-pools";
 /// On a pod: the address it must have, or one of each family separated by a comma.
 pub const ADDRESS: &str = "margay.dev/ip";
+/// On a pod, written by the agent of its node when its interface is made: its addresses, separated by commas. Other
+/// nodes go by it until the pod's status has its addresses.
+pub const POD_IPS: &str = "margay.dev/pod-ips";
 
 /// A value that is not of the form it must have.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -109,10 +109,12 @@ impl fmt::Display for PodRef {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Endpoint {
-    /// `CNI_CONTAINERID`.
+    /// `CNI_CONTAINERID`, as addresses are held by it: a long one is shortened.
     pub container_id: String,
     /// `CNI_IFNAME`: the interface's name in the pod.
     pub ifname: String,
+    /// The name of the network, from its configuration. A GC of one network leaves those of others alone.
+    pub network: String,
     /// `CNI_NETNS`: the path of the pod's network namespace.
     pub netns: String,
     /// The interface's name on the host.
@@ -281,6 +283,7 @@ mod tests {
         Endpoint {
             container_id: container_id.into(),
             ifname: "eth0".into(),
+            network: "margay".into(),
             netns: "/run/netns/x".into(),
             host_ifname: id.host_ifname(),
             mac: "02:00:00:00:00:01".into(),

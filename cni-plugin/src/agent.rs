@@ -29,6 +29,9 @@ pub(crate) enum AgentError {
     /// It said no.
     #[error("{0}")]
     Refused(String),
+    /// It said no, and that pods which are here may lack connectivity too.
+    #[error("{0}")]
+    Degraded(String),
 }
 
 /// A connection to the agent.
@@ -36,6 +39,7 @@ pub(crate) enum AgentError {
 pub(crate) struct Agent {
     stream: BufReader<UnixStream>,
     socket: String,
+    wait: Duration,
 }
 
 impl Agent {
@@ -44,13 +48,13 @@ impl Agent {
         let path = run_dir.join(paths::AGENT_SOCKET);
         let socket = path.display().to_string();
         match UnixStream::connect(&path) {
-            Ok(stream) => Ok(Self { stream: BufReader::new(stream), socket }),
+            Ok(stream) => Ok(Self { stream: BufReader::new(stream), socket, wait: Duration::ZERO }),
             Err(source) => Err(AgentError::Away { socket, source }),
         }
     }
 
-    /// Asks, and waits for the answer, whatever it is.
-    pub(crate) fn ask(&mut self, request: &Request, wait: Duration) -> Result<Response, AgentError> {
+    /// Asks. The answer may take its time, within `wait`.
+    pub(crate) fn tell(&mut self, request: &Request, wait: Duration) -> Result<(), AgentError> {
         let away = |source| AgentError::Away { socket: self.socket.clone(), source };
         // A wait of zero would mean for ever to the kernel.
         let wait = wait.max(Duration::from_millis(1));
@@ -60,6 +64,13 @@ impl Agent {
         let mut line = serde_json::to_vec(request).map_err(|error| AgentError::Answer(error.to_string()))?;
         line.push(b'\n');
         stream.write_all(&line).map_err(away)?;
+        self.wait = wait;
+        Ok(())
+    }
+
+    /// Waits for the answer, whatever it is.
+    pub(crate) fn hear(&mut self) -> Result<Response, AgentError> {
+        let away = |source| AgentError::Away { socket: self.socket.clone(), source };
         let mut answer = String::new();
         match (&mut self.stream).take(MAX_LINE as u64).read_line(&mut answer) {
             Ok(0) => return Err(away(std::io::ErrorKind::UnexpectedEof.into())),
@@ -67,18 +78,19 @@ impl Agent {
             Err(error)
                 if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) =>
             {
-                return Err(AgentError::Silent(wait));
+                return Err(AgentError::Silent(self.wait));
             }
             Err(error) => return Err(away(error)),
         }
         serde_json::from_str(&answer).map_err(|error| AgentError::Answer(error.to_string()))
     }
 
-    /// Asks for something to be done, and waits until it is.
-    pub(crate) fn order(&mut self, request: &Request, wait: Duration) -> Result<(), AgentError> {
-        match self.ask(request, wait)? {
+    /// Waits until what was asked for is done.
+    pub(crate) fn done(&mut self) -> Result<(), AgentError> {
+        match self.hear()? {
             Response::Done => Ok(()),
             Response::Refused { reason } => Err(AgentError::Refused(reason)),
+            Response::Degraded { reason } => Err(AgentError::Degraded(reason)),
             other => Err(AgentError::Answer(format!("{other:?} is no answer to this request"))),
         }
     }
@@ -86,5 +98,7 @@ impl Agent {
 
 /// Connects, and asks for one thing to be done.
 pub(crate) fn ask(run_dir: &Path, request: &Request, wait: Duration) -> Result<(), AgentError> {
-    Agent::connect(run_dir)?.order(request, wait)
+    let mut agent = Agent::connect(run_dir)?;
+    agent.tell(request, wait)?;
+    agent.done()
 }

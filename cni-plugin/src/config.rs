@@ -30,8 +30,13 @@ pub(crate) enum Version {
     V1_1_0,
 }
 
+/// All that a VERSION call and an error about versions name.
+pub(crate) fn supported_versions() -> Vec<&'static str> {
+    Version::ALL.iter().map(|version| version.text()).collect()
+}
+
 impl Version {
-    pub(crate) const ALL: [Self; 5] = [Self::V0_3_0, Self::V0_3_1, Self::V0_4_0, Self::V1_0_0, Self::V1_1_0];
+    const ALL: [Self; 5] = [Self::V0_3_0, Self::V0_3_1, Self::V0_4_0, Self::V1_0_0, Self::V1_1_0];
 
     pub(crate) const fn text(self) -> &'static str {
         match self {
@@ -67,6 +72,37 @@ pub(crate) enum Command {
     Version,
 }
 
+impl Command {
+    fn text(self) -> &'static str {
+        match self {
+            Self::Add => "ADD",
+            Self::Del => "DEL",
+            Self::Check => "CHECK",
+            Self::Gc => "GC",
+            Self::Status => "STATUS",
+            Self::Version => "VERSION",
+        }
+    }
+
+    /// The first version of the spec that has it.
+    fn since(self) -> Version {
+        match self {
+            Self::Add | Self::Del | Self::Version => Version::V0_3_0,
+            Self::Check => Version::V0_4_0,
+            Self::Gc | Self::Status => Version::V1_1_0,
+        }
+    }
+
+    /// The variables that it cannot do without.
+    fn required(self) -> &'static [&'static str] {
+        match self {
+            Self::Add | Self::Check => &["CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"],
+            Self::Del => &["CNI_CONTAINERID", "CNI_IFNAME"],
+            Self::Gc | Self::Status | Self::Version => &[],
+        }
+    }
+}
+
 /// The variables that begin with `CNI_`.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Environment(BTreeMap<String, String>);
@@ -82,19 +118,31 @@ impl Environment {
         )
     }
 
+    /// `CNI_COMMAND`, when all that it needs beside it is there.
     pub(crate) fn command(&self) -> Result<Command, Failure> {
-        match self.required("CNI_COMMAND")? {
-            "ADD" => Ok(Command::Add),
-            "DEL" => Ok(Command::Del),
-            "CHECK" => Ok(Command::Check),
-            "GC" => Ok(Command::Gc),
-            "STATUS" => Ok(Command::Status),
-            "VERSION" => Ok(Command::Version),
-            other => Err(Failure::new(
-                Code::Environment,
-                format!("CNI_COMMAND is `{other}`; it takes ADD, DEL, CHECK, GC, STATUS or VERSION"),
-            )),
+        let command = match self.required("CNI_COMMAND")? {
+            "ADD" => Command::Add,
+            "DEL" => Command::Del,
+            "CHECK" => Command::Check,
+            "GC" => Command::Gc,
+            "STATUS" => Command::Status,
+            "VERSION" => Command::Version,
+            other => {
+                return Err(Failure::new(
+                    Code::Environment,
+                    format!("CNI_COMMAND is `{other}`; it takes ADD, DEL, CHECK, GC, STATUS or VERSION"),
+                ));
+            }
+        };
+        let missing: Vec<&str> =
+            command.required().iter().copied().filter(|key| self.get(key).is_none()).collect();
+        if missing.is_empty() {
+            return Ok(command);
         }
+        Err(Failure::new(
+            Code::Environment,
+            format!("{} not set; the runtime must set what {} needs", missing.join(", "), command.text()),
+        ))
     }
 
     fn get(&self, key: &str) -> Option<&str> {
@@ -113,10 +161,8 @@ impl Environment {
     /// `CNI_CONTAINERID` and `CNI_IFNAME`.
     pub(crate) fn attachment(&self) -> Result<Attachment, Failure> {
         let container_id = self.required("CNI_CONTAINERID")?;
-        // CNI spec 1.1, "Parameters": an alphanumeric character, then those and `_`, `.`, `-`.
-        let valid = container_id.starts_with(|c: char| c.is_ascii_alphanumeric())
-            && container_id.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c));
-        if !valid {
+        // CNI spec 1.1, section 2, "Parameters".
+        if !is_identifier(container_id) {
             return Err(Failure::new(
                 Code::Environment,
                 format!(
@@ -178,7 +224,8 @@ impl Args {
                 value.parse().map_err(|_error| bad(format!("CNI_ARGS: IP `{value}` is not an address")))
             })
             .transpose()?;
-        let mac = take("MAC").map(|value| parse_mac(value, "CNI_ARGS: MAC")).transpose()?;
+        let mac =
+            take("MAC").map(|value| parse_mac(value, Code::Environment, "CNI_ARGS: MAC")).transpose()?;
         if let Some(key) = pairs.keys().next()
             && !ignore_unknown
         {
@@ -203,15 +250,12 @@ impl Args {
     }
 }
 
-fn parse_mac(text: &str, place: &str) -> Result<MacAddr, Failure> {
-    let mac: MacAddr = text.parse().map_err(|error| Failure::new(Code::Config, place).because(&error))?;
+fn parse_mac(text: &str, code: Code, place: &str) -> Result<MacAddr, Failure> {
+    let mac: MacAddr = text.parse().map_err(|error| Failure::new(code, place).because(&error))?;
     if mac.is_unicast() {
         Ok(mac)
     } else {
-        Err(Failure::new(
-            Code::Config,
-            format!("{place}: {mac} is a multicast address, which no interface can have"),
-        ))
+        Err(Failure::new(code, format!("{place}: {mac} is a multicast address, which no interface can have")))
     }
 }
 
@@ -235,6 +279,9 @@ struct Raw {
     policy_wait_seconds: Option<u64>,
     #[serde(rename = "cni.dev/valid-attachments")]
     valid_attachments: Option<Vec<RawAttachment>>,
+    /// The same under the name of an early text of the spec; libcni sends both.
+    #[serde(rename = "cni.dev/attachments")]
+    attachments: Option<Vec<RawAttachment>>,
     #[serde(flatten)]
     rest: Map<String, Value>,
 }
@@ -263,6 +310,8 @@ pub(crate) enum Kind {
 #[derive(Debug)]
 pub(crate) struct Config {
     pub(crate) version: Version,
+    /// Empty in a DEL, which needs none.
+    pub(crate) name: String,
     pub(crate) kind: Kind,
     pub(crate) prev_result: Option<Value>,
     pub(crate) dns: Option<Value>,
@@ -297,34 +346,57 @@ impl Config {
         };
         let takes_down = matches!(command, Command::Del | Command::Gc);
         if takes_down {
-            const USED: [&str; 5] = ["cniVersion", "type", "runDir", "stateDir", "cni.dev/valid-attachments"];
+            const USED: [&str; 7] = [
+                "cniVersion",
+                "name",
+                "type",
+                "runDir",
+                "stateDir",
+                "cni.dev/valid-attachments",
+                "cni.dev/attachments",
+            ];
             object.retain(|key, _| USED.contains(&key.as_str()));
         }
         let raw: Raw = serde_json::from_value(value).map_err(|error| decode(&error))?;
         // CNI spec 1.1, section 1: without a version it is 0.1.0, which had no plugins in a list.
         let asked = raw.cni_version.as_deref().unwrap_or("0.1.0");
         let version = Version::parse(asked).ok_or_else(|| {
-            let known: Vec<&str> = Version::ALL.iter().map(|version| version.text()).collect();
             Failure::new(Code::IncompatibleVersion, format!("cniVersion {asked} is not spoken here"))
-                .details(format!("supported versions: {}", known.join(", ")))
+                .details(format!("supported versions: {}", supported_versions().join(", ")))
         })?;
-        if !takes_down && raw.name.as_deref().unwrap_or_default().is_empty() {
-            return Err(Failure::new(Code::Config, "the network configuration has no `name`"));
+        if version < command.since() {
+            let (verb, since) = (command.text(), command.since().text());
+            return Err(Failure::new(
+                Code::IncompatibleVersion,
+                format!("{verb} came with version {since}; the configuration asks for {asked}"),
+            ));
+        }
+        let name = raw.name.unwrap_or_default();
+        // CNI spec 1.1, section 1: as a container ID, and so no path.
+        if command != Command::Del && !is_identifier(&name) {
+            return Err(Failure::new(
+                Code::Config,
+                format!(
+                    "the network configuration's `name` is `{name}`; it must begin with a letter or digit and hold only those, `_`, `.` and `-`"
+                ),
+            ));
         }
         let kind = if raw.kind.as_deref() == Some("loopback") { Kind::Loopback } else { Kind::Pod };
-        if let Some(key) =
-            raw.rest.keys().find(|key| kind == Kind::Pod && !key.starts_with("cni.dev/") && *key != "ipMasq")
+        if kind == Kind::Pod
+            && let Some((key, value)) = raw.rest.iter().find(|(key, value)| !is_harmless(key, value))
         {
-            return Err(Failure::new(Code::Config, format!("the network configuration has `{key}`, which is unknown here"))
-                .details("known: cniVersion name type prevResult runtimeConfig args capabilities dns runDir stateDir mtu policyWaitSeconds"));
+            return Err(Failure::new(
+                Code::UnsupportedField,
+                format!("the network configuration has `{key}`: {value}, which is not supported here"),
+            )
+            .details(
+                "supported: cniVersion name type prevResult runtimeConfig args capabilities dns runDir stateDir mtu policyWaitSeconds",
+            ));
         }
         let mut wishes = Vec::new();
         for (place, list) in [
             ("runtimeConfig.ips", raw.runtime_config.ips),
-            (
-                "args.cni.ips",
-                raw.args.as_ref().and_then(|args| serde_json::from_value(args["cni"]["ips"].clone()).ok()),
-            ),
+            ("args.cni.ips", raw.args.as_ref().map(ips_of_args).transpose()?.flatten()),
         ] {
             for text in list.into_iter().flatten() {
                 // With or without a prefix: the spec's convention has one, users leave it out.
@@ -342,16 +414,21 @@ impl Config {
             )
         })?;
         // One that no ADD of ours can have made is none of ours to keep.
-        let valid_attachments = raw.valid_attachments.map(|list| {
+        let valid_attachments = raw.valid_attachments.or(raw.attachments).map(|list| {
             list.iter().filter_map(|item| Owner::new(&item.container_id, &item.ifname).ok()).collect()
         });
         Ok(Self {
             version,
+            name,
             kind,
             prev_result: raw.prev_result,
             dns: raw.dns,
             wishes,
-            mac: raw.runtime_config.mac.map(|text| parse_mac(&text, "runtimeConfig.mac")).transpose()?,
+            mac: raw
+                .runtime_config
+                .mac
+                .map(|text| parse_mac(&text, Code::Config, "runtimeConfig.mac"))
+                .transpose()?,
             run_dir: raw.run_dir.unwrap_or_else(|| paths::RUN_DIR.into()),
             state_dir: raw.state_dir.unwrap_or_else(|| paths::STATE_DIR.into()),
             mtu,
@@ -361,9 +438,28 @@ impl Config {
     }
 }
 
+/// An alphanumeric character, then those and `_`, `.`, `-`.
+fn is_identifier(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c))
+}
+
+/// Whether a field that we do not use asks for nothing: the runtime's own fields, those of a whole list, and a wish
+/// that is `false`.
+fn is_harmless(key: &str, value: &Value) -> bool {
+    const OF_LISTS: [&str; 4] = ["cniVersions", "disableCheck", "disableGC", "loadOnlyInlinedPlugins"];
+    key.starts_with("cni.dev/") || OF_LISTS.contains(&key) || (key == "ipMasq" && *value == false)
+}
+
+/// `args.cni.ips`, the older way to ask for addresses (`CONVENTIONS.md` of the CNI project).
+fn ips_of_args(args: &Value) -> Result<Option<Vec<String>>, Failure> {
+    serde_json::from_value(args["cni"]["ips"].clone())
+        .map_err(|error| Failure::new(Code::Config, "args.cni.ips").because(&error))
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{Args, Command, Config, Environment};
+    use super::{Args, Command, Config, Environment, supported_versions};
     use crate::result::Code;
 
     fn refusal(config: &str) -> (Code, String) {
@@ -381,7 +477,10 @@ mod tests {
             (r#"{"cniVersion":"9.0.0","name":"n"}"#, Code::IncompatibleVersion, "9.0.0"),
             (r#"{"cniVersion":"1.1.0"}"#, Code::Config, "name"),
             (r#"{"cniVersion":"1.1.0","name":"n","mtu":5}"#, Code::Config, "mtu"),
-            (r#"{"cniVersion":"1.1.0","name":"n","mtuu":5}"#, Code::Config, "mtuu"),
+            (r#"{"cniVersion":"1.1.0","name":"../n"}"#, Code::Config, "../n"),
+            (r#"{"cniVersion":"1.1.0","name":"n","mtuu":5}"#, Code::UnsupportedField, "`mtuu`: 5"),
+            (r#"{"cniVersion":"1.1.0","name":"n","ipMasq":true}"#, Code::UnsupportedField, "`ipMasq`: true"),
+            (r#"{"cniVersion":"1.1.0","name":"n","args":{"cni":{"ips":"x"}}}"#, Code::Config, "args.cni.ips"),
             (
                 r#"{"cniVersion":"1.1.0","name":"n","runtimeConfig":{"ips":["x"]}}"#,
                 Code::Config,
@@ -400,8 +499,21 @@ mod tests {
     }
 
     #[test]
+    fn a_verb_is_refused_in_versions_that_do_not_have_it() {
+        for (command, since) in [(Command::Check, 2), (Command::Gc, 4), (Command::Status, 4)] {
+            for (index, version) in supported_versions().into_iter().enumerate() {
+                let config = format!(r#"{{"cniVersion":"{version}","name":"n"}}"#);
+                let code = Config::parse(config.as_bytes(), command).map_err(|failure| failure.code).err();
+                let expected = (index < since).then_some(Code::IncompatibleVersion);
+                assert_eq!(code, expected, "{command:?} {version}");
+            }
+        }
+    }
+
+    #[test]
     fn what_an_add_refuses_does_not_keep_a_del_from_its_work() {
-        let config = r#"{"cniVersion":"1.1.0","mtu":5,"mtuu":5,"runtimeConfig":{"ips":"x"},"runDir":"/r"}"#;
+        let config =
+            r#"{"cniVersion":"1.1.0","name":"n","mtu":5,"mtuu":5,"runtimeConfig":{"ips":"x"},"runDir":"/r"}"#;
         assert!(Config::parse(config.as_bytes(), Command::Add).is_err());
         for command in [Command::Del, Command::Gc] {
             assert_eq!(Config::parse(config.as_bytes(), command).unwrap().run_dir.to_str(), Some("/r"));

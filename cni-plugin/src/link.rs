@@ -25,6 +25,17 @@ pub(crate) const GATEWAY_V4: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(169, 25
 /// The router that every pod sees, IPv6.
 pub(crate) const GATEWAY_V6: IpAddr = IpAddr::V6(std::net::Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1));
 
+/// Settings of a host end, and their values.
+pub(crate) const HOST_SETTINGS: [(&str, &str); 5] = [
+    // A pod must not be able to configure its node by router advertisements or redirects,
+    ("ipv6/accept_ra", "0"),
+    ("ipv6/accept_redirects", "0"),
+    ("ipv4/accept_redirects", "0"),
+    ("ipv4/send_redirects", "0"),
+    // nor fill its neighbour table: a pod has its router's address and needs to ask for none.
+    ("ipv4/arp_ignore", "8"),
+];
+
 /// Metric of the routes of a pod's further interfaces, to which the interface's index is added: above 1024, which
 /// IPv6 routes have by default.
 const SECOND_METRIC: u32 = 2048;
@@ -119,22 +130,13 @@ impl PodLink<'_> {
 
     fn configure_host(&self, socket: &mut Socket) -> Result<(), LinkError> {
         let index = find(socket, &self.host_name)?.index;
-        for (setting, value) in [
-            // A pod must not be able to configure its node by router advertisements or redirects,
-            ("ipv6/accept_ra", "0"),
-            ("ipv6/accept_redirects", "0"),
-            ("ipv4/accept_redirects", "0"),
-            ("ipv4/send_redirects", "0"),
-            // nor fill its neighbour table: a pod has its router's address and needs to ask for none.
-            ("ipv4/arp_ignore", "8"),
-        ] {
+        for (setting, value) in HOST_SETTINGS {
             set(&self.host_name, setting, value)?;
         }
         // What the node's `default` says of new links is for its uplinks; this one must forward.
         self.enable_ipv6(&self.host_name)?;
         for address in self.addresses {
-            let family = if address.is_ipv4() { "ipv4" } else { "ipv6" };
-            set(&self.host_name, &format!("{family}/forwarding"), "1")?;
+            set(&self.host_name, &format!("{}/forwarding", family(*address)), "1")?;
         }
         let mut requests = Vec::new();
         for address in self.addresses.iter().copied() {
@@ -171,10 +173,25 @@ pub(crate) fn delete(host_name: &IfName) -> Result<(), Error> {
     }
 }
 
+/// The kernel's directory for settings of an address's protocol.
+pub(crate) fn family(address: IpAddr) -> &'static str {
+    if address.is_ipv4() { "ipv4" } else { "ipv6" }
+}
+
+/// `family/setting` of an interface in the thread's namespace; `None` where the kernel has none.
+pub(crate) fn setting(name: &str, setting: &str) -> Option<String> {
+    let text = fs::read_to_string(setting_path(name, setting)).ok()?;
+    Some(text.trim().to_owned())
+}
+
+fn setting_path(name: &str, setting: &str) -> String {
+    let (family, setting) = setting.split_once('/').unwrap_or(("ipv4", setting));
+    format!("/proc/sys/net/{family}/conf/{name}/{setting}")
+}
+
 /// Sets `family/setting` of an interface in the thread's namespace, where it differs.
 fn set(name: &IfName, setting: &str, value: &str) -> Result<(), LinkError> {
-    let (family, setting) = setting.split_once('/').unwrap_or(("ipv4", setting));
-    let path = format!("/proc/sys/net/{family}/conf/{name}/{setting}");
+    let path = setting_path(name.as_str(), setting);
     let written = match fs::read_to_string(&path) {
         Ok(present) if present.trim() == value => Ok(()),
         Ok(_) => fs::write(&path, value),

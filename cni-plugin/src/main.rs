@@ -5,8 +5,8 @@
 //! connects pods; named `loopback` it brings up `lo`, which runtimes want done by a plugin too.
 //!
 //! ```text
-//! ADD:  lock endpoint -> agent: which blocks -> address (ipam) -> veth pair -> addresses, routes, neighbours -> endpoint record
-//!       -> agent: policy is in the kernel -> result          any failure undoes all before it, in reverse
+//! ADD:  lock endpoint -> agent: which blocks -> address (ipam) -> endpoint record -> agent told -> veth pair -> addresses, routes,
+//!       neighbours -> agent: policy is in the kernel -> result         any failure undoes all before it
 //! ```
 //!
 //! It is synchronous: no runtime, no thread. It holds no credential and asks no API server.

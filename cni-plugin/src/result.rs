@@ -12,7 +12,9 @@ use crate::config::Version;
 pub(crate) enum Code {
     /// The `cniVersion` is none that we speak.
     IncompatibleVersion = 1,
-    /// The container is unknown or does not exist.
+    /// The network configuration has a field, or a value of one, that we do not know.
+    UnsupportedField = 2,
+    /// The container is unknown or does not exist, and the runtime need not call DEL for it.
     UnknownContainer = 3,
     /// An environment variable is missing or wrong.
     Environment = 4,
@@ -26,6 +28,8 @@ pub(crate) enum Code {
     TryAgain = 11,
     /// STATUS: no pod can be added.
     NotAvailable = 50,
+    /// STATUS: no pod can be added, and those that are here may lack connectivity.
+    LimitedConnectivity = 51,
     /// No address is left (ours: 100 and above are the plugin's own).
     Exhausted = 100,
     /// CHECK found the kernel's state to differ from the result.

@@ -3,6 +3,7 @@
 //! It reads what the node's processes leave on disk and asks their sockets; it changes nothing.
 
 mod bgp;
+mod check;
 mod endpoints;
 mod ipam;
 mod status;
@@ -65,6 +66,8 @@ enum Command {
 enum Ipam {
     /// Pools, blocks and their use, and who has which address.
     Show,
+    /// Do disk, records and kernel agree? Exit status 1 when they do not.
+    Check,
 }
 
 #[derive(Debug, Subcommand)]
@@ -81,6 +84,7 @@ fn main() -> ExitCode {
         Command::Status => Ok(status::run(&cli.run_dir, &cli.state_dir)),
         Command::Endpoints => endpoints::run(&cli.run_dir),
         Command::Ipam { command: Ipam::Show } => ipam::show(&cli.run_dir, &cli.state_dir),
+        Command::Ipam { command: Ipam::Check } => check::run(&cli.run_dir, &cli.state_dir),
         Command::Bgp { command: Bgp::Neighbors } => bgp::neighbors(&cli.run_dir),
         Command::Bgp { command: Bgp::Routes } => bgp::routes(&cli.run_dir),
     };

@@ -47,7 +47,7 @@ fn agent(run_dir: &Path) -> anyhow::Result<String> {
     BufReader::new(&stream).read_line(&mut line).context("hear from the agent")?;
     match serde_json::from_str(&line).context("understand the agent")? {
         Response::Done => Ok("pods can be added".into()),
-        Response::Refused { reason } => anyhow::bail!("{reason}"),
+        Response::Refused { reason } | Response::Degraded { reason } => anyhow::bail!("{reason}"),
         other => anyhow::bail!("{other:?} is no answer; are margayctl and agent of one version?"),
     }
 }

@@ -14,6 +14,7 @@ use margay_api::paths;
 use margay_bgp::Asn;
 use margay_netlink::link::Mtu;
 use serde::Deserialize;
+use serde_json::Value;
 
 /// The Margay node agent: programs pod routes, `NetworkPolicy` and BGP on one Kubernetes node.
 #[derive(Debug, Parser)]
@@ -116,6 +117,7 @@ struct File {
     log_format: Option<LogFormat>,
     reconcile_seconds: Option<u64>,
     ipam: Ipam,
+    chained_plugins: Vec<Value>,
     bgp: Bgp,
 }
 
@@ -198,6 +200,8 @@ pub(crate) struct Settings {
     pub(crate) log_format: LogFormat,
     pub(crate) reconcile: Duration,
     pub(crate) ipam: Ipam,
+    /// Configurations of CNI plugins that the runtime is to call after ours.
+    pub(crate) chained_plugins: Vec<Value>,
     pub(crate) bgp: Bgp,
 }
 
@@ -238,6 +242,13 @@ fn merge(cli: &Cli, file: File) -> anyhow::Result<Settings> {
     let reconcile = file.reconcile_seconds.unwrap_or(10);
     // The core comes by at least this often; /healthz takes it for dead after a minute.
     anyhow::ensure!((1..=30).contains(&reconcile), "reconcileSeconds is {reconcile}; it takes 1 to 30");
+    for plugin in &file.chained_plugins {
+        let kind = plugin["type"].as_str().unwrap_or_default();
+        anyhow::ensure!(
+            !kind.is_empty() && !kind.contains('/'),
+            "chainedPlugins: {plugin} has no `type`, the plugin's file name in /opt/cni/bin"
+        );
+    }
     let or = |flag: &Option<PathBuf>, file: Option<PathBuf>, default: &str| {
         flag.clone().or(file).unwrap_or_else(|| default.into())
     };
@@ -258,6 +269,7 @@ fn merge(cli: &Cli, file: File) -> anyhow::Result<Settings> {
         log_format: cli.log_format.or(file.log_format).unwrap_or(LogFormat::Text),
         reconcile: Duration::from_secs(reconcile),
         ipam: file.ipam,
+        chained_plugins: file.chained_plugins,
         bgp: file.bgp,
     })
 }
@@ -299,6 +311,7 @@ mod tests {
             ("nodeName: x\nmtu: 100", "mtu is 100"),
             ("nodeName: x\ndataplane: ebpf", "not in this version"),
             ("nodeName: x\nreconcileSeconds: 90", "reconcileSeconds is 90"),
+            ("nodeName: x\nchainedPlugins: [{snat: true}]", "chainedPlugins: {\"snat\":true} has no `type`"),
             ("nodeName: x\nbgp: {asn: 0}", "asn"),
             ("nodeName: x\nipam: {mode: pools}", "pool"),
             ("nodeName: [", "margay.yaml"),

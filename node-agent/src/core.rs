@@ -18,7 +18,7 @@ use margay_api::{
     paths,
     pools::Snapshot,
 };
-use margay_ipam::Store;
+use margay_ipam::{Owner, Store};
 use margay_netlink::link::Mtu;
 use margay_policy::Interner;
 use tokio::{
@@ -32,18 +32,22 @@ use tracing::{error, info, warn};
 use crate::{
     addresses::{self, Asking, ClaimedBlocks, Facts},
     config::{IpamMode, Settings},
-    decide::{State, Wanted, decide},
+    decide::{Announcement, State, Wanted, decide},
     metrics::{Metrics, Outcome},
     program::{
-        bgp, cni, endpoint, leak,
-        nft::{Driver, layout},
+        announce, bgp, cni, endpoint, leak,
+        nft::Driver,
         sysctl,
+        takedown::{Progress, Takedowns},
     },
     serve::{
         http::{self, Shared},
         plugin::{self, Call},
     },
-    watch::{self as watches, ApiEvent, drift},
+    watch::{
+        self as watches, ApiEvent,
+        drift::{self, Gone, Loss},
+    },
 };
 
 /// Events that may wait; a sender of more waits too.
@@ -60,8 +64,12 @@ pub(crate) enum Event {
     Api(ApiEvent),
     /// From the plugin.
     Plugin(Call),
-    /// Something of ours in the kernel was taken away.
-    Drift,
+    /// Something in the kernel that may be ours was taken away.
+    Drift(Vec<Loss>),
+    /// A pod that is taken down has come further.
+    Takedown(Progress),
+    /// The look at the kernel's links and routes is over.
+    Looked(Looked),
     /// Our table was changed by those with these netlink ports, of whom some may be ourselves.
     TableTouched(BTreeSet<u32>),
     /// Whether the speaker has its configuration.
@@ -98,7 +106,12 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
         dataplane = "nftables",
         "margay-node runs"
     );
-    let core = Core::new(settings, metrics, shared, wanted_bgp, pools);
+    let store = Store::new(&settings.state_dir.join(paths::IPAM));
+    let (takedowns, sweeper) = Takedowns::new(settings.run_dir.clone(), store, events.clone());
+    tasks.spawn(sweeper);
+    let (announcements, announced) = mpsc::channel(announce::QUEUE);
+    tasks.spawn(announce::run(client, announced));
+    let core = Core::new(settings, metrics, shared, wanted_bgp, pools, takedowns, announcements, events);
     tasks.spawn(core.run(inbox));
 
     let mut terminate = signal(SignalKind::terminate())?;
@@ -167,7 +180,7 @@ struct Core {
     records: Records,
     store: Store,
     /// What the kernel holds; `None` before the first transaction.
-    programmed: Option<Wanted>,
+    programmed: Option<Arc<Wanted>>,
     blocks: Vec<IpNetwork>,
     bgp: Result<(), String>,
     /// Something has changed since the last attempt.
@@ -181,9 +194,29 @@ struct Core {
     asking: Asking,
     /// `None` where blocks come with the Node object.
     pools: Option<Pools>,
+    takedowns: Takedowns,
+    announcements: mpsc::Sender<Announcement>,
+    look: Look,
+    events: mpsc::Sender<Event>,
 }
 
-/// An ADD that waits for its policy.
+/// What a look at links, routes and addresses has found and mended.
+#[derive(Debug)]
+pub(crate) struct Looked {
+    repaired: anyhow::Result<usize>,
+    reclaimed: anyhow::Result<leak::Reclaimed>,
+}
+
+/// The state of the look at links, routes and addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Look {
+    Idle,
+    Running,
+    /// Something was lost since it began.
+    Again,
+}
+
+/// An ADD or CHECK that waits for its policy.
 struct Waiting {
     endpoint: EndpointId,
     answer: oneshot::Sender<Response>,
@@ -191,12 +224,16 @@ struct Waiting {
 }
 
 impl Core {
+    #[expect(clippy::too_many_arguments, reason = "what it owns, and the ends of its channels")]
     fn new(
         settings: Settings,
         metrics: Arc<Metrics>,
         shared: Shared,
         wanted_bgp: watch::Sender<Option<margay_bgp::config::Config>>,
         pools: Option<Pools>,
+        takedowns: Takedowns,
+        announcements: mpsc::Sender<Announcement>,
+        events: mpsc::Sender<Event>,
     ) -> Self {
         let mut state = State::new(settings.node_name.clone());
         if pools.is_some() {
@@ -223,6 +260,10 @@ impl Core {
             waiting: Vec::new(),
             asking: Asking::new(pools.as_ref().map(|pools| pools.asks.clone())),
             pools,
+            takedowns,
+            announcements,
+            look: Look::Idle,
+            events,
             settings,
             metrics,
             shared,
@@ -271,9 +312,10 @@ impl Core {
     fn hear(&mut self, event: Event) -> bool {
         match event {
             Event::Api(event) => {
-                self.node_changed |= matches!(event, ApiEvent::Nodes(_));
-                self.state.apply(event);
-                self.changed = true;
+                let is_node = matches!(event, ApiEvent::Nodes(_));
+                let changed = self.state.apply(event);
+                self.node_changed |= is_node && changed;
+                self.changed |= changed;
                 self.tell_pools();
             }
             Event::Claimed(claimed) => {
@@ -290,7 +332,13 @@ impl Core {
                 // The runtime may be told of the node only once its routes are announced.
                 self.changed = true;
             }
-            Event::Drift => return true,
+            // Each is heard: one may be what a take-down waits for.
+            Event::Drift(losses) => {
+                let ours = losses.iter().filter(|loss| self.concerns_us(loss)).count();
+                return ours > 0;
+            }
+            Event::Takedown(progress) => self.takedowns.note(progress),
+            Event::Looked(looked) => self.note(looked),
             Event::TableTouched(ports) => {
                 if !self.nft.heed(&ports) {
                     warn!("somebody changed the table inet margay; it is written anew");
@@ -329,26 +377,47 @@ impl Core {
                 }
                 Err(reason) => Response::Refused { reason },
             },
-            Request::EndpointDeleted { endpoint } => match self.read(&endpoint) {
-                Ok(()) => Response::Done,
-                Err(reason) => Response::Refused { reason },
+            Request::TakeDown { container_id, ifname } => match Owner::new(&container_id, &ifname) {
+                Ok(owner) => {
+                    let id = EndpointId::of(&container_id, &ifname);
+                    self.state.set_endpoint(&id, None);
+                    self.changed = true;
+                    self.takedowns.begin(owner, call.answer);
+                    return;
+                }
+                Err(error) => Response::Refused { reason: error.to_string() },
             },
-            Request::EndpointCheck { endpoint } => match self.why_not(&endpoint) {
-                None => Response::Done,
-                Some(reason) => Response::Refused { reason },
-            },
+            // Answered when what has come in with it is in the kernel.
+            Request::EndpointCheck { endpoint } => {
+                self.waiting.push(Waiting { endpoint, answer: call.answer, until: Instant::now() });
+                return;
+            }
             Request::Status => {
                 let mut missing = self.missing();
                 missing.extend(self.pools.as_ref().and_then(|pools| pools.claimed.full.clone()));
                 if missing.is_empty() {
                     Response::Done
-                } else {
+                } else if self.stale().is_empty() {
                     Response::Refused { reason: missing.join("; ") }
+                } else {
+                    Response::Degraded { reason: missing.join("; ") }
                 }
             }
         };
         // A plugin that has given up does not hear the answer.
         drop(call.answer.send(response));
+    }
+
+    /// Whether something is lost that should be there. What is lost because a pod is taken down is news of that.
+    fn concerns_us(&mut self, loss: &Loss) -> bool {
+        match loss {
+            Loss::Link(id, Gone::Deleted) if self.takedowns.link_gone(id) => false,
+            Loss::Link(id, _) => self.state.endpoint(id).is_some(),
+            Loss::Address(address) => {
+                self.state.endpoints().any(|(_, endpoint)| endpoint.addresses.contains(address))
+            }
+            Loss::Unknown => true,
+        }
     }
 
     /// Reads an endpoint's record, or sees that it is gone.
@@ -372,7 +441,7 @@ impl Core {
         let is_there = programmed
             .endpoints
             .get(id)
-            .is_some_and(|there| self.state.endpoint(id) == Some(&there.endpoint));
+            .is_some_and(|there| self.state.endpoint(id) == Some(there.endpoint.as_ref()));
         if is_there && !self.changed {
             return None;
         }
@@ -385,8 +454,9 @@ impl Core {
         self.changed = false;
         self.retry = None;
         let Some(wanted) = decide(&self.state, &self.settings.bgp, &mut self.interner) else { return };
+        let wanted = Arc::new(wanted);
         let started = Instant::now();
-        match self.nft.apply(layout(&wanted)).await {
+        match self.nft.apply(&wanted).await {
             Ok(0) => {}
             Ok(_) => {
                 self.metrics.transactions.get_or_create(&Outcome { outcome: "applied" }).inc();
@@ -484,21 +554,46 @@ impl Core {
         if let Some(blocks) = self.programmed.as_ref().map(|programmed| programmed.blocks.clone()) {
             self.configure_node(&blocks);
         }
+        self.look(listing.endpoints);
+    }
+
+    /// Starts a look at links, routes and addresses, unless one is under way: then another follows it.
+    fn look(&mut self, endpoints: Vec<Endpoint>) {
+        if self.look == Look::Idle {
+            self.look = Look::Running;
+        } else {
+            self.look = Look::Again;
+            return;
+        }
         let (run_dir, store) = (self.settings.run_dir.clone(), self.store.clone());
-        let work =
-            spawn_blocking(move || (endpoint::repair(&listing.endpoints), leak::reclaim(&run_dir, &store)));
-        match work.await {
-            Ok((repaired, reclaimed)) => {
-                match repaired {
-                    Ok(count) => drop(self.metrics.repaired.inc_by(count as u64)),
-                    Err(error) => warn!(%error, "the pods' routes cannot be looked at"),
-                }
-                match reclaimed {
-                    Ok(count) => drop(self.metrics.reclaimed.inc_by(count as u64)),
-                    Err(error) => warn!("what leaked cannot be taken back: {error:#}"),
-                }
-            }
-            Err(error) => warn!(%error, "the look at the kernel did not end"),
+        let (pending, events) = (self.takedowns.pending(), self.events.clone());
+        let orphans = self.state.orphans();
+        tokio::spawn(async move {
+            let work = spawn_blocking(move || Looked {
+                repaired: endpoint::repair(&endpoints).map_err(anyhow::Error::from),
+                reclaimed: leak::reclaim(&run_dir, &store, &pending, &orphans),
+            });
+            let looked = work.await.unwrap_or_else(|panic| {
+                let failed = || anyhow::anyhow!("{panic}");
+                Looked { repaired: Err(failed()), reclaimed: Err(failed()) }
+            });
+            // A core that has ended takes no more notice.
+            drop(events.send(Event::Looked(looked)).await);
+        });
+    }
+
+    fn note(&mut self, looked: Looked) {
+        match looked.repaired {
+            Ok(count) => drop(self.metrics.repaired.inc_by(count as u64)),
+            Err(error) => warn!("the pods' routes cannot be looked at: {error:#}"),
+        }
+        match looked.reclaimed {
+            Ok(reclaimed) => self.metrics.count_reclaimed(reclaimed),
+            Err(error) => warn!("what leaked cannot be taken back: {error:#}"),
+        }
+        if std::mem::replace(&mut self.look, Look::Idle) == Look::Again {
+            let endpoints = self.state.endpoints().map(|(_, endpoint)| Endpoint::clone(endpoint)).collect();
+            self.look(endpoints);
         }
     }
 
@@ -507,7 +602,13 @@ impl Core {
         let now = Instant::now();
         for waiting in std::mem::take(&mut self.waiting) {
             match self.why_not(&waiting.endpoint) {
-                None => drop(waiting.answer.send(Response::Done)),
+                None => {
+                    // When too much is to be told, the statuses tell.
+                    if let Some(announcement) = self.state.announcement(&waiting.endpoint) {
+                        drop(self.announcements.try_send(announcement));
+                    }
+                    drop(waiting.answer.send(Response::Done));
+                }
                 Some(reason) if waiting.until <= now => {
                     drop(waiting.answer.send(Response::Refused { reason }));
                 }
@@ -518,8 +619,8 @@ impl Core {
         }
     }
 
-    /// What keeps the node from being ready.
-    fn missing(&self) -> Vec<String> {
+    /// What keeps changes in the cluster from reaching the pods that are here.
+    fn stale(&self) -> Vec<String> {
         let mut missing = Vec::new();
         missing.extend(self.state.missing().map(|what| format!("api: not listed yet: {what}")));
         if self.programmed.is_none() {
@@ -528,6 +629,13 @@ impl Core {
         } else if let Some(error) = &self.last_error {
             missing.push(format!("dataplane: {error}"));
         }
+        missing.extend(self.bgp.as_ref().err().map(|error| format!("bgp: {error}")));
+        missing
+    }
+
+    /// What keeps the node from being ready.
+    fn missing(&self) -> Vec<String> {
+        let mut missing = self.stale();
         match &self.pools {
             Some(pools) => missing.extend(pools.claimed.missing.clone()),
             None if self.blocks.is_empty() => {
@@ -535,7 +643,6 @@ impl Core {
             }
             None => {}
         }
-        missing.extend(self.bgp.as_ref().err().map(|error| format!("bgp: {error}")));
         if missing.is_empty() && !self.configured {
             missing.push("cni: the network configuration is not written yet".into());
         }

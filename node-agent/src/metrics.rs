@@ -6,6 +6,8 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use crate::program::leak::Reclaimed;
+
 /// A label: which resource an event was of.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct Resource {
@@ -16,6 +18,12 @@ pub(crate) struct Resource {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct Outcome {
     pub(crate) outcome: &'static str,
+}
+
+/// A label: what had leaked.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct Leak {
+    pub(crate) kind: &'static str,
 }
 
 /// All metrics, each with its name in the registry.
@@ -29,7 +37,8 @@ pub(crate) struct Metrics {
     pub(crate) unreadable: Family<Resource, Counter>,
     pub(crate) transactions: Family<Outcome, Counter>,
     pub(crate) program_seconds: Histogram,
-    pub(crate) reclaimed: Counter,
+    pub(crate) reclaimed: Family<Leak, Counter>,
+    pub(crate) unrecorded: Gauge,
     pub(crate) repaired: Counter,
     pub(crate) bgp_established: Gauge,
     pub(crate) bgp_neighbors: Gauge,
@@ -49,7 +58,8 @@ impl Metrics {
             unreadable: Family::default(),
             transactions: Family::default(),
             program_seconds: Histogram::new(buckets),
-            reclaimed: Counter::default(),
+            reclaimed: Family::default(),
+            unrecorded: Gauge::default(),
             repaired: Counter::default(),
             bgp_established: Gauge::default(),
             bgp_neighbors: Gauge::default(),
@@ -73,8 +83,13 @@ impl Metrics {
         );
         registry.register(
             "ipam_reclaimed",
-            "Leaked addresses and links taken back",
+            "Leaked addresses, links and endpoint records taken back",
             metrics.reclaimed.clone(),
+        );
+        registry.register(
+            "ipam_unrecorded_links",
+            "Pod links whose endpoint records are lost, left alone and closed",
+            metrics.unrecorded.clone(),
         );
         registry.register("repaired", "Routes and neighbours of pods put back", metrics.repaired.clone());
         registry.register(
@@ -84,6 +99,15 @@ impl Metrics {
         );
         registry.register("bgp_neighbors", "BGP neighbours configured", metrics.bgp_neighbors.clone());
         Self { registry, ..metrics }
+    }
+
+    /// Takes note of what a look for leaks has found.
+    pub(crate) fn count_reclaimed(&self, reclaimed: Reclaimed) {
+        let Reclaimed { records, links, addresses, unrecorded } = reclaimed;
+        for (kind, count) in [("record", records), ("link", links), ("address", addresses)] {
+            self.reclaimed.get_or_create(&Leak { kind }).inc_by(count);
+        }
+        self.unrecorded.set(i64::try_from(unrecorded).unwrap_or(i64::MAX));
     }
 
     /// The metrics as `OpenMetrics` text.

@@ -49,6 +49,9 @@ pub struct Pod {
     pub labels: BTreeMap<String, String>,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
+    /// Addresses that it is said to have, and that nothing confirms yet: they are its own as long as no other pod has
+    /// them, or is said to.
+    pub announced: Vec<IpAddr>,
     /// Its named ports, those of init containers that keep running included.
     pub ports: Vec<NamedPort>,
     /// It lives in its node's network: no policy selects it and no pod peer matches it.
@@ -99,6 +102,9 @@ impl Objects {
     }
 
     /// Which pod has each address of the pod network.
+    ///
+    /// What is only announced counts for less than anything else, as those who write it may not be those who give
+    /// pods their addresses: it takes an address from nobody, and two pods for which one is announced get it neither.
     pub fn owners(&self) -> BTreeMap<IpAddr, &Pod> {
         let mut owners: BTreeMap<IpAddr, &Pod> = BTreeMap::new();
         for pod in self.pods.values().filter(|pod| pod.in_pod_network()) {
@@ -112,6 +118,13 @@ impl Objects {
                 }
             }
         }
+        let mut announced: BTreeMap<IpAddr, Option<&Pod>> = BTreeMap::new();
+        for pod in self.pods.values().filter(|pod| pod.in_pod_network()) {
+            for address in pod.announced.iter().filter(|address| !owners.contains_key(address)) {
+                announced.entry(*address).and_modify(|holder| *holder = None).or_insert(Some(pod));
+            }
+        }
+        owners.extend(announced.into_iter().filter_map(|(address, pod)| Some((address, pod?))));
         owners
     }
 }

@@ -56,6 +56,28 @@ pub(super) fn run(environment: &Environment, config: &Config) -> Result<String, 
     let addresses = address::allocate(&mut agent, &store, &attachment, config, &args)?;
     let (host_mac, derived_mac) = macs(&id);
     let pod_mac = config.mac.or(args.mac).unwrap_or(derived_mac);
+    let endpoint = Endpoint {
+        container_id: attachment.owner.container_id().to_owned(),
+        ifname: attachment.owner.ifname().to_owned(),
+        network: config.name.clone(),
+        netns: netns.display().to_string(),
+        host_ifname: host_name.to_string(),
+        mac: pod_mac.to_string(),
+        host_mac: host_mac.to_string(),
+        addresses: addresses.clone(),
+        mtu: config.mtu.octets(),
+        pod: args.pod,
+    };
+    records
+        .write(&endpoint)
+        .map_err(|error| Failure::new(Code::Io, "record the endpoint").because(&error))?;
+    let closed = |error: AgentError| {
+        let code = if matches!(error, AgentError::Answer(_)) { Code::Io } else { Code::TryAgain };
+        Failure::new(code, "get the pod's policy into the kernel").because(&error)
+    };
+    // The agent sees to the policy while the link is made.
+    let asked = Request::EndpointAdded { endpoint: id.clone() };
+    agent.tell(&asked, config.policy_wait).map_err(closed)?;
     PodLink {
         host_name: host_name.clone(),
         host_mac,
@@ -70,25 +92,7 @@ pub(super) fn run(environment: &Environment, config: &Config) -> Result<String, 
         let code = if matches!(error, LinkError::Present(_)) { Code::Environment } else { Code::Io };
         Failure::new(code, "connect the pod").because(&error)
     })?;
-    let endpoint = Endpoint {
-        container_id: attachment.owner.container_id().to_owned(),
-        ifname: attachment.owner.ifname().to_owned(),
-        netns: netns.display().to_string(),
-        host_ifname: host_name.to_string(),
-        mac: pod_mac.to_string(),
-        host_mac: host_mac.to_string(),
-        addresses: addresses.clone(),
-        mtu: config.mtu.octets(),
-        pod: args.pod,
-    };
-    records
-        .write(&endpoint)
-        .map_err(|error| Failure::new(Code::Io, "record the endpoint").because(&error))?;
-    let asked = Request::EndpointAdded { endpoint: id.clone() };
-    agent.order(&asked, config.policy_wait).map_err(|error| {
-        let code = if matches!(error, AgentError::Answer(_)) { Code::Io } else { Code::TryAgain };
-        Failure::new(code, "get the pod's policy into the kernel").because(&error)
-    })?;
+    agent.done().map_err(closed)?;
     undo.armed = false;
     Ok(result(&endpoint, host_mac, pod_mac).to_json(
         config.version,

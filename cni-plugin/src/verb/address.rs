@@ -48,7 +48,7 @@ pub(super) fn allocate(
 
 fn ask(agent: &mut Agent, request: &Request, config: &Config) -> Result<Addressing, Failure> {
     let failed = |code, error: &AgentError| Failure::new(code, "allocate an address").because(error);
-    match agent.ask(request, config.policy_wait) {
+    match agent.tell(request, config.policy_wait).and_then(|()| agent.hear()) {
         Ok(Response::Addressing(addressing)) => Ok(addressing),
         Ok(Response::NoAddress { cause, reason }) => {
             let code = match cause {
@@ -58,7 +58,9 @@ fn ask(agent: &mut Agent, request: &Request, config: &Config) -> Result<Addressi
             };
             Err(Failure::new(code, format!("allocate an address: {reason}")))
         }
-        Ok(Response::Refused { reason }) => Err(failed(Code::TryAgain, &AgentError::Refused(reason))),
+        Ok(Response::Refused { reason } | Response::Degraded { reason }) => {
+            Err(failed(Code::TryAgain, &AgentError::Refused(reason)))
+        }
         Ok(Response::Done) => {
             Err(failed(Code::Io, &AgentError::Answer("it says that it is done, but names no block".into())))
         }

@@ -9,7 +9,7 @@ mod loopback;
 mod status;
 mod version;
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use margay_api::{
     agent::Request,
@@ -26,6 +26,9 @@ use crate::{
     link,
     result::{Code, Failure},
 };
+
+/// How long the agent may take to take a link down, before the plugin does it itself.
+const AGENT_WAIT: Duration = Duration::from_secs(2);
 
 /// Runs the verb that the environment names and gives back what goes to standard output.
 pub(crate) fn run(environment: &Environment, stdin: &[u8]) -> Result<String, Failure> {
@@ -65,11 +68,22 @@ fn remove_endpoint(run_dir: &Path, store: &Store, owner: &Owner) -> Result<(), F
     Ok(())
 }
 
-/// Link, connections, record, address, in this order: an address becomes free only when no interface has it, no
-/// connection is remembered that would pass for it, and neither a record nor the agent takes it for this
-/// endpoint's. A call that is cut off leaves the address held, and the next one repeats the rest.
+/// Record, link, connections, address, in this order: an address becomes free only when neither a record nor an
+/// interface has it, and no connection is remembered that would pass for it. All after the record is the agent's, which
+/// need not wait for what the kernel does behind the scenes; where there is none it is done here. A call that is
+/// cut off leaves the address held, and the next one, or the agent, repeats the rest.
 fn take_apart(run_dir: &Path, store: &Store, owner: &Owner) -> Result<(), Failure> {
     let id = EndpointId::of(owner.container_id(), owner.ifname());
+    Records::below(run_dir)
+        .remove(&id)
+        .map_err(|error| Failure::new(Code::Io, "forget the endpoint").because(&error))?;
+    let asked = Request::TakeDown {
+        container_id: owner.container_id().to_owned(),
+        ifname: owner.ifname().to_owned(),
+    };
+    if agent::ask(run_dir, &asked, AGENT_WAIT).is_ok() {
+        return Ok(());
+    }
     let name = id
         .host_ifname()
         .parse()
@@ -77,16 +91,9 @@ fn take_apart(run_dir: &Path, store: &Store, owner: &Owner) -> Result<(), Failur
     link::delete(&name).map_err(|error| Failure::new(Code::Io, "remove the pod's link").because(&error))?;
     let unreadable = |error| Failure::new(Code::Io, "free the pod's address").because(&error);
     let held = store.allocations().map_err(unreadable)?;
-    for allocation in held.iter().filter(|allocation| allocation.owner.as_ref() == Some(owner)) {
-        // A kernel without this netlink family keeps them until they time out: no reason to keep the pod.
-        drop(conntrack::forget(allocation.address));
-    }
-    Records::below(run_dir)
-        .remove(&id)
-        .map_err(|error| Failure::new(Code::Io, "forget the endpoint").because(&error))?;
-    // An agent that is away reads the records at its start, and one that is slow looks at them by itself.
-    let told = Request::EndpointDeleted { endpoint: id };
-    drop(agent::ask(run_dir, &told, std::time::Duration::from_millis(200)));
+    let held = held.iter().filter(|allocation| allocation.owner.as_ref() == Some(owner));
+    // A kernel without this netlink family keeps them until they time out: no reason to keep the pod.
+    drop(conntrack::forget(&held.map(|allocation| allocation.address).collect()));
     store.release(owner).map_err(unreadable)?;
     Ok(())
 }

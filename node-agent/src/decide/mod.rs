@@ -3,7 +3,10 @@
 mod bgp;
 mod state;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use ipnetwork::IpNetwork;
 use margay_api::endpoint::{Endpoint, EndpointId};
@@ -12,7 +15,7 @@ use margay_policy::{
     compile::{Compiled, compile},
 };
 
-pub(crate) use state::State;
+pub(crate) use state::{Announcement, State};
 
 use crate::config::Bgp;
 
@@ -34,7 +37,7 @@ pub(crate) struct Wanted {
 /// An endpoint whose policy is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Admitted {
-    pub(crate) endpoint: Endpoint,
+    pub(crate) endpoint: Arc<Endpoint>,
     /// `None`: no policy selects it.
     pub(crate) set: Option<PolicySetId>,
 }
@@ -45,13 +48,13 @@ pub(crate) fn decide(state: &State, settings: &Bgp, interner: &mut Interner) -> 
         return None;
     }
     let mut local = BTreeSet::new();
-    let mut known: BTreeMap<EndpointId, (Endpoint, Option<PodName>)> = BTreeMap::new();
+    let mut known: Vec<(&EndpointId, &Arc<Endpoint>, Option<PodName>)> = Vec::new();
     let mut waiting = BTreeMap::new();
     for (id, endpoint) in state.endpoints() {
         match state.pod_of(endpoint) {
             Ok(pod) => {
                 local.extend(pod.clone());
-                known.insert(id.clone(), (endpoint.clone(), pod));
+                known.push((id, endpoint, pod));
             }
             Err(reason) => {
                 waiting.insert(id.clone(), reason);
@@ -59,9 +62,9 @@ pub(crate) fn decide(state: &State, settings: &Bgp, interner: &mut Interner) -> 
         }
     }
     let compiled = compile(state.objects(), &local, interner);
-    let endpoints = known.into_iter().map(|(id, (endpoint, pod))| {
+    let endpoints = known.into_iter().map(|(id, endpoint, pod)| {
         let set = pod.and_then(|pod| compiled.endpoints.get(&pod).copied());
-        (id, Admitted { endpoint, set })
+        (id.clone(), Admitted { endpoint: Arc::clone(endpoint), set })
     });
     Some(Wanted {
         endpoints: endpoints.collect(),

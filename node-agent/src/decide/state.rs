@@ -1,12 +1,16 @@
 //! All that the agent knows, kept up to date by events.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
 
 use ipnetwork::IpNetwork;
 use margay_api::endpoint::{Endpoint, EndpointId, PodRef};
 use margay_policy::{Objects, PodName};
 
-use crate::watch::{ApiEvent, Change, NamespaceFacts, Node, PodFacts};
+use crate::watch::{Announced, ApiEvent, Change, NamespaceFacts, Node, PodFacts};
 
 /// The facts from the API and from the endpoint records.
 ///
@@ -18,7 +22,7 @@ pub(crate) struct State {
     objects: Objects,
     pods: BTreeMap<PodName, PodFacts>,
     nodes: BTreeMap<String, Node>,
-    endpoints: BTreeMap<EndpointId, Endpoint>,
+    endpoints: BTreeMap<EndpointId, Arc<Endpoint>>,
     /// The annotations of namespaces that say which pools their pods' addresses are from.
     namespace_pools: BTreeMap<String, String>,
     /// The blocks that the node has claimed; `None` where they come with the Node object.
@@ -36,6 +40,15 @@ struct Listed {
     policies: bool,
     records: bool,
     blocks: bool,
+}
+
+/// A pod and the addresses that it has from now on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Announcement {
+    pub(crate) pod: PodName,
+    /// The pod that is meant: another of the same name is left alone.
+    pub(crate) uid: String,
+    pub(crate) addresses: Vec<IpAddr>,
 }
 
 impl State {
@@ -73,12 +86,12 @@ impl State {
         &self.objects
     }
 
-    pub(crate) fn endpoints(&self) -> impl Iterator<Item = (&EndpointId, &Endpoint)> {
+    pub(crate) fn endpoints(&self) -> impl Iterator<Item = (&EndpointId, &Arc<Endpoint>)> {
         self.endpoints.iter()
     }
 
     pub(crate) fn endpoint(&self, id: &EndpointId) -> Option<&Endpoint> {
-        self.endpoints.get(id)
+        self.endpoints.get(id).map(AsRef::as_ref)
     }
 
     pub(crate) fn node_name(&self) -> &str {
@@ -154,34 +167,70 @@ impl State {
         }
     }
 
-    /// Takes what the API server said.
-    pub(crate) fn apply(&mut self, event: ApiEvent) {
+    /// Endpoints whose pod the API does not know, once it has said what it knows.
+    pub(crate) fn orphans(&self) -> BTreeSet<EndpointId> {
+        let orphans = self.endpoints.iter().filter(|(_, endpoint)| self.pod_of(endpoint).is_err());
+        if self.listed.pods { orphans.map(|(id, _)| id.clone()).collect() } else { BTreeSet::new() }
+    }
+
+    /// Takes what the API server said; true when that changes anything. Much of it does not: nodes report that they
+    /// live, and pods what is not asked here.
+    pub(crate) fn apply(&mut self, event: ApiEvent) -> bool {
         match event {
-            ApiEvent::Nodes(change) => self.listed.nodes |= change.apply_to(&mut self.nodes),
+            ApiEvent::Nodes(change) => {
+                let changed = apply(&mut self.nodes, &mut self.listed.nodes, change);
+                if changed {
+                    // Which announcements are believed depends on whose blocks are where.
+                    let announced = self.pods.iter().filter(|(_, facts)| facts.announced.is_some());
+                    for name in announced.map(|(name, _)| name.clone()).collect::<Vec<_>>() {
+                        self.refresh(&name);
+                    }
+                }
+                changed
+            }
             ApiEvent::Namespaces(change) => self.apply_namespaces(change),
             ApiEvent::Policies(change) => {
-                self.listed.policies |= change.apply_to(&mut self.objects.policies);
+                apply(&mut self.objects.policies, &mut self.listed.policies, change)
             }
-            ApiEvent::Pods(change) => {
-                let touched: Option<PodName> = match &change {
-                    Change::Replaced(_) => None,
-                    Change::Applied(name, _) | Change::Deleted(name) => Some(name.clone()),
+            ApiEvent::Pods(mut change) => {
+                let touched: Option<PodName> = match &mut change {
+                    Change::Replaced(pods) => {
+                        for facts in pods.values_mut() {
+                            self.forget_own_announcement(facts);
+                        }
+                        None
+                    }
+                    Change::Applied(name, facts) => {
+                        self.forget_own_announcement(facts);
+                        Some(name.clone())
+                    }
+                    Change::Deleted(name) => Some(name.clone()),
                 };
-                self.listed.pods |= change.apply_to(&mut self.pods);
+                let changed = apply(&mut self.pods, &mut self.listed.pods, change);
                 match touched {
-                    Some(name) => self.refresh(&name),
-                    None => self.refresh_all(),
+                    Some(name) if changed => self.refresh(&name),
+                    None if changed => self.refresh_all(),
+                    _ => {}
                 }
+                changed
             }
+        }
+    }
+
+    /// Of our own pods the records tell.
+    fn forget_own_announcement(&self, facts: &mut PodFacts) {
+        if facts.announced.as_ref().is_some_and(|announced| announced.node == self.node_name) {
+            facts.announced = None;
         }
     }
 
     /// Takes the endpoint records as they are now; true when that changes anything.
     pub(crate) fn set_endpoints(&mut self, endpoints: BTreeMap<EndpointId, Endpoint>) -> bool {
-        if self.listed.records && self.endpoints == endpoints {
+        let same = |(id, endpoint): (&EndpointId, &Endpoint)| self.endpoint(id) == Some(endpoint);
+        if self.listed.records && self.endpoints.len() == endpoints.len() && endpoints.iter().all(same) {
             return false;
         }
-        self.endpoints = endpoints;
+        self.endpoints = endpoints.into_iter().map(|(id, endpoint)| (id, Arc::new(endpoint))).collect();
         self.listed.records = true;
         self.refresh_all();
         true
@@ -190,7 +239,7 @@ impl State {
     /// Takes one endpoint record as it is now.
     pub(crate) fn set_endpoint(&mut self, id: &EndpointId, endpoint: Option<Endpoint>) {
         let before = match endpoint {
-            Some(endpoint) => self.endpoints.insert(id.clone(), endpoint),
+            Some(endpoint) => self.endpoints.insert(id.clone(), Arc::new(endpoint)),
             None => self.endpoints.remove(id),
         };
         let after = self.endpoints.get(id);
@@ -201,30 +250,34 @@ impl State {
         }
     }
 
-    fn apply_namespaces(&mut self, change: Change<String, NamespaceFacts>) {
-        let changed = match change {
-            Change::Replaced(all) => {
-                self.objects.namespaces.clear();
-                self.namespace_pools.clear();
-                self.listed.namespaces = true;
-                all
+    fn apply_namespaces(&mut self, change: Change<String, NamespaceFacts>) -> bool {
+        let facts = |facts: NamespaceFacts, name: &str, pools: &mut BTreeMap<String, String>| {
+            match facts.pools {
+                Some(said) => drop(pools.insert(name.to_owned(), said)),
+                None => drop(pools.remove(name)),
             }
-            Change::Applied(name, facts) => {
-                self.namespace_pools.remove(&name);
-                [(name, facts)].into()
+            facts.namespace
+        };
+        let pools = &mut self.namespace_pools;
+        let change = match change {
+            Change::Replaced(all) => {
+                pools.clear();
+                let all = all.into_iter().map(|(name, it)| {
+                    let namespace = facts(it, &name, pools);
+                    (name, namespace)
+                });
+                Change::Replaced(all.collect())
+            }
+            Change::Applied(name, it) => {
+                let namespace = facts(it, &name, pools);
+                Change::Applied(name, namespace)
             }
             Change::Deleted(name) => {
-                self.objects.namespaces.remove(&name);
-                self.namespace_pools.remove(&name);
-                BTreeMap::new()
+                pools.remove(&name);
+                Change::Deleted(name)
             }
         };
-        for (name, facts) in changed {
-            if let Some(pools) = facts.pools {
-                self.namespace_pools.insert(name.clone(), pools);
-            }
-            self.objects.namespaces.insert(name, facts.namespace);
-        }
+        apply(&mut self.objects.namespaces, &mut self.listed.namespaces, change)
     }
 
     fn refresh_all(&mut self) {
@@ -237,6 +290,7 @@ impl State {
         }
         for (name, facts) in &self.pods {
             let mut pod = facts.pod.clone();
+            pod.announced = self.believed(facts);
             if let Some(addresses) = recorded.remove(name) {
                 pod.addresses = addresses;
             }
@@ -260,6 +314,45 @@ impl State {
         if !recorded.is_empty() {
             pod.addresses = recorded;
         }
+        pod.announced = self.believed(facts);
         self.objects.pods.insert(name.clone(), pod);
+    }
+
+    /// The addresses of what is announced for a pod that are in the blocks of its node.
+    fn believed(&self, facts: &PodFacts) -> Vec<IpAddr> {
+        let Some(Announced { node, addresses }) = facts.announced.as_deref() else { return Vec::new() };
+        let blocks = self.nodes.get(node).map(|node| &node.pod_cidrs);
+        let is_in_blocks =
+            |address: &&IpAddr| blocks.into_iter().flatten().any(|block| block.contains(**address));
+        addresses.iter().filter(is_in_blocks).copied().collect()
+    }
+
+    /// What to tell of the pod of an endpoint: all its addresses here.
+    pub(crate) fn announcement(&self, id: &EndpointId) -> Option<Announcement> {
+        let pod = self.pod_of(self.endpoint(id)?).ok()??;
+        let uid = self.pods.get(&pod)?.uid.clone();
+        let of_pod = self.endpoints.values().filter(|endpoint| {
+            endpoint.pod.as_ref().is_some_and(|of| of.namespace == pod.namespace && of.name == pod.name)
+        });
+        let addresses = of_pod.flat_map(|endpoint| endpoint.addresses.iter().copied()).collect();
+        Some(Announcement { pod, uid, addresses })
+    }
+}
+
+/// Applies a change, and notes when it has listed everything; true when anything is other than before.
+fn apply<K: Ord, V: PartialEq>(map: &mut BTreeMap<K, V>, listed: &mut bool, change: Change<K, V>) -> bool {
+    match change {
+        Change::Replaced(all) => {
+            let changed = !*listed || *map != all;
+            *listed = true;
+            *map = all;
+            changed
+        }
+        Change::Applied(key, value) => {
+            let changed = map.get(&key) != Some(&value);
+            map.insert(key, value);
+            changed
+        }
+        Change::Deleted(key) => map.remove(&key).is_some(),
     }
 }

@@ -1,6 +1,6 @@
 //! Rules of what is wanted when.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use margay_api::endpoint::{Endpoint, EndpointId, PodRef};
 use margay_policy::{Interner, Pod, PodName};
@@ -8,7 +8,7 @@ use margay_policy::{Interner, Pod, PodName};
 use super::{State, Wanted, decide};
 use crate::{
     config::Bgp,
-    watch::{ApiEvent, Change, Node, PodFacts},
+    watch::{Announced, ApiEvent, Change, Node, PodFacts},
 };
 
 fn endpoint(pod: Option<(&str, Option<&str>)>) -> Endpoint {
@@ -17,6 +17,7 @@ fn endpoint(pod: Option<(&str, Option<&str>)>) -> Endpoint {
         host_ifname: EndpointId::of(&container_id, "eth0").host_ifname(),
         container_id,
         ifname: "eth0".into(),
+        network: "margay".into(),
         netns: String::new(),
         mac: "02:00:00:00:00:01".into(),
         host_mac: "02:00:00:00:00:02".into(),
@@ -41,8 +42,18 @@ fn facts(name: &str, uid: &str) -> (PodName, PodFacts) {
         finished: false,
         terminating: false,
         created: 0,
+        announced: vec![],
     };
-    (name, PodFacts { uid: uid.into(), static_uid: Some(format!("static-{uid}")), wish: None, pod })
+    (
+        name,
+        PodFacts {
+            uid: uid.into(),
+            static_uid: Some(format!("static-{uid}")),
+            announced: None,
+            wish: None,
+            pod,
+        },
+    )
 }
 
 fn node(address: &str, cidr: &str) -> Node {
@@ -105,6 +116,29 @@ fn a_local_pod_has_the_address_of_its_record_as_long_as_there_is_one() {
     assert_eq!(state.objects().pods[&name].addresses, endpoint.addresses);
     state.set_endpoint(&endpoint.id(), None);
     assert!(state.objects().pods[&name].addresses.is_empty());
+}
+
+#[test]
+fn an_announced_address_is_believed_where_it_is_in_a_block_of_the_pods_node_until_the_status_has_one() {
+    for (node, announced, believed) in [
+        ("n2", "10.0.1.7", true),
+        ("n2", "10.0.0.7", false),
+        ("n2", "198.51.100.7", false),
+        ("n3", "10.0.1.7", false),
+        // The records tell of our own.
+        ("n1", "10.0.0.7", false),
+    ] {
+        let (name, mut facts) = facts("a", "u1");
+        let address: IpAddr = announced.parse().unwrap();
+        facts.announced = Some(Box::new(Announced { node: node.into(), addresses: vec![address] }));
+        let mut state = complete(&[(name.clone(), facts.clone())], &[]);
+        assert_eq!(state.objects().owners().contains_key(&address), believed, "{announced} of {node}");
+        // The block is another node's from now on, or a node's at all.
+        let moved = self::node("192.0.2.3", "10.0.1.0/24");
+        state.apply(ApiEvent::Nodes(Change::Replaced([("n3".to_owned(), moved)].into())));
+        let is_now = node == "n3";
+        assert_eq!(state.objects().owners().contains_key(&address), is_now, "{announced} of {node}");
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use margay_netlink::{
     Socket, addr,
     link::{self, Mtu},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use tracing::info;
 
 use crate::config::Settings;
@@ -18,7 +18,7 @@ use crate::config::Settings;
 /// Files of others are left alone, and so is ours when the agent ends: pods go on.
 pub(crate) fn write(settings: &Settings, mtu: Mtu) -> anyhow::Result<()> {
     let path = settings.cni_conf_dir.join(paths::CNI_CONF_FILE);
-    let text = conflist(&settings.run_dir, &settings.state_dir, mtu);
+    let text = conflist(&settings.run_dir, &settings.state_dir, mtu, &settings.chained_plugins);
     if fs::read_to_string(&path).is_ok_and(|present| present == text) {
         return Ok(());
     }
@@ -32,8 +32,8 @@ pub(crate) fn write(settings: &Settings, mtu: Mtu) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn conflist(run_dir: &Path, state_dir: &Path, mtu: Mtu) -> String {
-    let plugin = json!({
+fn conflist(run_dir: &Path, state_dir: &Path, mtu: Mtu, chained: &[Value]) -> String {
+    let ours = json!({
         "type": paths::CNI_TYPE,
         "mtu": mtu.octets(),
         "runDir": run_dir,
@@ -46,7 +46,7 @@ fn conflist(run_dir: &Path, state_dir: &Path, mtu: Mtu) -> String {
         "cniVersion": "1.0.0",
         "cniVersions": ["1.0.0", "1.1.0"],
         "name": "margay",
-        "plugins": [plugin],
+        "plugins": std::iter::once(&ours).chain(chained).collect::<Vec<_>>(),
     });
     format!("{list:#}\n")
 }
@@ -69,16 +69,20 @@ pub(crate) fn uplink_mtu(addresses: &[IpAddr]) -> anyhow::Result<Option<Mtu>> {
 #[cfg(test)]
 mod tests {
     use margay_netlink::link::Mtu;
-    use serde_json::Value;
+    use serde_json::{Value, json};
 
     use super::conflist;
 
     #[test]
-    fn the_configuration_names_the_plugin_and_what_it_can_do() {
-        let text = conflist("/run/margay".as_ref(), "/var/lib/margay".as_ref(), Mtu::new(1450).unwrap());
+    fn the_configuration_names_the_plugin_what_it_can_do_and_those_behind_it() {
+        let portmap = json!({"type": "portmap", "capabilities": {"portMappings": true}});
+        let mtu = Mtu::new(1450).unwrap();
+        let text =
+            conflist("/run/margay".as_ref(), "/var/lib/margay".as_ref(), mtu, std::slice::from_ref(&portmap));
         let list: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(list["plugins"][0]["type"], "margay");
         assert_eq!(list["plugins"][0]["mtu"], 1450);
         assert_eq!(list["plugins"][0]["capabilities"]["ips"], true);
+        assert_eq!(list["plugins"][1], portmap);
     }
 }

@@ -1,6 +1,11 @@
 //! Takes back what a plugin that was killed half-way left: addresses and links without an endpoint record.
 
-use std::{collections::BTreeMap, fs, net::IpAddr, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    net::IpAddr,
+    path::Path,
+};
 
 use anyhow::Context;
 use margay_api::{
@@ -14,17 +19,53 @@ use margay_netlink::{
 };
 use tracing::{debug, error, warn};
 
+/// How much was found of each kind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Reclaimed {
+    /// Endpoint records without a link and without a pod.
+    pub(crate) records: u64,
+    /// Links without a record.
+    pub(crate) links: u64,
+    /// Addresses without a record.
+    pub(crate) addresses: u64,
+    /// Links without a record that are left alone, because the records themselves are lost.
+    pub(crate) unrecorded: u64,
+}
+
 /// Frees what belongs to no endpoint and to no call that is still running, and says how much that was.
 ///
 /// The lock of an endpoint tells a running call from a dead one, and the record is looked for again under it: an
-/// ADD may have ended since.
-pub(crate) fn reclaim(run_dir: &Path, store: &Store) -> anyhow::Result<usize> {
+/// ADD may have ended since. What is `pending` is being taken down already.
+///
+/// An endpoint in `orphans`, whose pod the API does not know, is forgotten too once its link is gone: its pod's
+/// namespace went without a DEL, or the ADD was cut off before it made the link.
+pub(crate) fn reclaim(
+    run_dir: &Path,
+    store: &Store,
+    pending: &BTreeSet<EndpointId>,
+    orphans: &BTreeSet<EndpointId>,
+) -> anyhow::Result<Reclaimed> {
     let records = Records::below(run_dir);
-    let mut reclaimed = 0;
+    let mut reclaimed = Reclaimed::default();
     let mut socket = Socket::open()?;
-    let links = pod_links(&link::list(&mut socket)?);
-    if !records_are_whole(run_dir, &records, &links)? {
-        return Ok(0);
+    let mut links = pod_links(&link::list(&mut socket)?);
+    links.retain(|(id, _)| !pending.contains(id));
+    for id in orphans.iter().filter(|orphan| !links.iter().any(|(id, _)| id == *orphan)) {
+        let Some(lock) = EndpointLock::try_take(run_dir, id)? else { continue };
+        let name: IfName = id.host_ifname().parse()?;
+        // It may have been made since the links were listed, or the record removed.
+        if records.read(id).is_ok_and(|endpoint| endpoint.is_some())
+            && link::by_name(&mut socket, &name)?.is_none()
+        {
+            records.remove(id)?;
+            warn!(endpoint = %id, "forgot an endpoint that has neither a link nor a pod");
+            reclaimed.records += 1;
+        }
+        lock.forget();
+    }
+    reclaimed.unrecorded = unrecorded(run_dir, &records, &links)?;
+    if reclaimed.unrecorded > 0 {
+        return Ok(reclaimed);
     }
     for (id, link) in links {
         let Some(lock) = lock_if_dead(run_dir, &records, &id)? else { continue };
@@ -33,29 +74,30 @@ pub(crate) fn reclaim(run_dir: &Path, store: &Store) -> anyhow::Result<usize> {
             Err(error) if !error.is_gone() => warn!(%error, "a link without an endpoint stays"),
             _ => {
                 warn!(link = %name, "removed a link that no endpoint has: its ADD was cut off");
-                reclaimed += 1;
+                reclaimed.links += 1;
             }
         }
         lock.forget();
     }
-    let mut held: BTreeMap<Owner, Vec<IpAddr>> = BTreeMap::new();
+    let mut held: BTreeMap<Owner, BTreeSet<IpAddr>> = BTreeMap::new();
     for allocation in store.allocations().context("list addresses")? {
         if let Some(owner) = allocation.owner {
-            held.entry(owner).or_default().push(allocation.address);
+            held.entry(owner).or_default().insert(allocation.address);
         }
     }
     for (owner, addresses) in held {
         let id = EndpointId::of(owner.container_id(), owner.ifname());
+        if pending.contains(&id) {
+            continue;
+        }
         let Some(lock) = lock_if_dead(run_dir, &records, &id)? else { continue };
-        for address in addresses {
-            // What was allowed to the pod that had the address is not allowed to the next one.
-            if let Err(error) = conntrack::forget(address) {
-                debug!(%error, "connections of a leaked address stay until they time out");
-            }
+        // What was allowed to the pod that had the address is not allowed to the next one.
+        if let Err(error) = conntrack::forget(&addresses) {
+            debug!(%error, "connections of a leaked address stay until they time out");
         }
         for address in store.release(&owner).context("free a leaked address")? {
             warn!(%address, %owner, "freed an address that no endpoint has: its ADD was cut off, or the node rebooted");
-            reclaimed += 1;
+            reclaimed.addresses += 1;
         }
         lock.forget();
     }
@@ -65,16 +107,13 @@ pub(crate) fn reclaim(run_dir: &Path, store: &Store) -> anyhow::Result<usize> {
 /// Beside the records: they have been kept in this directory since the node started.
 const MARKER: &str = "endpoints.kept";
 
-/// Whether a link without a record is one whose ADD was cut off. Where the marker is missing, the node has just
-/// started, and then it has no pods; or the directory is not the one that it was, and then its pods are alive.
-fn records_are_whole(
-    run_dir: &Path,
-    records: &Records,
-    links: &[(EndpointId, String)],
-) -> anyhow::Result<bool> {
+/// How many links without a record are of pods that are alive: the others' ADDs were cut off. Where the marker is
+/// missing, the node has just started, and then it has no pods; or the directory is not the one that it was, and then
+/// its pods are alive.
+fn unrecorded(run_dir: &Path, records: &Records, links: &[(EndpointId, String)]) -> anyhow::Result<u64> {
     let marker = run_dir.join(MARKER);
     if marker.exists() {
-        return Ok(true);
+        return Ok(0);
     }
     let mut unrecorded = 0;
     for (id, _) in links {
@@ -90,10 +129,10 @@ fn records_are_whole(
             "the endpoint records of running pods are lost; nothing is taken back, and those pods stay closed: \
              bring the directory back, or delete the pods"
         );
-        return Ok(false);
+        return Ok(unrecorded);
     }
     fs::write(&marker, "").with_context(|| format!("write {}", marker.display()))?;
-    Ok(true)
+    Ok(0)
 }
 
 fn pod_links(links: &[Link]) -> Vec<(EndpointId, String)> {
@@ -113,9 +152,12 @@ fn lock_if_dead(run_dir: &Path, records: &Records, id: &EndpointId) -> anyhow::R
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, path::Path, thread};
+    use std::{collections::BTreeSet, fs, path::Path, thread};
 
-    use margay_api::{endpoint::EndpointId, lock::EndpointLock};
+    use margay_api::{
+        endpoint::{Endpoint, EndpointId, Records},
+        lock::EndpointLock,
+    };
     use margay_ipam::{Owner, Store};
     use margay_netlink::{
         Socket,
@@ -123,7 +165,12 @@ mod tests {
     };
     use nix::sched::{CloneFlags, unshare};
 
-    use super::{MARKER, reclaim};
+    use super::{MARKER, Reclaimed, reclaim};
+
+    fn count(reclaimed: anyhow::Result<Reclaimed>) -> u64 {
+        let Reclaimed { records, links, addresses, .. } = reclaimed.unwrap();
+        records + links + addresses
+    }
 
     /// Makes a link as a pod would have it, but without a record.
     fn add_link(socket: &mut Socket, container: &str) -> IfName {
@@ -142,20 +189,67 @@ mod tests {
                     .expect("a network namespace of its own: run the tests as root");
                 let store = Store::new(&run_dir.join("ipam"));
                 let mut socket = Socket::open().unwrap();
-                assert_eq!(reclaim(run_dir, &store).unwrap(), 0);
+                assert_eq!(count(reclaim(run_dir, &store, &BTreeSet::new(), &BTreeSet::new())), 0);
                 let name = add_link(&mut socket, "cut-off");
-                assert_eq!(reclaim(run_dir, &store).unwrap(), 1);
+                assert_eq!(count(reclaim(run_dir, &store, &BTreeSet::new(), &BTreeSet::new())), 1);
                 assert_eq!(link::by_name(&mut socket, &name).unwrap(), None);
 
                 let name = add_link(&mut socket, "alive");
                 fs::remove_file(run_dir.join(MARKER)).unwrap();
                 for _ in 0..2 {
-                    assert_eq!(reclaim(run_dir, &store).unwrap(), 0);
+                    assert_eq!(count(reclaim(run_dir, &store, &BTreeSet::new(), &BTreeSet::new())), 0);
                     assert!(link::by_name(&mut socket, &name).unwrap().is_some());
                 }
                 socket.execute(&link::delete(&name)).unwrap();
-                assert_eq!(reclaim(run_dir, &store).unwrap(), 0);
+                assert_eq!(count(reclaim(run_dir, &store, &BTreeSet::new(), &BTreeSet::new())), 0);
                 assert!(run_dir.join(MARKER).exists());
+            });
+            if let Err(panic) = test.join() {
+                std::panic::resume_unwind(panic);
+            }
+        });
+    }
+
+    #[test]
+    fn an_endpoint_without_a_link_is_forgotten_when_it_has_no_pod_and_no_call_is_at_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let run_dir: &Path = dir.path();
+        thread::scope(|scope| {
+            let test = scope.spawn(|| {
+                unshare(CloneFlags::CLONE_NEWNET)
+                    .expect("a network namespace of its own: run the tests as root");
+                let store = Store::new(&run_dir.join("ipam"));
+                store.set_blocks(&["192.0.2.0/24".parse().unwrap()]).unwrap();
+                let mut orphans = BTreeSet::new();
+                for container in ["with-pod", "dead", "linked", "running"] {
+                    let id = EndpointId::of(container, "eth0");
+                    let owner = Owner::new(container, "eth0").unwrap();
+                    let addresses = store.allocate(&owner, &[]).unwrap().addresses;
+                    let (host_ifname, text) = (id.host_ifname(), String::new);
+                    let endpoint = Endpoint {
+                        container_id: container.into(),
+                        ifname: "eth0".into(),
+                        network: "margay".into(),
+                        netns: text(),
+                        host_ifname,
+                        mac: text(),
+                        host_mac: text(),
+                        addresses,
+                        mtu: 1500,
+                        pod: None,
+                    };
+                    Records::below(run_dir).write(&endpoint).unwrap();
+                    if container != "with-pod" {
+                        orphans.insert(id);
+                    }
+                }
+                add_link(&mut Socket::open().unwrap(), "linked");
+                let running = EndpointLock::take(run_dir, &EndpointId::of("running", "eth0")).unwrap();
+                let reclaimed = reclaim(run_dir, &store, &BTreeSet::new(), &orphans).unwrap();
+                assert_eq!(reclaimed, Reclaimed { records: 1, addresses: 1, ..Reclaimed::default() });
+                drop(running);
+                assert_eq!(reclaim(run_dir, &store, &BTreeSet::new(), &orphans).unwrap().records, 1);
+                assert_eq!(Records::below(run_dir).list().unwrap().endpoints.len(), 2);
             });
             if let Err(panic) = test.join() {
                 std::panic::resume_unwind(panic);
@@ -172,9 +266,9 @@ mod tests {
             store.allocate(&Owner::new(id, "eth0").unwrap(), &[]).unwrap();
         }
         let running = EndpointLock::take(dir.path(), &EndpointId::of("running", "eth0")).unwrap();
-        assert_eq!(reclaim(dir.path(), &store).unwrap(), 1);
-        assert_eq!(reclaim(dir.path(), &store).unwrap(), 0);
+        assert_eq!(count(reclaim(dir.path(), &store, &BTreeSet::new(), &BTreeSet::new())), 1);
+        assert_eq!(count(reclaim(dir.path(), &store, &BTreeSet::new(), &BTreeSet::new())), 0);
         drop(running);
-        assert_eq!(reclaim(dir.path(), &store).unwrap(), 1);
+        assert_eq!(count(reclaim(dir.path(), &store, &BTreeSet::new(), &BTreeSet::new())), 1);
     }
 }

@@ -1,8 +1,10 @@
 //! Drivers: the wanted state to the kernel, the disk and the speaker.
 
+pub(crate) mod announce;
 pub(crate) mod bgp;
 pub(crate) mod cni;
 pub(crate) mod endpoint;
 pub(crate) mod leak;
 pub(crate) mod nft;
 pub(crate) mod sysctl;
+pub(crate) mod takedown;

@@ -1,10 +1,11 @@
 //! Changes that others make to the kernel's objects of ours.
 
-use std::os::fd::AsRawFd;
+use std::{net::IpAddr, os::fd::AsRawFd};
 
-use margay_api::endpoint::HOST_IFNAME_PREFIX;
+use margay_api::endpoint::{EndpointId, HOST_IFNAME_PREFIX};
 use margay_netlink::{
     Event as KernelEvent, Group, Monitor,
+    link::Link,
     nftables::{TableMonitor, Touched},
     route::Protocol,
 };
@@ -12,7 +13,27 @@ use tokio::{io::unix::AsyncFd, sync::mpsc};
 
 use crate::{core::Event, program::nft};
 
-/// Tells the core whenever something of ours is taken away: it looks what, and puts it back.
+/// Something that may be ours is gone, or down.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Loss {
+    /// The link of an endpoint.
+    Link(EndpointId, Gone),
+    /// A route to an address, or its permanent neighbour.
+    Address(IpAddr),
+    /// Nobody knows what.
+    Unknown,
+}
+
+/// How far a link is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Gone {
+    /// Somebody set it down.
+    Down,
+    /// It is no more.
+    Deleted,
+}
+
+/// Tells the core whenever something that may be ours is taken away: it knows whether that was to be.
 pub(crate) async fn run(events: mpsc::Sender<Event>) -> anyhow::Result<()> {
     let monitor = Monitor::open(&[Group::Links, Group::Routes, Group::Neighbours])?;
     let mut monitor = watched(monitor)?;
@@ -24,9 +45,8 @@ pub(crate) async fn run(events: mpsc::Sender<Event>) -> anyhow::Result<()> {
             // Nothing to read after all.
             Err(_would_block) => continue,
         }
-        let concerns_us = seen.drain(..).fold(false, |before, event| before | is_loss_of_ours(&event));
-        // When the core is behind, one notice in its queue is as good as two.
-        if concerns_us && matches!(events.try_send(Event::Drift), Err(mpsc::error::TrySendError::Closed(_))) {
+        let losses: Vec<Loss> = seen.drain(..).filter_map(|event| loss(&event)).collect();
+        if !losses.is_empty() && events.send(Event::Drift(losses)).await.is_err() {
             return Ok(());
         }
     }
@@ -44,7 +64,7 @@ pub(crate) async fn run_table(events: mpsc::Sender<Event>) -> anyhow::Result<()>
         let event = match touched {
             Touched::By(ports) if ports.is_empty() => continue,
             Touched::By(ports) => Event::TableTouched(ports),
-            Touched::Lost => Event::Drift,
+            Touched::Lost => Event::Drift(vec![Loss::Unknown]),
         };
         if events.send(event).await.is_err() {
             return Ok(());
@@ -60,13 +80,18 @@ fn watched<M: AsRawFd>(monitor: M) -> std::io::Result<AsyncFd<M>> {
     AsyncFd::new(monitor)
 }
 
-fn is_loss_of_ours(event: &KernelEvent) -> bool {
+fn loss(event: &KernelEvent) -> Option<Loss> {
+    let endpoint = |link: &Link| link.name.strip_prefix(HOST_IFNAME_PREFIX)?.parse().ok();
     match event {
-        KernelEvent::RouteGone(route) => route.protocol == Protocol::MARGAY,
-        KernelEvent::LinkGone(link) => link.name.starts_with(HOST_IFNAME_PREFIX),
-        KernelEvent::LinkChanged(link) => link.name.starts_with(HOST_IFNAME_PREFIX) && !link.up,
-        KernelEvent::NeighbourGone(neighbour) => neighbour.permanent,
-        KernelEvent::Lost => true,
-        _ => false,
+        KernelEvent::RouteGone(route) if route.protocol == Protocol::MARGAY => {
+            Some(Loss::Address(route.destination.ip()))
+        }
+        KernelEvent::LinkGone(link) => Some(Loss::Link(endpoint(link)?, Gone::Deleted)),
+        KernelEvent::LinkChanged(link) if !link.up => Some(Loss::Link(endpoint(link)?, Gone::Down)),
+        KernelEvent::NeighbourGone(neighbour) if neighbour.permanent => {
+            Some(Loss::Address(neighbour.address))
+        }
+        KernelEvent::Lost => Some(Loss::Unknown),
+        _ => None,
     }
 }

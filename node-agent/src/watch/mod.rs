@@ -31,7 +31,7 @@ pub(crate) use ip_block::BlockFacts;
 pub(crate) use ip_pool::PoolFacts;
 pub(crate) use namespace::NamespaceFacts;
 pub(crate) use node::{Identity, Node};
-pub(crate) use pod::PodFacts;
+pub(crate) use pod::{Announced, PodFacts};
 
 use crate::{addresses::Message, core::Event, metrics::Metrics};
 

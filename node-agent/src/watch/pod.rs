@@ -1,5 +1,7 @@
 //! Pods: labels, addresses and named ports.
 
+use std::net::IpAddr;
+
 use k8s_openapi::api::core::v1::{Container, Pod as Object};
 use kube::api::ObjectMeta;
 use margay_api::annotation;
@@ -16,6 +18,8 @@ pub(crate) struct PodFacts {
     pub(crate) static_uid: Option<String>,
     /// What its annotations ask for; most pods ask for nothing.
     pub(crate) wish: Option<Box<Wish>>,
+    /// Addresses of a pod whose status has none yet.
+    pub(crate) announced: Option<Box<Announced>>,
     /// For policy, with the addresses of its status.
     pub(crate) pod: Pod,
 }
@@ -29,12 +33,23 @@ pub(crate) struct Wish {
     pub(crate) address: Option<String>,
 }
 
+/// What an annotation says of a pod's addresses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Announced {
+    /// The pod's node.
+    pub(crate) node: String,
+    pub(crate) addresses: Vec<IpAddr>,
+}
+
 impl PodFacts {
     /// Whether the runtime means this pod by a UID.
     pub(crate) fn is(&self, uid: &str) -> bool {
         self.uid == uid || self.static_uid.as_deref() == Some(uid)
     }
 }
+
+/// Addresses of a pod that are believed before its status has them: more than any pod has interfaces.
+const MAX_ANNOUNCED: usize = 16;
 
 /// Holds the UID of a static pod in its mirror.
 const STATIC_UID: &str = "kubernetes.io/config.hash";
@@ -78,6 +93,7 @@ pub(super) fn read(object: &Object) -> Read<PodFacts> {
         name,
         labels: object.metadata.labels.clone().unwrap_or_default(),
         addresses,
+        announced: Vec::new(),
         ports,
         host_network: spec.and_then(|spec| spec.host_network).unwrap_or(false),
         finished: matches!(phase, Some("Succeeded" | "Failed")),
@@ -85,11 +101,23 @@ pub(super) fn read(object: &Object) -> Read<PodFacts> {
         created: object.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
     };
     let uid = object.metadata.uid.clone().unwrap_or_default();
-    let annotation = |key| object.metadata.annotations.as_ref().and_then(|all| all.get(key).cloned());
-    let static_uid = annotation(STATIC_UID);
-    let wish = Wish { pools: annotation(annotation::POOLS), address: annotation(annotation::ADDRESS) };
+    let annotation = |name: &str| object.metadata.annotations.as_ref().and_then(|all| all.get(name));
+    let wish = Wish {
+        pools: annotation(annotation::POOLS).cloned(),
+        address: annotation(annotation::ADDRESS).cloned(),
+    };
     let wish = (wish != Wish::default()).then(|| Box::new(wish));
-    Read { value: Some(PodFacts { uid, static_uid, wish, pod }), problems }
+    let static_uid = annotation(STATIC_UID).cloned();
+    let node = spec.and_then(|spec| spec.node_name.clone());
+    let announced = match (annotation(annotation::POD_IPS), node) {
+        (Some(text), Some(node)) if pod.addresses.is_empty() && pod.in_pod_network() => {
+            // Whoever can write to the pod can write this too: what is no address is passed over in silence.
+            let addresses = text.split(',').filter_map(|text| text.trim().parse().ok()).take(MAX_ANNOUNCED);
+            Some(Box::new(Announced { node, addresses: addresses.collect() }))
+        }
+        _ => None,
+    };
+    Read { value: Some(PodFacts { uid, static_uid, wish, announced, pod }), problems }
 }
 
 fn named_ports(container: &Container, ports: &mut Vec<NamedPort>, mut problem: impl FnMut(String)) {

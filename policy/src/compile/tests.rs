@@ -111,16 +111,24 @@ fn pod() -> impl Strategy<Value = Pod> {
         prop::sample::select(vec!["x", "y"]),
         "[a-f]",
         labels(),
-        prop::collection::vec(address(), 0..3),
+        [0..3, 0..2].map(|count: std::ops::Range<usize>| prop::collection::vec(address(), count)),
         prop::collection::vec(named, 0..3),
         (prop::bool::weighted(0.1), prop::bool::weighted(0.1), any::<bool>(), 0_i64..3),
     )
         .prop_map(
-            |(namespace, name, labels, addresses, ports, (host_network, finished, terminating, created))| {
+            |(
+                namespace,
+                name,
+                labels,
+                [addresses, announced],
+                ports,
+                (host_network, finished, terminating, created),
+            )| {
                 Pod {
                     name: PodName::new(namespace, name),
                     labels,
                     addresses,
+                    announced,
                     ports,
                     host_network,
                     finished,
@@ -209,6 +217,7 @@ fn a_policy_that_names_many_pods_costs_one_class() {
             finished: false,
             terminating: false,
             created: 0,
+            announced: vec![],
         };
         objects.pods.insert(pod.name.clone(), pod);
     }

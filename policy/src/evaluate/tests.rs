@@ -16,6 +16,7 @@ fn pod(name: &str, address: &str) -> Pod {
         finished: false,
         terminating: false,
         created: 0,
+        announced: vec![],
     }
 }
 
@@ -80,6 +81,25 @@ fn a_reused_address_is_the_younger_pods_and_never_a_terminating_ones() {
     young.terminating = true;
     objects.pods.insert(young.name.clone(), young);
     assert!(!evaluate(&objects, &to_a).allowed());
+}
+
+#[test]
+fn an_announced_address_is_a_pods_own_unless_another_pod_has_it_or_is_said_to() {
+    let mut objects = objects("");
+    let mut said = pod("y/said", "10.0.0.9");
+    said.announced = std::mem::take(&mut said.addresses);
+    said.created = 9;
+    let address = said.announced[0];
+    objects.pods.insert(said.name.clone(), said.clone());
+    assert_eq!(objects.owners().get(&address).map(|pod| &pod.name), Some(&said.name));
+    let mut rival = said.clone();
+    rival.name.name = "rival".into();
+    objects.pods.insert(rival.name.clone(), rival.clone());
+    assert_eq!(objects.owners().get(&address), None);
+    rival.addresses = std::mem::take(&mut rival.announced);
+    (rival.terminating, rival.created) = (true, 0);
+    objects.pods.insert(rival.name.clone(), rival.clone());
+    assert_eq!(objects.owners().get(&address).map(|pod| &pod.name), Some(&rival.name));
 }
 
 #[test]

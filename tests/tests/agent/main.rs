@@ -6,6 +6,11 @@
     reason = "a test helper fails its test by panicking"
 )]
 
+mod announce;
+mod containerd;
 mod faults;
 mod node;
+mod plugin;
 mod readiness;
+mod sequence;
+mod status;

@@ -80,12 +80,22 @@ impl Node {
         assert!(serving.await.unwrap_err().is_cancelled());
     }
 
+    /// What agents that are started from now on find in their configuration file.
+    pub(crate) fn configure_agent(&self, config: &Value) {
+        fs::write(self.path("margay-node.yaml"), config.to_string()).unwrap();
+    }
+
     pub(crate) fn start_agent(&mut self) {
         let path = |name: &str| self.path(name).display().to_string();
+        let config = self.path("margay-node.yaml");
+        if !config.exists() {
+            self.configure_agent(&json!({}));
+        }
         let agent = Process::start(
             "margay-node",
             &[
                 "--node-name=n1",
+                &format!("--config={}", config.display()),
                 &format!("--kubeconfig={}", path("kubeconfig")),
                 &format!("--run-dir={}", path("run")),
                 &format!("--state-dir={}", path("lib")),
@@ -124,6 +134,7 @@ impl Node {
         let endpoint = margay_api::endpoint::Endpoint {
             container_id: pod.to_owned(),
             ifname: "eth0".into(),
+            network: "margay".into(),
             netns: String::new(),
             host_ifname: margay_api::endpoint::EndpointId::of(pod, "eth0").host_ifname(),
             mac: "02:00:00:00:00:01".into(),
@@ -191,6 +202,15 @@ pub(crate) fn table() -> Result<String, String> {
     }
 }
 
+/// Where a program of ours is.
+pub(crate) fn program(name: &str) -> PathBuf {
+    // target/<profile>/deps/agent-... -> target/<profile>/<program>
+    let test = std::env::current_exe().unwrap();
+    let path = test.parent().and_then(Path::parent).unwrap().join(name);
+    assert!(path.exists(), "{} is not built: run cargo build --workspace --bins first", path.display());
+    path
+}
+
 /// A process that is killed on drop.
 struct Process {
     child: Child,
@@ -198,10 +218,7 @@ struct Process {
 
 impl Process {
     fn start(program: &str, arguments: &[&str], log: &Path) -> Self {
-        // target/<profile>/deps/agent-... -> target/<profile>/<program>
-        let test = std::env::current_exe().unwrap();
-        let path = test.parent().and_then(Path::parent).unwrap().join(program);
-        assert!(path.exists(), "{} is not built: run cargo build --workspace --bins first", path.display());
+        let path = self::program(program);
         let log = File::options().create(true).append(true).open(log).unwrap();
         let child = Command::new(path).args(arguments).stdin(Stdio::null()).stderr(log).spawn().unwrap();
         Self { child }

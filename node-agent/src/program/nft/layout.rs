@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use margay_api::endpoint::PodRef;
 use margay_policy::{
-    ClassId, Protocol,
-    compile::{Direction, Verdict},
+    ClassId, PolicySetId, Protocol,
+    compile::{Compiled, Direction, Entries, Verdict},
 };
 use serde_json::{Value, json};
 
@@ -18,12 +18,13 @@ const PODS: &str = "mgy*";
 /// The table that enforces what is wanted.
 pub(crate) fn layout(wanted: &Wanted) -> Ruleset {
     let mut ruleset = Ruleset::default();
+    declare(&mut ruleset);
     addresses(&mut ruleset, wanted);
     endpoints(&mut ruleset, wanted);
     for (id, set) in &wanted.compiled.sets {
-        for (way, direction) in [("in", &set.ingress), ("out", &set.egress)] {
+        for (way, direction) in [(Way::In, &set.ingress), (Way::Out, &set.egress)] {
             if let Some(direction) = direction {
-                policy_set(&mut ruleset, &format!("s{}_{way}", id.0), direction);
+                policy_set(&mut ruleset, &chain_of(*id, way), direction);
             }
         }
     }
@@ -31,97 +32,141 @@ pub(crate) fn layout(wanted: &Wanted) -> Ruleset {
     ruleset
 }
 
-fn class(id: ClassId) -> String {
-    // Written as a traffic control handle, the only type that nft has for the packet priority.
-    format!("{:x}:{:x}", id.0 >> 16, id.0 & 0xffff)
+/// An element with the set that it is in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) set: String,
+    pub(super) key: Vec<Field>,
+    pub(super) data: Option<Data>,
 }
 
-fn addresses(ruleset: &mut Ruleset, wanted: &Wanted) {
-    let mut pods =
-        [Set::new(&["ipv4_addr"], Some("classid"), false), Set::new(&["ipv6_addr"], Some("classid"), false)];
-    for (address, id) in &wanted.compiled.addresses {
-        let set = &mut pods[usize::from(address.is_ipv6())];
-        set.elements.insert(vec![Field::Address(*address)], Some(Data::Text(class(*id))));
-    }
-    let mut blocks =
-        [Set::new(&["ipv4_addr"], Some("classid"), true), Set::new(&["ipv6_addr"], Some("classid"), true)];
-    for (range, id) in &wanted.compiled.ranges {
-        let set = &mut blocks[usize::from(range.first.is_ipv6())];
-        set.elements.insert(vec![Field::Addresses(range.first, range.last)], Some(Data::Text(class(*id))));
-    }
-    let [pods4, pods6] = pods;
-    let [blocks4, blocks6] = blocks;
-    for (name, set) in [("pods4", pods4), ("pods6", pods6), ("blocks4", blocks4), ("blocks6", blocks6)] {
-        ruleset.sets.insert(name.into(), set);
-    }
+/// The set for the family of an address.
+fn by_family(address: IpAddr, v4: &str, v6: &str) -> String {
+    if address.is_ipv4() { v4 } else { v6 }.to_owned()
 }
 
-fn endpoints(ruleset: &mut Ruleset, wanted: &Wanted) {
-    let mut known = Set::new(&["ifname"], None, false);
-    let mut sources =
-        [Set::new(&["ifname", "ipv4_addr"], None, false), Set::new(&["ifname", "ipv6_addr"], None, false)];
-    let mut ingress = Set::new(&["ifname"], Some("verdict"), false);
-    let mut egress = Set::new(&["ifname"], Some("verdict"), false);
-    let mut egress_of =
-        [Set::new(&["ipv4_addr"], Some("verdict"), false), Set::new(&["ipv6_addr"], Some("verdict"), false)];
-    // A pod with several interfaces answers by its default route, with the address that it was asked at.
+/// The element of a pod's address.
+pub(super) fn of_address(address: IpAddr, class: ClassId) -> Entry {
+    let set = by_family(address, "pods4", "pods6");
+    Entry { set, key: vec![Field::Address(address)], data: Some(Data::Class(class)) }
+}
+
+/// The elements of an endpoint whose pod may send from these addresses: its own and those of the pod's other
+/// interfaces. A pod with several answers by its default route, with the address that it was asked at.
+pub(super) fn of_endpoint(admitted: &Admitted, sources: &[IpAddr], compiled: &Compiled) -> Vec<Entry> {
+    let name = || Field::Interface(admitted.endpoint.host_ifname.clone());
+    let mut entries = vec![Entry { set: "endpoints".into(), key: vec![name()], data: None }];
+    for address in sources {
+        let set = by_family(*address, "sources4", "sources6");
+        entries.push(Entry { set, key: vec![name(), Field::Address(*address)], data: None });
+    }
+    let Some(id) = admitted.set else { return entries };
+    let Some(set) = compiled.sets.get(&id) else { return entries };
+    if set.ingress.is_some() {
+        let data = Some(Data::Jump(chain_of(id, Way::In)));
+        entries.push(Entry { set: "ingress".into(), key: vec![name()], data });
+    }
+    if set.egress.is_some() {
+        let data = || Some(Data::Jump(chain_of(id, Way::Out)));
+        entries.push(Entry { set: "egress".into(), key: vec![name()], data: data() });
+        for address in &admitted.endpoint.addresses {
+            let set = by_family(*address, "egress4", "egress6");
+            entries.push(Entry { set, key: vec![Field::Address(*address)], data: data() });
+        }
+    }
+    entries
+}
+
+/// The elements of a class in a chain that [`chain_of`] names.
+pub(super) fn of_class(chain: &str, id: ClassId, entries: &Entries) -> Vec<Entry> {
+    let ports = entries.allowed.ranges().map(|(protocol, range)| {
+        let [protocol, port] = ports(protocol, range.first, range.last);
+        let key = vec![Field::Class(id), protocol, port];
+        Entry { set: format!("{chain}_ports"), key, data: Some(Data::Return) }
+    });
+    let rest = Entry {
+        set: format!("{chain}_classes"),
+        key: vec![Field::Class(id)],
+        data: Some(data(entries.default())),
+    };
+    ports.chain([rest]).collect()
+}
+
+/// A direction, as a packet that a pod receives or sends has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    In,
+    Out,
+}
+
+/// The name of the chain of a policy set.
+pub(super) fn chain_of(id: PolicySetId, way: Way) -> String {
+    format!("s{}_{}", id.0, if way == Way::In { "in" } else { "out" })
+}
+
+/// The addresses of all interfaces of a pod, for each pod.
+pub(super) fn addresses_of_pods(wanted: &Wanted) -> BTreeMap<&PodRef, Vec<IpAddr>> {
     let mut of_pod: BTreeMap<&PodRef, Vec<IpAddr>> = BTreeMap::new();
     for Admitted { endpoint, .. } in wanted.endpoints.values() {
         if let Some(pod) = &endpoint.pod {
             of_pod.entry(pod).or_default().extend(&endpoint.addresses);
         }
     }
-    for admitted in wanted.endpoints.values() {
-        let name = || Field::Text(admitted.endpoint.host_ifname.clone());
-        known.elements.insert(vec![name()], None);
-        let pod = admitted.endpoint.pod.as_ref().and_then(|pod| of_pod.get(pod));
-        for address in pod.unwrap_or(&admitted.endpoint.addresses) {
-            let set = &mut sources[usize::from(address.is_ipv6())];
-            set.elements.insert(vec![name(), Field::Address(*address)], None);
-        }
-        let Some(id) = admitted.set else { continue };
-        let Some(set) = wanted.compiled.sets.get(&id) else { continue };
-        if set.ingress.is_some() {
-            ingress.elements.insert(vec![name()], Some(Data::Jump(format!("s{}_in", id.0))));
-        }
-        if set.egress.is_some() {
-            egress.elements.insert(vec![name()], Some(Data::Jump(format!("s{}_out", id.0))));
-            for address in &admitted.endpoint.addresses {
-                let set = &mut egress_of[usize::from(address.is_ipv6())];
-                set.elements
-                    .insert(vec![Field::Address(*address)], Some(Data::Jump(format!("s{}_out", id.0))));
-            }
-        }
-    }
-    let [sources4, sources6] = sources;
-    let [egress4, egress6] = egress_of;
-    for (name, set) in [
-        ("endpoints", known),
-        ("sources4", sources4),
-        ("sources6", sources6),
-        ("ingress", ingress),
-        ("egress", egress),
-        ("egress4", egress4),
-        ("egress6", egress6),
+    of_pod
+}
+
+fn declare(ruleset: &mut Ruleset) {
+    for (name, key, value, interval) in [
+        ("pods4", &["ipv4_addr"][..], Some("classid"), false),
+        ("pods6", &["ipv6_addr"], Some("classid"), false),
+        ("blocks4", &["ipv4_addr"], Some("classid"), true),
+        ("blocks6", &["ipv6_addr"], Some("classid"), true),
+        ("endpoints", &["ifname"], None, false),
+        ("sources4", &["ifname", "ipv4_addr"], None, false),
+        ("sources6", &["ifname", "ipv6_addr"], None, false),
+        ("ingress", &["ifname"], Some("verdict"), false),
+        ("egress", &["ifname"], Some("verdict"), false),
+        ("egress4", &["ipv4_addr"], Some("verdict"), false),
+        ("egress6", &["ipv6_addr"], Some("verdict"), false),
     ] {
-        ruleset.sets.insert(name.into(), set);
+        ruleset.sets.insert(name.into(), Set::new(key, value, interval));
     }
 }
 
-fn policy_set(ruleset: &mut Ruleset, name: &str, direction: &Direction) {
-    let ports = |protocol: Protocol, first: u16, last: u16| {
-        [Field::Number(protocol.number().into()), Field::Numbers(first.into(), last.into())]
-    };
-    let mut by_port = Set::new(&["classid", "inet_proto", "inet_service"], Some("verdict"), true);
-    let mut by_class = Set::new(&["classid"], Some("verdict"), false);
-    for (id, entries) in &direction.classes {
-        for (protocol, range) in entries.allowed.ranges() {
-            let mut key = vec![Field::Text(class(*id))];
-            key.extend(ports(protocol, range.first, range.last));
-            by_port.elements.insert(key, Some(Data::Return));
+fn insert(ruleset: &mut Ruleset, entries: impl IntoIterator<Item = Entry>) {
+    for Entry { set, key, data } in entries {
+        if let Some(set) = ruleset.sets.get_mut(&set) {
+            set.elements.insert(key, data);
         }
-        by_class.elements.insert(vec![Field::Text(class(*id))], Some(data(entries.default())));
     }
+}
+
+fn addresses(ruleset: &mut Ruleset, wanted: &Wanted) {
+    insert(ruleset, wanted.compiled.addresses.iter().map(|(address, id)| of_address(*address, *id)));
+    let ranges = wanted.compiled.ranges.iter().map(|(range, id)| Entry {
+        set: by_family(range.first, "blocks4", "blocks6"),
+        key: vec![Field::Addresses(range.first, range.last)],
+        data: Some(Data::Class(*id)),
+    });
+    insert(ruleset, ranges);
+}
+
+fn endpoints(ruleset: &mut Ruleset, wanted: &Wanted) {
+    let of_pod = addresses_of_pods(wanted);
+    for admitted in wanted.endpoints.values() {
+        let pod = admitted.endpoint.pod.as_ref().and_then(|pod| of_pod.get(pod));
+        let sources = pod.unwrap_or(&admitted.endpoint.addresses);
+        insert(ruleset, of_endpoint(admitted, sources, &wanted.compiled));
+    }
+}
+
+fn ports(protocol: Protocol, first: u16, last: u16) -> [Field; 2] {
+    [Field::Number(protocol.number().into()), Field::Numbers(first.into(), last.into())]
+}
+
+fn policy_set(ruleset: &mut Ruleset, name: &str, direction: &Direction) {
+    let by_port = Set::new(&["classid", "inet_proto", "inet_service"], Some("verdict"), true);
+    let by_class = Set::new(&["classid"], Some("verdict"), false);
     let mut any = Set::new(&["inet_proto", "inet_service"], Some("verdict"), true);
     for (protocol, range) in direction.any.allowed.ranges() {
         any.elements.insert(ports(protocol, range.first, range.last).to_vec(), Some(Data::Return));
@@ -140,6 +185,9 @@ fn policy_set(ruleset: &mut Ruleset, name: &str, direction: &Direction) {
     ruleset.sets.insert(format!("{name}_ports"), by_port);
     ruleset.sets.insert(format!("{name}_classes"), by_class);
     ruleset.sets.insert(format!("{name}_any"), any);
+    for (id, entries) in &direction.classes {
+        insert(ruleset, of_class(name, *id, entries));
+    }
     ruleset.chains.insert(name.into(), Chain { hook: None, rules });
 }
 

@@ -21,15 +21,17 @@
 //! the scratch word between the two look-ups: it is zero when a packet leaves a pod, and is zeroed again; the mark
 //! is kube-proxy's. A link that is in no set is dropped: an unknown pod is closed.
 //!
-//! [`Ruleset`] is the wanted table as data, [`diff`] the commands from one to another, [`Driver`] runs them, each
-//! batch as one transaction. The first is a replacement of the whole table, in one transaction too.
+//! [`layout`] is the wanted table as data, [`diff`] the commands from one to another, [`Driver`] runs them, each
+//! batch as one transaction. The first is a replacement of the whole table, in one transaction too. Where only pods come
+//! and go, [`elements`] needs neither tables nor commands.
 
 mod diff;
 mod driver;
+mod elements;
 mod layout;
 mod outline;
 mod ruleset;
 
 pub(crate) use driver::Driver;
-pub(crate) use layout::layout;
-pub(crate) use ruleset::{Ruleset, TABLE};
+use layout::layout;
+pub(crate) use ruleset::TABLE;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use super::Ruleset;
+use super::ruleset::Ruleset;
 
 /// Names of sets and maps, and how many rules each chain has.
 #[derive(Debug, Default, PartialEq, Eq)]

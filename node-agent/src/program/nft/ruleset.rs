@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
+use margay_policy::ClassId;
 use serde_json::{Value, json};
 
 /// The address family and name of our table.
@@ -30,7 +31,8 @@ pub(super) struct Set {
 /// A field of a key.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Field {
-    Text(String),
+    Interface(String),
+    Class(ClassId),
     Number(u32),
     Address(IpAddr),
     Numbers(u32, u32),
@@ -40,7 +42,7 @@ pub(super) enum Field {
 /// A value of a map.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Data {
-    Text(String),
+    Class(ClassId),
     Jump(String),
     Return,
     Drop,
@@ -92,7 +94,8 @@ impl Set {
 impl Field {
     fn json(&self) -> Value {
         match self {
-            Self::Text(text) => json!(text),
+            Self::Interface(name) => json!(name),
+            Self::Class(class) => class_json(*class),
             Self::Number(number) => json!(number),
             Self::Address(address) => json!(address),
             Self::Numbers(first, last) if first == last => json!(first),
@@ -106,12 +109,17 @@ impl Field {
 impl Data {
     fn json(&self) -> Value {
         match self {
-            Self::Text(text) => json!(text),
+            Self::Class(class) => class_json(*class),
             Self::Jump(chain) => json!({"jump": {"target": chain}}),
             Self::Return => json!({"return": null}),
             Self::Drop => json!({"drop": null}),
         }
     }
+}
+
+/// Written as a traffic control handle, the only type that nft has for the packet priority.
+fn class_json(id: ClassId) -> Value {
+    json!(format!("{:x}:{:x}", id.0 >> 16, id.0 & 0xffff))
 }
 
 pub(super) fn key_json(key: &[Field]) -> Value {

@@ -1,4 +1,4 @@
-//! Running `nft`.
+//! Writing the table: elements alone over netlink, all else by running `nft`.
 //!
 //! The `nftables` crate is not used: it knows no `classid` type, which the packet priority has, and loses what nft
 //! says when it refuses. Its JSON is the same.
@@ -8,19 +8,22 @@ use std::{
     io,
     path::PathBuf,
     process::{Output, Stdio},
+    sync::Arc,
     time::Duration,
 };
 
+use margay_netlink::nftables::Elements;
 use serde_json::{Value, json};
 use tokio::{io::AsyncWriteExt, process::Command, time::timeout};
 use tracing::debug;
 
 use super::{
-    Ruleset,
     diff::{difference, replacement},
+    elements, layout,
     outline::Outline,
     ruleset::{FAMILY, TABLE},
 };
+use crate::decide::Wanted;
 
 /// Processes remembered: more than can have run between a change and the news of it.
 const OURS: usize = 256;
@@ -34,32 +37,44 @@ pub(crate) enum NftError {
     /// The program cannot be run.
     #[error("run {}: {source}; is nftables installed?", .program.display())]
     Run { program: PathBuf, source: io::Error },
+    /// The kernel refused elements.
+    #[error(transparent)]
+    Elements(#[from] margay_netlink::Error),
     /// It refused the transaction.
     #[error("nft refused a transaction of {commands} commands: {reason}")]
     Refused { commands: usize, reason: String },
 }
 
 /// Keeps the table as wanted. Knows what it wrote, and so what to change.
-#[derive(Debug)]
 pub(crate) struct Driver {
     program: PathBuf,
     /// What the kernel holds; `None` when that is not known.
-    present: Option<Ruleset>,
+    present: Option<Arc<Wanted>>,
     /// The last processes that were run, which the kernel names when it tells of a change.
     ours: VecDeque<u32>,
+    /// Opened when it is first needed.
+    elements: Option<Elements>,
 }
 
 impl Driver {
     pub(crate) fn new(program: PathBuf) -> Self {
-        Self { program, present: None, ours: VecDeque::new() }
+        Self { program, present: None, ours: VecDeque::new(), elements: None }
     }
 
-    /// Makes the table be `wanted` in one transaction, and says how many commands that took; none when nothing
+    /// Makes the table be `wanted` in one transaction, and says how many commands that took, or elements; none when nothing
     /// differs. After a failure the next attempt replaces the whole table.
-    pub(crate) async fn apply(&mut self, wanted: Ruleset) -> Result<usize, NftError> {
+    pub(crate) async fn apply(&mut self, wanted: &Arc<Wanted>) -> Result<usize, NftError> {
         let commands = match self.present.take() {
-            Some(present) => difference(&present, &wanted),
-            None => replacement(&wanted),
+            Some(present) => {
+                if let Some(transaction) = elements::transaction(&present, wanted) {
+                    let changes = transaction.changes();
+                    self.elements()?.commit(transaction)?;
+                    self.present = Some(Arc::clone(wanted));
+                    return Ok(changes);
+                }
+                difference(&layout(&present), &layout(wanted))
+            }
+            None => replacement(&layout(wanted)),
         };
         if !commands.is_empty() {
             let document = json!({"nftables": commands}).to_string();
@@ -70,7 +85,7 @@ impl Driver {
                 return Err(NftError::Refused { commands: commands.len(), reason });
             }
         }
-        self.present = Some(wanted);
+        self.present = Some(Arc::clone(wanted));
         Ok(commands.len())
     }
 
@@ -86,7 +101,7 @@ impl Driver {
         let same = self
             .present
             .as_ref()
-            .is_none_or(|present| Outline::listed(&listing) == Outline::written(present));
+            .is_none_or(|present| Outline::listed(&listing) == Outline::written(&layout(present)));
         if !same {
             self.present = None;
         }
@@ -96,11 +111,19 @@ impl Driver {
     /// Takes note of who changed the table, by the netlink ports that the kernel tells; false when somebody else
     /// did: the next [`Driver::apply`] then replaces the whole table.
     pub(crate) fn heed(&mut self, ports: &BTreeSet<u32>) -> bool {
-        let all_ours = ports.iter().all(|port| self.ours.contains(port));
+        let own = self.elements.as_ref().map(Elements::port);
+        let all_ours = ports.iter().all(|port| self.ours.contains(port) || own == Some(*port));
         if !all_ours {
             self.present = None;
         }
         all_ours
+    }
+
+    fn elements(&mut self) -> Result<&mut Elements, margay_netlink::Error> {
+        match self.elements.take() {
+            Some(elements) => Ok(self.elements.insert(elements)),
+            None => Ok(self.elements.insert(Elements::open()?)),
+        }
     }
 
     async fn run(&mut self, arguments: &[&str], document: &str) -> Result<Output, NftError> {

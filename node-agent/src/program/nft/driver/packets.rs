@@ -5,6 +5,7 @@ use std::{
     net::{IpAddr, SocketAddr, UdpSocket},
     os::fd::{AsFd, AsRawFd},
     process::Command,
+    sync::Arc,
     time::Duration,
 };
 
@@ -27,7 +28,6 @@ use super::{
     Driver,
     tests::{in_new_namespace, wanted},
 };
-use crate::program::nft::layout;
 
 const PORT: u16 = 53;
 /// How long a packet may take; how long nothing may come is never waited for.
@@ -113,7 +113,10 @@ fn next(socket: &UdpSocket) -> String {
 fn a_closed_pod_reaches_itself_through_a_service() {
     in_new_namespace(async || {
         let pods = pods(1);
-        Driver::new("nft".into()).apply(layout(&wanted(1, CLOSED, &mut Interner::default()))).await.unwrap();
+        Driver::new("nft".into())
+            .apply(&Arc::new(wanted(1, CLOSED, &mut Interner::default())))
+            .await
+            .unwrap();
         let proxy = "table inet proxy {
             chain pre { type nat hook prerouting priority -100; ip daddr 10.96.0.1 dnat ip to 10.0.0.1; ip6 daddr 2001:db8:96::1 dnat ip6 to 2001:db8::1; }
             chain post { type nat hook postrouting priority 100; ip saddr 10.0.0.1 ip daddr 10.0.0.1 masquerade; ip6 saddr 2001:db8::1 ip6 daddr 2001:db8::1 masquerade; }
@@ -141,7 +144,7 @@ fn what_the_node_sends_on_without_forwarding_obeys_policy_too() {
             ip("address add 192.0.2.1/32 dev lo");
             ip("address add 2001:db8:1::1/128 dev lo nodad");
             Driver::new("nft".into())
-                .apply(layout(&wanted(3, policy, &mut Interner::default())))
+                .apply(&Arc::new(wanted(3, policy, &mut Interner::default())))
                 .await
                 .unwrap();
             for (is_ipv4, own) in [(true, "192.0.2.1"), (false, "2001:db8:1::1")] {
@@ -167,9 +170,10 @@ fn a_pod_sends_from_all_of_its_own_addresses_and_no_other() {
         // p1 and p2 are two interfaces of one pod; p3 is another's.
         for (name, pod) in [("p1", "one"), ("p2", "one"), ("p3", "other")] {
             let admitted = wanted.endpoints.get_mut(&EndpointId::of(name, "eth0")).unwrap();
-            admitted.endpoint.pod = Some(PodRef { namespace: "x".into(), name: pod.into(), uid: None });
+            Arc::make_mut(&mut admitted.endpoint).pod =
+                Some(PodRef { namespace: "x".into(), name: pod.into(), uid: None });
         }
-        Driver::new("nft".into()).apply(layout(&wanted)).await.unwrap();
+        Driver::new("nft".into()).apply(&Arc::new(wanted)).await.unwrap();
         ip("address add 192.0.2.1/32 dev lo");
         ip("address add 2001:db8:1::1/128 dev lo nodad");
         for (is_ipv4, node) in [(true, "192.0.2.1"), (false, "2001:db8:1::1")] {

@@ -1,6 +1,7 @@
 //! A node of the test's own with a stand-in agent, and the plugin called on it as a runtime would.
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::{BufRead, BufReader, Write},
     os::{fd::AsRawFd, unix::net::UnixListener},
@@ -29,7 +30,7 @@ pub(crate) struct Node {
     pub(crate) asked: Arc<Mutex<Vec<Request>>>,
 }
 
-/// Runs a test on a node of its own whose agent answers everything with `answer`; no agent when `None`.
+/// Runs a test on a node of its own whose agent answers with `answer`, but takes no pod down; no agent when `None`.
 pub(crate) fn on_node(blocks: &[&str], answer: Option<Response>, test: impl FnOnce(&Node) + Send) {
     thread::scope(|scope| {
         let handle = scope.spawn(|| {
@@ -80,7 +81,11 @@ impl Pod {
 
 impl Node {
     pub(crate) fn store(&self) -> Store {
-        Store::new(&self.dir.path().join("lib").join(paths::IPAM))
+        Store::new(&self.state_dir().join(paths::IPAM))
+    }
+
+    pub(crate) fn state_dir(&self) -> PathBuf {
+        self.dir.path().join("lib")
     }
 
     pub(crate) fn run_dir(&self) -> PathBuf {
@@ -103,7 +108,11 @@ impl Node {
                     for line in BufReader::new(&stream).lines().map_while(Result::ok) {
                         // A caller that was killed says nothing, or half of it.
                         let Ok(request) = serde_json::from_str(&line) else { break };
-                        let answer = all_blocks(&store, &request).unwrap_or_else(|| answer.clone());
+                        let answer = match request {
+                            // The plugin's own way is what is tested here.
+                            Request::TakeDown { .. } => Response::Refused { reason: "a stand-in".into() },
+                            _ => all_blocks(&store, &request).unwrap_or_else(|| answer.clone()),
+                        };
                         asked.lock().unwrap().push(request);
                         // A caller that only tells closes before the answer.
                         drop(writeln!(&stream, "{}", serde_json::to_string(&answer).unwrap()));
@@ -120,7 +129,7 @@ impl Node {
             "type": "margay",
             "mtu": 1400,
             "runDir": self.run_dir(),
-            "stateDir": self.dir.path().join("lib"),
+            "stateDir": self.state_dir(),
             "policyWaitSeconds": 1,
         });
         for (key, value) in more.as_object().unwrap() {
@@ -129,17 +138,24 @@ impl Node {
         config
     }
 
-    pub(crate) fn call(&self, verb: &str, pod: &Pod, more: &Value) -> Result<Value, Value> {
-        let args = "K8S_POD_NAME=web;IgnoreUnknown=1;K8S_POD_NAMESPACE=app";
+    /// A call with all that a runtime gives it, for an interface `eth0`.
+    pub(crate) fn prepare(&self, verb: &str, version: &str, pod: &Pod) -> Call {
         let variables = [
             ("CNI_COMMAND", verb),
             ("CNI_CONTAINERID", &pod.id),
             ("CNI_NETNS", &pod.path()),
             ("CNI_IFNAME", "eth0"),
-            ("CNI_ARGS", args),
+            ("CNI_ARGS", "K8S_POD_NAME=web;IgnoreUnknown=1;K8S_POD_NAMESPACE=app"),
             ("CNI_PATH", "/opt/cni/bin"),
         ];
-        invoke(&variables, &self.config("1.1.0", more).to_string())
+        Call {
+            variables: variables.map(|(key, value)| (key, value.to_owned())).into(),
+            config: self.config(version, &json!({})),
+        }
+    }
+
+    pub(crate) fn call(&self, verb: &str, pod: &Pod, more: &Value) -> Result<Value, Value> {
+        self.prepare(verb, "1.1.0", pod).configured(more).run()
     }
 
     pub(crate) fn add(&self, pod: &Pod) -> Value {
@@ -157,9 +173,49 @@ impl Node {
     }
 }
 
+/// A call of the plugin, to be changed where a test is about what is different.
+#[derive(Clone)]
+pub(crate) struct Call {
+    pub(crate) variables: BTreeMap<&'static str, String>,
+    pub(crate) config: Value,
+}
+
+impl Call {
+    /// With these variables of another value.
+    pub(crate) fn with(mut self, variables: &[(&'static str, &str)]) -> Self {
+        self.variables.extend(variables.iter().map(|(key, value)| (*key, (*value).to_owned())));
+        self
+    }
+
+    /// With these fields of the configuration; `null` takes one away.
+    pub(crate) fn configured(mut self, more: &Value) -> Self {
+        let fields = self.config.as_object_mut().unwrap();
+        for (key, value) in more.as_object().unwrap() {
+            if value.is_null() {
+                fields.remove(key);
+            } else {
+                fields.insert(key.clone(), value.clone());
+            }
+        }
+        self
+    }
+
+    /// Runs it; what comes from standard output, which is `null` when there is none.
+    pub(crate) fn run(&self) -> Result<Value, Value> {
+        let variables: Vec<(&str, &str)> =
+            self.variables.iter().map(|(key, value)| (*key, value.as_str())).collect();
+        invoke(&variables, &self.config.to_string())
+    }
+}
+
 /// Runs the binary from the calling thread, and so in its namespace.
 pub(crate) fn invoke(variables: &[(&str, &str)], stdin: &str) -> Result<Value, Value> {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_margay"))
+    invoke_program(env!("CARGO_BIN_EXE_margay"), variables, stdin)
+}
+
+/// Runs a plugin from the calling thread, and so in its namespace.
+pub(crate) fn invoke_program(program: &str, variables: &[(&str, &str)], stdin: &str) -> Result<Value, Value> {
+    let mut child = Command::new(program)
         .env_clear()
         .envs(variables.iter().copied())
         .stdin(Stdio::piped())

@@ -1,7 +1,4 @@
-//! The verbs as a runtime calls them: the real binary, in namespaces of the test's own, with a stand-in agent.
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test helper fails its test by panicking")]
-
-mod node;
+//! What the verbs do to the kernel, the records and the addresses.
 
 use std::{
     fs,
@@ -23,8 +20,9 @@ use margay_netlink::{
     netns::Namespace,
     route::{self, Filter, Protocol},
 };
-use node::{DUAL, Pod, all_blocks, invoke, on_node};
 use serde_json::{Value, json};
+
+use crate::node::{DUAL, Pod, all_blocks, invoke, on_node};
 
 #[test]
 fn add_connects_a_pod_in_both_families_and_del_leaves_nothing() {
@@ -202,7 +200,7 @@ fn gc_frees_what_the_runtime_does_not_name_and_needs_to_be_told() {
 }
 
 #[test]
-fn an_address_is_free_only_when_record_and_agent_have_let_go_of_it() {
+fn a_del_leaves_link_and_addresses_to_an_agent_that_takes_them_down() {
     on_node(DUAL, None, |node| {
         fs::create_dir_all(node.run_dir()).unwrap();
         let listener = UnixListener::bind(node.run_dir().join(paths::AGENT_SOCKET)).unwrap();
@@ -234,10 +232,13 @@ fn an_address_is_free_only_when_record_and_agent_have_let_go_of_it() {
         node.call("DEL", &pod, &json!({})).unwrap();
         let endpoint = EndpointId::of("c1", "eth0");
         let told = [
-            (Request::EndpointAdded { endpoint: endpoint.clone() }, (2, 1)),
-            (Request::EndpointDeleted { endpoint }, (2, 0)),
+            (Request::EndpointAdded { endpoint }, (2, 1)),
+            (Request::TakeDown { container_id: "c1".into(), ifname: "eth0".into() }, (2, 0)),
         ];
         assert_eq!(agent.join().unwrap(), told);
+        assert_eq!(node.left(), (1, 2, 0), "this agent has said that it would, and has not");
+        // Without an agent the next DEL does it.
+        node.call("DEL", &pod, &json!({})).unwrap();
         assert_eq!(node.left(), (0, 0, 0));
     });
 }

@@ -8,16 +8,13 @@ use std::{
 
 use netlink_sys::{Socket as Raw, protocols::NETLINK_NETFILTER};
 
+use super::{FAMILY_HEADER, HEADER, SUBSYSTEM};
 use crate::{Error, conntrack::attributes};
 
 /// `NFNLGRP_NFTABLES`.
 const GROUP: u32 = 7;
-/// `NFNL_SUBSYS_NFTABLES`, the upper octet of a message's type.
-const SUBSYSTEM: u8 = 10;
 /// The attribute that names the table, the same in messages about tables, chains, rules, sets, elements and objects.
 const TABLE: u16 = 1;
-const HEADER: usize = 16;
-const FAMILY_HEADER: usize = 4;
 
 /// What a [`TableMonitor`] has read.
 #[derive(Debug, Clone, PartialEq, Eq)]
