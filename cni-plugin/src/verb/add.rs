@@ -42,6 +42,7 @@ pub(super) fn run(environment: &Environment, config: &Config) -> Result<String, 
     }
     let mut agent = Agent::connect(&config.run_dir)
         .map_err(|error| Failure::new(Code::TryAgain, "connect the pod").because(&error))?;
+    let addresses = address::ask(&mut agent, config, &args)?;
     let store = store(config);
     let host_name: IfName = id
         .host_ifname()
@@ -53,7 +54,7 @@ pub(super) fn run(environment: &Environment, config: &Config) -> Result<String, 
     })?;
 
     let mut undo = Undo { run_dir: &config.run_dir, store: &store, owner: &attachment.owner, armed: true };
-    let addresses = address::allocate(&mut agent, &store, &attachment, config, &args)?;
+    let addresses = addresses.allocate(&store, &attachment.owner)?;
     let (host_mac, derived_mac) = macs(&id);
     let pod_mac = config.mac.or(args.mac).unwrap_or(derived_mac);
     let endpoint = Endpoint {
