@@ -14,7 +14,7 @@ use std::{fs, io, net::IpAddr, os::fd::AsFd};
 use margay_api::endpoint::EndpointId;
 use margay_netlink::{
     Error, MacAddr, Socket, addr,
-    link::{self, End, IfIndex, IfName, Link, Mtu, Veth},
+    link::{self, End, IfIndex, IfName, Mtu, Veth},
     neigh,
     netns::Namespace,
     route::{self, Filter, Kind, NextHop, Protocol, Route, TableId},
@@ -94,7 +94,16 @@ impl PodLink<'_> {
             far: End { name: self.pod_name, address: Some(self.pod_mac), netns: Some(self.netns.as_fd()) },
             mtu: Some(self.mtu),
         };
-        host.execute(&link::add_veth(&veth)).map_err(|error| {
+        let request = link::add_veth(&veth);
+        let mut made = host.execute(&request);
+        if made.as_ref().is_err_and(Error::is_present) {
+            // Whatever an ADD left that was killed half-way: nobody else makes an interface of the host's name.
+            match host.execute(&link::delete(&self.host_name)) {
+                Err(error) if !error.is_gone() => return Err(error.into()),
+                _ => made = host.execute(&request),
+            }
+        }
+        made.map_err(|error| {
             if error.is_present() { LinkError::Present(self.pod_name.to_string()) } else { error.into() }
         })?;
         self.configure_pod()?;
@@ -104,7 +113,7 @@ impl PodLink<'_> {
     fn configure_pod(&self) -> Result<(), LinkError> {
         let _inside = self.netns.enter()?;
         let mut socket = Socket::open()?;
-        let index = find(&mut socket, self.pod_name)?.index;
+        let index = find(self.pod_name)?;
         self.enable_ipv6(self.pod_name)?;
         let mut requests = vec![link::set_up(index)];
         let present = route::list(&mut socket, Filter { table: Some(TableId::MAIN), protocol: None })?;
@@ -129,7 +138,7 @@ impl PodLink<'_> {
     }
 
     fn configure_host(&self, socket: &mut Socket) -> Result<(), LinkError> {
-        let index = find(socket, &self.host_name)?.index;
+        let index = find(&self.host_name)?;
         for (setting, value) in HOST_SETTINGS {
             set(&self.host_name, setting, value)?;
         }
@@ -204,8 +213,8 @@ fn set(name: &IfName, setting: &str, value: &str) -> Result<(), LinkError> {
     }
 }
 
-fn find(socket: &mut Socket, name: &IfName) -> Result<Link, LinkError> {
-    link::by_name(socket, name)?.ok_or_else(|| LinkError::Vanished(name.to_string()))
+fn find(name: &IfName) -> Result<IfIndex, LinkError> {
+    link::index_of(name)?.ok_or_else(|| LinkError::Vanished(name.to_string()))
 }
 
 fn run(socket: &mut Socket, requests: &[margay_netlink::Request]) -> Result<(), LinkError> {

@@ -13,7 +13,7 @@ use super::{address, store, take_apart, take_lock};
 use crate::{
     agent::{Agent, AgentError},
     config::{Config, Environment},
-    link::{self, LinkError, PodLink, gateway, macs},
+    link::{LinkError, PodLink, gateway, macs},
     result::{Added, Code, Failure, Interface, RouteEntry},
 };
 
@@ -48,10 +48,6 @@ pub(super) fn run(environment: &Environment, config: &Config) -> Result<String, 
         .host_ifname()
         .parse()
         .map_err(|error| Failure::new(Code::Io, "name the pod's link").because(&error))?;
-    // Whatever an ADD left that was killed half-way: nobody else makes an interface of this name.
-    link::delete(&host_name).map_err(|error| {
-        Failure::new(Code::Io, "remove the link that an earlier ADD left").because(&error)
-    })?;
 
     let mut undo = Undo { run_dir: &config.run_dir, store: &store, owner: &attachment.owner, armed: true };
     let addresses = addresses.allocate(&store, &attachment.owner)?;

@@ -17,7 +17,7 @@ pub use add::{Bridge, End, Veth, add_bridge, add_veth};
 pub use delete::delete;
 pub use name::{IfName, IfNameError};
 pub use set::{set_controller, set_mtu, set_name, set_up};
-pub use show::{by_index, by_name, list};
+pub use show::{by_index, by_name, index_of, list};
 
 use crate::MacAddr;
 
