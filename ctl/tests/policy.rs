@@ -311,6 +311,29 @@ fn what_cannot_be_answered_is_status_2_and_says_what_to_do() {
     }
 }
 
+/// A stranger reads them before anything else: what their comments say must be so.
+#[test]
+fn every_example_policy_does_what_its_expectations_say() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/examples");
+    let names = |folder: &str| -> Vec<String> {
+        let entries = fs::read_dir(examples.join(folder)).unwrap().map(|entry| entry.unwrap().path());
+        let files = entries.filter(|path| path.extension().is_some_and(|end| end == "yaml"));
+        let mut names: Vec<String> =
+            files.map(|path| path.file_name().unwrap().to_str().unwrap().to_owned()).collect();
+        names.sort();
+        names
+    };
+    let mut policies = [names("."), names("recipes")].concat();
+    policies.retain(|name| name != "00-my-app.yaml");
+    policies.sort();
+    let tests = names("tests");
+    assert_eq!(policies, tests);
+    let files = tests.iter().map(|name| format!("tests/{name}")).collect::<Vec<_>>();
+    let arguments: Vec<&str> = std::iter::once("test").chain(files.iter().map(String::as_str)).collect();
+    let answer = margayctl(&examples, &arguments);
+    assert_eq!(answer.status, 0, "{}{}", answer.out, answer.err);
+}
+
 #[tokio::test]
 async fn the_three_ask_a_cluster_where_no_manifests_are_given() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

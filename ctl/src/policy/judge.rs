@@ -391,7 +391,10 @@ fn share(block: &Block, networks: &[IpNetwork]) -> Share {
 
 #[cfg(test)]
 mod tests {
-    use margay_policy::{Block, Protocol};
+    use margay_policy::{
+        Block, Protocol,
+        evaluate::{Flow, evaluate},
+    };
 
     use super::{Exempt, Family, Miss, Pair, Share, Way, networks, share};
     use crate::policy::{
@@ -478,6 +481,39 @@ mod tests {
             let source = source(&pods, policies);
             assert_eq!(pair(&source, "x/a", "x/b").views[0].uncertain(port), uncertain, "{policies:?}");
         }
+    }
+
+    #[test]
+    fn what_a_pair_is_told_is_what_the_evaluator_says_of_all_objects() {
+        let pods = [
+            "{metadata: {namespace: x, name: a, labels: {app: a}}, status: {podIP: 10.0.0.1}}",
+            "{metadata: {namespace: x, name: b, labels: {app: b}}, status: {podIP: 10.0.0.2}}",
+            "{metadata: {namespace: y, name: c, labels: {app: a}}, status: {podIP: 10.0.1.1}, spec: {containers: [{name: c, ports: [{name: web, containerPort: 80}]}]}}",
+            "{metadata: {namespace: z, name: d, labels: {app: d}}, status: {podIP: 192.0.2.1}}",
+        ];
+        let policies = [
+            "{metadata: {namespace: x, name: in}, spec: {podSelector: {}, ingress: [{from: [{namespaceSelector: {matchLabels: {team: y}}}]}, {from: [{podSelector: {}}], ports: [{port: 80}]}]}}",
+            "{metadata: {namespace: x, name: out}, spec: {podSelector: {matchLabels: {app: b}}, policyTypes: [Egress], egress: [{ports: [{port: web}]}, {to: [{ipBlock: {cidr: 10.0.0.0/8, except: [10.0.1.0/24]}}]}]}}",
+            "{metadata: {namespace: y, name: in}, spec: {podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/31}}]}]}}",
+            "{metadata: {namespace: z, name: both}, spec: {podSelector: {}, policyTypes: [Ingress, Egress], egress: [{to: [{namespaceSelector: {matchExpressions: [{key: team, operator: Exists}]}}]}]}}",
+        ];
+        let mut source = source(&pods, &policies);
+        source
+            .add_namespace(&serde_saphyr::from_str("{metadata: {name: y, labels: {team: y}}}").unwrap(), "");
+        let ends = ["10.0.0.1", "10.0.0.2", "10.0.1.1", "192.0.2.1", "203.0.113.9"];
+        let mut answers = [0, 0];
+        for (from, to) in ends.iter().flat_map(|from| ends.map(|to| (*from, to))) {
+            for number in [80, 81] {
+                let port = ResolvedPort { number, ..WEB };
+                let [source_address, destination] = [from, to].map(|end| end.parse().unwrap());
+                let flow =
+                    Flow { source: source_address, destination, protocol: Protocol::Tcp, port: number };
+                let expected = evaluate(&source.objects, &flow);
+                assert_eq!(pair(&source, from, to).views[0].decide(port), expected, "{from} {to} {number}");
+                answers[usize::from(expected.allowed())] += 1;
+            }
+        }
+        assert!(answers.iter().all(|count| *count > 10), "{answers:?}");
     }
 
     #[test]
