@@ -232,7 +232,8 @@ impl View {
         pod.addresses = vec![address];
         pod.announced.clear();
         let namespace = pod.name.namespace.clone();
-        let own = source.objects.policies.iter().filter(|(name, _)| name.namespace == namespace);
+        let first = PolicyRef { namespace: namespace.clone(), name: String::new() };
+        let own = source.objects.policies.range(first..).take_while(|(name, _)| name.namespace == namespace);
         self.objects.policies.extend(own.map(|(name, policy)| (name.clone(), policy.clone())));
         if let Some(known) = source.objects.namespaces.get(&namespace) {
             self.objects.namespaces.insert(namespace, known.clone());
@@ -250,7 +251,9 @@ impl View {
 
     /// Whether it is denied only as long as an address is not known.
     pub(crate) fn uncertain(&self, port: ResolvedPort) -> bool {
-        !self.decide(port).allowed() && evaluate(&self.best, &self.flow(port)).allowed()
+        !self.doubtful.is_empty()
+            && !self.decide(port).allowed()
+            && evaluate(&self.best, &self.flow(port)).allowed()
     }
 
     fn flow(&self, port: ResolvedPort) -> Flow {
