@@ -1,11 +1,13 @@
-//! `margayctl`: what one node knows, in words. Run it on the node, or in the agent's container.
+//! `margayctl`: what one node knows, in words. Run it on the node, or in the agent's container; `policy` anywhere.
 //!
-//! It reads what the node's processes leave on disk and asks their sockets; it changes nothing.
+//! It reads what the node's processes leave on disk and asks their sockets; `policy` reads the cluster's objects, or
+//! files. It changes nothing.
 
 mod bgp;
 mod check;
 mod endpoints;
 mod ipam;
+mod policy;
 mod status;
 mod table;
 
@@ -60,6 +62,11 @@ enum Command {
         #[command(subcommand)]
         command: Bgp,
     },
+    /// What NetworkPolicy says: of the cluster's objects, or of files.
+    Policy {
+        #[command(subcommand)]
+        command: policy::Command,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -87,20 +94,35 @@ fn main() -> ExitCode {
         Command::Ipam { command: Ipam::Check } => check::run(&cli.run_dir, &cli.state_dir),
         Command::Bgp { command: Bgp::Neighbors } => bgp::neighbors(&cli.run_dir),
         Command::Bgp { command: Bgp::Routes } => bgp::routes(&cli.run_dir),
-    };
-    let (text, status) = match answer {
-        Ok(answer) => (answer.text(cli.output), answer.status),
-        Err(error) => {
-            // Nobody is left to tell when standard error is closed.
-            drop(writeln!(io::stderr(), "margayctl: {error:#}"));
-            return ExitCode::FAILURE;
+        Command::Policy { command } => {
+            // 1 is an answer there: denied.
+            return match policy::run(command, cli.output) {
+                Ok(answer) => print(&answer.text, answer.status),
+                Err(error) => fail(&error, ExitCode::from(policy::ERROR)),
+            };
         }
     };
+    match answer {
+        Ok(answer) => print(&answer.text(cli.output), answer.status),
+        Err(error) => fail(&error, ExitCode::FAILURE),
+    }
+}
+
+fn print(text: &str, status: ExitCode) -> ExitCode {
     match io::stdout().write_all(text.as_bytes()) {
         Ok(()) => status,
         // A reader such as `head` that has seen enough.
-        Err(_closed) => ExitCode::SUCCESS,
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => status,
+        Err(error) => {
+            fail(&anyhow::Error::new(error).context("write the answer"), ExitCode::from(policy::ERROR))
+        }
     }
+}
+
+fn fail(error: &anyhow::Error, status: ExitCode) -> ExitCode {
+    // Nobody is left to tell when standard error is closed.
+    drop(writeln!(io::stderr(), "margayctl: {error:#}"));
+    status
 }
 
 /// What a command answers.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   NetworkPolicy --convert--> Policy (checked) --+
-//!   Pod, Namespace ------------------------------ Objects --+--> compile:  address -> class,
+//!   Pod ------------convert_pod------------------ Objects --+--> compile:  address -> class,
 //!                                                           |              (policy set, direction, class) -> verdicts
 //!                                                           +--> evaluate: may this flow pass, and which rule says so
 //! ```
@@ -20,6 +20,7 @@ mod convert;
 pub mod evaluate;
 mod network_policy;
 mod object;
+mod pod;
 mod port;
 mod range;
 mod selector;
@@ -29,6 +30,7 @@ pub use class::{ClassId, Interner, PolicySetId};
 pub use convert::{Problem, convert};
 pub use network_policy::{Block, NamespaceChoice, Peer, Peers, Policy, PolicyRef, Port, Ports, Rule};
 pub use object::{NamedPort, Namespace, Objects, Pod, PodName};
+pub use pod::convert_pod;
 pub use port::{PortRange, PortSet, Protocol};
 pub use range::AddressRange;
 pub use selector::{Requirement, Selector};

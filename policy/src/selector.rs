@@ -1,6 +1,9 @@
 //! Label selectors.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
@@ -27,6 +30,11 @@ impl Selector {
     /// The selector with these conditions.
     pub fn new(requirements: impl IntoIterator<Item = Requirement>) -> Self {
         Self { requirements: requirements.into_iter().collect() }
+    }
+
+    /// Whether it selects everything.
+    pub fn is_everything(&self) -> bool {
+        self.requirements.is_empty()
     }
 
     /// Whether labels meet all conditions.
@@ -77,6 +85,31 @@ impl Selector {
     }
 }
 
+/// As `kubectl --selector` takes it.
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, requirement) in self.requirements.iter().enumerate() {
+            let separator = if index == 0 { "" } else { "," };
+            write!(f, "{separator}{requirement}")?;
+        }
+        Ok(())
+    }
+}
+
+/// As `kubectl --selector` takes it.
+impl fmt::Display for Requirement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |values: &BTreeSet<String>| values.iter().cloned().collect::<Vec<_>>().join(",");
+        match self {
+            Self::In(key, values) if values.len() == 1 => write!(f, "{key}={}", list(values)),
+            Self::In(key, values) => write!(f, "{key} in ({})", list(values)),
+            Self::NotIn(key, values) => write!(f, "{key} notin ({})", list(values)),
+            Self::Exists(key) => f.write_str(key),
+            Self::DoesNotExist(key) => write!(f, "!{key}"),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::{Requirement, Selector};
@@ -104,5 +137,18 @@ mod tests {
             check(&Requirement::Exists(key()), labels, exists);
             check(&Requirement::DoesNotExist(key()), labels, !exists);
         }
+    }
+
+    #[test]
+    fn it_reads_like_a_selector_of_kubectl() {
+        let values = |values: &[&str]| values.iter().map(|value| (*value).to_owned()).collect();
+        let selector = Selector::new([
+            Requirement::In("app".into(), values(&["web"])),
+            Requirement::In("tier".into(), values(&["b", "a"])),
+            Requirement::NotIn("env".into(), values(&["dev"])),
+            Requirement::Exists("team".into()),
+            Requirement::DoesNotExist("old".into()),
+        ]);
+        assert_eq!(selector.to_string(), "app=web,tier in (a,b),env notin (dev),team,!old");
     }
 }

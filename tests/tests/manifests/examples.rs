@@ -9,4 +9,7 @@ async fn the_folder_of_examples_applies_in_the_order_of_its_names() {
     let said = cluster.apply(&manifests().join("examples")).await;
     assert!(said.lines().count() > 3, "{said}");
     assert!(said.lines().all(|line| line.ends_with(" created")), "{said}");
+    let said = cluster.apply(&manifests().join("examples/recipes")).await;
+    assert!(said.lines().count() > 9, "{said}");
+    assert!(said.lines().all(|line| line.ends_with(" created")), "{said}");
 }

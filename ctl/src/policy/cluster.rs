@@ -1,0 +1,83 @@
+//! Objects from the API server of a kubeconfig.
+
+use std::{fmt::Debug, path::Path, time::Duration};
+
+use anyhow::Context;
+use k8s_openapi::api::{
+    core::v1::{Namespace, Pod},
+    networking::v1::NetworkPolicy,
+};
+use kube::{
+    Api, Client, Config,
+    api::ListParams,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use serde::de::DeserializeOwned;
+
+use super::source::Source;
+
+/// How long the API server may be silent.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How many objects one answer holds.
+const PAGE: u32 = 500;
+
+/// Lists what decides about policy, and nothing else.
+pub(crate) fn load(kubeconfig: Option<&Path>) -> anyhow::Result<Source> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let config = config(kubeconfig).await?;
+        let server = config.cluster_url.to_string();
+        let client = Client::try_from(config).context("prepare the connection to the API server")?;
+        list(client).await.with_context(|| format!("ask the API server {server}"))
+    })
+}
+
+async fn config(kubeconfig: Option<&Path>) -> anyhow::Result<Config> {
+    let mut config = match kubeconfig {
+        Some(path) => {
+            let file =
+                Kubeconfig::read_from(path).with_context(|| format!("read kubeconfig {}", path.display()))?;
+            Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
+                .await
+                .with_context(|| format!("use kubeconfig {}", path.display()))?
+        }
+        None => Config::infer().await.context(
+            "find the API server by $KUBECONFIG, ~/.kube/config or a service account; \
+             give --kubeconfig, or --manifests to do without a cluster",
+        )?,
+    };
+    config.connect_timeout = Some(PATIENCE);
+    config.read_timeout = Some(PATIENCE);
+    Ok(config)
+}
+
+async fn list(client: Client) -> anyhow::Result<Source> {
+    let mut source = Source::default();
+    for object in all::<Namespace>(&client).await.context("list namespaces")? {
+        source.add_namespace(&object, "");
+    }
+    for object in all::<NetworkPolicy>(&client).await.context("list networkpolicies")? {
+        source.add_policy(&object, "");
+    }
+    for object in all::<Pod>(&client).await.context("list pods")? {
+        source.add_pod(&object, "");
+    }
+    Ok(source.complete())
+}
+
+async fn all<K>(client: &Client) -> kube::Result<Vec<K>>
+where
+    K: kube::Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
+{
+    let api = Api::<K>::all(client.clone());
+    let mut parameters = ListParams::default().limit(PAGE);
+    let mut objects = Vec::new();
+    loop {
+        let page = api.list(&parameters).await?;
+        objects.extend(page.items);
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => parameters = parameters.continue_token(&token),
+            None => return Ok(objects),
+        }
+    }
+}
