@@ -386,10 +386,15 @@ impl Core {
             Request::TakeDown { container_id, ifname } => match Owner::new(&container_id, &ifname) {
                 Ok(owner) => {
                     let id = EndpointId::of(&container_id, &ifname);
-                    self.state.set_endpoint(&id, None);
-                    self.changed = true;
-                    self.takedowns.begin(owner, call.answer);
-                    return;
+                    match self.read(&id) {
+                        Ok(()) if self.state.endpoint(&id).is_none() => {
+                            self.takedowns.begin(owner, call.answer);
+                            return;
+                        }
+                        // The plugin has given up meanwhile, and come back.
+                        Ok(()) => Response::Refused { reason: format!("endpoint {id} was added again") },
+                        Err(reason) => Response::Refused { reason },
+                    }
                 }
                 Err(error) => Response::Refused { reason: error.to_string() },
             },
