@@ -32,7 +32,7 @@ pub(super) fn allocate(
         match store.allocate_from(&attachment.owner, choice) {
             Ok(reserved) => return Ok(reserved.addresses),
             // The blocks were filled, or given back, since the agent looked.
-            Err(Error::Exhausted { .. }) if left > 0 => {}
+            Err(Error::Exhausted { .. } | Error::NotOurs(_)) if left > 0 => {}
             Err(error) => {
                 let code = match error {
                     Error::Exhausted { .. } => Code::Exhausted,
