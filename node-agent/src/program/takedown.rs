@@ -15,6 +15,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -46,7 +47,30 @@ pub(crate) struct Takedowns {
     run_dir: PathBuf,
     events: mpsc::Sender<Event>,
     sweep: mpsc::Sender<Owner>,
-    pending: BTreeMap<EndpointId, Vec<oneshot::Sender<Response>>>,
+    pending: Pending,
+}
+
+/// Those that have begun and not ended, with who waits for them: neither their links nor their addresses are leaked.
+/// Shared with the reconcile, as one may begin after that did.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Pending(Arc<Mutex<BTreeMap<EndpointId, Vec<oneshot::Sender<Response>>>>>);
+
+impl Pending {
+    #[cfg(test)]
+    pub(crate) fn of(id: EndpointId) -> Self {
+        let pending = Self::default();
+        pending.lock().insert(id, Vec::new());
+        pending
+    }
+
+    pub(crate) fn contains(&self, id: &EndpointId) -> bool {
+        self.lock().contains_key(id)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<EndpointId, Vec<oneshot::Sender<Response>>>> {
+        // Each change is one call of a map, so that a panic leaves none half made.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Shortest time from one sweep to the next.
@@ -72,14 +96,14 @@ impl Takedowns {
     ) -> (Self, impl Future<Output = anyhow::Result<()>>) {
         let (sweep, owners) = mpsc::channel(QUEUE);
         let sweeper = sweeper(run_dir.clone(), store, owners, events.clone());
-        (Self { run_dir, events, sweep, pending: BTreeMap::new() }, sweeper)
+        (Self { run_dir, events, sweep, pending: Pending::default() }, sweeper)
     }
 
     /// Begins to take down the link of an endpoint whose record is gone.
     pub(crate) fn begin(&mut self, owner: Owner, answer: oneshot::Sender<Response>) {
         let id = EndpointId::of(owner.container_id(), owner.ifname());
         let (run_dir, events) = (self.run_dir.clone(), self.events.clone());
-        self.pending.entry(id.clone()).or_default().push(answer);
+        self.pending.lock().entry(id.clone()).or_default().push(answer);
         tokio::spawn(async move {
             let outcome = match spawn_blocking(move || delete_link(&run_dir, &id)).await {
                 Ok(outcome) => outcome,
@@ -90,14 +114,14 @@ impl Takedowns {
         });
     }
 
-    /// Those that have begun and not ended: neither their links nor their addresses are leaked.
-    pub(crate) fn pending(&self) -> BTreeSet<EndpointId> {
-        self.pending.keys().cloned().collect()
+    pub(crate) fn pending(&self) -> Pending {
+        self.pending.clone()
     }
 
     /// The kernel says that the link of an endpoint is gone; true when that was to be.
     pub(crate) fn link_gone(&mut self, id: &EndpointId) -> bool {
-        let Some(answers) = self.pending.get_mut(id) else { return false };
+        let mut pending = self.pending.lock();
+        let Some(answers) = pending.get_mut(id) else { return false };
         for answer in answers.drain(..) {
             drop(answer.send(Response::Done));
         }
@@ -111,21 +135,23 @@ impl Takedowns {
                 let id = EndpointId::of(owner.container_id(), owner.ifname());
                 self.link_gone(&id);
                 if self.sweep.try_send(owner).is_err() {
-                    self.pending.remove(&id);
+                    self.pending.lock().remove(&id);
                 }
             }
             Progress::LinkDeleted { owner, outcome: Err(reason) } => {
                 let id = EndpointId::of(owner.container_id(), owner.ifname());
-                for answer in self.pending.remove(&id).unwrap_or_default() {
+                let answers = self.pending.lock().remove(&id);
+                for answer in answers.unwrap_or_default() {
                     drop(answer.send(Response::Refused { reason: reason.clone() }));
                 }
             }
             Progress::Swept(owners) => {
+                let mut pending = self.pending.lock();
                 for owner in owners {
                     let id = EndpointId::of(owner.container_id(), owner.ifname());
                     // Another call for it may have come meanwhile, and its answer is still owed.
-                    if self.pending.get(&id).is_some_and(Vec::is_empty) {
-                        self.pending.remove(&id);
+                    if pending.get(&id).is_some_and(Vec::is_empty) {
+                        pending.remove(&id);
                     }
                 }
             }
