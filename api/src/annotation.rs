@@ -12,6 +12,9 @@ pub const ADDRESS: &str = "margay.dev/ip";
 /// nodes go by it until the pod's status has its addresses.
 pub const POD_IPS: &str = "margay.dev/pod-ips";
 
+/// Octets of the longest value that is read: whoever can write to a pod can write a quarter of a mebibyte.
+const MAX_OCTETS: usize = 4096;
+
 /// A value that is not of the form it must have.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AnnotationError {
@@ -33,6 +36,14 @@ pub enum AnnotationError {
         /// What it says.
         value: String,
     },
+    /// More than any list of pools takes.
+    #[error("annotation {key} has {octets} octets; at most {MAX_OCTETS} are read")]
+    TooLong {
+        /// Which annotation.
+        key: &'static str,
+        /// How long it is.
+        octets: usize,
+    },
     /// No address.
     #[error(
         "annotation {ADDRESS} is `{value}`: `{entry}` is no address; write 192.0.2.7, or 192.0.2.7,2001:db8::7"
@@ -48,12 +59,18 @@ pub enum AnnotationError {
     TwoOfAFamily(String),
 }
 
-/// The names in [`POOLS`].
+/// The names in [`POOLS`], each once.
 ///
 /// # Errors
 /// When it is no list of names.
 pub fn pools(value: &str) -> Result<Vec<String>, AnnotationError> {
-    entries(POOLS, value).map(|entries| entries.into_iter().map(ToOwned::to_owned).collect())
+    let mut names: Vec<String> = Vec::new();
+    for name in entries(POOLS, value)? {
+        if !names.iter().any(|known| known == name) {
+            names.push(name.to_owned());
+        }
+    }
+    Ok(names)
 }
 
 /// The addresses in [`ADDRESS`].
@@ -76,6 +93,9 @@ pub fn addresses(value: &str) -> Result<Vec<IpAddr>, AnnotationError> {
 }
 
 fn entries<'a>(key: &'static str, value: &'a str) -> Result<Vec<&'a str>, AnnotationError> {
+    if value.len() > MAX_OCTETS {
+        return Err(AnnotationError::TooLong { key, octets: value.len() });
+    }
     if value.contains(['[', ']', '"']) {
         return Err(AnnotationError::Json { key, value: value.to_owned() });
     }
@@ -92,7 +112,9 @@ mod tests {
 
     #[test]
     fn lists_are_separated_by_commas_and_other_forms_are_refused_with_words() {
-        assert_eq!(pools(" blue, green").unwrap(), ["blue", "green"]);
+        assert_eq!(pools(" blue, green,blue").unwrap(), ["blue", "green"]);
+        let long = pools(&"[".repeat(5000)).unwrap_err().to_string();
+        assert!(long.contains("5000 octets") && long.len() < 100, "{long}");
         for (value, word) in
             [("[\"blue\"]", "without brackets"), ("blue,", "empty entry"), ("", "empty entry")]
         {

@@ -421,7 +421,7 @@ impl Config {
             version,
             name,
             kind,
-            prev_result: raw.prev_result,
+            prev_result: raw.prev_result.map(object_of_result).transpose()?,
             dns: raw.dns,
             wishes,
             mac: raw
@@ -436,6 +436,13 @@ impl Config {
             valid_attachments,
         })
     }
+}
+
+fn object_of_result(value: Value) -> Result<Value, Failure> {
+    if value.is_object() {
+        return Ok(value);
+    }
+    Err(Failure::new(Code::Decode, "read the network configuration: `prevResult` is not a JSON object"))
 }
 
 /// An alphanumeric character, then those and `_`, `.`, `-`.
@@ -473,6 +480,7 @@ mod tests {
             ("", Code::Decode, "EOF"),
             ("[]", Code::Decode, "object"),
             (r#"{"cniVersion":"1.1.0","name":3}"#, Code::Decode, "string"),
+            (r#"{"cniVersion":"1.1.0","name":"n","prevResult":[]}"#, Code::Decode, "prevResult"),
             (r#"{"name":"n"}"#, Code::IncompatibleVersion, "0.1.0"),
             (r#"{"cniVersion":"9.0.0","name":"n"}"#, Code::IncompatibleVersion, "9.0.0"),
             (r#"{"cniVersion":"1.1.0"}"#, Code::Config, "name"),

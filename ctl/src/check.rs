@@ -5,6 +5,7 @@ use std::{
     net::IpAddr,
     path::Path,
     process::ExitCode,
+    time::Duration,
 };
 
 use margay_api::{
@@ -46,12 +47,21 @@ struct Finding {
     advice: &'static str,
 }
 
+/// How long a pod that comes or goes may leave things half done: what is not found again then, was that.
+const SETTLE: Duration = Duration::from_millis(500);
+
 /// Exit status 1 when there is something to report.
 pub(crate) fn run(run_dir: &Path, state_dir: &Path) -> anyhow::Result<Answer> {
-    let findings = findings(&look(run_dir, state_dir)?);
+    let mut found = findings(&look(run_dir, state_dir)?);
+    if !found.is_empty() {
+        #[expect(clippy::disallowed_methods, reason = "there is no event to wait for when all is settled")]
+        std::thread::sleep(SETTLE);
+        let again = findings(&look(run_dir, state_dir)?);
+        found.retain(|finding| again.contains(finding));
+    }
     let mut table = Table::new(&["address", "who", "problem", "what_to_do"]);
-    let status = if findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
-    for Finding { address, who, problem, advice } in findings {
+    let status = if found.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    for Finding { address, who, problem, advice } in found {
         table.push([address, who, problem.into(), advice.into()]);
     }
     Ok(Answer { status, ..table.into() })

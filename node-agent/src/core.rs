@@ -325,12 +325,16 @@ impl Core {
                 self.tell_pools();
             }
             Event::Claimed(claimed) => {
-                self.state.set_claimed(claimed.blocks.clone(), Arc::clone(&claimed.holders));
+                let changed = self.state.set_claimed(claimed.blocks.clone(), Arc::clone(&claimed.holders));
+                self.changed |= changed;
                 if let Some(pools) = &mut self.pools {
+                    // What other nodes claim is nothing that this one is configured by.
+                    let is_ours = pools.claimed.blocks != claimed.blocks
+                        || pools.claimed.missing.is_some() != claimed.missing.is_some();
+                    self.node_changed |= is_ours;
+                    self.changed |= is_ours;
                     pools.claimed = claimed;
                 }
-                self.changed = true;
-                self.node_changed = true;
             }
             Event::Bgp(outcome) => {
                 self.bgp = outcome;
@@ -386,10 +390,15 @@ impl Core {
             Request::TakeDown { container_id, ifname } => match Owner::new(&container_id, &ifname) {
                 Ok(owner) => {
                     let id = EndpointId::of(&container_id, &ifname);
-                    self.state.set_endpoint(&id, None);
-                    self.changed = true;
-                    self.takedowns.begin(owner, call.answer);
-                    return;
+                    match self.read(&id) {
+                        Ok(()) if self.state.endpoint(&id).is_none() => {
+                            self.takedowns.begin(owner, call.answer);
+                            return;
+                        }
+                        // The plugin has given up meanwhile, and come back.
+                        Ok(()) => Response::Refused { reason: format!("endpoint {id} was added again") },
+                        Err(reason) => Response::Refused { reason },
+                    }
                 }
                 Err(error) => Response::Refused { reason: error.to_string() },
             },

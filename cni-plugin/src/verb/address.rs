@@ -42,7 +42,7 @@ impl Asked<'_> {
             match store.allocate_from(owner, choice) {
                 Ok(reserved) => return Ok(reserved.addresses),
                 // The blocks were filled, or given back, since the agent looked.
-                Err(Error::Exhausted { .. }) if left > 0 => {
+                Err(Error::Exhausted { .. } | Error::NotOurs(_)) if left > 0 => {
                     agent.tell(&request, wait).map_err(|error| failed(&error))?;
                 }
                 Err(error) => {

@@ -308,9 +308,10 @@ fn what_time_mends_is_code_11_and_a_full_node_code_100() {
         (&["192.0.2.0/30"], Some(Response::Done), 100, &["192.0.2.0/30", "larger podCIDR"]),
     ] {
         on_node(blocks, agent, |node| {
+            // Their links go with their namespaces.
+            let pods = ["first", "second"].map(Pod::new);
             if code == 100 {
-                node.add(&Pod::new("first"));
-                node.add(&Pod::new("second"));
+                drop(pods.each_ref().map(|pod| node.add(pod)));
             }
             let before = node.left();
             check("ADD", &node.prepare("ADD", "1.1.0", &Pod::new("c1")), &Error(code, words));

@@ -290,21 +290,11 @@ impl Store {
     /// # Errors
     /// When the store cannot be read or written; what could be freed is.
     pub fn release(&self, owner: &Owner) -> Result<Vec<IpAddr>, Error> {
-        self.release_where(|holder| holder == owner)
-    }
-
-    /// Frees what every owner holds for whom `leaked` is true, and says what.
-    ///
-    /// # Errors
-    /// When the store cannot be read or written; what could be freed is.
-    pub fn release_where(&self, mut leaked: impl FnMut(&Owner) -> bool) -> Result<Vec<IpAddr>, Error> {
         let mut freed = Vec::new();
         for mut open in self.open_all()? {
             let mut offsets = Vec::new();
             for (offset, slot) in open.block.slots() {
-                if let Slot::Held { owner } = slot
-                    && leaked(owner)
-                {
+                if matches!(slot, Slot::Held { owner: holder } if holder == owner) {
                     offsets.push(offset);
                 }
             }

@@ -14,7 +14,7 @@ use netlink_packet_route::{
 };
 
 pub use add::{Bridge, End, Veth, add_bridge, add_veth};
-pub use delete::delete;
+pub use delete::{delete, delete_by_index};
 pub use name::{IfName, IfNameError};
 pub use set::{set_controller, set_mtu, set_name, set_up};
 pub use show::{by_index, by_name, index_of, list};

@@ -100,6 +100,8 @@ struct Task {
     claimed: BTreeMap<IpNetwork, Claimed>,
     /// The same for the core: made anew when it changes, so that it is not compared.
     holders: Arc<BTreeMap<IpNetwork, String>>,
+    /// Since they were made: once for all blocks that came together.
+    holders_changed: bool,
     taken: BTreeMap<IpNetwork, (String, Instant)>,
     busy: BTreeMap<IpNetwork, Instant>,
     /// Pools of which a block is being claimed, which one if that is known, and for how long that is waited for.
@@ -135,6 +137,7 @@ impl Task {
             blocks: None,
             claimed: BTreeMap::new(),
             holders: Arc::default(),
+            holders_changed: false,
             taken: BTreeMap::new(),
             busy: BTreeMap::new(),
             claiming: BTreeMap::new(),
@@ -181,8 +184,7 @@ impl Task {
             }
             Message::Blocks(change) => {
                 self.hear_of_blocks(change);
-                let holders = self.claimed.iter().map(|(network, claimed)| (*network, claimed.node.clone()));
-                self.holders = Arc::new(holders.collect());
+                self.holders_changed = true;
             }
             Message::Ask(ask) => self.asks.push(ask),
         }
@@ -538,6 +540,10 @@ impl Task {
 
     /// What the core and `margayctl` are told.
     fn publish(&mut self, pools: &BTreeMap<String, Pool>) {
+        if std::mem::take(&mut self.holders_changed) {
+            let holders = self.claimed.iter().map(|(network, claimed)| (*network, claimed.node.clone()));
+            self.holders = Arc::new(holders.collect());
+        }
         let usable = usable(pools);
         let local = self.ours();
         let known = Known {

@@ -125,14 +125,21 @@ impl State {
         self.listed.blocks = false;
     }
 
-    /// Takes the blocks that the node has claimed, and which node has each block of the cluster.
-    pub(crate) fn set_claimed(&mut self, blocks: Vec<IpNetwork>, holders: Arc<BTreeMap<IpNetwork, String>>) {
+    /// Takes the blocks that the node has claimed, and which node has each block of the cluster; true when that
+    /// changes anything.
+    pub(crate) fn set_claimed(
+        &mut self,
+        blocks: Vec<IpNetwork>,
+        holders: Arc<BTreeMap<IpNetwork, String>>,
+    ) -> bool {
+        let mut changed = !std::mem::replace(&mut self.listed.blocks, true);
+        changed |= self.claimed.as_ref() != Some(&blocks);
         self.claimed = Some(blocks);
-        self.listed.blocks = true;
         if !Arc::ptr_eq(&self.holders, &holders) {
             self.holders = holders;
-            self.refresh_announced();
+            changed |= self.refresh_announced();
         }
+        changed
     }
 
     /// Whether this node speaks for all about the state of the cluster: the first by name of those that are Ready,
@@ -220,12 +227,14 @@ impl State {
         }
     }
 
-    /// Which announcements are believed depends on whose blocks are where.
-    fn refresh_announced(&mut self) {
+    /// Which announcements are believed depends on whose blocks are where; true when there are any.
+    fn refresh_announced(&mut self) -> bool {
         let announced = self.pods.iter().filter(|(_, facts)| facts.announced.is_some());
-        for name in announced.map(|(name, _)| name.clone()).collect::<Vec<_>>() {
-            self.refresh(&name);
+        let announced: Vec<PodName> = announced.map(|(name, _)| name.clone()).collect();
+        for name in &announced {
+            self.refresh(name);
         }
+        !announced.is_empty()
     }
 
     /// Of our own pods the records tell.

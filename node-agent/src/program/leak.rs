@@ -19,6 +19,8 @@ use margay_netlink::{
 };
 use tracing::{debug, error, warn};
 
+use super::takedown::Pending;
+
 /// How much was found of each kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Reclaimed {
@@ -35,14 +37,14 @@ pub(crate) struct Reclaimed {
 /// Frees what belongs to no endpoint and to no call that is still running, and says how much that was.
 ///
 /// The lock of an endpoint tells a running call from a dead one, and the record is looked for again under it: an
-/// ADD may have ended since. What is `pending` is being taken down already.
+/// ADD may have ended since. What is `pending` by then is being taken down already.
 ///
 /// An endpoint in `orphans`, whose pod the API does not know, is forgotten too once its link is gone: its pod's
 /// namespace went without a DEL, or the ADD was cut off before it made the link.
 pub(crate) fn reclaim(
     run_dir: &Path,
     store: &Store,
-    pending: &BTreeSet<EndpointId>,
+    pending: &Pending,
     orphans: &BTreeSet<EndpointId>,
 ) -> anyhow::Result<Reclaimed> {
     let records = Records::below(run_dir);
@@ -69,28 +71,31 @@ pub(crate) fn reclaim(
     }
     for (id, link) in links {
         let Some(lock) = lock_if_dead(run_dir, &records, &id)? else { continue };
-        let name: IfName = link.parse()?;
-        match socket.execute(&link::delete(&name)) {
-            Err(error) if !error.is_gone() => warn!(%error, "a link without an endpoint stays"),
-            _ => {
-                warn!(link = %name, "removed a link that no endpoint has: its ADD was cut off");
-                reclaimed.links += 1;
-            }
-        }
-        lock.forget();
-    }
-    let mut held: BTreeMap<Owner, BTreeSet<IpAddr>> = BTreeMap::new();
-    for allocation in store.allocations().context("list addresses")? {
-        if let Some(owner) = allocation.owner {
-            held.entry(owner).or_default().insert(allocation.address);
-        }
-    }
-    for (owner, addresses) in held {
-        let id = EndpointId::of(owner.container_id(), owner.ifname());
         if pending.contains(&id) {
             continue;
         }
+        let name: IfName = link.parse()?;
+        match socket.execute(&link::delete(&name)) {
+            Ok(()) => {
+                warn!(link = %name, "removed a link that no endpoint has: its ADD was cut off");
+                reclaimed.links += 1;
+            }
+            // Taken down since the links were listed.
+            Err(error) if error.is_gone() => {}
+            Err(error) => warn!(%error, "a link without an endpoint stays"),
+        }
+        lock.forget();
+    }
+    let owners: BTreeSet<Owner> = holders(store)?.into_keys().collect();
+    for owner in owners {
+        let id = EndpointId::of(owner.container_id(), owner.ifname());
         let Some(lock) = lock_if_dead(run_dir, &records, &id)? else { continue };
+        // A take-down that began meanwhile is known from before its DEL let go of the lock.
+        if pending.contains(&id) {
+            continue;
+        }
+        // Since the first look its addresses may have been freed, and be another pod's.
+        let addresses = holders(store)?.remove(&owner).unwrap_or_default();
         // What was allowed to the pod that had the address is not allowed to the next one.
         if let Err(error) = conntrack::forget(&addresses) {
             debug!(%error, "connections of a leaked address stay until they time out");
@@ -102,6 +107,16 @@ pub(crate) fn reclaim(
         lock.forget();
     }
     Ok(reclaimed)
+}
+
+fn holders(store: &Store) -> anyhow::Result<BTreeMap<Owner, BTreeSet<IpAddr>>> {
+    let mut holders: BTreeMap<Owner, BTreeSet<IpAddr>> = BTreeMap::new();
+    for allocation in store.allocations().context("list addresses")? {
+        if let Some(owner) = allocation.owner {
+            holders.entry(owner).or_default().insert(allocation.address);
+        }
+    }
+    Ok(holders)
 }
 
 /// Beside the records: they have been kept in this directory since the node started.
@@ -165,7 +180,7 @@ mod tests {
     };
     use nix::sched::{CloneFlags, unshare};
 
-    use super::{MARKER, Reclaimed, reclaim};
+    use super::{MARKER, Pending, Reclaimed, reclaim};
 
     fn count(reclaimed: anyhow::Result<Reclaimed>) -> u64 {
         let Reclaimed { records, links, addresses, .. } = reclaimed.unwrap();
@@ -189,19 +204,19 @@ mod tests {
                     .expect("a network namespace of its own: run the tests as root");
                 let store = Store::new(&run_dir.join("ipam"));
                 let mut socket = Socket::open().unwrap();
-                assert_eq!(count(reclaim(run_dir, &store, &BTreeSet::new(), &BTreeSet::new())), 0);
+                assert_eq!(count(reclaim(run_dir, &store, &Pending::default(), &BTreeSet::new())), 0);
                 let name = add_link(&mut socket, "cut-off");
-                assert_eq!(count(reclaim(run_dir, &store, &BTreeSet::new(), &BTreeSet::new())), 1);
+                assert_eq!(count(reclaim(run_dir, &store, &Pending::default(), &BTreeSet::new())), 1);
                 assert_eq!(link::by_name(&mut socket, &name).unwrap(), None);
 
                 let name = add_link(&mut socket, "alive");
                 fs::remove_file(run_dir.join(MARKER)).unwrap();
                 for _ in 0..2 {
-                    assert_eq!(count(reclaim(run_dir, &store, &BTreeSet::new(), &BTreeSet::new())), 0);
+                    assert_eq!(count(reclaim(run_dir, &store, &Pending::default(), &BTreeSet::new())), 0);
                     assert!(link::by_name(&mut socket, &name).unwrap().is_some());
                 }
                 socket.execute(&link::delete(&name)).unwrap();
-                assert_eq!(count(reclaim(run_dir, &store, &BTreeSet::new(), &BTreeSet::new())), 0);
+                assert_eq!(count(reclaim(run_dir, &store, &Pending::default(), &BTreeSet::new())), 0);
                 assert!(run_dir.join(MARKER).exists());
             });
             if let Err(panic) = test.join() {
@@ -245,10 +260,10 @@ mod tests {
                 }
                 add_link(&mut Socket::open().unwrap(), "linked");
                 let running = EndpointLock::take(run_dir, &EndpointId::of("running", "eth0")).unwrap();
-                let reclaimed = reclaim(run_dir, &store, &BTreeSet::new(), &orphans).unwrap();
+                let reclaimed = reclaim(run_dir, &store, &Pending::default(), &orphans).unwrap();
                 assert_eq!(reclaimed, Reclaimed { records: 1, addresses: 1, ..Reclaimed::default() });
                 drop(running);
-                assert_eq!(reclaim(run_dir, &store, &BTreeSet::new(), &orphans).unwrap().records, 1);
+                assert_eq!(reclaim(run_dir, &store, &Pending::default(), &orphans).unwrap().records, 1);
                 assert_eq!(Records::below(run_dir).list().unwrap().endpoints.len(), 2);
             });
             if let Err(panic) = test.join() {
@@ -258,17 +273,19 @@ mod tests {
     }
 
     #[test]
-    fn an_address_without_a_record_is_freed_unless_its_call_is_still_running() {
+    fn an_address_without_a_record_is_freed_unless_its_call_is_still_running_or_it_is_taken_down() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::new(&dir.path().join("ipam"));
         store.set_blocks(&["192.0.2.0/24".parse().unwrap()]).unwrap();
-        for id in ["dead", "running"] {
+        for id in ["dead", "running", "going"] {
             store.allocate(&Owner::new(id, "eth0").unwrap(), &[]).unwrap();
         }
         let running = EndpointLock::take(dir.path(), &EndpointId::of("running", "eth0")).unwrap();
-        assert_eq!(count(reclaim(dir.path(), &store, &BTreeSet::new(), &BTreeSet::new())), 1);
-        assert_eq!(count(reclaim(dir.path(), &store, &BTreeSet::new(), &BTreeSet::new())), 0);
+        let going = Pending::of(EndpointId::of("going", "eth0"));
+        assert_eq!(count(reclaim(dir.path(), &store, &going, &BTreeSet::new())), 1);
+        assert_eq!(count(reclaim(dir.path(), &store, &going, &BTreeSet::new())), 0);
         drop(running);
-        assert_eq!(count(reclaim(dir.path(), &store, &BTreeSet::new(), &BTreeSet::new())), 1);
+        assert_eq!(count(reclaim(dir.path(), &store, &going, &BTreeSet::new())), 1);
+        assert_eq!(count(reclaim(dir.path(), &store, &Pending::default(), &BTreeSet::new())), 1);
     }
 }

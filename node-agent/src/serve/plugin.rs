@@ -5,7 +5,7 @@ use std::{fs, io, os::unix::fs::PermissionsExt, path::Path};
 use anyhow::Context;
 use margay_api::agent::{MAX_LINE, Request, Response};
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{UnixListener, UnixStream},
     sync::{mpsc, oneshot},
     task::JoinSet,
@@ -69,10 +69,14 @@ async fn converse(stream: &mut UnixStream, events: &mpsc::Sender<Event>) -> io::
         let (response, go_on) = match serde_json::from_str::<Request>(&line) {
             Ok(request) => {
                 let (answer, answered) = oneshot::channel();
-                let sent = events.send(Event::Plugin(Call { request, answer })).await;
-                match (sent, answered.await) {
-                    (Ok(()), Ok(response)) => (response, true),
-                    _ => (Response::Refused { reason: "the agent is shutting down".into() }, false),
+                if events.send(Event::Plugin(Call { request, answer })).await.is_err() {
+                    (shutting_down(), false)
+                } else {
+                    tokio::select! {
+                        response = answered => response.map_or_else(|_| (shutting_down(), false), |it| (it, true)),
+                        // Nobody waits any more: the core finds the answer's channel closed.
+                        () = hung_up(&mut reader) => return Ok(()),
+                    }
                 }
             }
             // What follows a line that is no request may be the rest of it.
@@ -90,28 +94,60 @@ async fn converse(stream: &mut UnixStream, events: &mpsc::Sender<Event>) -> io::
     }
 }
 
+/// Ends when the plugin has closed the connection, or was killed.
+async fn hung_up(reader: &mut (impl AsyncBufRead + Unpin)) {
+    match reader.fill_buf().await {
+        Ok([]) | Err(_) => {}
+        // It has said more already, which is read when its turn comes.
+        Ok(_) => std::future::pending().await,
+    }
+}
+
+fn shutting_down() -> Response {
+    Response::Refused { reason: "the agent is shutting down".into() }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
+    use std::{os::unix::fs::PermissionsExt, time::Duration};
 
     use margay_api::agent::{Request, Response};
     use tokio::{
-        io::{AsyncReadExt, AsyncWriteExt},
+        io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
         net::UnixStream,
         sync::mpsc,
+        time::timeout,
     };
 
     use super::{bind, run};
     use crate::core::Event;
 
-    /// Says all of it, and hears all answers.
+    /// Says all of it, and hears an answer to each line.
     async fn ask(path: &std::path::Path, lines: &str) -> Vec<Response> {
-        let mut stream = UnixStream::connect(path).await.unwrap();
+        let mut stream = BufReader::new(UnixStream::connect(path).await.unwrap());
         stream.write_all(lines.as_bytes()).await.unwrap();
-        stream.shutdown().await.unwrap();
-        let mut answers = String::new();
-        stream.read_to_string(&mut answers).await.unwrap();
-        answers.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        let mut answers = Vec::new();
+        for _ in lines.lines() {
+            let mut answer = String::new();
+            stream.read_line(&mut answer).await.unwrap();
+            answers.push(serde_json::from_str(&answer).unwrap());
+        }
+        answers
+    }
+
+    #[tokio::test]
+    async fn the_core_sees_that_a_plugin_has_given_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("agent.sock");
+        let (events, mut inbox) = mpsc::channel(1);
+        let server = tokio::spawn(run(bind(&path).unwrap(), events));
+        let mut stream = UnixStream::connect(&path).await.unwrap();
+        stream.write_all(b"{\"request\":\"status\"}\n").await.unwrap();
+        let Some(Event::Plugin(mut call)) = inbox.recv().await else { panic!("no call came") };
+        assert!(!call.answer.is_closed());
+        drop(stream);
+        timeout(Duration::from_secs(10), call.answer.closed()).await.unwrap();
+        server.abort();
     }
 
     #[tokio::test]

@@ -25,7 +25,9 @@ pub(super) fn key(meta: &ObjectMeta) -> String {
 pub(super) fn read(object: &IPBlock) -> Read<BlockFacts> {
     let name = key(&object.metadata);
     // The name is what the API server arbitrates by: an object that says another range is none of an agent.
-    let network = object.spec.cidr.parse().ok().filter(|network| IPBlock::name_of(*network) == name);
+    let network = object.spec.cidr.parse::<IpNetwork>().ok();
+    let network =
+        network.filter(|network| network.ip() == network.network() && IPBlock::name_of(*network) == name);
     let Some(network) = network else {
         let cidr = &object.spec.cidr;
         let problem = format!(
@@ -48,15 +50,18 @@ mod tests {
 
     #[test]
     fn the_owner_is_a_node_and_a_name_that_says_another_range_is_reported() {
-        let text = |name: &str| {
+        let text = |name: &str, cidr: &str| {
             format!(
                 "{{metadata: {{name: {name}, uid: u, ownerReferences: [{{apiVersion: v1, kind: Node, name: n1, uid: v}}]}},\
-                  spec: {{cidr: 192.0.2.0/26, pool: a, node: n1}}}}"
+                  spec: {{cidr: {cidr}, pool: a, node: n1}}}}"
             )
         };
-        let facts = read(&serde_saphyr::from_str(&text("192-0-2-0-26")).unwrap()).value.unwrap();
+        let facts =
+            read(&serde_saphyr::from_str(&text("192-0-2-0-26", "192.0.2.0/26")).unwrap()).value.unwrap();
         assert_eq!((facts.claimed.node.as_str(), facts.claimed.owner.as_deref()), ("n1", Some("v")));
-        let read = read(&serde_saphyr::from_str(&text("other")).unwrap());
-        assert_eq!((read.value, read.problems.len()), (None, 1));
+        for (name, cidr) in [("other", "192.0.2.0/26"), ("192-0-2-0-26", "192.0.2.7/26"), ("x", "x")] {
+            let read = read(&serde_saphyr::from_str(&text(name, cidr)).unwrap());
+            assert_eq!((read.value, read.problems.len()), (None, 1), "{name} {cidr}");
+        }
     }
 }

@@ -179,10 +179,11 @@ pub(super) fn full(known: &Known<'_>, pools: &[(&str, &Range)]) -> String {
 
 /// This node's blocks of a pool that have a free address, the fullest first, so that others can become empty.
 fn with_room(known: &Known<'_>, usable: &BTreeMap<&str, &Range>, pool: &str) -> Vec<IpNetwork> {
-    let of_pool = known
-        .local
-        .iter()
-        .filter(|(block, local)| local.active && local.free > 0 && pool_of(usable, **block) == Some(pool));
+    // While the object of a block is missing, another node may be about to claim it.
+    let is_claimed = |block| known.blocks.get(block).is_some_and(|claimed| claimed.node == known.node);
+    let of_pool = known.local.iter().filter(|(block, local)| {
+        local.active && local.free > 0 && is_claimed(*block) && pool_of(usable, **block) == Some(pool)
+    });
     let mut blocks: Vec<_> = of_pool.map(|(block, local)| (local.free, *block)).collect();
     blocks.sort_unstable();
     blocks.into_iter().map(|(_, block)| block).take(BLOCKS).collect()

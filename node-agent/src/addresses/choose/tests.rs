@@ -122,6 +122,15 @@ fn without_a_free_address_a_block_is_waited_for_of_the_first_pool_that_is_not_fu
 }
 
 #[test]
+fn no_address_is_taken_from_a_block_whose_object_somebody_deleted() {
+    let mut state = state(&[("10.0.0.64/26", 5), ("2001:db8::/122", 9)], &[]);
+    assert_eq!(blocks(ask(&state, None, &[])), ["10.0.0.64/26", "2001:db8::/122"]);
+    state.blocks.remove(&"10.0.0.64/26".parse().unwrap());
+    assert_eq!(ask(&state, None, &[]), waits(&["b"], &[]));
+    assert_eq!(ask(&state, Some(&["b"]), &["10.0.0.71"]), waits(&[], &[("b", "10.0.0.71")]));
+}
+
+#[test]
 fn a_requested_address_is_taken_waited_for_or_refused_with_the_reason() {
     let state = state(&[("10.0.0.0/26", 9), SIX], &[("10.0.1.0/26", "n2")]);
     let choice = ask(&state, None, &["10.0.0.9"]);

@@ -68,7 +68,11 @@ impl Driver {
             Some(present) => {
                 if let Some(transaction) = elements::transaction(&present, wanted) {
                     let changes = transaction.changes();
-                    self.elements()?.commit(transaction)?;
+                    if let Err(error) = self.elements()?.commit(transaction) {
+                        // Answers that were not read would be taken for those to the next transaction.
+                        self.elements = None;
+                        return Err(error.into());
+                    }
                     self.present = Some(Arc::clone(wanted));
                     return Ok(changes);
                 }
