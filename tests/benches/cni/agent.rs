@@ -17,13 +17,15 @@ const API: &str = "127.0.0.1:6443";
 
 /// The plugin, with the pods of these names in the API, on the node of the agent.
 pub(crate) fn contender(dir: &Path, pods: &[String]) -> Contender {
-    let binaries = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release");
+    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target");
+    // As it is shipped: `make plugin`.
+    let plugin = built.join(format!("{}-unknown-linux-gnu/release", std::env::consts::ARCH));
     let (run, state) = (dir.join("run"), dir.join("state"));
     let config = json!({
         "cniVersion": "1.0.0", "name": "margay", "type": "margay", "mtu": 1500, "runDir": run, "stateDir": state,
     });
-    let program = binaries.join("margay-node");
-    Contender::new("margay", &binaries, &config, || daemons(dir, &program, pods))
+    let program = built.join("release/margay-node");
+    Contender::new("margay", &plugin, &config, || daemons(dir, &program, pods))
 }
 
 fn daemons(dir: &Path, program: &Path, pods: &[String]) -> Agent {
