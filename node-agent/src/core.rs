@@ -46,7 +46,7 @@ use crate::{
     },
     watch::{
         self as watches, ApiEvent,
-        drift::{self, Gone, Loss},
+        drift::{self, Loss},
     },
 };
 
@@ -92,7 +92,6 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     let mut tasks = JoinSet::new();
     tasks.spawn(http::run(settings.http_address, shared.clone()));
     tasks.spawn(plugin::run(listener, events.clone()));
-    tasks.spawn(drift::run(events.clone()));
     tasks.spawn(drift::run_table(events.clone()));
     if settings.bgp.enabled {
         let socket = settings.run_dir.join(paths::BGP_SOCKET);
@@ -109,6 +108,7 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     let store = Store::new(&settings.state_dir.join(paths::IPAM));
     let (takedowns, sweeper) = Takedowns::new(settings.run_dir.clone(), store, events.clone());
     tasks.spawn(sweeper);
+    tasks.spawn(drift::run(events.clone(), takedowns.pending()));
     let (announcements, announced) = mpsc::channel(announce::QUEUE);
     tasks.spawn(announce::run(client, announced));
     let links = Links { wanted_bgp, takedowns, announcements, pools };
@@ -342,11 +342,7 @@ impl Core {
                 // The runtime may be told of the node only once its routes are announced.
                 self.changed = true;
             }
-            // Each is heard: one may be what a take-down waits for.
-            Event::Drift(losses) => {
-                let ours = losses.iter().filter(|loss| self.concerns_us(loss)).count();
-                return ours > 0;
-            }
+            Event::Drift(losses) => return losses.iter().any(|loss| self.concerns_us(loss)),
             Event::Takedown(progress) => self.takedowns.note(progress),
             Event::Looked(looked) => self.note(looked),
             Event::TableTouched(ports) => {
@@ -423,11 +419,10 @@ impl Core {
         drop(call.answer.send(response));
     }
 
-    /// Whether something is lost that should be there. What is lost because a pod is taken down is news of that.
-    fn concerns_us(&mut self, loss: &Loss) -> bool {
+    /// Whether something is lost that should be there.
+    fn concerns_us(&self, loss: &Loss) -> bool {
         match loss {
-            Loss::Link(id, Gone::Deleted) if self.takedowns.link_gone(id) => false,
-            Loss::Link(id, _) => self.state.endpoint(id).is_some(),
+            Loss::Link(id) => self.state.endpoint(id).is_some(),
             Loss::Address(address) => {
                 self.state.endpoints().any(|(_, endpoint)| endpoint.addresses.contains(address))
             }

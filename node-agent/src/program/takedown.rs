@@ -51,7 +51,7 @@ pub(crate) struct Takedowns {
 }
 
 /// Those that have begun and not ended, with who waits for them: neither their links nor their addresses are leaked.
-/// Shared with the reconcile, as one may begin after that did.
+/// Shared with the reconcile, as one may begin after that did, and with who hears the kernel.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Pending(Arc<Mutex<BTreeMap<EndpointId, Vec<oneshot::Sender<Response>>>>>);
 
@@ -65,6 +65,17 @@ impl Pending {
 
     pub(crate) fn contains(&self, id: &EndpointId) -> bool {
         self.lock().contains_key(id)
+    }
+
+    /// The kernel says that the link of an endpoint is gone; true when that was to be. Who waits for it is answered at
+    /// once, whatever the core is at.
+    pub(crate) fn link_gone(&self, id: &EndpointId) -> bool {
+        let mut pending = self.lock();
+        let Some(answers) = pending.get_mut(id) else { return false };
+        for answer in answers.drain(..) {
+            drop(answer.send(Response::Done));
+        }
+        true
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<EndpointId, Vec<oneshot::Sender<Response>>>> {
@@ -118,22 +129,12 @@ impl Takedowns {
         self.pending.clone()
     }
 
-    /// The kernel says that the link of an endpoint is gone; true when that was to be.
-    pub(crate) fn link_gone(&mut self, id: &EndpointId) -> bool {
-        let mut pending = self.pending.lock();
-        let Some(answers) = pending.get_mut(id) else { return false };
-        for answer in answers.drain(..) {
-            drop(answer.send(Response::Done));
-        }
-        true
-    }
-
     /// Takes note of how far one has come.
     pub(crate) fn note(&mut self, progress: Progress) {
         match progress {
             Progress::LinkDeleted { owner, outcome: Ok(()) } => {
                 let id = EndpointId::of(owner.container_id(), owner.ifname());
-                self.link_gone(&id);
+                self.pending.link_gone(&id);
                 if self.sweep.try_send(owner).is_err() {
                     self.pending.lock().remove(&id);
                 }

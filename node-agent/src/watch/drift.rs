@@ -11,30 +11,26 @@ use margay_netlink::{
 };
 use tokio::{io::unix::AsyncFd, sync::mpsc};
 
-use crate::{core::Event, program::nft};
+use crate::{
+    core::Event,
+    program::{nft, takedown::Pending},
+};
 
 /// Something that may be ours is gone, or down.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Loss {
     /// The link of an endpoint.
-    Link(EndpointId, Gone),
+    Link(EndpointId),
     /// A route to an address, or its permanent neighbour.
     Address(IpAddr),
     /// Nobody knows what.
     Unknown,
 }
 
-/// How far a link is gone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Gone {
-    /// Somebody set it down.
-    Down,
-    /// It is no more.
-    Deleted,
-}
-
 /// Tells the core whenever something that may be ours is taken away: it knows whether that was to be.
-pub(crate) async fn run(events: mpsc::Sender<Event>) -> anyhow::Result<()> {
+///
+/// What `pending` waits for is no loss.
+pub(crate) async fn run(events: mpsc::Sender<Event>, pending: Pending) -> anyhow::Result<()> {
     let monitor = Monitor::open(&[Group::Links, Group::Routes, Group::Neighbours])?;
     let mut monitor = watched(monitor)?;
     let mut seen = Vec::new();
@@ -45,7 +41,7 @@ pub(crate) async fn run(events: mpsc::Sender<Event>) -> anyhow::Result<()> {
             // Nothing to read after all.
             Err(_would_block) => continue,
         }
-        let losses: Vec<Loss> = seen.drain(..).filter_map(|event| loss(&event)).collect();
+        let losses: Vec<Loss> = seen.drain(..).filter_map(|event| loss(&event, &pending)).collect();
         if !losses.is_empty() && events.send(Event::Drift(losses)).await.is_err() {
             return Ok(());
         }
@@ -80,14 +76,17 @@ fn watched<M: AsRawFd>(monitor: M) -> std::io::Result<AsyncFd<M>> {
     AsyncFd::new(monitor)
 }
 
-fn loss(event: &KernelEvent) -> Option<Loss> {
+fn loss(event: &KernelEvent, pending: &Pending) -> Option<Loss> {
     let endpoint = |link: &Link| link.name.strip_prefix(HOST_IFNAME_PREFIX)?.parse().ok();
     match event {
         KernelEvent::RouteGone(route) if route.protocol == Protocol::MARGAY => {
             Some(Loss::Address(route.destination.ip()))
         }
-        KernelEvent::LinkGone(link) => Some(Loss::Link(endpoint(link)?, Gone::Deleted)),
-        KernelEvent::LinkChanged(link) if !link.up => Some(Loss::Link(endpoint(link)?, Gone::Down)),
+        KernelEvent::LinkGone(link) => {
+            let id = endpoint(link)?;
+            (!pending.link_gone(&id)).then_some(Loss::Link(id))
+        }
+        KernelEvent::LinkChanged(link) if !link.up => Some(Loss::Link(endpoint(link)?)),
         KernelEvent::NeighbourGone(neighbour) if neighbour.permanent => {
             Some(Loss::Address(neighbour.address))
         }
