@@ -13,7 +13,8 @@ use k8s_openapi::{
 };
 
 use crate::{
-    Block, NamespaceChoice, Peer, Peers, Policy, PolicyRef, Port, PortRange, Ports, Protocol, Rule, Selector,
+    Block, Enforcement, NamespaceChoice, Peer, Peers, Policy, PolicyRef, Port, PortRange, Ports, Protocol,
+    Rule, Selector,
 };
 
 /// Something in a policy that cannot be read.
@@ -85,7 +86,7 @@ impl Reader {
             let rules = spec.egress.iter().flatten().enumerate();
             rules.map(|(index, rule)| self.egress(&format!("spec.egress[{index}]"), rule)).collect()
         });
-        Some(Policy { name, pod_selector, ingress, egress })
+        Some(Policy { name, pod_selector, ingress, egress, enforcement: Enforcement::Enforce })
     }
 
     fn ingress(&mut self, field: &str, rule: &NetworkPolicyIngressRule) -> Rule {

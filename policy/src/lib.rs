@@ -15,6 +15,7 @@
 //! no optimisation. The compiler is tested against it.
 
 mod class;
+mod cluster_network_policy;
 pub mod compile;
 mod convert;
 pub mod evaluate;
@@ -27,9 +28,12 @@ mod selector;
 mod term;
 
 pub use class::{ClassId, Interner, PolicySetId};
+pub use cluster_network_policy::{Action, ClusterPolicy, ClusterRule, Subject, Tier};
 pub use convert::{Problem, convert};
-pub use network_policy::{Block, NamespaceChoice, Peer, Peers, Policy, PolicyRef, Port, Ports, Rule};
-pub use object::{NamedPort, Namespace, Objects, Pod, PodName};
+pub use network_policy::{
+    Block, Enforcement, NamespaceChoice, Peer, Peers, Policy, PolicyId, PolicyRef, Port, Ports, Rule,
+};
+pub use object::{NamedPort, Namespace, Node, Objects, Pod, PodName};
 pub use pod::convert_pod;
 pub use port::{PortRange, PortSet, Protocol};
 pub use range::AddressRange;

@@ -21,6 +21,34 @@ impl fmt::Display for PolicyRef {
     }
 }
 
+/// Names a policy of any kind.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum PolicyId {
+    /// A NetworkPolicy.
+    Network(PolicyRef),
+    /// A ClusterNetworkPolicy.
+    Cluster(String),
+}
+
+impl fmt::Display for PolicyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Network(name) => write!(f, "NetworkPolicy {name}"),
+            Self::Cluster(name) => write!(f, "ClusterNetworkPolicy {name}"),
+        }
+    }
+}
+
+/// Whether a policy is enforced (`margay.dev/enforcement`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Enforcement {
+    /// It is.
+    #[default]
+    Enforce,
+    /// It neither opens nor closes anything; what it would have denied is reported.
+    Audit,
+}
+
 /// A NetworkPolicy of `networking.k8s.io/v1`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
@@ -33,6 +61,8 @@ pub struct Policy {
     pub ingress: Option<Vec<Rule>>,
     /// What may go out, likewise.
     pub egress: Option<Vec<Rule>>,
+    /// Whether it is enforced.
+    pub enforcement: Enforcement,
 }
 
 /// Who may, on which ports.
@@ -65,6 +95,8 @@ pub enum Peer {
     },
     /// Addresses, of pods too.
     Block(Block),
+    /// The addresses of nodes, by the nodes' labels.
+    Nodes(Selector),
 }
 
 /// The namespaces in which a peer looks for pods.

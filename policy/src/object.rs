@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, net::IpAddr};
 
-use crate::{Policy, PolicyRef, Protocol};
+use crate::{ClusterPolicy, Policy, PolicyRef, Protocol};
 
 /// The label that every namespace has, with its name.
 const NAME_LABEL: &str = "kubernetes.io/metadata.name";
@@ -81,6 +81,15 @@ pub struct Namespace {
     pub labels: BTreeMap<String, String>,
 }
 
+/// What policy needs to know of a node.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Node {
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Its own addresses, which pods in its network have too.
+    pub addresses: Vec<IpAddr>,
+}
+
 /// All objects that decide about traffic.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Objects {
@@ -90,6 +99,10 @@ pub struct Objects {
     pub pods: BTreeMap<PodName, Pod>,
     /// Policies by name.
     pub policies: BTreeMap<PolicyRef, Policy>,
+    /// Policies of the cluster by name.
+    pub cluster_policies: BTreeMap<String, ClusterPolicy>,
+    /// Nodes by name.
+    pub nodes: BTreeMap<String, Node>,
 }
 
 impl Objects {

@@ -7,6 +7,8 @@ use crate::{Block, NamespaceChoice, Objects, Peer, Peers, Pod, Protocol, Selecto
 pub(crate) enum Term {
     /// Pods by labels and, for a named port of an egress rule, by what their port of that name is.
     Pods { namespaces: NamespaceChoice, pods: Selector, port: Option<ResolvedPort> },
+    /// Nodes, by their labels.
+    Nodes(Selector),
     /// Addresses, of pods too.
     Block { block: Block, port: Option<ResolvedPort> },
 }
@@ -37,17 +39,20 @@ impl Term {
                 pods: Selector::default(),
                 port: port.cloned(),
             }],
-            Peers::Of(peers) => peers.iter().map(|peer| Self::of_peer(peer, port)).collect(),
+            Peers::Of(peers) => peers.iter().filter_map(|peer| Self::of_peer(peer, port)).collect(),
         }
     }
 
-    fn of_peer(peer: &Peer, port: Option<&ResolvedPort>) -> Self {
-        match peer {
+    fn of_peer(peer: &Peer, port: Option<&ResolvedPort>) -> Option<Self> {
+        Some(match peer {
             Peer::Pods { namespaces, pods } => {
                 Self::Pods { namespaces: namespaces.clone(), pods: pods.clone(), port: port.cloned() }
             }
             Peer::Block(block) => Self::Block { block: block.clone(), port: port.cloned() },
-        }
+            // What runs in a node's own network has no named ports.
+            Peer::Nodes(_) if port.is_some() => return None,
+            Peer::Nodes(nodes) => Self::Nodes(nodes.clone()),
+        })
     }
 
     /// Whether a pod at an address is in it.
@@ -62,6 +67,7 @@ impl Term {
                 };
                 in_namespace && pods.matches(&pod.labels) && port.as_ref().is_none_or(|port| port.is_of(pod))
             }
+            Self::Nodes(_) => false,
             Self::Block { block, port } => {
                 block.contains(address) && port.as_ref().is_none_or(|port| port.is_of(pod))
             }

@@ -296,6 +296,7 @@ impl View {
             namespaces: self.objects.namespaces.clone(),
             pods: self.objects.pods.clone(),
             policies: [(policy.name.clone(), policy)].into(),
+            ..Objects::default()
         };
         matches!(way.of(&evaluate(&objects, &self.flow(port))), Side::Allowed { .. })
     }
@@ -343,7 +344,7 @@ fn without_address(rule: &mut Rule, mut matches: impl FnMut(&Block) -> bool) {
     let Peers::Of(peers) = &mut rule.peers else { return };
     let mut matched = false;
     peers.retain(|peer| match peer {
-        Peer::Pods { .. } => true,
+        Peer::Pods { .. } | Peer::Nodes(_) => true,
         Peer::Block(block) => {
             matched |= matches(block);
             false

@@ -312,7 +312,7 @@ fn blocks(policy: &Policy) -> impl Iterator<Item = &Block> {
     });
     peers.filter_map(|peer| match peer {
         Peer::Block(block) => Some(block),
-        Peer::Pods { .. } => None,
+        Peer::Pods { .. } | Peer::Nodes(_) => None,
     })
 }
 

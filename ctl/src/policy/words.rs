@@ -66,6 +66,8 @@ fn peer_words(peer: &Peer) -> String {
             }
         }
         Peer::Block(block) => block_words(block),
+        Peer::Nodes(nodes) if nodes.is_everything() => "all nodes".to_owned(),
+        Peer::Nodes(nodes) => format!("nodes {nodes}"),
     }
 }
 

@@ -7,8 +7,8 @@ use proptest::prelude::*;
 
 use super::{Compiled, Verdict, compile};
 use crate::{
-    Block, Interner, NamedPort, Namespace, NamespaceChoice, Objects, Peer, Peers, Pod, PodName, Policy,
-    PolicyRef, Port, PortRange, Ports, Protocol, Requirement, Rule, Selector,
+    Block, Enforcement, Interner, NamedPort, Namespace, NamespaceChoice, Objects, Peer, Peers, Pod, PodName,
+    Policy, PolicyRef, Port, PortRange, Ports, Protocol, Requirement, Rule, Selector,
     evaluate::{Flow, evaluate},
 };
 
@@ -100,6 +100,7 @@ fn policy() -> impl Strategy<Value = Policy> {
             pod_selector,
             ingress,
             egress,
+            enforcement: Enforcement::Enforce,
         })
     })
 }
@@ -150,6 +151,7 @@ fn objects() -> impl Strategy<Value = Objects> {
             namespaces,
             pods: pods.into_iter().map(|pod| (pod.name.clone(), pod)).collect(),
             policies: policies.into_iter().map(|policy| (policy.name.clone(), policy)).collect(),
+            ..Objects::default()
         },
     )
 }
@@ -227,6 +229,7 @@ fn a_policy_that_names_many_pods_costs_one_class() {
         pod_selector: Selector::default(),
         ingress: Some(vec![Rule { peers: Peers::Of(vec![peer]), ports: Ports::Any }]),
         egress: None,
+        enforcement: Enforcement::Enforce,
     };
     objects.policies.insert(policy.name.clone(), policy);
     let compiled = compile(&objects, &all(&objects), &mut Interner::default());

@@ -118,6 +118,10 @@ fn opens(
         Peers::Any => true,
         Peers::Of(peers) => peers.iter().any(|peer| match peer {
             Peer::Block(block) => block.contains(address),
+            Peer::Nodes(selector) => objects
+                .nodes
+                .values()
+                .any(|node| selector.matches(&node.labels) && node.addresses.contains(&address)),
             Peer::Pods { namespaces, pods } => pod.is_some_and(|pod| {
                 let namespace = match namespaces {
                     NamespaceChoice::Own(name) => *name == pod.name.namespace,
