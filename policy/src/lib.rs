@@ -18,6 +18,7 @@ mod class;
 mod cluster_network_policy;
 pub mod compile;
 mod convert;
+pub mod incremental;
 pub mod evaluate;
 mod network_policy;
 mod object;

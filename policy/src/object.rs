@@ -1,6 +1,11 @@
 //! The objects that policy is about.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::IpAddr,
+};
 
 use crate::{ClusterPolicy, Policy, PolicyRef, Protocol};
 
@@ -107,11 +112,29 @@ pub struct Objects {
 
 impl Objects {
     /// The labels of a namespace. One that is not known (yet) has the label that all have.
-    pub fn namespace_labels(&self, name: &str) -> BTreeMap<String, String> {
-        let known = self.namespaces.get(name).map(|namespace| namespace.labels.clone());
-        let mut labels = known.unwrap_or_default();
-        labels.entry(NAME_LABEL.to_owned()).or_insert_with(|| name.to_owned());
-        labels
+    pub fn namespace_labels(&self, name: &str) -> Cow<'_, BTreeMap<String, String>> {
+        let known = self.namespaces.get(name).map(|namespace| &namespace.labels);
+        if let Some(labels) = known
+            && labels.contains_key(NAME_LABEL)
+        {
+            return Cow::Borrowed(labels);
+        }
+        let mut labels = known.cloned().unwrap_or_default();
+        labels.insert(NAME_LABEL.to_owned(), name.to_owned());
+        Cow::Owned(labels)
+    }
+
+    /// The pods of a namespace.
+    pub fn pods_of(&self, namespace: &str) -> impl Iterator<Item = &Pod> {
+        let pods = self.pods.range(PodName::new(namespace, "")..).map(|(_, pod)| pod);
+        pods.take_while(move |pod| pod.name.namespace == namespace)
+    }
+
+    /// The policies of a namespace.
+    pub fn policies_of(&self, namespace: &str) -> impl Iterator<Item = &Policy> {
+        let first = PolicyRef { namespace: namespace.to_owned(), name: String::new() };
+        let policies = self.policies.range(first..).map(|(_, policy)| policy);
+        policies.take_while(move |policy| policy.name.namespace == namespace)
     }
 
     /// Which pod has each address of the pod network.
@@ -133,7 +156,8 @@ impl Objects {
         }
         let mut announced: BTreeMap<IpAddr, Option<&Pod>> = BTreeMap::new();
         for pod in self.pods.values().filter(|pod| pod.in_pod_network()) {
-            for address in pod.announced.iter().filter(|address| !owners.contains_key(address)) {
+            let once: BTreeSet<&IpAddr> = pod.announced.iter().collect();
+            for address in once.into_iter().filter(|address| !owners.contains_key(address)) {
                 announced.entry(*address).and_modify(|holder| *holder = None).or_insert(Some(pod));
             }
         }

@@ -7,6 +7,9 @@ use std::{
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
+/// Labels of an object.
+pub(crate) type Labels = BTreeMap<String, String>;
+
 /// One condition on labels.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Requirement {
@@ -45,6 +48,14 @@ impl Selector {
             Requirement::NotIn(key, values) => labels.get(key).is_none_or(|value| !values.contains(value)),
             Requirement::Exists(key) => labels.contains_key(key),
             Requirement::DoesNotExist(key) => !labels.contains_key(key),
+        })
+    }
+
+    /// A key, and the values of which an object needs one to be selected, if there is such a condition.
+    pub(crate) fn asked(&self) -> Option<(&str, &BTreeSet<String>)> {
+        self.requirements.iter().find_map(|requirement| match requirement {
+            Requirement::In(key, values) => Some((key.as_str(), values)),
+            _ => None,
         })
     }
 

@@ -1,6 +1,6 @@
 //! Terms: the smallest sets of addresses that policies in use tell apart.
 
-use crate::{Block, NamespaceChoice, Objects, Peer, Peers, Pod, Protocol, Selector};
+use crate::{Block, NamespaceChoice, Peer, Peers, Pod, Protocol, Selector, selector::Labels};
 
 /// A set of addresses that a rule names.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,15 +55,13 @@ impl Term {
         })
     }
 
-    /// Whether a pod at an address is in it.
-    pub(crate) fn matches_pod(&self, objects: &Objects, pod: &Pod, address: std::net::IpAddr) -> bool {
+    /// Whether a pod at an address, in a namespace with these labels, is in it.
+    pub(crate) fn has_pod(&self, namespace: &Labels, pod: &Pod, address: std::net::IpAddr) -> bool {
         match self {
             Self::Pods { namespaces, pods, port } => {
                 let in_namespace = match namespaces {
                     NamespaceChoice::Own(name) => *name == pod.name.namespace,
-                    NamespaceChoice::Selected(selector) => {
-                        selector.matches(&objects.namespace_labels(&pod.name.namespace))
-                    }
+                    NamespaceChoice::Selected(selector) => selector.matches(namespace),
                 };
                 in_namespace && pods.matches(&pod.labels) && port.as_ref().is_none_or(|port| port.is_of(pod))
             }

@@ -51,7 +51,7 @@ pub fn compile(objects: &Objects, local: &BTreeSet<PodName>, interner: &mut Inte
     }
     for (address, pod) in objects.owners() {
         let matched: BTreeSet<Term> =
-            terms.iter().filter(|term| term.matches_pod(objects, pod, address)).cloned().collect();
+            terms.iter().filter(|term| term.has_pod(&objects.namespace_labels(&pod.name.namespace), pod, address)).cloned().collect();
         // An address that matches blocks only is found among the ranges.
         if matched.iter().all(|term| term.block().is_some()) {
             continue;
