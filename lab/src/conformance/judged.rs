@@ -41,10 +41,14 @@ impl Model {
             let addresses = external.ipv4.map(IpAddr::V4).into_iter().chain(external.ipv6.map(IpAddr::V6));
             model.addresses.externals.insert(name.clone(), addresses.collect());
         }
-        cluster.namespaces.iter().for_each(|(name, labels)| model.label_namespace(name, labels));
+        for (name, labels) in &cluster.namespaces {
+            model.label_namespace(name, labels);
+        }
         let pods: Vec<PodDef> = cluster.pods.values().cloned().collect();
         model.cluster = Cluster { pods: [].into(), ..cluster };
-        pods.into_iter().for_each(|pod| model.add(pod));
+        for pod in pods {
+            model.add(pod);
+        }
         model
     }
 
@@ -73,8 +77,12 @@ impl Model {
         for Name(key) in &step.terminate {
             self.pod(key).terminating = true;
         }
-        step.namespaces.iter().for_each(|(name, labels)| self.label_namespace(name, labels));
-        step.pods.iter().for_each(|pod| self.add(pod.clone()));
+        for (name, labels) in &step.namespaces {
+            self.label_namespace(name, labels);
+        }
+        for pod in &step.pods {
+            self.add(pod.clone());
+        }
         for (name, labels) in &step.relabel {
             match name.split_once(':').unwrap() {
                 ("pod", pod) => self.pod(&pod.parse().unwrap()).labels = labels.clone(),

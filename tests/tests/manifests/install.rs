@@ -51,6 +51,10 @@ async fn the_agent_may_list_and_watch_six_kinds_annotate_pods_write_blocks_and_n
         {"apiGroups": [""], "resources": ["namespaces", "nodes", "pods"], "verbs": ["list", "watch"]},
         {"apiGroups": [""], "resources": ["pods/status"], "verbs": ["patch"]},
         {"apiGroups": ["networking.k8s.io"], "resources": ["networkpolicies"], "verbs": ["list", "watch"]},
+        {
+            "apiGroups": ["policy.networking.k8s.io"], "resources": ["clusternetworkpolicies"],
+            "verbs": ["list", "watch"],
+        },
         {"apiGroups": ["margay.dev"], "resources": ["ippools"], "verbs": ["list", "watch"]},
         {
             "apiGroups": ["margay.dev"], "resources": ["ipblocks"],
