@@ -44,7 +44,7 @@ async fn applying_again_changes_nothing() {
 }
 
 #[tokio::test]
-async fn the_agent_may_list_and_watch_six_kinds_annotate_pods_write_blocks_and_nothing_else() {
+async fn the_agent_may_list_and_watch_seven_kinds_annotate_pods_write_blocks_and_nothing_else() {
     let cluster = installed().await;
     let role = cluster.read(&["clusterrole", "margay"]).await;
     let rules = json!([
