@@ -27,7 +27,7 @@ pub(crate) struct Node {
     pub(crate) pod_cidrs: Vec<IpNetwork>,
     /// Whether its condition `Ready` is true.
     pub(crate) ready: bool,
-    /// Of the own node only: those of thousands of others would be kept for nothing.
+    /// Of the own node only: of the others nobody asks for it but policy, which has the labels.
     pub(crate) identity: Option<Identity>,
 }
 
