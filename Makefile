@@ -5,7 +5,7 @@ export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 
 PROFILE := debug
 BIN := target/$(PROFILE)
-CASES := tests/conformance/netpol/cases
+CASES := tests/conformance/netpol/cases tests/conformance/clusternetworkpolicy/cases
 BENCHES := cni
 
 .DEFAULT_GOAL := help

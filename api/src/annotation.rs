@@ -1,4 +1,4 @@
-//! Annotations of Kubernetes objects that are ours.
+//! Annotations of Kubernetes objects that are ours. That of policies, `margay.dev/enforcement`, is `margay_policy`'s own.
 
 use std::net::IpAddr;
 

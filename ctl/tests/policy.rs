@@ -8,7 +8,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use margay_lab::apiserver::ApiServer;
+use margay_lab::{apiserver::ApiServer, cluster_network_policies};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -158,6 +158,122 @@ fn explain_says_to_whom_policy_does_not_apply_and_of_whom_the_address_is_missing
     let known = explain("10.9.9.9", "x/b");
     assert!(known.starts_with("allowed: 10.9.9.9 to x/b on 80/TCP\n"), "{known}");
     assert!(known.contains("egress   10.9.9.9 is no pod: no policy selects it\n"), "{known}");
+}
+
+/// The shop with policies of the cluster before and behind its own, one of them in audit.
+const CLUSTER: &str = "\
+apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: {name: guard}
+spec:
+  tier: Admin
+  priority: 5
+  subject: {namespaces: {}}
+  ingress:
+    - {action: Pass, from: [{namespaces: {matchLabels: {kubernetes.io/metadata.name: shop}}}]}
+    - {name: strangers, action: Deny, from: [{namespaces: {}}]}
+  egress:
+    - {name: metadata, action: Deny, to: [{networks: [169.254.169.254/32]}]}
+---
+apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: {name: quiet, annotations: {margay.dev/enforcement: audit}}
+spec:
+  tier: Baseline
+  priority: 9
+  subject: {namespaces: {}}
+  egress: [{action: Deny, to: [{networks: [203.0.113.0/24]}]}]
+---
+{apiVersion: v1, kind: Pod, metadata: {namespace: other, name: stranger}}
+";
+
+#[test]
+fn explain_names_tier_rule_and_action_of_a_cluster_policy_and_what_one_in_audit_would_do() {
+    let shop = folder(&[("shop.yaml", SHOP), ("cluster.yaml", CLUSTER)]);
+    let explain = |from: &str, to: &str| {
+        let arguments = ["explain", "--from", from, "--to", to, "--port", "5432", "--manifests", "."];
+        margayctl(shop.path(), &arguments)
+    };
+    let denied = explain("shop/web", "169.254.169.254");
+    assert_eq!(
+        denied.out,
+        "denied: shop/web to 169.254.169.254 on 5432/TCP\n  \
+         egress   denied by ClusterNetworkPolicy guard (Admin, priority 5), egress rule 1 \"metadata\" (Deny to 169.254.169.254/32, all ports)\n  \
+         ingress  169.254.169.254 is no pod: no policy selects it\n"
+    );
+    assert_eq!(denied.status, 1);
+    let stranger = explain("other/stranger", "shop/db");
+    assert!(
+        stranger.out.contains(
+            "ingress  denied by ClusterNetworkPolicy guard (Admin, priority 5), ingress rule 2 \"strangers\" (Deny from all pods of all namespaces, all ports)\n"
+        ),
+        "{}",
+        stranger.out
+    );
+    let passed = explain("shop/web", "shop/db");
+    assert!(
+        passed.out.contains(
+            "egress   not isolated: no ClusterNetworkPolicy accepts or denies this, and no NetworkPolicy with Egress selects shop/web\n  \
+             ingress  allowed by NetworkPolicy shop/web-to-db, ingress rule 1"
+        ),
+        "{}",
+        passed.out
+    );
+    let quiet = explain("shop/web", "203.0.113.9");
+    assert!(quiet.out.starts_with("allowed: "), "{}", quiet.out);
+    assert!(
+        quiet.out.ends_with(
+            "note: would deny: ClusterNetworkPolicy quiet (Baseline, priority 9), egress rule 1 (Deny to 203.0.113.0/24, all ports) is in audit\n"
+        ),
+        "{}",
+        quiet.out
+    );
+    let matrix = margayctl(shop.path(), &["matrix", "-A", "--port", "5432", "--manifests", "."]);
+    assert!(matrix.out.ends_with("in audit, not enforced: ClusterNetworkPolicy quiet\n"), "{}", matrix.out);
+    assert!(matrix.out.contains("\nother/stranger"), "{}", matrix.out);
+}
+
+#[test]
+fn an_isolation_in_audit_is_told_and_denies_nothing() {
+    let objects = "{apiVersion: v1, kind: Pod, metadata: {namespace: x, name: a}}\n---\n\
+         {apiVersion: v1, kind: Pod, metadata: {namespace: x, name: b}}\n---\n\
+         {apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {namespace: x, name: p, annotations: {margay.dev/enforcement: audit}}, spec: {podSelector: {}}}";
+    let here = folder(&[("a.yaml", objects)]);
+    let explain = ["explain", "--from", "x/a", "--to", "x/b", "--port", "80", "--manifests", "."];
+    let answer = margayctl(here.path(), &explain);
+    assert_eq!(
+        answer.out,
+        "allowed: x/a to x/b on 80/TCP\n  egress   not isolated: no policy with Egress selects x/a\n  \
+         ingress  not isolated: no policy with Ingress selects x/b\n  note: would deny: NetworkPolicy x/p is in audit\n"
+    );
+    let answer = margayctl(here.path(), &[&explain[..], &["-o", "json"]].concat());
+    let json: Value = serde_json::from_str(&answer.out).unwrap();
+    assert_eq!((&json["allowed"], &json["would_deny"]), (&json!(true), &json!(["NetworkPolicy x/p"])));
+}
+
+#[test]
+fn an_allowance_that_depends_on_an_unknown_address_passes_no_test() {
+    let objects = "{apiVersion: v1, kind: Pod, metadata: {namespace: x, name: a}}\n---\n\
+         {apiVersion: v1, kind: Pod, metadata: {namespace: x, name: b}}\n---\n\
+         {apiVersion: policy.networking.k8s.io/v1alpha2, kind: ClusterNetworkPolicy, metadata: {name: p}, spec: {tier: Admin, priority: 1, subject: {namespaces: {}}, egress: [{action: Deny, to: [{networks: [10.0.0.0/8]}]}]}}";
+    let here = folder(&[
+        ("k8s/a.yaml", objects),
+        ("t.yaml", "cases: [{from: x/a, to: x/b, port: 80, expect: allow}]\n"),
+    ]);
+    let test = |network: &[&str]| {
+        margayctl(here.path(), &[&["test", "t.yaml", "--manifests", "k8s"], network].concat())
+    };
+    let answer = test(&[]);
+    assert_eq!(answer.status, 2, "{}", answer.out);
+    assert!(
+        answer.out.contains(
+            "x/b has no known address: 10.0.0.0/8 of ClusterNetworkPolicy p was taken not to match it"
+        ),
+        "{}",
+        answer.out
+    );
+    assert_eq!(test(&["--pod-cidr", "192.168.0.0/16"]).status, 0);
+    assert_eq!(test(&["--pod-cidr", "10.244.0.0/16"]).status, 1);
 }
 
 #[test]
@@ -326,6 +442,7 @@ fn every_example_policy_does_what_its_expectations_say() {
     let has_policy =
         |name: &String| fs::read_to_string(examples.join(name)).unwrap().contains("kind: NetworkPolicy");
     let mut policies = names("recipes");
+    policies.extend(names("cluster"));
     policies.extend(names(".").into_iter().filter(|name| has_policy(name)));
     policies.sort();
     let tests = names("tests");
@@ -349,10 +466,18 @@ async fn the_three_ask_a_cluster_where_no_manifests_are_given() {
                       "spec": {"podSelector": {"matchLabels": {"app": "db"}}, "policyTypes": ["Ingress"],
                                "ingress": [{"from": [{"ipBlock": {"cidr": "10.0.0.1/32"}}]}]}});
     let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}});
-    for object in [namespace, pod("web", "10.0.0.1"), pod("db", "10.0.0.2"), pod("other", "10.0.0.3"), open] {
+    let denied = json!({"apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy", "metadata": {"name": "nodes"},
+                        "spec": {"tier": "Admin", "priority": 1, "subject": {"namespaces": {}},
+                                 "egress": [{"action": "Deny", "to": [{"nodes": {"matchLabels": {"rack": "r1"}}}]}]}});
+    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1", "labels": {"rack": "r1"}},
+                      "status": {"addresses": [{"type": "InternalIP", "address": "192.0.2.1"}]}});
+    for object in
+        [namespace, node, pod("web", "10.0.0.1"), pod("db", "10.0.0.2"), pod("other", "10.0.0.3"), open]
+    {
         api.put_raw(object).unwrap();
     }
-    let serving = tokio::spawn(async move { api.serve(listener, std::future::pending()).await });
+    let server = api.clone();
+    let serving = tokio::spawn(async move { server.serve(listener, std::future::pending()).await });
     let config = json!({
         "apiVersion": "v1", "kind": "Config", "current-context": "lab",
         "clusters": [{"name": "lab", "cluster": {"server": format!("http://{address}")}}],
@@ -373,7 +498,24 @@ async fn the_three_ask_a_cluster_where_no_manifests_are_given() {
     })
     .await
     .unwrap();
+    let path = here.path().to_owned();
+    // So far the kind was not installed.
+    api.put_raw(cluster_network_policies()).unwrap();
+    api.put_raw(denied).unwrap();
+    let to_node = tokio::task::spawn_blocking(move || {
+        margayctl(
+            &path,
+            &["explain", "--from", "shop/web", "--to", "192.0.2.1", "--port", "80", "--kubeconfig", "config"],
+        )
+    });
+    let to_node = to_node.await.unwrap();
     serving.abort();
+    assert!(
+        to_node.out.contains("egress   denied by ClusterNetworkPolicy nodes (Admin"),
+        "{}{}",
+        to_node.out,
+        to_node.err
+    );
     assert!(
         explain.out.starts_with("allowed: shop/web to shop/db on 80/TCP\n"),
         "{}{}",

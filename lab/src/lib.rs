@@ -20,6 +20,7 @@ pub mod clock;
 mod cni;
 mod config;
 pub mod conformance;
+mod definitions;
 mod fabric;
 mod kubectl;
 mod kubelet;
@@ -35,6 +36,7 @@ mod station;
 mod sys;
 
 pub use config::{Dataplane, ExternalConfig, FabricKind, IpFamilies, IpamMode, LabConfig};
+pub use definitions::cluster_network_policies;
 pub use kubectl::KubectlOutput;
 pub use lab::{Lab, PodSpec};
 pub use matrix::{Cell, Matrix};

@@ -1,10 +1,12 @@
-//! NetworkPolicy compiled to classes and verdicts, with a reference evaluator. Pure: no I/O, no async, no clock.
+//! NetworkPolicy and ClusterNetworkPolicy compiled to classes and verdicts, with a reference evaluator. Pure: no I/O, no
+//! async, no clock.
 //!
 //! ```text
-//!   NetworkPolicy --convert--> Policy (checked) --+
-//!   Pod ------------convert_pod------------------ Objects --+--> compile:  address -> class,
-//!                                                           |              (policy set, direction, class) -> verdicts
-//!                                                           +--> evaluate: may this flow pass, and which rule says so
+//!   NetworkPolicy ------convert-------> Policy ---------+
+//!   ClusterNetworkPolicy convert_cluster> ClusterPolicy +
+//!   Pod ----------------convert_pod---> Pod ----------- Objects --+--> compile:  address -> class,
+//!   Node ---------------convert_node--> Node -----------+         |              (policy set, direction, class) -> verdicts
+//!                                                                 +--> evaluate: may this flow pass, and which rule says so
 //! ```
 //!
 //! Every address belongs to exactly one *class*: the set of *terms* (pod peers and address blocks in use) that it
@@ -21,19 +23,22 @@ mod convert;
 pub mod incremental;
 pub mod evaluate;
 mod network_policy;
+mod node;
 mod object;
 mod pod;
 mod port;
 mod range;
 mod selector;
 mod term;
+pub mod v1alpha2;
 
 pub use class::{ClassId, Interner, PolicySetId};
 pub use cluster_network_policy::{Action, ClusterPolicy, ClusterRule, Subject, Tier};
-pub use convert::{Problem, convert};
+pub use convert::{ENFORCEMENT, Problem, convert, convert_cluster};
 pub use network_policy::{
     Block, Enforcement, NamespaceChoice, Peer, Peers, Policy, PolicyId, PolicyRef, Port, Ports, Rule,
 };
+pub use node::convert_node;
 pub use object::{NamedPort, Namespace, Node, Objects, Pod, PodName};
 pub use pod::convert_pod;
 pub use port::{PortRange, PortSet, Protocol};

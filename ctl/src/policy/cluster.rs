@@ -4,7 +4,7 @@ use std::{fmt::Debug, path::Path, time::Duration};
 
 use anyhow::Context;
 use k8s_openapi::api::{
-    core::v1::{Namespace, Pod},
+    core::v1::{Namespace, Node, Pod},
     networking::v1::NetworkPolicy,
 };
 use kube::{
@@ -12,6 +12,7 @@ use kube::{
     api::ListParams,
     config::{KubeConfigOptions, Kubeconfig},
 };
+use margay_policy::v1alpha2::ClusterNetworkPolicy;
 use serde::de::DeserializeOwned;
 
 use super::source::Source;
@@ -58,6 +59,21 @@ async fn list(client: Client) -> anyhow::Result<Source> {
     }
     for object in all::<NetworkPolicy>(&client).await.context("list networkpolicies")? {
         source.add_policy(&object, "");
+    }
+    match all::<ClusterNetworkPolicy>(&client).await {
+        // The kind is not installed.
+        Err(kube::Error::Api(status)) if status.code == 404 => {}
+        objects => {
+            for object in objects.context("list clusternetworkpolicies")? {
+                source.add_cluster_policy(&object, "");
+            }
+        }
+    }
+    // Not everyone may list nodes, and seldom does anything depend on them.
+    if source.wants_nodes() {
+        for object in all::<Node>(&client).await.context("list nodes")? {
+            source.add_node(&object, "");
+        }
     }
     for object in all::<Pod>(&client).await.context("list pods")? {
         source.add_pod(&object, "");

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use margay_policy::{
-    PolicyRef,
+    Enforcement, PolicyId, PolicyRef,
     evaluate::{Decision, Side},
 };
 use serde::Serialize;
@@ -54,8 +54,11 @@ pub(crate) struct Explanation {
     port: String,
     /// In every address family that both ends have.
     pub(crate) allowed: bool,
-    /// It is denied, and might not be if the addresses of both were known.
+    /// It might be otherwise if the addresses of both were known.
     pub(crate) uncertain: bool,
+    /// The policies in audit that would close it, if they were enforced.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    would_deny: Vec<String>,
     /// One, or one for each address family if they differ.
     pub(crate) verdicts: Vec<Verdict>,
     /// What the verdict depends on beside policy.
@@ -80,10 +83,13 @@ pub(crate) struct Reason {
     /// The policies that isolate the pod and do not open the way.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) isolated_by: Vec<String>,
+    /// The policy with the rule that closes the way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) denied_by: Option<String>,
     /// The policies that open the way, each by itself enough.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) opened_by: Vec<String>,
-    /// The field of the rule that opens the way.
+    /// The field of the rule that opens or closes the way.
     #[serde(skip_serializing_if = "Option::is_none")]
     field: Option<String>,
     /// Why the rules of those that isolate do not.
@@ -110,7 +116,8 @@ pub(crate) fn explain(
     let pair = Pair::new(source, from, to)?;
     let mut verdicts: Vec<Verdict> = Vec::new();
     let mut notes = Vec::new();
-    let mut certain = false;
+    let mut would_deny = Vec::new();
+    let (mut certain, mut doubtful) = (false, false);
     for party in [from, to] {
         notes.extend(note(source, party));
     }
@@ -124,11 +131,15 @@ pub(crate) fn explain(
             reason(source, view, way, way.of(&decision), (subject, pair.exempt), port)
         };
         let (egress, ingress) = (reason(Way::Egress), reason(Way::Ingress));
-        let allowed = pair.exempt.is_some() || decision.allowed();
-        if !allowed && view.uncertain(port) {
+        let allowed = view.allows(port);
+        if view.uncertain(port) {
+            doubtful = true;
             notes.extend(doubts(view, &decision, (from, to)));
         } else if !allowed {
             certain = true;
+        }
+        if let Some(audited) = view.audit(port) {
+            notes.extend(findings(source, &audited, &mut would_deny));
         }
         let family = view.family.to_string();
         match verdicts.iter_mut().find(|other| other.egress == egress && other.ingress == ingress) {
@@ -143,26 +154,67 @@ pub(crate) fn explain(
         to: to.to_string(),
         port: port.to_string(),
         allowed,
-        uncertain: !allowed && !certain,
+        uncertain: doubtful && !certain,
+        would_deny,
         verdicts,
         notes,
     })
 }
 
-/// Which blocks would open the denied sides, if they matched.
+/// Which peers might change the verdict, if they matched.
 fn doubts(view: &View, decision: &Decision, (from, to): (Party<'_>, Party<'_>)) -> Vec<String> {
     let mut doubts = Vec::new();
     for (way, far) in [(Way::Egress, to), (Way::Ingress, from)] {
-        let Side::Denied { isolated_by } = way.of(decision) else { continue };
-        for (policy, block) in view.doubts(way, isolated_by) {
+        let wanted = |policy: &PolicyId| match (way.of(decision), policy) {
+            (Side::Isolated { by }, PolicyId::Network(name)) => by.contains(name),
+            (_, PolicyId::Network(_)) => false,
+            (_, PolicyId::Cluster(_)) => true,
+        };
+        for (policy, peer) in view.doubts(way, wanted) {
             doubts.push(format!(
-                "{far} has no known address: {} of {} was taken not to match it; give --pod-cidr, or the pod a status.podIP",
-                words::block_words(block),
-                words::named(policy),
+                "{far} has no known address: {} of {policy} was taken not to match it; give --pod-cidr, or the pod a status.podIP",
+                words::peer_words(peer),
             ));
         }
     }
     doubts
+}
+
+/// What the policies in audit would close.
+fn findings(source: &Source, audited: &Decision, would_deny: &mut Vec<String>) -> Vec<String> {
+    let mut notes = Vec::new();
+    for way in [Way::Egress, Way::Ingress] {
+        let (closers, words) = match way.of(audited) {
+            Side::NotIsolated | Side::Allowed { .. } => continue,
+            Side::Denied { policy, rule } => {
+                (vec![PolicyId::Cluster(policy.clone())], cluster_rule(source, policy, way, *rule))
+            }
+            Side::Isolated { by } => {
+                let by: Vec<PolicyId> = by.iter().cloned().map(PolicyId::Network).collect();
+                let words = by.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                (by, words)
+            }
+        };
+        let in_audit: Vec<&PolicyId> =
+            closers.iter().filter(|name| enforcement(source, name) == Some(Enforcement::Audit)).collect();
+        if in_audit.is_empty() {
+            notes.push(format!("would be denied by {words}, if the policies in audit were enforced"));
+        }
+        for name in in_audit {
+            would_deny.push(name.to_string());
+            let rule = if matches!(name, PolicyId::Cluster(_)) { words.as_str() } else { &name.to_string() };
+            notes.push(format!("would deny: {rule} is in audit"));
+        }
+    }
+    would_deny.dedup();
+    notes
+}
+
+fn enforcement(source: &Source, name: &PolicyId) -> Option<Enforcement> {
+    match name {
+        PolicyId::Network(name) => source.objects.policies.get(name).map(|policy| policy.enforcement),
+        PolicyId::Cluster(name) => source.objects.cluster_policies.get(name).map(|policy| policy.enforcement),
+    }
 }
 
 /// What is peculiar about a party.
@@ -196,6 +248,7 @@ fn reason(
         verdict,
         text,
         isolated_by: Vec::new(),
+        denied_by: None,
         opened_by: Vec::new(),
         field: None,
         misses: Vec::new(),
@@ -204,10 +257,14 @@ fn reason(
         Some(Exempt::Itself) => {
             return plain(Word::NotSubject, "a pod always reaches itself".to_owned());
         }
-        Some(Exempt::OwnNode) => {
-            return plain(Word::NotSubject, "a pod and its own node always reach each other".to_owned());
+        Some(Exempt::FromOwnNode) => {
+            return plain(Word::NotSubject, "a pod's own node always reaches it".to_owned());
         }
-        None => {}
+        Some(Exempt::ToOwnNode) if !of_cluster(side) => {
+            let reason = "a pod reaches its own node, unless a ClusterNetworkPolicy denies it";
+            return plain(Word::NotSubject, reason.to_owned());
+        }
+        Some(Exempt::ToOwnNode) | None => {}
     }
     let policies = &source.objects.policies;
     match side {
@@ -220,10 +277,29 @@ fn reason(
             plain(Word::NotSubject, format!("{subject} {what}: no policy selects it"))
         }
         Side::NotIsolated => {
-            let reason = format!("no policy with {} selects {subject}", words::policy_type(way));
+            let asked = source.objects.cluster_policies.values().any(|policy| {
+                let about = subject.subject().is_some_and(|pod| source.is_subject(policy, pod));
+                about && policy.enforcement == Enforcement::Enforce && !way.cluster_rules(policy).is_empty()
+            });
+            let reason = format!("with {} selects {subject}", words::policy_type(way));
+            let reason = if asked {
+                format!("no ClusterNetworkPolicy accepts or denies this, and no NetworkPolicy {reason}")
+            } else {
+                format!("no policy {reason}")
+            };
             plain(Word::NotIsolated, reason)
         }
-        Side::Allowed { policy, rule } => {
+        Side::Allowed { policy: PolicyId::Cluster(policy), rule } => Reason {
+            opened_by: vec![PolicyId::Cluster(policy.clone()).to_string()],
+            field: Some(format!("spec.{}[{rule}]", words::direction(way))),
+            ..plain(Word::Allowed, format!("by {}", cluster_rule(source, policy, way, *rule)))
+        },
+        Side::Denied { policy, rule } => Reason {
+            denied_by: Some(PolicyId::Cluster(policy.clone()).to_string()),
+            field: Some(format!("spec.{}[{rule}]", words::direction(way))),
+            ..plain(Word::Denied, format!("by {}", cluster_rule(source, policy, way, *rule)))
+        },
+        Side::Allowed { policy: PolicyId::Network(policy), rule } => {
             let words = policies.get(policy).map(|policy| words::rule_of(policy, way, *rule));
             let opens = |policy: &&PolicyRef| view.opens(policy, way, port);
             Reason {
@@ -232,8 +308,8 @@ fn reason(
                 ..plain(Word::Allowed, format!("by {}", words.unwrap_or_default()))
             }
         }
-        Side::Denied { isolated_by } => {
-            let names: Vec<String> = isolated_by.iter().map(words::named).collect();
+        Side::Isolated { by } => {
+            let names: Vec<String> = by.iter().map(words::named).collect();
             let reason = match names.as_slice() {
                 [one] => format!("{subject} is selected by {one}, and no rule of it allows this"),
                 several => {
@@ -244,12 +320,22 @@ fn reason(
                 }
             };
             Reason {
-                misses: misses(source, view, way, isolated_by, port),
+                misses: misses(source, view, way, by, port),
                 isolated_by: names,
                 ..plain(Word::Denied, reason)
             }
         }
     }
+}
+
+/// Whether a rule of a ClusterNetworkPolicy decides.
+fn of_cluster(side: &Side) -> bool {
+    matches!(side, Side::Denied { .. } | Side::Allowed { policy: PolicyId::Cluster(_), .. })
+}
+
+fn cluster_rule(source: &Source, policy: &str, way: Way, rule: usize) -> String {
+    let policy = source.objects.cluster_policies.get(policy);
+    policy.map(|policy| words::cluster_rule_of(policy, way, rule)).unwrap_or_default()
 }
 
 /// For each rule of the policies that isolate, what of it does not match.
@@ -310,6 +396,7 @@ impl Reason {
     fn line(&self) -> String {
         let word = match self.verdict {
             Word::Allowed => "allowed ",
+            Word::Denied if self.denied_by.is_some() => "denied ",
             Word::Denied => "denied: ",
             Word::NotIsolated => "not isolated: ",
             Word::NotSubject => "",

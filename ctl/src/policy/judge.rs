@@ -1,21 +1,23 @@
 //! A pair of parties before the reference evaluator.
 //!
-//! Only what concerns the pair is handed to the evaluator: both pods, their namespaces and the policies there. That
-//! keeps a matrix of many pods quick, and lets parties without a known address be judged:
+//! Only what concerns the pair is handed to the evaluator: both pods, their namespaces, the policies there, those of the
+//! cluster that are about one of them, and their nodes. That keeps a matrix of many pods quick, and lets parties without
+//! a known address be judged:
 //!
-//! An `ipBlock` matches addresses, and a pod that exists only as a manifest has none. All that is taken for granted of
+//! An `ipBlock` (or a network of a ClusterNetworkPolicy) matches addresses, and a pod that exists only as a manifest has none. All that is taken for granted of
 //! its address is that it is in one of the networks that users name, or a private one (RFC 1918, 6598 or 4193). A block
 //! that holds all of those, such as `0.0.0.0/0` or the same except `169.254.169.254/32`, matches it. A block that holds
 //! some, such as `10.0.0.0/8`, may match it or not: it is taken not to, and [`View::doubts`] says so. Others do not match
-//! it.
+//! it. A pod in its node's network without a known address is on one of the nodes, nobody knows which.
 
 use std::{fmt, net::IpAddr};
 
 use anyhow::bail;
 use ipnetwork::IpNetwork;
 use margay_policy::{
-    Block, Objects, Peer, Peers, Pod, Policy, PolicyRef, Ports, Rule,
-    evaluate::{Decision, Flow, Side, evaluate},
+    Action, Block, ClusterPolicy, ClusterRule, Objects, Peer, Peers, Pod, Policy, PolicyId, PolicyRef, Ports,
+    Rule,
+    evaluate::{Decision, Flow, Side, evaluate, evaluate_audited},
 };
 
 use super::{
@@ -94,6 +96,21 @@ impl Way {
         }
     }
 
+    /// What a policy of the cluster says about it.
+    pub(crate) fn cluster_rules(self, policy: &ClusterPolicy) -> &Vec<ClusterRule> {
+        match self {
+            Self::Egress => &policy.egress,
+            Self::Ingress => &policy.ingress,
+        }
+    }
+
+    fn cluster_rules_mut(self, policy: &mut ClusterPolicy) -> &mut Vec<ClusterRule> {
+        match self {
+            Self::Egress => &mut policy.egress,
+            Self::Ingress => &mut policy.ingress,
+        }
+    }
+
     pub(crate) fn of(self, decision: &Decision) -> &Side {
         match self {
             Self::Egress => &decision.egress,
@@ -102,13 +119,15 @@ impl Way {
     }
 }
 
-/// Why no policy is asked.
+/// Why policy does not decide as it does elsewhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exempt {
     /// A pod cannot block access to itself.
     Itself,
-    /// A pod and its own node reach each other whatever policies say.
-    OwnNode,
+    /// A node reaches its pods whatever policies say.
+    FromOwnNode,
+    /// A pod reaches its node whatever NetworkPolicies say: a ClusterNetworkPolicy alone can close that way.
+    ToOwnNode,
 }
 
 /// Which part of a rule does not match a connection.
@@ -130,13 +149,14 @@ pub(crate) struct Pair {
 #[derive(Debug)]
 pub(crate) struct View {
     pub(crate) family: Family,
+    exempt: Option<Exempt>,
     objects: Objects,
-    /// The same with every block matching that might.
-    best: Objects,
+    /// The same where those peers match of which it is not known, by what their rules do: as it opens most and least.
+    others: Vec<Objects>,
     source: IpAddr,
     destination: IpAddr,
-    /// Blocks of which it is not known whether they match, with their policies.
-    doubtful: Vec<(Way, PolicyRef, Block)>,
+    /// Peers of which it is not known whether they match, with their policies.
+    doubtful: Vec<(Way, PolicyId, Peer)>,
 }
 
 impl Pair {
@@ -151,7 +171,8 @@ impl Pair {
         };
         let exempt = match () {
             () if same => Some(Exempt::Itself),
-            () if own_node(from, to) || own_node(to, from) => Some(Exempt::OwnNode),
+            () if own_node(from, to) => Some(Exempt::FromOwnNode),
+            () if own_node(to, from) => Some(Exempt::ToOwnNode),
             () => None,
         };
         let known = [addresses(source, from), addresses(source, to)];
@@ -176,9 +197,8 @@ impl Pair {
                 list(&known[1])
             );
         }
-        let views =
-            families.into_iter().map(|family| View::new(source, family, (from, to), &known)).collect();
-        Ok(Self { exempt, views })
+        let view = |family| View { exempt, ..View::new(source, family, (from, to), &known) };
+        Ok(Self { exempt, views: families.into_iter().map(view).collect() })
     }
 }
 
@@ -193,35 +213,53 @@ impl View {
         let (from_address, to_address) = (first(&known[0]), first(&known[1]));
         let mut view = Self {
             family,
+            exempt: None,
             objects: Objects::default(),
-            best: Objects::default(),
+            others: Vec::new(),
             source: from_address.unwrap_or(family.placeholder(Way::Egress)),
             destination: to_address.unwrap_or(family.placeholder(Way::Ingress)),
             doubtful: Vec::new(),
         };
         view.insert(source, from.subject(), view.source);
         view.insert(source, to.subject(), view.destination);
-        view.best = view.objects.clone();
+        let here = [from_address, to_address];
+        let nodes = source.objects.nodes.iter();
+        let nodes = nodes.filter(|(_, node)| here.iter().flatten().any(|own| node.addresses.contains(own)));
+        view.objects.nodes = nodes.map(|(name, node)| (name.clone(), node.clone())).collect();
         let networks = networks(&source.pod_networks, family);
-        for (way, far) in [(Way::Egress, to_address), (Way::Ingress, from_address)] {
-            if far.is_some() {
-                continue;
-            }
-            for policy in view.best.policies.values_mut() {
-                let rules = way.rules_mut(policy).into_iter().flatten();
-                rules.for_each(|rule| without_address(rule, |block| share(block, &networks) != Share::None));
-            }
-            for (name, policy) in &mut view.objects.policies {
-                for rule in way.rules_mut(policy).into_iter().flatten() {
-                    without_address(rule, |block| {
-                        let share = share(block, &networks);
-                        if share == Share::Some {
-                            view.doubtful.push((way, name.clone(), block.clone()));
-                        }
-                        share == Share::All
+        let whole = view.objects.clone();
+        let unknown = [(Way::Egress, to, to_address), (Way::Ingress, from, from_address)];
+        let unknown = || unknown.into_iter().filter(|(_, _, address)| address.is_none());
+        for (way, far, _) in unknown() {
+            each_rule(&mut view.objects, way, |policy, _, peers| {
+                settle(peers, |peer| {
+                    let share = peer_share(peer, far, &networks);
+                    if share == Some(Share::Some) {
+                        view.doubtful.push((way, policy.clone(), peer.clone()));
+                    }
+                    share.map(|share| share == Share::All)
+                });
+            });
+        }
+        if view.doubtful.is_empty() {
+            return view;
+        }
+        for (opens, passes) in [(true, true), (true, false), (false, true), (false, false)] {
+            let mut other = whole.clone();
+            for (way, far, _) in unknown() {
+                each_rule(&mut other, way, |_, action, peers| {
+                    let guess = match action {
+                        Action::Accept => opens,
+                        Action::Deny => !opens,
+                        Action::Pass => passes,
+                    };
+                    settle(peers, |peer| {
+                        let share = peer_share(peer, far, &networks)?;
+                        Some(share == Share::All || (share == Share::Some && guess))
                     });
-                }
+                });
             }
+            view.others.push(other);
         }
         view
     }
@@ -235,6 +273,9 @@ impl View {
         let first = PolicyRef { namespace: namespace.clone(), name: String::new() };
         let own = source.objects.policies.range(first..).take_while(|(name, _)| name.namespace == namespace);
         self.objects.policies.extend(own.map(|(name, policy)| (name.clone(), policy.clone())));
+        let cluster =
+            source.objects.cluster_policies.iter().filter(|(_, policy)| source.is_subject(policy, &pod));
+        self.objects.cluster_policies.extend(cluster.map(|(name, policy)| (name.clone(), policy.clone())));
         if let Some(known) = source.objects.namespaces.get(&namespace) {
             self.objects.namespaces.insert(namespace, known.clone());
         }
@@ -249,11 +290,29 @@ impl View {
         evaluate(&self.objects, &self.flow(port))
     }
 
-    /// Whether it is denied only as long as an address is not known.
+    /// Whether the connection may be made.
+    pub(crate) fn allows(&self, port: ResolvedPort) -> bool {
+        self.passes(&self.decide(port))
+    }
+
+    /// Whether that depends on an address that is not known.
     pub(crate) fn uncertain(&self, port: ResolvedPort) -> bool {
-        !self.doubtful.is_empty()
-            && !self.decide(port).allowed()
-            && evaluate(&self.best, &self.flow(port)).allowed()
+        let allows = self.allows(port);
+        self.others.iter().any(|other| self.passes(&evaluate(other, &self.flow(port))) != allows)
+    }
+
+    /// What would close it, if the policies in audit were enforced; `None` if nothing would, or something does already.
+    pub(crate) fn audit(&self, port: ResolvedPort) -> Option<Decision> {
+        let audited = evaluate_audited(&self.objects, &self.flow(port));
+        (self.allows(port) && !self.passes(&audited)).then_some(audited)
+    }
+
+    fn passes(&self, decision: &Decision) -> bool {
+        match self.exempt {
+            Some(Exempt::Itself | Exempt::FromOwnNode) => true,
+            Some(Exempt::ToOwnNode) => !matches!(decision.egress, Side::Denied { .. }),
+            None => decision.allowed(),
+        }
     }
 
     fn flow(&self, port: ResolvedPort) -> Flow {
@@ -301,15 +360,14 @@ impl View {
         matches!(way.of(&evaluate(&objects, &self.flow(port))), Side::Allowed { .. })
     }
 
-    /// Blocks of these policies that might match the far end, if its address were known.
+    /// Peers that might match the far end if its address were known, of policies that are wanted.
     pub(crate) fn doubts(
         &self,
         way: Way,
-        policies: &[PolicyRef],
-    ) -> impl Iterator<Item = (&PolicyRef, &Block)> {
-        let here =
-            self.doubtful.iter().filter(move |(of, policy, _)| *of == way && policies.contains(policy));
-        here.map(|(_, policy, block)| (policy, block))
+        wanted: impl Fn(&PolicyId) -> bool,
+    ) -> impl Iterator<Item = (&PolicyId, &Peer)> {
+        let here = self.doubtful.iter().filter(move |(of, policy, _)| *of == way && wanted(policy));
+        here.map(|(_, policy, peer)| (policy, peer))
     }
 }
 
@@ -339,19 +397,48 @@ fn own_node(node: Party<'_>, pod: Party<'_>) -> bool {
     }
 }
 
-/// Makes of each block everything, if it matches a far end without an address, or else nothing.
-fn without_address(rule: &mut Rule, mut matches: impl FnMut(&Block) -> bool) {
-    let Peers::Of(peers) = &mut rule.peers else { return };
+/// Goes through the peers of all rules of a direction. What a NetworkPolicy's rules do is to accept.
+fn each_rule(objects: &mut Objects, way: Way, mut visit: impl FnMut(&PolicyId, Action, &mut Peers)) {
+    for (name, policy) in &mut objects.policies {
+        let name = PolicyId::Network(name.clone());
+        for rule in way.rules_mut(policy).into_iter().flatten() {
+            visit(&name, Action::Accept, &mut rule.peers);
+        }
+    }
+    for (name, policy) in &mut objects.cluster_policies {
+        let name = PolicyId::Cluster(name.clone());
+        for rule in way.cluster_rules_mut(policy) {
+            visit(&name, rule.action, &mut rule.peers);
+        }
+    }
+}
+
+/// Makes everything of peers that match, and nothing of those that do not; `None` leaves one to the evaluator.
+fn settle(peers: &mut Peers, mut matches: impl FnMut(&Peer) -> Option<bool>) {
+    let Peers::Of(all) = peers else { return };
     let mut matched = false;
-    peers.retain(|peer| match peer {
-        Peer::Pods { .. } | Peer::Nodes(_) => true,
-        Peer::Block(block) => {
-            matched |= matches(block);
+    all.retain(|peer| match matches(peer) {
+        None => true,
+        Some(matches) => {
+            matched |= matches;
             false
         }
     });
     if matched {
-        rule.peers = Peers::Any;
+        *peers = Peers::Any;
+    }
+}
+
+/// How many of the addresses that a far end may have a peer matches; `None` where that does not depend on the address.
+fn peer_share(peer: &Peer, far: Party<'_>, networks: &[IpNetwork]) -> Option<Share> {
+    match peer {
+        Peer::Pods { .. } => None,
+        Peer::Block(block) => Some(share(block, networks)),
+        Peer::Nodes(nodes) => Some(match far {
+            Party::Pod(pod, _) if pod.host_network && nodes.is_everything() => Share::All,
+            Party::Pod(pod, _) if pod.host_network => Share::Some,
+            _ => Share::None,
+        }),
     }
 }
 
@@ -501,7 +588,16 @@ mod tests {
             "{metadata: {namespace: y, name: in}, spec: {podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/31}}]}]}}",
             "{metadata: {namespace: z, name: both}, spec: {podSelector: {}, policyTypes: [Ingress, Egress], egress: [{to: [{namespaceSelector: {matchExpressions: [{key: team, operator: Exists}]}}]}]}}",
         ];
+        let cluster = [
+            "{metadata: {name: a}, spec: {tier: Admin, priority: 1, subject: {pods: {namespaceSelector: {}, podSelector: {matchLabels: {app: a}}}}, ingress: [{action: Deny, from: [{namespaces: {matchLabels: {team: y}}}], protocols: [{tcp: {destinationPort: {number: 81}}}]}], egress: [{action: Accept, to: [{nodes: {matchLabels: {rack: r1}}}]}, {action: Pass, to: [{networks: [10.0.0.0/8]}]}]}}",
+            "{metadata: {name: b}, spec: {tier: Baseline, priority: 1, subject: {namespaces: {}}, egress: [{action: Deny, to: [{networks: [203.0.113.0/24]}]}]}}",
+        ];
         let mut source = source(&pods, &policies);
+        for policy in cluster {
+            source.add_cluster_policy(&serde_saphyr::from_str(policy).unwrap(), "");
+        }
+        let node = "{metadata: {name: n, labels: {rack: r1}}, status: {addresses: [{type: InternalIP, address: 203.0.113.9}]}}";
+        source.add_node(&serde_saphyr::from_str(node).unwrap(), "");
         source
             .add_namespace(&serde_saphyr::from_str("{metadata: {name: y, labels: {team: y}}}").unwrap(), "");
         let ends = ["10.0.0.1", "10.0.0.2", "10.0.1.1", "192.0.2.1", "203.0.113.9"];
@@ -577,13 +673,27 @@ mod tests {
         let source = source.complete();
         for (from, to, exempt) in [
             ("x/a", "x/a", Some(Exempt::Itself)),
-            ("x/host", "x/a", Some(Exempt::OwnNode)),
-            ("x/a", "x/host", Some(Exempt::OwnNode)),
-            ("192.0.2.1", "x/a", Some(Exempt::OwnNode)),
+            ("x/host", "x/a", Some(Exempt::FromOwnNode)),
+            ("x/a", "x/host", Some(Exempt::ToOwnNode)),
+            ("192.0.2.1", "x/a", Some(Exempt::FromOwnNode)),
             ("x/far", "x/a", None),
             ("x/web", "x/web", None),
         ] {
             assert_eq!(pair(&source, from, to).exempt, exempt, "{from} {to}");
+        }
+        let egress = "{metadata: {namespace: x, name: out}, spec: {podSelector: {}, policyTypes: [Egress]}}";
+        let admin = |action: &str| {
+            format!(
+                "{{metadata: {{name: p}}, spec: {{tier: Admin, priority: 1, subject: {{namespaces: {{}}}}, egress: [{{action: {action}, to: [{{networks: [192.0.2.0/24]}}]}}]}}}}"
+            )
+        };
+        for (action, open) in [("Accept", true), ("Deny", false), ("Pass", true)] {
+            let mut source = self::source(&pods, &[deny, egress]);
+            source.add_cluster_policy(&serde_saphyr::from_str(&admin(action)).unwrap(), "");
+            let allows = |from, to| pair(&source, from, to).views[0].allows(WEB);
+            assert_eq!(allows("x/a", "x/host"), open, "{action}");
+            assert!(allows("x/host", "x/a"));
+            assert_eq!(allows("x/a", "x/far"), action == "Accept", "{action}");
         }
         assert_eq!(allowed(&source, "x/far", "x/a"), [false]);
         assert_eq!(allowed(&source, "x/a", "x/far"), [true]);

@@ -204,6 +204,16 @@ fn add(source: &mut Source, head: &Head, origin: &str, form: &Form<'_>) -> anyho
             settle(&mut object.metadata, "NetworkPolicy", origin)?;
             source.add_policy(&object, origin);
         }
+        ("policy.networking.k8s.io/v1alpha2", "ClusterNetworkPolicy") => {
+            let mut object: margay_policy::v1alpha2::ClusterNetworkPolicy = form.object(origin)?;
+            settle(&mut object.metadata, "ClusterNetworkPolicy", origin)?;
+            source.add_cluster_policy(&object, origin);
+        }
+        ("v1", "Node") => {
+            let mut object: k8s_openapi::api::core::v1::Node = form.object(origin)?;
+            settle(&mut object.metadata, "Node", origin)?;
+            source.add_node(&object, origin);
+        }
         ("apps/v1", "Deployment") => {
             let object: Deployment = form.object(origin)?;
             template(source, object.metadata, object.spec.map(|spec| spec.template), head, origin)?;
@@ -248,7 +258,7 @@ fn template(
     Ok(())
 }
 
-/// Every object has a name, and a namespace even if it names none.
+/// Every object has a name, and a namespace even if it names none; where there are none, nobody asks for it.
 fn settle(meta: &mut ObjectMeta, kind: &str, origin: &str) -> anyhow::Result<()> {
     if meta.name.as_ref().is_none_or(String::is_empty) {
         bail!("{origin}: {kind} has no metadata.name");

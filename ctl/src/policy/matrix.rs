@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::bail;
 use clap::Args;
-use margay_policy::{Block, Peer, Peers, Pod, PodName, Policy, Port, Ports, Protocol};
+use margay_policy::{Block, Objects, Peer, Peers, Pod, PodName, Port, Ports, Protocol};
 use serde::Serialize;
 use serde_json::json;
 
@@ -63,9 +63,18 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> anyhow::Result<Answe
     let text = match output {
         Output::Table => {
             let one = arguments.namespace.len() == 1;
-            matrix.text(one, arguments.port.is_some(), &finished)
+            let mut text = matrix.text(one, arguments.port.is_some(), &finished);
+            let audited: Vec<String> = source.audited().map(|name| name.to_string()).collect();
+            if !audited.is_empty() {
+                text.extend(["in audit, not enforced: ", &audited.join(", "), "\n"]);
+            }
+            text
         }
-        Output::Json => format!("{:#}\n", matrix.json(&finished)),
+        Output::Json => {
+            let mut json = matrix.json(&finished);
+            json["audit"] = source.audited().map(|name| name.to_string()).collect();
+            format!("{json:#}\n")
+        }
     };
     Ok(Answer { text, status: ExitCode::SUCCESS })
 }
@@ -78,7 +87,7 @@ enum Cell {
     Allowed,
     /// To some of them.
     Some,
-    /// To none, and that may change with an address that is not known.
+    /// To none or to all, and that may change with an address that is not known.
     Uncertain,
     /// To none.
     Denied,
@@ -117,7 +126,7 @@ struct Matrix<'a> {
 
 impl<'a> Matrix<'a> {
     fn new(source: &'a Source, pods: &[&'a Pod], port: Option<&PortChoice>) -> anyhow::Result<Self> {
-        let blocks: BTreeSet<&Block> = source.objects.policies.values().flat_map(blocks).collect();
+        let blocks: BTreeSet<&Block> = blocks(&source.objects).collect();
         let nodes_matter = pods.iter().any(|pod| pod.host_network);
         let mut alike: BTreeMap<Likeness<'a>, Group<'a>> = BTreeMap::new();
         for pod in pods {
@@ -304,9 +313,13 @@ impl<'a> Likeness<'a> {
     }
 }
 
-fn blocks(policy: &Policy) -> impl Iterator<Item = &Block> {
-    let rules = policy.ingress.iter().chain(&policy.egress).flatten();
-    let peers = rules.flat_map(|rule| match &rule.peers {
+fn blocks(objects: &Objects) -> impl Iterator<Item = &Block> {
+    let network = objects.policies.values();
+    let network = network.flat_map(|policy| policy.ingress.iter().chain(&policy.egress).flatten());
+    let cluster = objects.cluster_policies.values();
+    let cluster = cluster.flat_map(|policy| policy.ingress.iter().chain(&policy.egress));
+    let peers = network.map(|rule| &rule.peers).chain(cluster.map(|rule| &rule.peers));
+    let peers = peers.flat_map(|peers| match peers {
         Peers::Any => &[] as &[Peer],
         Peers::Of(peers) => peers,
     });
@@ -339,21 +352,18 @@ fn cell(
         None => probes(source, from_pod, to_pod),
     };
     let pair = Pair::new(source, from, to)?;
-    if pair.exempt.is_some() {
-        return Ok(Cell::Allowed);
-    }
     let (mut some, mut all, mut uncertain) = (false, true, false);
     for port in ports {
-        let allowed = pair.views.iter().all(|view| view.decide(port).allowed());
+        let allowed = pair.views.iter().all(|view| view.allows(port));
         some |= allowed;
         all &= allowed;
-        uncertain |=
-            !allowed && pair.views.iter().all(|view| view.decide(port).allowed() || view.uncertain(port));
+        let doubtful = pair.views.iter().any(|view| view.uncertain(port));
+        uncertain |= doubtful && pair.views.iter().all(|view| view.allows(port) || view.uncertain(port));
     }
     Ok(match (some, all) {
-        (_, true) => Cell::Allowed,
         (true, false) => Cell::Some,
-        (false, false) if uncertain => Cell::Uncertain,
+        _ if uncertain => Cell::Uncertain,
+        (_, true) => Cell::Allowed,
         (false, false) => Cell::Denied,
     })
 }
@@ -372,8 +382,12 @@ fn probes(source: &Source, from: &Pod, to: &Pod) -> Vec<ResolvedPort> {
     for (way, pod) in [(Way::Egress, from), (Way::Ingress, to)] {
         let own =
             source.objects.policies.values().filter(|policy| policy.name.namespace == pod.name.namespace);
-        for rule in own.filter_map(|policy| way.rules(policy)).flatten() {
-            let Ports::Of(ports) = &rule.ports else { continue };
+        let own = own.filter_map(|policy| way.rules(policy)).flatten().map(|rule| &rule.ports);
+        let cluster =
+            source.objects.cluster_policies.values().filter(|policy| source.is_subject(policy, pod));
+        let cluster = cluster.flat_map(|policy| way.cluster_rules(policy)).map(|rule| &rule.ports);
+        for ports in own.chain(cluster) {
+            let Ports::Of(ports) = ports else { continue };
             for port in ports {
                 if let Port::Numbered(protocol, ports) = port {
                     range(*protocol, ports.first, ports.last);

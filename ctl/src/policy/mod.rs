@@ -1,4 +1,4 @@
-//! `margayctl policy`: what NetworkPolicy says about a connection, from the cluster's objects or from files.
+//! `margayctl policy`: what policies say about a connection, from the cluster's objects or from files.
 //!
 //! ```text
 //!  manifests (files) --+                                        +--> explain: one connection, with the reasons

@@ -7,10 +7,13 @@ use std::{
 
 use ipnetwork::IpNetwork;
 use k8s_openapi::api::{
-    core::v1::{Namespace as NamespaceObject, Pod as PodObject, PodTemplateSpec},
+    core::v1::{Namespace as NamespaceObject, Node as NodeObject, Pod as PodObject, PodTemplateSpec},
     networking::v1::NetworkPolicy,
 };
-use margay_policy::{Namespace, Objects, PodName, convert, convert_pod};
+use margay_policy::{
+    ClusterPolicy, Enforcement, Namespace, Objects, Peer, Peers, Pod, PodName, PolicyId, Problem, convert,
+    convert_cluster, convert_node, convert_pod, v1alpha2::ClusterNetworkPolicy,
+};
 
 /// Objects, and what could not be read of them.
 #[derive(Debug, Default)]
@@ -91,13 +94,62 @@ impl Source {
 
     pub(crate) fn add_policy(&mut self, object: &NetworkPolicy, origin: &str) {
         let (policy, problems) = convert(object);
-        self.problems.extend(problems.iter().map(|problem| {
-            if origin.is_empty() { problem.to_string() } else { format!("{origin}: {problem}") }
-        }));
+        self.note_problems(&problems, origin);
         if let Some(policy) = policy {
             self.note_origin("NetworkPolicy", policy.name.to_string(), origin);
             self.objects.policies.insert(policy.name.clone(), policy);
         }
+    }
+
+    pub(crate) fn add_cluster_policy(&mut self, object: &ClusterNetworkPolicy, origin: &str) {
+        let (policy, problems) = convert_cluster(object);
+        self.note_problems(&problems, origin);
+        if let Some(policy) = policy {
+            self.note_origin("ClusterNetworkPolicy", policy.name.clone(), origin);
+            self.objects.cluster_policies.insert(policy.name.clone(), policy);
+        }
+    }
+
+    pub(crate) fn add_node(&mut self, object: &NodeObject, origin: &str) {
+        let name = object.metadata.name.clone().unwrap_or_default();
+        let (node, problems) = convert_node(object);
+        self.problems.extend(problems);
+        self.note_origin("Node", name.clone(), origin);
+        self.objects.nodes.insert(name, node);
+    }
+
+    /// Whether a policy asks for the labels of nodes.
+    pub(crate) fn wants_nodes(&self) -> bool {
+        let policies = self.objects.cluster_policies.values();
+        let mut rules = policies.flat_map(|policy| policy.ingress.iter().chain(&policy.egress));
+        rules.any(|rule| match &rule.peers {
+            Peers::Any => false,
+            Peers::Of(peers) => peers.iter().any(|peer| matches!(peer, Peer::Nodes(_))),
+        })
+    }
+
+    /// Whether a policy of the cluster is about a pod.
+    pub(crate) fn is_subject(&self, policy: &ClusterPolicy, pod: &Pod) -> bool {
+        policy.subject.namespaces.matches(&self.objects.namespace_labels(&pod.name.namespace))
+            && policy.subject.pods.matches(&pod.labels)
+    }
+
+    /// The policies in audit.
+    pub(crate) fn audited(&self) -> impl Iterator<Item = PolicyId> {
+        let cluster = self
+            .objects
+            .cluster_policies
+            .values()
+            .map(|policy| (policy.enforcement, PolicyId::Cluster(policy.name.clone())));
+        let network = self
+            .objects
+            .policies
+            .values()
+            .map(|policy| (policy.enforcement, PolicyId::Network(policy.name.clone())));
+        cluster
+            .chain(network)
+            .filter(|(enforcement, _)| *enforcement == Enforcement::Audit)
+            .map(|(_, name)| name)
     }
 
     /// Counts an object that says nothing about policy.
@@ -125,6 +177,12 @@ impl Source {
             let objects = if total == 1 { "object" } else { "objects" };
             format!("passed over {total} {objects} of other kinds: {}", kinds.join(", "))
         })
+    }
+
+    fn note_problems(&mut self, problems: &[Problem], origin: &str) {
+        self.problems.extend(problems.iter().map(|problem| {
+            if origin.is_empty() { problem.to_string() } else { format!("{origin}: {problem}") }
+        }));
     }
 
     fn note_origin(&mut self, kind: &'static str, name: String, origin: &str) {

@@ -60,7 +60,7 @@ struct Expectation {
     to: String,
     port: PortText,
     expect: Expect,
-    /// The policy that must be the reason, as `NetworkPolicy NAMESPACE/NAME`.
+    /// The policy that must be the reason, as `NetworkPolicy NAMESPACE/NAME` or `ClusterNetworkPolicy NAME`.
     because: Option<String>,
 }
 
@@ -187,12 +187,12 @@ fn judge(source: &Source, case: &Expectation) -> anyhow::Result<Outcome> {
     let from = Party::find(source, &case.from).context("from")?;
     let to = Party::find(source, &case.to).context("to")?;
     let explanation = explain(source, from, to, &port)?;
-    if explanation.uncertain && case.expect == Expect::Deny {
-        // A denial that may be none in the cluster must not pass for one.
+    let met = explanation.allowed == (case.expect == Expect::Allow);
+    if explanation.uncertain && met {
+        // What may be otherwise in the cluster must not pass.
         let notes = explanation.notes.join("; ");
         bail!("whether it is denied depends on addresses that are not known: {notes}");
     }
-    let met = explanation.allowed == (case.expect == Expect::Allow);
     let expected = match (met, because) {
         (false, _) => case.expect.to_string(),
         (true, None) => return Ok(Outcome::Passed),
@@ -204,22 +204,31 @@ fn judge(source: &Source, case: &Expectation) -> anyhow::Result<Outcome> {
     Ok(Outcome::Failed { short: format!("expected {expected}, but it is {verdict}"), text })
 }
 
-/// `NetworkPolicy NAMESPACE/NAME`.
+/// `NetworkPolicy NAMESPACE/NAME` or `ClusterNetworkPolicy NAME`.
 fn because(text: &str) -> anyhow::Result<&str> {
-    let name = text.strip_prefix("NetworkPolicy ").and_then(|name| name.split_once('/'));
-    match name {
-        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() => Ok(text),
-        _ => bail!("because: `{text}` is not of the form NetworkPolicy NAMESPACE/NAME"),
+    let named = match text.split_once(' ') {
+        Some(("NetworkPolicy", name)) => {
+            name.split_once('/').is_some_and(|(namespace, name)| !namespace.is_empty() && !name.is_empty())
+        }
+        Some(("ClusterNetworkPolicy", name)) => !name.is_empty() && !name.contains('/'),
+        _ => false,
+    };
+    if !named {
+        bail!("because: `{text}` is neither NetworkPolicy NAMESPACE/NAME nor ClusterNetworkPolicy NAME");
     }
+    Ok(text)
 }
 
-/// Whether a policy opens the way, where it is open, or isolates a side that is closed.
+/// Whether a policy opens the way, where it is open, or closes or isolates a side that is closed.
 fn is_reason(explanation: &Explanation, policy: &str) -> bool {
     explanation.verdicts.iter().any(|verdict| {
         [&verdict.egress, &verdict.ingress].into_iter().any(|side| {
-            let of_side = if side.verdict == Word::Denied { &side.isolated_by } else { &side.opened_by };
+            let mut of_side = match side.verdict {
+                Word::Denied => side.isolated_by.iter().chain(&side.denied_by),
+                _ => side.opened_by.iter().chain(&None),
+            };
             // What one side opens is no reason for a denial by the other.
-            (side.verdict == Word::Denied || explanation.allowed) && of_side.iter().any(|name| name == policy)
+            (side.verdict == Word::Denied || explanation.allowed) && of_side.any(|name| name == policy)
         })
     })
 }

@@ -7,6 +7,8 @@
 mod case;
 mod check;
 mod cluster;
+#[cfg(test)]
+mod judged;
 mod pattern;
 mod report;
 mod run;

@@ -66,7 +66,10 @@ impl<'a> World<'a> {
     /// Why the lab cannot run a case; `None` when it can.
     pub(super) fn cannot(&self, case: &Case) -> Option<String> {
         let can = |need: &str| match need {
-            "raw-objects" => self.lab.api_server().is_some(),
+            // A real API server may be without the kind.
+            "raw-objects" | "clusternetworkpolicy" | "cnp-named-ports" | "cnp-nodes" => {
+                self.lab.api_server().is_some()
+            }
             "ipv6" => self.lab.config().ip_families.has_ipv6(),
             _ => ABILITIES.contains(&need),
         };

@@ -12,6 +12,7 @@ use crate::api::Api;
 use crate::apiserver::ApiServer;
 use crate::binaries::Binaries;
 use crate::config::{Dataplane, ExternalConfig, IpamMode, LabConfig};
+use crate::definitions::cluster_network_policies;
 use crate::fabric::{External, Fabric};
 use crate::kubectl::{self, KubectlOutput};
 use crate::node::Node;
@@ -57,6 +58,10 @@ impl Lab {
         let mut plans: Vec<NodePlan> =
             (1..=config.nodes).map(|n| NodePlan::new(n, config.fabric, config.ip_families)).collect();
         let api = Api::start(config.kubeconfig.as_deref()).await?;
+        if let Some(server) = api.memory() {
+            let defined = server.put_raw(cluster_network_policies());
+            defined.map_err(|error| anyhow::anyhow!("define ClusterNetworkPolicy: {}", error.message))?;
+        }
         if config.ipam == IpamMode::Pool {
             for plan in &mut plans {
                 plan.pod_cidrs.clear();

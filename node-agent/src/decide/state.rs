@@ -10,7 +10,7 @@ use ipnetwork::IpNetwork;
 use margay_api::endpoint::{Endpoint, EndpointId, PodRef};
 use margay_policy::{Objects, PodName};
 
-use crate::watch::{Announced, ApiEvent, Change, NamespaceFacts, Node, PodFacts};
+use crate::watch::{Announced, ApiEvent, Change, NamespaceFacts, Node, NodeFacts, PodFacts};
 
 /// The facts from the API and from the endpoint records.
 ///
@@ -40,6 +40,7 @@ struct Listed {
     namespaces: bool,
     pods: bool,
     policies: bool,
+    cluster_policies: bool,
     records: bool,
     blocks: bool,
 }
@@ -71,12 +72,13 @@ impl State {
 
     /// What has not been listed yet, in words; `None` when the state is complete.
     pub(crate) fn missing(&self) -> Option<String> {
-        let Listed { nodes, namespaces, pods, policies, records, blocks } = &self.listed;
+        let Listed { nodes, namespaces, pods, policies, cluster_policies, records, blocks } = &self.listed;
         let parts = [
             (nodes, "nodes"),
             (namespaces, "namespaces"),
             (pods, "pods"),
             (policies, "networkpolicies"),
+            (cluster_policies, "clusternetworkpolicies"),
             (records, "endpoint records"),
             (blocks, "ippools and ipblocks"),
         ];
@@ -192,15 +194,19 @@ impl State {
     pub(crate) fn apply(&mut self, event: ApiEvent) -> bool {
         match event {
             ApiEvent::Nodes(change) => {
-                let changed = apply(&mut self.nodes, &mut self.listed.nodes, change);
+                let (nodes, peers) = change.split(|NodeFacts { node, peer }| (node, peer));
+                let changed = apply(&mut self.nodes, &mut self.listed.nodes, nodes);
                 if changed {
                     self.refresh_announced();
                 }
-                changed
+                peers.changes(&mut self.objects.nodes) || changed
             }
             ApiEvent::Namespaces(change) => self.apply_namespaces(change),
             ApiEvent::Policies(change) => {
                 apply(&mut self.objects.policies, &mut self.listed.policies, change)
+            }
+            ApiEvent::ClusterPolicies(change) => {
+                apply(&mut self.objects.cluster_policies, &mut self.listed.cluster_policies, change)
             }
             ApiEvent::Pods(mut change) => {
                 let touched: Option<PodName> = match &mut change {

@@ -8,7 +8,7 @@ use margay_policy::{Interner, Pod, PodName};
 use super::{State, Wanted, decide};
 use crate::{
     config::Bgp,
-    watch::{Announced, ApiEvent, Change, Node, PodFacts},
+    watch::{Announced, ApiEvent, Change, Node, NodeFacts, PodFacts},
 };
 
 fn endpoint(pod: Option<(&str, Option<&str>)>) -> Endpoint {
@@ -56,12 +56,11 @@ fn facts(name: &str, uid: &str) -> (PodName, PodFacts) {
     )
 }
 
-fn node(address: &str, cidr: &str) -> Node {
-    Node {
-        addresses: vec![address.parse().unwrap()],
-        pod_cidrs: vec![cidr.parse().unwrap()],
-        ..Node::default()
-    }
+fn node(address: &str, cidr: &str) -> NodeFacts {
+    let addresses = vec![address.parse().unwrap()];
+    let peer = margay_policy::Node { addresses: addresses.clone(), ..margay_policy::Node::default() };
+    let node = Node { addresses, pod_cidrs: vec![cidr.parse().unwrap()], ..Node::default() };
+    NodeFacts { node, peer }
 }
 
 fn complete(pods: &[(PodName, PodFacts)], endpoints: &[Endpoint]) -> State {
@@ -71,6 +70,7 @@ fn complete(pods: &[(PodName, PodFacts)], endpoints: &[Endpoint]) -> State {
     state.apply(ApiEvent::Nodes(Change::Replaced(nodes.into())));
     state.apply(ApiEvent::Namespaces(Change::Replaced(BTreeMap::new())));
     state.apply(ApiEvent::Policies(Change::Replaced(BTreeMap::new())));
+    state.apply(ApiEvent::ClusterPolicies(Change::Replaced(BTreeMap::new())));
     state.apply(ApiEvent::Pods(Change::Replaced(pods.iter().cloned().collect())));
     state.set_endpoints(endpoints.iter().map(|endpoint| (endpoint.id(), endpoint.clone())).collect());
     state
@@ -85,9 +85,25 @@ fn nothing_is_wanted_before_everything_is_listed() {
     let mut state = State::new("n1".into());
     assert!(wanted(&state).is_none());
     state.apply(ApiEvent::Pods(Change::Replaced(BTreeMap::new())));
-    assert_eq!(state.missing().unwrap(), "nodes, namespaces, networkpolicies, endpoint records");
+    assert_eq!(
+        state.missing().unwrap(),
+        "nodes, namespaces, networkpolicies, clusternetworkpolicies, endpoint records"
+    );
     assert!(wanted(&state).is_none());
     assert!(wanted(&complete(&[], &[])).is_some());
+}
+
+#[test]
+fn what_policy_needs_of_nodes_follows_them_and_what_is_the_same_changes_nothing() {
+    let mut state = complete(&[], &[]);
+    assert_eq!(state.objects().nodes["n2"].addresses, ["192.0.2.2".parse::<IpAddr>().unwrap()]);
+    let mut labelled = node("192.0.2.2", "10.0.1.0/24");
+    assert!(!state.apply(ApiEvent::Nodes(Change::Applied("n2".into(), labelled.clone()))));
+    labelled.peer.labels.insert("rack".into(), "r1".into());
+    assert!(state.apply(ApiEvent::Nodes(Change::Applied("n2".into(), labelled))));
+    assert_eq!(state.objects().nodes["n2"].labels["rack"], "r1");
+    assert!(state.apply(ApiEvent::Nodes(Change::Deleted("n2".into()))));
+    assert!(!state.objects().nodes.contains_key("n2"));
 }
 
 #[test]

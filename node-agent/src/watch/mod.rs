@@ -4,7 +4,9 @@
 //! there, and hides no other. A watcher lists, then watches, and starts over by itself when the API server
 //! is away, restarts, or has forgotten the history (410 Gone), with a growing wait between attempts. What it lists
 //! arrives as one [`Change::Replaced`], so that an object that vanished meanwhile is missed there and nowhere else.
+//! A kind that a cluster may be without has an empty listing as long as it is: see [`presence`].
 
+mod cluster_network_policy;
 pub(crate) mod drift;
 mod ip_block;
 mod ip_pool;
@@ -12,6 +14,7 @@ mod namespace;
 mod network_policy;
 mod node;
 mod pod;
+mod presence;
 
 use std::{collections::BTreeMap, fmt::Debug, sync::Arc};
 
@@ -22,7 +25,8 @@ use kube::{
     core::DeserializeGuard,
     runtime::{WatchStreamExt, watcher},
 };
-use margay_policy::{PodName, Policy, PolicyRef};
+use margay_policy::{ClusterPolicy, PodName, Policy, PolicyRef};
+use presence::{Absence, Presence};
 use serde::de::DeserializeOwned;
 use tokio::{sync::mpsc, task::JoinSet};
 use tracing::{info, warn};
@@ -30,7 +34,7 @@ use tracing::{info, warn};
 pub(crate) use ip_block::BlockFacts;
 pub(crate) use ip_pool::PoolFacts;
 pub(crate) use namespace::NamespaceFacts;
-pub(crate) use node::{Identity, Node};
+pub(crate) use node::{Identity, Node, NodeFacts};
 pub(crate) use pod::{Announced, PodFacts};
 
 use crate::{addresses::Message, core::Event, metrics::Metrics};
@@ -71,15 +75,38 @@ impl<K: Ord, V> Change<K, V> {
             Self::Deleted(key) => map.remove(&key).is_some(),
         }
     }
+
+    /// The same about a part of each value, and about the rest of it.
+    pub(crate) fn split<A, B>(self, parts: impl Fn(V) -> (A, B)) -> (Change<K, A>, Change<K, B>)
+    where
+        K: Clone,
+    {
+        match self {
+            Self::Replaced(all) => {
+                let parts = all.into_iter().map(|(key, value)| {
+                    let (a, b) = parts(value);
+                    ((key.clone(), a), (key, b))
+                });
+                let (one, other) = parts.unzip();
+                (Change::Replaced(one), Change::Replaced(other))
+            }
+            Self::Applied(key, value) => {
+                let (a, b) = parts(value);
+                (Change::Applied(key.clone(), a), Change::Applied(key, b))
+            }
+            Self::Deleted(key) => (Change::Deleted(key.clone()), Change::Deleted(key)),
+        }
+    }
 }
 
 /// Something that the API server said.
 #[derive(Debug)]
 pub(crate) enum ApiEvent {
-    Nodes(Change<String, Node>),
+    Nodes(Change<String, NodeFacts>),
     Namespaces(Change<String, NamespaceFacts>),
     Pods(Change<PodName, PodFacts>),
     Policies(Change<PolicyRef, Policy>),
+    ClusterPolicies(Change<String, ClusterPolicy>),
 }
 
 impl From<ApiEvent> for Event {
@@ -96,7 +123,12 @@ pub(crate) fn start(
     events: &mpsc::Sender<Event>,
     metrics: &Arc<Metrics>,
 ) {
-    let feed = |resource| Feed { resource, events: events.clone(), metrics: Arc::clone(metrics) };
+    let feed = |resource| Feed {
+        resource,
+        need: Need::Always,
+        events: events.clone(),
+        metrics: Arc::clone(metrics),
+    };
     let own = node_name.to_owned();
     let read_node = move |object: &_| node::read(object, &own);
     tasks.spawn(follow(client.clone(), feed("nodes"), read_node, node::key, ApiEvent::Nodes));
@@ -115,6 +147,13 @@ pub(crate) fn start(
         network_policy::key,
         ApiEvent::Policies,
     ));
+    tasks.spawn(follow(
+        client.clone(),
+        Feed { need: Need::IfInstalled, ..feed("clusternetworkpolicies") },
+        cluster_network_policy::read,
+        cluster_network_policy::key,
+        ApiEvent::ClusterPolicies,
+    ));
 }
 
 /// Starts the watches of pools and blocks.
@@ -124,15 +163,28 @@ pub(crate) fn start_pools(
     events: &mpsc::Sender<Message>,
     metrics: &Arc<Metrics>,
 ) {
-    let feed = |resource| Feed { resource, events: events.clone(), metrics: Arc::clone(metrics) };
+    let feed = |resource| Feed {
+        resource,
+        need: Need::Always,
+        events: events.clone(),
+        metrics: Arc::clone(metrics),
+    };
     tasks.spawn(follow(client.clone(), feed("ippools"), ip_pool::read, ip_pool::key, Message::Pools));
     tasks.spawn(follow(client.clone(), feed("ipblocks"), ip_block::read, ip_block::key, Message::Blocks));
 }
 
 struct Feed<E> {
     resource: &'static str,
+    need: Need,
     events: mpsc::Sender<E>,
     metrics: Arc<Metrics>,
+}
+
+/// Whether a cluster can be without a kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Need {
+    Always,
+    IfInstalled,
 }
 
 /// An object as the core wants it, with what could not be read of it.
@@ -183,18 +235,48 @@ where
 {
     let mut listed = BTreeMap::new();
     let mut failing = false;
+    let mut presence = Presence::default();
     let api = Api::<DeserializeGuard<O>>::all(client);
     let stream = watcher(api, watcher::Config::default()).default_backoff();
     let mut stream = std::pin::pin!(stream);
     while let Some(event) = stream.next().await {
+        if matches!(
+            event,
+            Ok(watcher::Event::InitDone | watcher::Event::Apply(_) | watcher::Event::Delete(_))
+        ) {
+            presence.served();
+        }
         let change = match event {
             Err(error) => {
-                // Once, not at every attempt.
-                if !failing {
-                    warn!(resource = feed.resource, %error, "the API server does not serve the watch; trying again");
+                let absence = match feed.need {
+                    Need::Always => None,
+                    Need::IfInstalled => presence.failed(status(&error)),
+                };
+                let Some(absence) = absence else {
+                    // Once, not at every attempt.
+                    if !failing && !presence.is_absent() {
+                        warn!(resource = feed.resource, %error, "the API server does not serve the watch; trying again");
+                        failing = true;
+                    }
+                    continue;
+                };
+                let (kind, version) = (O::kind(&()), O::api_version(&()));
+                match absence {
+                    Absence::NotInstalled => {
+                        info!(
+                            resource = feed.resource,
+                            "{kind} is not installed (no CRD {version}); it is looked for again"
+                        );
+                    }
+                    Absence::Forbidden => warn!(
+                        resource = feed.resource,
+                        %error,
+                        "the agent may not read {kind} ({version}): if there are any, they are NOT enforced; apply the \
+                         ClusterRole of manifests/margay.yaml"
+                    ),
                 }
-                failing = true;
-                continue;
+                failing = false;
+                Change::Replaced(BTreeMap::new())
             }
             Ok(watcher::Event::Init) => {
                 listed.clear();
@@ -228,4 +310,15 @@ where
         }
     }
     anyhow::bail!("the watch of {} ended", feed.resource)
+}
+
+/// The HTTP status of the API server's answer, if that is what failed.
+fn status(error: &watcher::Error) -> Option<u16> {
+    match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+        | watcher::Error::WatchFailed(kube::Error::Api(status))
+        | watcher::Error::WatchError(status) => Some(status.code),
+        _ => None,
+    }
 }

@@ -14,6 +14,7 @@ const DEADLINE: Duration = Duration::from_secs(30);
 
 pub(crate) struct Cluster {
     home: tempfile::TempDir,
+    pub(crate) api: ApiServer,
     serving: JoinHandle<()>,
 }
 
@@ -35,10 +36,12 @@ impl Cluster {
             "users": [{"name": "lab", "user": {}}],
         });
         std::fs::write(home.path().join("config"), config.to_string()).unwrap();
+        let api = ApiServer::new();
+        let server = api.clone();
         let serving = tokio::spawn(async move {
-            ApiServer::new().serve(listener, std::future::pending()).await.unwrap();
+            server.serve(listener, std::future::pending()).await.unwrap();
         });
-        Self { home, serving }
+        Self { home, api, serving }
     }
 
     /// What kubectl prints; it must succeed.

@@ -44,13 +44,17 @@ async fn applying_again_changes_nothing() {
 }
 
 #[tokio::test]
-async fn the_agent_may_list_and_watch_six_kinds_annotate_pods_write_blocks_and_nothing_else() {
+async fn the_agent_may_list_and_watch_seven_kinds_annotate_pods_write_blocks_and_nothing_else() {
     let cluster = installed().await;
     let role = cluster.read(&["clusterrole", "margay"]).await;
     let rules = json!([
         {"apiGroups": [""], "resources": ["namespaces", "nodes", "pods"], "verbs": ["list", "watch"]},
         {"apiGroups": [""], "resources": ["pods/status"], "verbs": ["patch"]},
         {"apiGroups": ["networking.k8s.io"], "resources": ["networkpolicies"], "verbs": ["list", "watch"]},
+        {
+            "apiGroups": ["policy.networking.k8s.io"], "resources": ["clusternetworkpolicies"],
+            "verbs": ["list", "watch"],
+        },
         {"apiGroups": ["margay.dev"], "resources": ["ippools"], "verbs": ["list", "watch"]},
         {
             "apiGroups": ["margay.dev"], "resources": ["ipblocks"],

@@ -1,8 +1,4 @@
 //! The API's NetworkPolicy to the checked one.
-//!
-//! An API server refuses most of what is wrong here. What comes through all the same (an older server, a field
-//! newer than us) must not be fatal and must not open anything: a peer or port that cannot be read matches
-//! nothing, the rest of the policy stands, and every such place is reported.
 
 use k8s_openapi::{
     api::networking::v1::{
@@ -12,22 +8,11 @@ use k8s_openapi::{
     apimachinery::pkg::{apis::meta::v1::LabelSelector, util::intstr::IntOrString},
 };
 
+use super::{Problem, Reader};
 use crate::{
-    Block, Enforcement, NamespaceChoice, Peer, Peers, Policy, PolicyRef, Port, PortRange, Ports, Protocol,
-    Rule, Selector,
+    Block, NamespaceChoice, Peer, Peers, Policy, PolicyId, PolicyRef, Port, PortRange, Ports, Protocol, Rule,
+    Selector,
 };
-
-/// Something in a policy that cannot be read.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("NetworkPolicy {policy}: {field}: {reason}")]
-pub struct Problem {
-    /// The policy.
-    pub policy: String,
-    /// The path of the field.
-    pub field: String,
-    /// What is wrong with it.
-    pub reason: String,
-}
 
 /// Reads a policy. `None` when it cannot be told whom it selects; it isolates nobody then.
 pub fn convert(policy: &NetworkPolicy) -> (Option<Policy>, Vec<Problem>) {
@@ -35,24 +20,21 @@ pub fn convert(policy: &NetworkPolicy) -> (Option<Policy>, Vec<Problem>) {
         namespace: policy.metadata.namespace.clone().unwrap_or_default(),
         name: policy.metadata.name.clone().unwrap_or_default(),
     };
-    let mut reader = Reader { policy: name.to_string(), own: name.namespace.clone(), problems: Vec::new() };
+    let mut reader =
+        NetworkReader { reader: Reader::new(PolicyId::Network(name.clone())), own: name.namespace.clone() };
     let read = reader.policy(policy, name);
-    (read, reader.problems)
+    (read, reader.reader.problems)
 }
 
-struct Reader {
-    policy: String,
+struct NetworkReader {
+    reader: Reader,
+    /// The policy's namespace.
     own: String,
-    problems: Vec<Problem>,
 }
 
-impl Reader {
+impl NetworkReader {
     fn problem(&mut self, field: impl Into<String>, reason: impl Into<String>) {
-        self.problems.push(Problem {
-            policy: self.policy.clone(),
-            field: field.into(),
-            reason: reason.into(),
-        });
+        self.reader.problem(field, reason);
     }
 
     fn policy(&mut self, policy: &NetworkPolicy, name: PolicyRef) -> Option<Policy> {
@@ -62,7 +44,7 @@ impl Reader {
         };
         let everything = LabelSelector::default();
         let selector = spec.pod_selector.as_ref().unwrap_or(&everything);
-        let pod_selector = self.selector("spec.podSelector", selector)?;
+        let pod_selector = self.reader.selector("spec.podSelector", selector)?;
         let mut types = (false, false);
         for (index, text) in spec.policy_types.iter().flatten().enumerate() {
             match text.as_str() {
@@ -78,6 +60,7 @@ impl Reader {
             // The API server's default (NetworkPolicySpec.policyTypes).
             types = (true, spec.egress.as_ref().is_some_and(|rules| !rules.is_empty()));
         }
+        let enforcement = self.reader.enforcement(&policy.metadata);
         let ingress = types.0.then(|| {
             let rules = spec.ingress.iter().flatten().enumerate();
             rules.map(|(index, rule)| self.ingress(&format!("spec.ingress[{index}]"), rule)).collect()
@@ -86,7 +69,7 @@ impl Reader {
             let rules = spec.egress.iter().flatten().enumerate();
             rules.map(|(index, rule)| self.egress(&format!("spec.egress[{index}]"), rule)).collect()
         });
-        Some(Policy { name, pod_selector, ingress, egress, enforcement: Enforcement::Enforce })
+        Some(Policy { name, pod_selector, ingress, egress, enforcement })
     }
 
     fn ingress(&mut self, field: &str, rule: &NetworkPolicyIngressRule) -> Rule {
@@ -118,12 +101,12 @@ impl Reader {
     fn peer(&mut self, field: &str, peer: &NetworkPolicyPeer) -> Option<Peer> {
         match (&peer.ip_block, &peer.namespace_selector, &peer.pod_selector) {
             (Some(block), None, None) => {
-                let cidr = self.network(&format!("{field}.ipBlock.cidr"), &block.cidr)?;
+                let cidr = self.reader.network(&format!("{field}.ipBlock.cidr"), &block.cidr)?;
                 let mut except = Vec::new();
                 for (index, text) in block.except.iter().flatten().enumerate() {
                     let field = format!("{field}.ipBlock.except[{index}]");
                     // Unread, an except would open what it closes: the whole peer matches nothing.
-                    let part = self.network(&field, text)?;
+                    let part = self.reader.network(&field, text)?;
                     if part.is_ipv4() != cidr.is_ipv4()
                         || part.prefix() < cidr.prefix()
                         || !cidr.contains(part.ip())
@@ -148,12 +131,12 @@ impl Reader {
             (None, namespaces, pods) => {
                 let namespaces = match namespaces {
                     Some(selector) => NamespaceChoice::Selected(
-                        self.selector(&format!("{field}.namespaceSelector"), selector)?,
+                        self.reader.selector(&format!("{field}.namespaceSelector"), selector)?,
                     ),
                     None => NamespaceChoice::Own(self.own.clone()),
                 };
                 let pods = match pods {
-                    Some(selector) => self.selector(&format!("{field}.podSelector"), selector)?,
+                    Some(selector) => self.reader.selector(&format!("{field}.podSelector"), selector)?,
                     None => Selector::default(),
                 };
                 Some(Peer::Pods { namespaces, pods })
@@ -203,22 +186,6 @@ impl Reader {
                 None
             }
         }
-    }
-
-    fn network(&mut self, field: &str, text: &str) -> Option<ipnetwork::IpNetwork> {
-        let parsed = text.contains('/').then(|| text.parse::<ipnetwork::IpNetwork>().ok()).flatten();
-        let Some(network) = parsed else {
-            self.problem(field, format!("`{text}` is not a network such as 192.0.2.0/24"));
-            return None;
-        };
-        // Host bits are let through by API servers and mean nothing.
-        ipnetwork::IpNetwork::new(network.network(), network.prefix()).ok()
-    }
-
-    fn selector(&mut self, field: &str, selector: &LabelSelector) -> Option<Selector> {
-        Selector::from_api(selector)
-            .map_err(|(inner, reason)| self.problem(format!("{field}.{inner}"), reason))
-            .ok()
     }
 }
 
