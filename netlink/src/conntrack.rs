@@ -1,4 +1,4 @@
-//! Tracked connections: forgetting those of addresses that change hands.
+//! Tracked connections: finding those of some addresses, and ending them.
 //!
 //! The messages are `nfnetlink_conntrack`'s (`linux/netfilter/nfnetlink_conntrack.h`), which
 //! `netlink-packet-route` does not know. Only what is needed is read of them: the tuples stay octets, as a deletion
@@ -28,51 +28,93 @@ const ID: u16 = 12;
 const ZONE: u16 = 18;
 const FILTER: u16 = 25;
 const TUPLE_IP: u16 = 1;
+const TUPLE_PROTOCOL: u16 = 2;
+/// `CTA_PROTO_NUM` and `CTA_PROTO_SRC_PORT`.
+const PROTOCOL_NUMBER: u16 = 1;
+const PROTOCOL_SOURCE_PORT: u16 = 2;
 /// `CTA_IP_V4_SRC` and `CTA_IP_V6_SRC`.
 const IP_V4_SOURCE: u16 = 1;
 const IP_V6_SOURCE: u16 = 3;
 /// `CTA_FILTER_F_CTA_IP_SRC`.
 const FILTER_BY_SOURCE: u32 = 1;
 
-/// Forgets the connections that any of these addresses opened or answered, in the network namespace that the thread
-/// is in, and says how many: what comes after is judged as new. Those that were translated count by the address that
-/// really sends.
+/// A tracked connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Connection {
+    /// Who opened it.
+    pub source: IpAddr,
+    /// Who answers it; where it was translated, that is not whom the source sends to.
+    pub destination: IpAddr,
+    /// As in the IP header.
+    pub protocol: u8,
+    /// The destination's port, of protocols that have them.
+    pub port: Option<u16>,
+    /// The message that deletes it, and no other that came after.
+    deletion: Vec<u8>,
+}
+
+/// The connections that any of these addresses opened or answers, in the network namespace that the thread is in. Those
+/// that were translated count by the address that really sends.
 ///
 /// # Errors
 /// When the kernel has no connection tracking over netlink, or refuses.
-pub fn forget(addresses: &BTreeSet<IpAddr>) -> Result<usize, Error> {
-    let Some(first) = addresses.first().copied() else { return Ok(0) };
-    let mut raw = Raw::new(NETLINK_NETFILTER).map_err(Error::Open)?;
-    raw.bind_auto().map_err(Error::Open)?;
-    raw.connect(&SocketAddr::new(0, 0)).map_err(Error::Open)?;
+pub fn list(addresses: &BTreeSet<IpAddr>) -> Result<Vec<Connection>, Error> {
+    let Some(first) = addresses.first().copied() else { return Ok(Vec::new()) };
+    let raw = open()?;
     // Either way the kernel walks the whole table, which takes it longer than the entries do, each time; without a
     // filter once, but then it copies all entries here.
-    let entries = if addresses.len() == 1 {
-        let mut entries = list(&raw, Some((first, TUPLE_ORIG)), addresses)?;
-        entries.extend(list(&raw, Some((first, TUPLE_REPLY)), addresses)?);
-        entries
-    } else {
-        list(&raw, None, addresses)?
-    };
-    let mut forgotten = 0;
-    for entry in &entries {
-        match exchange(&raw, entry, first, |_, _| {}) {
+    if addresses.len() > 1 {
+        return find(&raw, None, addresses);
+    }
+    let mut found = find(&raw, Some((first, TUPLE_ORIG)), addresses)?;
+    let answered = find(&raw, Some((first, TUPLE_REPLY)), addresses)?;
+    found.extend(answered.into_iter().filter(|connection| connection.source != first));
+    Ok(found)
+}
+
+/// Ends connections, and says how many there still were: what comes after is judged as new.
+///
+/// # Errors
+/// As [`list`].
+pub fn end(connections: &[Connection]) -> Result<usize, Error> {
+    if connections.is_empty() {
+        return Ok(0);
+    }
+    let raw = open()?;
+    let mut ended = 0;
+    for connection in connections {
+        match exchange(&raw, &connection.deletion, connection.source, |_, _| {}) {
             // It ended by itself meanwhile.
             Err(error) if error.is_gone() => {}
             Err(error) => return Err(error),
-            Ok(()) => forgotten += 1,
+            Ok(()) => ended += 1,
         }
     }
-    Ok(forgotten)
+    Ok(ended)
 }
 
-/// Requests that delete the connections in one of whose tuples one of the addresses is the source; the kernel looks
-/// for them itself by `filter`.
-fn list(
+/// Forgets the connections of [`list`], and says how many.
+///
+/// # Errors
+/// As [`list`].
+pub fn forget(addresses: &BTreeSet<IpAddr>) -> Result<usize, Error> {
+    end(&list(addresses)?)
+}
+
+fn open() -> Result<Raw, Error> {
+    let mut raw = Raw::new(NETLINK_NETFILTER).map_err(Error::Open)?;
+    raw.bind_auto().map_err(Error::Open)?;
+    raw.connect(&SocketAddr::new(0, 0)).map_err(Error::Open)?;
+    Ok(raw)
+}
+
+/// The connections in one of whose tuples one of the addresses is the source; the kernel looks for them itself by
+/// `filter`.
+fn find(
     raw: &Raw,
     filter: Option<(IpAddr, u16)>,
     addresses: &BTreeSet<IpAddr>,
-) -> Result<Vec<Vec<u8>>, Error> {
+) -> Result<Vec<Connection>, Error> {
     // Since Linux 5.8 the kernel looks for itself; one before passes the filter over, so what comes is looked at again.
     let body = filter.map(|(address, tuple)| {
         let flags = attribute(tuple, &FILTER_BY_SOURCE.to_ne_bytes());
@@ -89,28 +131,58 @@ fn list(
     let Some(named) = any else { return Ok(found) };
     let request = message(GET, NLM_F_DUMP, family, &body.unwrap_or_default());
     exchange(raw, &request, named, |family, attributes| {
-        let is_source = attributes
-            .iter()
-            .any(|(kind, value, _)| [TUPLE_ORIG, TUPLE_REPLY].contains(kind) && is_from(value, addresses));
-        if is_source {
-            let named = attributes.iter().filter(|(kind, ..)| [TUPLE_ORIG, ID, ZONE].contains(kind));
-            let body: Vec<u8> = named.flat_map(|(_, _, whole)| whole.iter().copied()).collect();
-            found.push(message(DELETE, NLM_F_ACK, family, &body));
-        }
+        let connection = read(family, attributes);
+        found.extend(connection.filter(|connection| {
+            addresses.contains(&connection.source) || addresses.contains(&connection.destination)
+        }));
     })?;
     Ok(found)
 }
 
-fn is_from(tuple: &[u8], addresses: &BTreeSet<IpAddr>) -> bool {
-    let ip = attributes(tuple).into_iter().find(|(kind, ..)| *kind == TUPLE_IP);
-    let source = ip.and_then(|(_, ip, _)| {
-        attributes(ip).into_iter().find_map(|(kind, value, _)| match (kind, value.len()) {
-            (IP_V4_SOURCE, 4) => <[u8; 4]>::try_from(value).ok().map(IpAddr::from),
-            (IP_V6_SOURCE, 16) => <[u8; 16]>::try_from(value).ok().map(IpAddr::from),
+/// `None` for what is not tracked by addresses of the families that we know.
+fn read(family: u8, attributes: &[(u16, &[u8], &[u8])]) -> Option<Connection> {
+    let tuple = |wanted: u16| {
+        attributes.iter().find(|(kind, ..)| *kind == wanted).and_then(|(_, value, _)| Tuple::read(value))
+    };
+    let (original, reply) = (tuple(TUPLE_ORIG)?, tuple(TUPLE_REPLY)?);
+    let named = attributes.iter().filter(|(kind, ..)| [TUPLE_ORIG, ID, ZONE].contains(kind));
+    let body: Vec<u8> = named.flat_map(|(_, _, whole)| whole.iter().copied()).collect();
+    Some(Connection {
+        source: original.source,
+        destination: reply.source,
+        protocol: original.protocol,
+        port: reply.source_port,
+        deletion: message(DELETE, NLM_F_ACK, family, &body),
+    })
+}
+
+/// What a tuple says of who sends.
+struct Tuple {
+    source: IpAddr,
+    protocol: u8,
+    source_port: Option<u16>,
+}
+
+impl Tuple {
+    fn read(tuple: &[u8]) -> Option<Self> {
+        let within = |wanted: u16| {
+            attributes(tuple).into_iter().find(|(kind, ..)| *kind == wanted).map(|(_, value, _)| value)
+        };
+        let source = attributes(within(TUPLE_IP)?).into_iter().find_map(|(kind, value, _)| match kind {
+            IP_V4_SOURCE => <[u8; 4]>::try_from(value).ok().map(IpAddr::from),
+            IP_V6_SOURCE => <[u8; 16]>::try_from(value).ok().map(IpAddr::from),
             _ => None,
-        })
-    });
-    source.is_some_and(|source| addresses.contains(&source))
+        })?;
+        let mut read = Self { source, protocol: 0, source_port: None };
+        for (kind, value, _) in attributes(within(TUPLE_PROTOCOL)?) {
+            match (kind, value) {
+                (PROTOCOL_NUMBER, [number]) => read.protocol = *number,
+                (PROTOCOL_SOURCE_PORT, [high, low]) => read.source_port = Some(u16::from_be_bytes([*high, *low])),
+                _ => {}
+            }
+        }
+        Some(read)
+    }
 }
 
 /// Sends a request and reads answers until the last, which is an acknowledgement or the end of a dump.
@@ -120,7 +192,7 @@ fn exchange(
     address: IpAddr,
     mut each: impl FnMut(u8, &[(u16, &[u8], &[u8])]),
 ) -> Result<(), Error> {
-    let what = || format!("forget connections of {address}");
+    let what = || format!("look at connections of {address}");
     let failed = |source| Error::Exchange { request: what(), source };
     raw.send(request, 0).map_err(failed)?;
     let mut received: Vec<u8> = Vec::with_capacity(64 * 1024);

@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::Arc,
     time::Duration,
 };
@@ -19,11 +20,11 @@ use margay_api::{
     pools::Snapshot,
 };
 use margay_ipam::{Owner, Store};
-use margay_netlink::link::Mtu;
-use margay_policy::Interner;
+use margay_netlink::{conntrack::Connection, link::Mtu};
+use margay_policy::compile::Tightened;
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::{mpsc, oneshot, watch},
+    sync::{mpsc, mpsc::error::TrySendError, oneshot, watch},
     task::{JoinSet, spawn_blocking},
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
@@ -32,10 +33,10 @@ use tracing::{error, info, warn};
 use crate::{
     addresses::{self, Asking, ClaimedBlocks, Facts},
     config::{IpamMode, Settings},
-    decide::{Announcement, State, Wanted, decide},
+    decide::{Announcement, Decider, Decision, State, Wanted},
     metrics::{Metrics, Outcome},
     program::{
-        announce, bgp, cni, endpoint, leak,
+        announce, bgp, cni, connections, endpoint, leak,
         nft::Driver,
         sysctl,
         takedown::{Progress, Takedowns},
@@ -76,6 +77,8 @@ pub(crate) enum Event {
     Bgp(Result<(), String>),
     /// The blocks that the node has claimed.
     Claimed(ClaimedBlocks),
+    /// Connections of which some may be forbidden, and who ends those.
+    Connections { found: Vec<Connection>, answer: oneshot::Sender<Vec<Connection>> },
 }
 
 /// Runs the agent until a signal or a failure ends it. What it wrote stays in the kernel.
@@ -111,7 +114,9 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     tasks.spawn(drift::run(events.clone(), takedowns.pending()));
     let (announcements, announced) = mpsc::channel(announce::QUEUE);
     tasks.spawn(announce::run(client, announced));
-    let links = Links { wanted_bgp, takedowns, announcements, pools };
+    let (connections, doubts) = mpsc::channel(connections::QUEUE);
+    tasks.spawn(connections::run(doubts, events.clone()));
+    let links = Links { wanted_bgp, takedowns, announcements, connections, pools };
     let core = Core::new(settings, metrics, shared, links, events);
     tasks.spawn(core.run(inbox));
 
@@ -174,9 +179,9 @@ struct Core {
     settings: Settings,
     metrics: Arc<Metrics>,
     shared: Shared,
-    wanted_bgp: watch::Sender<Option<margay_bgp::config::Config>>,
+    wanted_bgp: watch::Sender<Option<Arc<margay_bgp::config::Config>>>,
     state: State,
-    interner: Interner,
+    decider: Decider,
     nft: Driver,
     records: Records,
     store: Store,
@@ -194,6 +199,9 @@ struct Core {
     waiting: Vec<Waiting>,
     takedowns: Takedowns,
     announcements: mpsc::Sender<Announcement>,
+    /// Addresses whose connections may be forbidden and were not looked at yet.
+    doubtful: BTreeSet<IpAddr>,
+    connections: mpsc::Sender<BTreeSet<IpAddr>>,
     look: Look,
     events: mpsc::Sender<Event>,
     asking: Asking,
@@ -226,9 +234,10 @@ struct Waiting {
 
 /// The ways to the tasks that do what the core wants done.
 struct Links {
-    wanted_bgp: watch::Sender<Option<margay_bgp::config::Config>>,
+    wanted_bgp: watch::Sender<Option<Arc<margay_bgp::config::Config>>>,
     takedowns: Takedowns,
     announcements: mpsc::Sender<Announcement>,
+    connections: mpsc::Sender<BTreeSet<IpAddr>>,
     pools: Option<Pools>,
 }
 
@@ -240,14 +249,14 @@ impl Core {
         links: Links,
         events: mpsc::Sender<Event>,
     ) -> Self {
-        let Links { wanted_bgp, takedowns, announcements, pools } = links;
+        let Links { wanted_bgp, takedowns, announcements, connections, pools } = links;
         let mut state = State::new(settings.node_name.clone());
         if pools.is_some() {
             state.await_claimed();
         }
         Self {
             state,
-            interner: Interner::default(),
+            decider: Decider::default(),
             nft: Driver::new(),
             records: Records::below(&settings.run_dir),
             store: Store::new(&settings.state_dir.join(paths::IPAM)),
@@ -266,6 +275,8 @@ impl Core {
             waiting: Vec::new(),
             takedowns,
             announcements,
+            doubtful: BTreeSet::new(),
+            connections,
             look: Look::Idle,
             events,
             asking: Asking::new(pools.as_ref().map(|pools| pools.asks.clone())),
@@ -353,6 +364,10 @@ impl Core {
                 }
             }
             Event::Plugin(call) => self.call(call),
+            Event::Connections { found, answer } => {
+                // A task that has ended takes no more notice.
+                drop(answer.send(self.forbidden(found)));
+            }
         }
         false
     }
@@ -463,10 +478,14 @@ impl Core {
     fn program(&mut self) {
         self.changed = false;
         self.retry = None;
-        let Some(wanted) = decide(&self.state, &self.settings.bgp, &mut self.interner) else { return };
-        let wanted = Arc::new(wanted);
         let started = Instant::now();
-        match self.nft.apply(&wanted) {
+        let Some(Decision { wanted, changes }) = self.decider.decide(&mut self.state, &self.settings.bgp)
+        else {
+            return;
+        };
+        self.doubtful.extend(doubtful(&changes.tightened, &self.state));
+        let wanted = Arc::new(wanted);
+        match self.nft.apply(&wanted, self.decider.compiler(), &changes) {
             Ok(0) => {}
             Ok(_) => {
                 self.metrics.transactions.get_or_create(&Outcome { outcome: "applied" }).inc();
@@ -482,6 +501,8 @@ impl Core {
         }
         self.last_error = None;
         self.count(&wanted);
+        self.programmed = Some(Arc::clone(&wanted));
+        self.doubt();
         if wanted.bgp.is_some() {
             self.wanted_bgp.send_if_modified(|given| {
                 let differs = *given != wanted.bgp;
@@ -495,7 +516,29 @@ impl Core {
         if self.node_changed {
             self.configure_node(&wanted.blocks);
         }
-        self.programmed = Some(wanted);
+    }
+
+    /// Has the connections looked at that may be forbidden now.
+    fn doubt(&mut self) {
+        if !self.doubtful.is_empty() {
+            match self.connections.try_send(std::mem::take(&mut self.doubtful)) {
+                Ok(()) => {}
+                // There are looks enough under way; the reconcile comes back to it.
+                Err(TrySendError::Full(addresses) | TrySendError::Closed(addresses)) => self.doubtful = addresses,
+            }
+        }
+    }
+
+    /// Of some connections, those that the policy in the kernel forbids; they go on being doubtful while it is not there.
+    fn forbidden(&mut self, connections: Vec<Connection>) -> Vec<Connection> {
+        if self.last_error.is_some() || self.changed {
+            let ends = connections.iter().flat_map(|connection| [connection.source, connection.destination]);
+            self.doubtful.extend(ends);
+            self.retry.get_or_insert_with(|| Instant::now() + RETRY);
+            return Vec::new();
+        }
+        let compiler = self.decider.compiler();
+        connections.into_iter().filter(|connection| connections::is_forbidden(compiler, connection)).collect()
     }
 
     fn configure_node(&mut self, blocks: &[IpNetwork]) {
@@ -565,6 +608,7 @@ impl Core {
             self.configure_node(&blocks);
         }
         self.look(listing.endpoints);
+        self.doubt();
     }
 
     /// Starts a look at links, routes and addresses, unless one is under way: then another follows it.
@@ -667,9 +711,14 @@ impl Core {
         let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         self.metrics.endpoints.set(gauge(wanted.endpoints.len()));
         self.metrics.policies.set(gauge(self.state.objects().policies.len()));
-        self.metrics.policy_sets.set(gauge(wanted.compiled.sets.len()));
-        let ranges = wanted.compiled.ranges.values();
-        let classes: BTreeSet<_> = wanted.compiled.addresses.values().chain(ranges).collect();
-        self.metrics.classes.set(gauge(classes.len()));
+        let compiler = self.decider.compiler();
+        self.metrics.policy_sets.set(gauge(compiler.sets().count()));
+        self.metrics.classes.set(gauge(compiler.classes()));
     }
+}
+
+/// The addresses of whatever has connections that may be forbidden now.
+fn doubtful(tightened: &Tightened, state: &State) -> BTreeSet<IpAddr> {
+    let pods = tightened.pods.iter().filter_map(|name| state.objects().pods.get(name));
+    pods.flat_map(|pod| &pod.addresses).chain(&tightened.addresses).copied().collect()
 }

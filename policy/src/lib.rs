@@ -16,11 +16,9 @@
 //! [`evaluate`] answers the same question straight from the objects, in the words of the specification and with
 //! no optimisation. The compiler is tested against it.
 
-mod class;
 mod cluster_network_policy;
 pub mod compile;
 mod convert;
-pub mod incremental;
 pub mod evaluate;
 mod network_policy;
 mod node;
@@ -32,7 +30,6 @@ mod selector;
 mod term;
 pub mod v1alpha2;
 
-pub use class::{ClassId, Interner, PolicySetId};
 pub use cluster_network_policy::{Action, ClusterPolicy, ClusterRule, Subject, Tier};
 pub use convert::{ENFORCEMENT, Problem, convert, convert_cluster};
 pub use network_policy::{

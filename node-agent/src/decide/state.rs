@@ -8,7 +8,7 @@ use std::{
 
 use ipnetwork::IpNetwork;
 use margay_api::endpoint::{Endpoint, EndpointId, PodRef};
-use margay_policy::{Objects, PodName};
+use margay_policy::{Objects, PodName, PolicyId, compile};
 
 use crate::watch::{Announced, ApiEvent, Change, NamespaceFacts, Node, NodeFacts, PodFacts};
 
@@ -24,12 +24,23 @@ pub(crate) struct State {
     nodes: BTreeMap<String, Node>,
     endpoints: BTreeMap<EndpointId, Arc<Endpoint>>,
     /// The annotations of namespaces that say which pools their pods' addresses are from.
-    namespace_pools: BTreeMap<String, String>,
+    namespace_pools: BTreeMap<String, Option<String>>,
     /// The blocks that the node has claimed; `None` where they come with the Node object.
     claimed: Option<Vec<IpNetwork>>,
     /// The node of each block, where they are claimed.
     holders: Arc<BTreeMap<IpNetwork, String>>,
     listed: Listed,
+    /// What has changed since it was last taken.
+    touched: Touched,
+}
+
+/// What has changed since it was last decided about.
+#[derive(Debug, Default)]
+pub(crate) struct Touched {
+    /// Of what policy is about.
+    pub(crate) policy: compile::Touched,
+    /// Whether nodes or their blocks have.
+    pub(crate) nodes: bool,
 }
 
 /// Which kinds have been listed once.
@@ -67,6 +78,7 @@ impl State {
             holders: Arc::default(),
             // They come with the nodes, unless they are claimed.
             listed: Listed { blocks: true, ..Listed::default() },
+            touched: Touched::default(),
         }
     }
 
@@ -85,6 +97,11 @@ impl State {
         let missing: Vec<&str> =
             parts.iter().filter(|(listed, _)| !**listed).map(|(_, name)| *name).collect();
         (!missing.is_empty()).then(|| missing.join(", "))
+    }
+
+    /// What has changed since this was last asked.
+    pub(crate) fn take_touched(&mut self) -> Touched {
+        std::mem::take(&mut self.touched)
     }
 
     pub(crate) fn objects(&self) -> &Objects {
@@ -136,6 +153,7 @@ impl State {
     ) -> bool {
         let mut changed = !std::mem::replace(&mut self.listed.blocks, true);
         changed |= self.claimed.as_ref() != Some(&blocks);
+        self.touched.nodes |= changed;
         self.claimed = Some(blocks);
         if !Arc::ptr_eq(&self.holders, &holders) {
             self.holders = holders;
@@ -154,7 +172,7 @@ impl State {
 
     /// What the annotation of a namespace says about pools.
     pub(crate) fn pools_of_namespace(&self, namespace: &str) -> Option<&str> {
-        self.namespace_pools.get(namespace).map(String::as_str)
+        self.namespace_pools.get(namespace)?.as_deref()
     }
 
     /// The pod that an endpoint is of; `Ok(None)` when no Kubernetes runtime made it, and no policy can be
@@ -195,38 +213,42 @@ impl State {
         match event {
             ApiEvent::Nodes(change) => {
                 let (nodes, peers) = change.split(|NodeFacts { node, peer }| (node, peer));
-                let changed = apply(&mut self.nodes, &mut self.listed.nodes, nodes);
+                let changed = !apply(&mut self.nodes, &mut self.listed.nodes, nodes).is_same();
                 if changed {
+                    self.touched.nodes = true;
                     self.refresh_announced();
                 }
-                peers.changes(&mut self.objects.nodes) || changed
+                let peers = peers.touches(&mut self.objects.nodes);
+                let changed = changed || !peers.is_empty();
+                self.touched.policy.nodes.extend(peers);
+                changed
             }
             ApiEvent::Namespaces(change) => self.apply_namespaces(change),
             ApiEvent::Policies(change) => {
-                apply(&mut self.objects.policies, &mut self.listed.policies, change)
+                let applied = apply(&mut self.objects.policies, &mut self.listed.policies, change);
+                let changed = !applied.is_same();
+                self.touched.policy.policies.extend(applied.touched.into_iter().map(PolicyId::Network));
+                changed
             }
             ApiEvent::ClusterPolicies(change) => {
-                apply(&mut self.objects.cluster_policies, &mut self.listed.cluster_policies, change)
+                let listed = &mut self.listed.cluster_policies;
+                let applied = apply(&mut self.objects.cluster_policies, listed, change);
+                let changed = !applied.is_same();
+                self.touched.policy.policies.extend(applied.touched.into_iter().map(PolicyId::Cluster));
+                changed
             }
             ApiEvent::Pods(mut change) => {
-                let touched: Option<PodName> = match &mut change {
+                match &mut change {
                     Change::Replaced(pods) => {
-                        for facts in pods.values_mut() {
-                            self.forget_own_announcement(facts);
-                        }
-                        None
+                        pods.values_mut().for_each(|facts| self.forget_own_announcement(facts));
                     }
-                    Change::Applied(name, facts) => {
-                        self.forget_own_announcement(facts);
-                        Some(name.clone())
-                    }
-                    Change::Deleted(name) => Some(name.clone()),
-                };
-                let changed = apply(&mut self.pods, &mut self.listed.pods, change);
-                match touched {
-                    Some(name) if changed => self.refresh(&name),
-                    None if changed => self.refresh_all(),
-                    _ => {}
+                    Change::Applied(_, facts) => self.forget_own_announcement(facts),
+                    Change::Deleted(_) => {}
+                }
+                let applied = apply(&mut self.pods, &mut self.listed.pods, change);
+                let changed = !applied.is_same();
+                for name in applied.touched {
+                    self.refresh(&name);
                 }
                 changed
             }
@@ -256,9 +278,14 @@ impl State {
         if self.listed.records && self.endpoints.len() == endpoints.len() && endpoints.iter().all(same) {
             return false;
         }
-        self.endpoints = endpoints.into_iter().map(|(id, endpoint)| (id, Arc::new(endpoint))).collect();
+        let endpoints = endpoints.into_iter().map(|(id, endpoint)| (id, Arc::new(endpoint))).collect();
+        let before = std::mem::replace(&mut self.endpoints, endpoints);
         self.listed.records = true;
-        self.refresh_all();
+        let pods = before.values().chain(self.endpoints.values()).filter_map(|endpoint| endpoint.pod.as_ref());
+        let pods: BTreeSet<PodName> = pods.map(|pod| PodName::new(&pod.namespace, &pod.name)).collect();
+        for name in &pods {
+            self.refresh(name);
+        }
         true
     }
 
@@ -277,54 +304,15 @@ impl State {
     }
 
     fn apply_namespaces(&mut self, change: Change<String, NamespaceFacts>) -> bool {
-        match change {
-            Change::Replaced(all) => {
-                let mut pools = BTreeMap::new();
-                let mut namespaces = BTreeMap::new();
-                for (name, facts) in all {
-                    if let Some(names) = facts.pools {
-                        pools.insert(name.clone(), names);
-                    }
-                    namespaces.insert(name, facts.namespace);
-                }
-                let same = self.namespace_pools == pools && self.objects.namespaces == namespaces;
-                (self.namespace_pools, self.objects.namespaces) = (pools, namespaces);
-                !std::mem::replace(&mut self.listed.namespaces, true) || !same
-            }
-            Change::Applied(name, NamespaceFacts { namespace, pools }) => {
-                let pools_before = match pools.clone() {
-                    Some(names) => self.namespace_pools.insert(name.clone(), names),
-                    None => self.namespace_pools.remove(&name),
-                };
-                let before = self.objects.namespaces.insert(name, namespace.clone());
-                pools_before != pools || before != Some(namespace)
-            }
-            Change::Deleted(name) => {
-                self.namespace_pools.remove(&name);
-                self.objects.namespaces.remove(&name).is_some()
-            }
-        }
-    }
-
-    fn refresh_all(&mut self) {
-        self.objects.pods.clear();
-        let mut recorded: BTreeMap<PodName, Vec<IpAddr>> = BTreeMap::new();
-        for endpoint in self.endpoints.values() {
-            if let Ok(Some(name)) = self.pod_of(endpoint) {
-                recorded.entry(name).or_default().extend(&endpoint.addresses);
-            }
-        }
-        for (name, facts) in &self.pods {
-            let mut pod = facts.pod.clone();
-            pod.announced = self.believed(facts);
-            if let Some(addresses) = recorded.remove(name) {
-                pod.addresses = addresses;
-            }
-            self.objects.pods.insert(name.clone(), pod);
-        }
+        let (namespaces, pools) = change.split(|NamespaceFacts { namespace, pools }| (namespace, pools));
+        let applied = apply(&mut self.objects.namespaces, &mut self.listed.namespaces, namespaces);
+        let changed = pools.changes(&mut self.namespace_pools) || !applied.is_same();
+        self.touched.policy.namespaces.extend(applied.touched);
+        changed
     }
 
     fn refresh(&mut self, name: &PodName) {
+        self.touched.policy.pods.insert(name.clone());
         let Some(facts) = self.pods.get(name) else {
             self.objects.pods.remove(name);
             return;
@@ -373,8 +361,24 @@ impl State {
     }
 }
 
-/// Applies a change, and notes when it has listed everything; true when anything is other than before.
-fn apply<K: Ord, V: PartialEq>(map: &mut BTreeMap<K, V>, listed: &mut bool, change: Change<K, V>) -> bool {
+/// What a change has done to a map.
+struct Applied<K> {
+    touched: BTreeSet<K>,
+    is_first: bool,
+}
+
+impl<K> Applied<K> {
+    fn is_same(&self) -> bool {
+        self.touched.is_empty() && !self.is_first
+    }
+}
+
+/// Applies a change, and notes when it has listed everything.
+fn apply<K: Ord + Clone, V: PartialEq>(
+    map: &mut BTreeMap<K, V>,
+    listed: &mut bool,
+    change: Change<K, V>,
+) -> Applied<K> {
     let is_first = change.is_listing() && !std::mem::replace(listed, true);
-    change.changes(map) || is_first
+    Applied { touched: change.touches(map), is_first }
 }

@@ -3,9 +3,9 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use margay_api::endpoint::{Endpoint, EndpointId, PodRef};
-use margay_policy::{Interner, Pod, PodName};
+use margay_policy::{Pod, PodName};
 
-use super::{State, Wanted, decide};
+use super::{Decider, State, Wanted};
 use crate::{
     config::Bgp,
     watch::{Announced, ApiEvent, Change, Node, NodeFacts, PodFacts},
@@ -76,21 +76,21 @@ fn complete(pods: &[(PodName, PodFacts)], endpoints: &[Endpoint]) -> State {
     state
 }
 
-fn wanted(state: &State) -> Option<Wanted> {
-    decide(state, &Bgp::default(), &mut Interner::default())
+fn wanted(state: &mut State) -> Option<Wanted> {
+    Decider::default().decide(state, &Bgp::default()).map(|decision| decision.wanted)
 }
 
 #[test]
 fn nothing_is_wanted_before_everything_is_listed() {
     let mut state = State::new("n1".into());
-    assert!(wanted(&state).is_none());
+    assert!(wanted(&mut state).is_none());
     state.apply(ApiEvent::Pods(Change::Replaced(BTreeMap::new())));
     assert_eq!(
         state.missing().unwrap(),
         "nodes, namespaces, networkpolicies, clusternetworkpolicies, endpoint records"
     );
-    assert!(wanted(&state).is_none());
-    assert!(wanted(&complete(&[], &[])).is_some());
+    assert!(wanted(&mut state).is_none());
+    assert!(wanted(&mut complete(&[], &[])).is_some());
 }
 
 #[test]
@@ -116,7 +116,7 @@ fn an_endpoint_is_admitted_only_when_its_very_pod_is_known() {
         (&[facts("a", "u1")], Some(("a", Some("static-u1"))), true),
         (&[], None, true),
     ] {
-        let wanted = wanted(&complete(pods, &[endpoint(pod)])).unwrap();
+        let wanted = wanted(&mut complete(pods, &[endpoint(pod)])).unwrap();
         assert_eq!(wanted.endpoints.len(), usize::from(admitted), "{pod:?}");
         assert_eq!(wanted.waiting.len(), usize::from(!admitted), "{pod:?}");
     }
@@ -172,22 +172,22 @@ fn where_blocks_are_claimed_an_announced_address_is_believed_in_a_block_of_the_p
 #[test]
 fn the_mesh_has_all_other_nodes_and_originates_the_own_blocks() {
     let mut state = complete(&[], &[]);
-    let bgp = wanted(&state).unwrap().bgp.unwrap();
+    let bgp = wanted(&mut state).unwrap().bgp.unwrap();
     assert_eq!(bgp.router_id.to_string(), "192.0.2.1");
     let neighbors: Vec<String> = bgp.neighbors.iter().map(|neighbor| neighbor.address.to_string()).collect();
     assert_eq!(neighbors, ["192.0.2.2"]);
     assert_eq!(bgp.networks[0].prefix.to_string(), "10.0.0.0/24");
     state.apply(ApiEvent::Nodes(Change::Deleted("n2".into())));
-    assert!(wanted(&state).unwrap().bgp.unwrap().neighbors.is_empty());
+    assert!(wanted(&mut state).unwrap().bgp.unwrap().neighbors.is_empty());
     state.apply(ApiEvent::Nodes(Change::Deleted("n1".into())));
-    assert!(wanted(&state).unwrap().bgp.is_none());
+    assert!(wanted(&mut state).unwrap().bgp.is_none());
 }
 
 #[test]
 fn without_the_mesh_only_the_configured_peers_are_neighbours() {
     let yaml = "{asn: 64500, mesh: false, peers: [{address: 198.51.100.1, asn: 64501}]}";
     let settings: Bgp = serde_saphyr::from_str(yaml).unwrap();
-    let wanted = decide(&complete(&[], &[]), &settings, &mut Interner::default()).unwrap();
+    let wanted = Decider::default().decide(&mut complete(&[], &[]), &settings).unwrap().wanted;
     let bgp = wanted.bgp.unwrap();
     assert_eq!(bgp.neighbors.len(), 1);
     assert_eq!(bgp.neighbors[0].remote_as.number(), 64501);

@@ -27,14 +27,14 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Follows `wanted` for ever.
 pub(crate) async fn run(
     socket: PathBuf,
-    mut wanted: watch::Receiver<Option<Config>>,
+    mut wanted: watch::Receiver<Option<Arc<Config>>>,
     events: mpsc::Sender<Event>,
     metrics: Arc<Metrics>,
 ) -> anyhow::Result<()> {
     let mut poll = interval(POLL);
     poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut connection = None;
-    let mut given: Option<Config> = None;
+    let mut given: Option<Arc<Config>> = None;
     let mut last: Option<Result<(), String>> = None;
     loop {
         tokio::select! {
@@ -79,8 +79,8 @@ enum TalkError {
 async fn converse(
     socket: &Path,
     connection: &mut Option<Client>,
-    given: &mut Option<Config>,
-    config: &Config,
+    given: &mut Option<Arc<Config>>,
+    config: &Arc<Config>,
 ) -> Result<Status, TalkError> {
     let client = match connection {
         Some(client) => client,
@@ -96,7 +96,7 @@ async fn converse(
         networks = config.networks.len(),
         "the BGP speaker has its configuration"
     );
-    *given = Some(config.clone());
+    *given = Some(Arc::clone(config));
     Ok(timeout(PATIENCE, client.status()).await??)
 }
 

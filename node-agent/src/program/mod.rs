@@ -3,6 +3,7 @@
 pub(crate) mod announce;
 pub(crate) mod bgp;
 pub(crate) mod cni;
+pub(crate) mod connections;
 pub(crate) mod endpoint;
 pub(crate) mod leak;
 pub(crate) mod nft;

@@ -16,7 +16,9 @@ mod node;
 mod pod;
 mod presence;
 
-use std::{collections::BTreeMap, fmt::Debug, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Debug, sync::Arc};
 
 use futures::StreamExt;
 use kube::{
@@ -59,20 +61,33 @@ impl<K: Ord, V> Change<K, V> {
     /// Makes a map so; true when anything in it is other than before.
     pub(crate) fn changes(self, map: &mut BTreeMap<K, V>) -> bool
     where
+        K: Clone,
+        V: PartialEq,
+    {
+        !self.touches(map).is_empty()
+    }
+
+    /// Makes a map so, and says which keys have another value than before, or a value only before or after.
+    pub(crate) fn touches(self, map: &mut BTreeMap<K, V>) -> BTreeSet<K>
+    where
+        K: Clone,
         V: PartialEq,
     {
         match self {
             Self::Replaced(all) => {
-                let changed = *map != all;
-                *map = all;
-                changed
+                let before = std::mem::replace(map, all);
+                let gone = before.keys().filter(|key| !map.contains_key(*key)).cloned();
+                let come = map.iter().filter(|(key, value)| before.get(*key) != Some(*value));
+                gone.chain(come.map(|(key, _)| key.clone())).collect()
             }
             Self::Applied(key, value) => {
-                let changed = map.get(&key) != Some(&value);
-                map.insert(key, value);
-                changed
+                if map.get(&key) == Some(&value) {
+                    return BTreeSet::new();
+                }
+                map.insert(key.clone(), value);
+                [key].into()
             }
-            Self::Deleted(key) => map.remove(&key).is_some(),
+            Self::Deleted(key) => map.remove(&key).map(|_| key).into_iter().collect(),
         }
     }
 

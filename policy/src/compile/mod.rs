@@ -1,130 +1,219 @@
 //! Objects to what a dataplane holds: address -> class, (policy set, direction, class, port) -> verdict.
+//!
+//! ```text
+//!  pods ------> claims, named ports     who has an address; which numbers a port's name has
+//!  policies --> selection               the policies that select each pod of this node -> policy sets
+//!                  | those in use
+//!                  v
+//!               rules -> terms          the peers that they name
+//!                          |            terms that an address is in -> classes
+//!                          v
+//!               tables (policy set, direction) x classes -> verdicts
+//! ```
+//!
+//! The compiler keeps what it derived from objects, and each [`Compiler::update`] derives anew only what depends on the
+//! objects named to it. What it then holds depends on the objects alone, and not on the way that they came to be so; only
+//! the numbers of classes and policy sets depend on history, and are as they were wherever they can be.
 
-mod direction;
+mod addresses;
+mod claims;
+mod named_ports;
 mod output;
+mod partition;
+mod rules;
+mod selection;
+mod table;
+mod terms;
+mod verdicts;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{collections::BTreeSet, net::IpAddr};
 
-pub use output::{Compiled, Direction, Entries, PolicySet, Verdict};
-
-use crate::{
-    Interner, Objects, Peers, Pod, PodName, Policy, Port, Ports, Protocol,
-    class::PolicySetKey,
-    range::disjoint,
-    term::{ResolvedPort, Term},
+pub use output::{
+    Cause, CauseId, Changes, ClassId, Direction, DirectionChange, Entries, PolicySet, PolicySetId, PortEntry,
+    SetChange, Tightened, Verdict, Way,
 };
 
-/// Compiles the state for a node whose pods are `local`. The result depends on the objects alone; `interner`
-/// only decides which numbers stand for what.
-pub fn compile(objects: &Objects, local: &BTreeSet<PodName>, interner: &mut Interner) -> Compiled {
-    let mut compiled = Compiled::default();
-    let mut keys = BTreeMap::new();
-    for name in local {
-        let pod = objects.pods.get(name).filter(|pod| !pod.host_network);
-        let Some(pod) = pod else { continue };
-        let key = policy_set_key(objects, pod);
-        if key.policies.is_empty() {
-            continue;
-        }
-        let id = interner.set(key.clone());
-        keys.insert(id, key);
-        compiled.endpoints.insert(name.clone(), id);
-    }
+use self::{
+    addresses::Addresses, named_ports::NamedPorts, selection::Selection, terms::Terms, verdicts::Verdicts,
+};
+use crate::{AddressRange, Objects, PodName, PolicyId, Protocol};
 
-    let named = NamedPorts::of(objects);
-    let mut terms = BTreeSet::new();
-    for key in keys.values() {
-        for policy in policies(objects, key) {
-            terms.extend(direction::terms(policy, &named));
-        }
-    }
-
-    // Which class each address is in.
-    let mut members: BTreeMap<crate::ClassId, BTreeSet<Term>> = BTreeMap::new();
-    let blocks: Vec<(&Term, &crate::Block)> =
-        terms.iter().filter_map(|term| Some((term, term.block()?))).collect();
-    for (range, matched) in disjoint(&blocks) {
-        let matched: BTreeSet<Term> = matched.into_iter().cloned().collect();
-        let class = interner.class(matched.clone());
-        members.insert(class, matched);
-        compiled.ranges.insert(range, class);
-    }
-    for (address, pod) in objects.owners() {
-        let matched: BTreeSet<Term> =
-            terms.iter().filter(|term| term.has_pod(&objects.namespace_labels(&pod.name.namespace), pod, address)).cloned().collect();
-        // An address that matches blocks only is found among the ranges.
-        if matched.iter().all(|term| term.block().is_some()) {
-            continue;
-        }
-        let class = interner.class(matched.clone());
-        members.insert(class, matched);
-        compiled.addresses.insert(address, class);
-    }
-
-    for (id, key) in &keys {
-        let set = direction::policy_set(policies(objects, key), key, &named, &members);
-        compiled.sets.insert(*id, set);
-    }
-    interner.keep(&members.keys().copied().collect(), &keys.keys().copied().collect());
-    compiled
+/// Objects that are new, other than before, or gone.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Touched {
+    /// By name.
+    pub namespaces: BTreeSet<String>,
+    /// By name; those that came to this node or left it, too.
+    pub pods: BTreeSet<PodName>,
+    /// By kind and name.
+    pub policies: BTreeSet<PolicyId>,
+    /// By name.
+    pub nodes: BTreeSet<String>,
 }
 
-fn policies<'a>(objects: &'a Objects, key: &'a PolicySetKey) -> impl Iterator<Item = &'a Policy> + Clone {
-    key.policies.iter().filter_map(|name| objects.policies.get(name))
-}
-
-fn policy_set_key(objects: &Objects, pod: &Pod) -> PolicySetKey {
-    let mut key = PolicySetKey { policies: BTreeSet::new(), ports: BTreeMap::new() };
-    for policy in objects.policies.values() {
-        if policy.name.namespace != pod.name.namespace || !policy.pod_selector.matches(&pod.labels) {
-            continue;
-        }
-        key.policies.insert(policy.name.clone());
-        for (name, protocol) in named_ports(policy.ingress.iter().flatten().map(|rule| &rule.ports)) {
-            let named = pod.ports.iter().filter(|port| port.name == name && port.protocol == protocol);
-            let numbers = named.map(|port| port.number).collect();
-            key.ports.insert((name, protocol), numbers);
+impl Touched {
+    /// All of them, for a compiler that knows nothing yet, or after a listing.
+    pub fn everything(objects: &Objects) -> Self {
+        let network = objects.policies.keys().cloned().map(PolicyId::Network);
+        let cluster = objects.cluster_policies.keys().cloned().map(PolicyId::Cluster);
+        Self {
+            namespaces: objects.namespaces.keys().cloned().collect(),
+            pods: objects.pods.keys().cloned().collect(),
+            policies: network.chain(cluster).collect(),
+            nodes: objects.nodes.keys().cloned().collect(),
         }
     }
-    key
-}
 
-fn named_ports<'a>(ports: impl Iterator<Item = &'a Ports>) -> impl Iterator<Item = (String, Protocol)> {
-    ports
-        .filter_map(|ports| match ports {
-            Ports::Of(ports) => Some(ports),
-            Ports::Any => None,
-        })
-        .flatten()
-        .filter_map(|port| match port {
-            Port::Named(protocol, name) => Some((name.clone(), *protocol)),
-            Port::Numbered(..) => None,
-        })
-}
-
-/// The numbers that each name of a port has, over all pods: an egress rule means the destination's.
-pub(crate) struct NamedPorts(BTreeMap<(String, Protocol), BTreeSet<u16>>);
-
-impl NamedPorts {
-    fn of(objects: &Objects) -> Self {
-        let mut numbers: BTreeMap<(String, Protocol), BTreeSet<u16>> = BTreeMap::new();
-        for port in objects.pods.values().filter(|pod| pod.in_pod_network()).flat_map(|pod| &pod.ports) {
-            numbers.entry((port.name.clone(), port.protocol)).or_default().insert(port.number);
-        }
-        Self(numbers)
+    /// Whether nothing is.
+    pub fn is_empty(&self) -> bool {
+        let Self { namespaces, pods, policies, nodes } = self;
+        namespaces.is_empty() && pods.is_empty() && policies.is_empty() && nodes.is_empty()
     }
 
-    /// For a named port of an egress rule: each number it may be, with the terms of the destinations where it is.
-    pub(crate) fn resolve(&self, peers: &Peers, protocol: Protocol, name: &str) -> Vec<(u16, Vec<Term>)> {
-        let numbers = self.0.get(&(name.to_owned(), protocol));
-        numbers
-            .into_iter()
-            .flatten()
-            .map(|number| {
-                let port = ResolvedPort { name: name.to_owned(), protocol, number: *number };
-                (*number, Term::of_peers(peers, Some(&port)))
-            })
-            .collect()
+    /// Adds what another names.
+    pub fn extend(&mut self, other: Self) {
+        self.namespaces.extend(other.namespaces);
+        self.pods.extend(other.pods);
+        self.policies.extend(other.policies);
+        self.nodes.extend(other.nodes);
+    }
+}
+
+/// Holds the compiled state of a node.
+#[derive(Debug, Default)]
+pub struct Compiler {
+    named_ports: NamedPorts,
+    terms: Terms,
+    addresses: Addresses,
+    selection: Selection,
+    verdicts: Verdicts,
+}
+
+impl Compiler {
+    /// Takes what has changed in `objects`. `local` says whether a pod has an interface on this node.
+    pub fn update(
+        &mut self,
+        objects: &Objects,
+        local: impl Fn(&PodName) -> bool,
+        touched: &Touched,
+    ) -> Changes {
+        let mut pods = touched.pods.clone();
+        for namespace in &touched.namespaces {
+            pods.extend(objects.pods_of(namespace).map(|pod| pod.name.clone()));
+        }
+        let mut names = BTreeSet::new();
+        for name in &pods {
+            names.extend(self.named_ports.set(name, objects.pods.get(name)));
+        }
+        let selected = self.selection.update(
+            objects,
+            local,
+            &selection::Touched { pods: &pods, policies: &touched.policies, names: &names },
+            &self.named_ports,
+            &mut self.terms,
+        );
+        let turnover = self.terms.settle();
+        let touched_addresses = self.addresses.note(objects, &pods, &touched.nodes);
+        let moved = self.addresses.update(objects, &self.terms, &touched_addresses, &turnover);
+        let mut changes = self.verdicts.update(&self.selection, &selected, &self.addresses, &moved);
+        for member in moved.members.keys() {
+            match member {
+                addresses::Member::Address(address) => drop(changes.addresses.insert(*address)),
+                addresses::Member::Range(range) => drop(changes.ranges.insert(*range)),
+            }
+        }
+        changes.pods = selected.moved.members.into_keys().collect();
+        changes
+    }
+
+    /// All that there is, as changes for a dataplane that has nothing.
+    pub fn everything(&self) -> Changes {
+        let all = |direction: Option<&Direction>| DirectionChange {
+            any: true,
+            classes: direction.into_iter().flat_map(|direction| direction.classes.keys().copied()).collect(),
+        };
+        let sets = self.sets().map(|(id, set)| {
+            (id, SetChange { ingress: all(set.ingress.as_ref()), egress: all(set.egress.as_ref()) })
+        });
+        Changes {
+            addresses: self.addresses().map(|(address, _)| address).collect(),
+            ranges: self.ranges().map(|(range, _)| range).collect(),
+            pods: self.selection.pods().cloned().collect(),
+            sets: sets.collect(),
+            causes: self.causes().collect(),
+            tightened: Tightened::default(),
+        }
+    }
+
+    /// The class of an address of a pod or node, where it is not what the ranges say.
+    pub fn class_of(&self, address: IpAddr) -> Option<ClassId> {
+        self.addresses.class_of(address)
+    }
+
+    /// The class of a range.
+    pub fn class_of_range(&self, range: &AddressRange) -> Option<ClassId> {
+        self.addresses.class_of_range(range)
+    }
+
+    /// The class of any address: its own, or that of the range that it is in.
+    pub fn class(&self, address: IpAddr) -> ClassId {
+        self.addresses.class(address)
+    }
+
+    /// The addresses that have a class of their own.
+    pub fn addresses(&self) -> impl Iterator<Item = (IpAddr, ClassId)> {
+        self.addresses.addresses()
+    }
+
+    /// The ranges that have a class.
+    pub fn ranges(&self) -> impl Iterator<Item = (AddressRange, ClassId)> {
+        self.addresses.ranges()
+    }
+
+    /// The number of classes in use.
+    pub fn classes(&self) -> usize {
+        self.addresses.classes()
+    }
+
+    /// The pod that has an address.
+    pub fn pod_at(&self, address: IpAddr) -> Option<&PodName> {
+        self.addresses.owner(address)
+    }
+
+    /// The policy set of a pod of this node; `None` when no policy selects it: it may do anything.
+    pub fn set_of(&self, pod: &PodName) -> Option<PolicySetId> {
+        self.selection.set_of(pod)
+    }
+
+    /// The pods of a policy set.
+    pub fn pods_of(&self, set: PolicySetId) -> impl Iterator<Item = &PodName> {
+        self.selection.pods_of(set)
+    }
+
+    /// What a policy set says.
+    pub fn set(&self, set: PolicySetId) -> Option<&PolicySet> {
+        self.verdicts.set(set)
+    }
+
+    /// The policy sets in use.
+    pub fn sets(&self) -> impl Iterator<Item = (PolicySetId, &PolicySet)> {
+        self.verdicts.sets()
+    }
+
+    /// The ClusterNetworkPolicy, by name, and direction that a cause is.
+    pub fn cause(&self, cause: CauseId) -> Option<(&str, Way)> {
+        self.verdicts.cause(cause)
+    }
+
+    /// The causes in use.
+    pub fn causes(&self) -> impl Iterator<Item = CauseId> {
+        self.verdicts.causes()
+    }
+
+    /// What one side says about a packet: `pod`, of this node, to or from `far`.
+    pub fn verdict(&self, pod: &PodName, way: Way, far: IpAddr, port: Option<(Protocol, u16)>) -> Verdict {
+        let direction = self.set_of(pod).and_then(|set| self.set(set)?.way(way));
+        direction.map_or(Verdict::Allow, |direction| direction.of(self.class(far)).verdict(port))
     }
 }
 

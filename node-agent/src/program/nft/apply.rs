@@ -1,165 +1,179 @@
-//! From one wanted state to another: the pieces that differ, to the table.
+//! What has changed, to the table.
 
 use std::{
-    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
 };
 
-use margay_api::endpoint::PodRef;
-use margay_netlink::nftables::{Data, Key};
-use margay_policy::{PolicySetId, compile::Direction};
+use margay_api::endpoint::{EndpointId, PodRef};
+use margay_policy::compile::{Changes, Compiler, Direction, PolicySetId, Way};
 
 use super::{
     layout::{
-        Entry, Way, chain_of, of_address, of_any, of_class, of_endpoint, of_range, put_direction,
+        self, Entry, chain_of, of_address, of_any, of_class, of_endpoint, of_range, put_direction,
         remove_direction,
     },
     table::Table,
 };
-use crate::decide::{Admitted, Wanted};
+use crate::decide::Admitted;
 
-/// Makes a table that has all of `before` have all of `after`.
-pub(super) fn apply(before: &Wanted, after: &Wanted, table: &mut Table) {
-    let (these, those) = (&before.compiled, &after.compiled);
-    for (address, class) in lacking(&these.addresses, &those.addresses) {
-        of_address(*address, *class).remove(table);
-    }
-    for (address, class) in lacking(&those.addresses, &these.addresses) {
-        of_address(*address, *class).put(table);
-    }
-    for (range, class) in lacking(&these.ranges, &those.ranges) {
-        of_range(range, *class).remove(table);
-    }
-    for (range, class) in lacking(&those.ranges, &these.ranges) {
-        of_range(range, *class).put(table);
-    }
-    policy_sets(before, after, table);
-    let (gone, come) = (of_endpoints(before), of_endpoints(after));
-    for ((set, key), _) in lacking(&gone, &come) {
-        table.remove(set, key);
-    }
-    for ((set, key), data) in lacking(&come, &gone) {
-        table.put(set, key.clone(), data.clone());
-    }
+/// What the table was told to hold, so that it can be told to hold it no more.
+#[derive(Debug, Default)]
+pub(super) struct LaidOut {
+    endpoints: BTreeMap<EndpointId, (Admitted, Vec<Entry>)>,
+    directions: BTreeMap<(PolicySetId, Way), Direction>,
 }
 
-/// What `these` have and `those` lack, or have with another value.
-fn lacking<'a, K: Ord, V: PartialEq>(
-    these: &'a BTreeMap<K, V>,
-    those: &'a BTreeMap<K, V>,
-) -> impl Iterator<Item = (&'a K, &'a V)> {
-    these.iter().filter(|(key, value)| those.get(key) != Some(*value))
-}
+impl LaidOut {
+    /// Has the table hold what the compiler says now, of what has changed.
+    pub(super) fn policy(&mut self, compiler: &Compiler, changes: &Changes, table: &mut Table) {
+        for cause in &changes.causes {
+            match compiler.cause(*cause) {
+                Some(_) => layout::put_cluster_cause(table, *cause),
+                None => layout::remove_cluster_cause(table, *cause),
+            }
+        }
+        for address in &changes.addresses {
+            match compiler.class_of(*address) {
+                Some(class) => of_address(*address, class).put(table),
+                None => layout::remove_address(table, *address),
+            }
+        }
+        for range in &changes.ranges {
+            match compiler.class_of_range(range) {
+                Some(class) => of_range(range, class).put(table),
+                None => layout::remove_range(table, range),
+            }
+        }
+        for (id, change) in &changes.sets {
+            let set = compiler.set(*id);
+            for way in Way::ALL {
+                let chain = chain_of(*id, way);
+                let now = set.and_then(|set| set.way(way));
+                let Some(now) = now else {
+                    if self.directions.remove(&(*id, way)).is_some() {
+                        remove_direction(table, &chain);
+                    }
+                    continue;
+                };
+                let change = change.way(way);
+                let held = self.directions.entry((*id, way)).or_insert_with(|| {
+                    // One that says nothing of any class yet.
+                    put_direction(table, &chain, now);
+                    Direction { classes: BTreeMap::new(), ..now.clone() }
+                });
+                if change.any {
+                    of_any(&chain, &held.any).iter().for_each(|entry| entry.remove(table));
+                    put_direction(table, &chain, now);
+                    let classes = std::mem::take(&mut held.classes);
+                    *held = Direction { classes, any: now.any.clone(), isolating: Vec::new(), audited: Vec::new() };
+                }
+                for class in &change.classes {
+                    let before = held.classes.remove(class);
+                    for entry in before.iter().flat_map(|entries| of_class(&chain, *class, entries)) {
+                        entry.remove(table);
+                    }
+                    if let Some(entries) = now.classes.get(class) {
+                        of_class(&chain, *class, entries).into_iter().for_each(|entry| entry.put(table));
+                        held.classes.insert(*class, entries.clone());
+                    }
+                }
+            }
+        }
+    }
 
-fn policy_sets(before: &Wanted, after: &Wanted, table: &mut Table) {
-    let (before, after) = (&before.compiled.sets, &after.compiled.sets);
-    let ids: BTreeSet<PolicySetId> =
-        lacking(before, after).chain(lacking(after, before)).map(|(id, _)| *id).collect();
-    for id in ids {
-        let (before, after) = (before.get(&id), after.get(&id));
-        for way in [Way::In, Way::Out] {
-            let [before, after] = [before, after].map(|set| match way {
-                Way::In => set?.ingress.as_ref(),
-                Way::Out => set?.egress.as_ref(),
-            });
-            direction(before, after, &chain_of(id, way), table);
+    /// Has the table hold these endpoints.
+    pub(super) fn endpoints(&mut self, wanted: &BTreeMap<EndpointId, Admitted>, table: &mut Table) {
+        let mut dirty: BTreeSet<EndpointId> = BTreeSet::new();
+        let gone = self.endpoints.keys().filter(|id| !wanted.contains_key(*id));
+        dirty.extend(gone.cloned());
+        for (id, admitted) in wanted {
+            if self.endpoints.get(id).is_none_or(|(before, _)| before != admitted) {
+                dirty.insert(id.clone());
+            }
+        }
+        if dirty.is_empty() {
+            return;
+        }
+        self.spread(&mut dirty, wanted);
+        for id in &dirty {
+            let entries = self.endpoints.remove(id).map(|(_, entries)| entries);
+            entries.iter().flatten().for_each(|entry| entry.remove(table));
+        }
+        let mut of_pod: BTreeMap<&PodRef, Vec<IpAddr>> = BTreeMap::new();
+        for Admitted { endpoint, .. } in wanted.values() {
+            if let Some(pod) = &endpoint.pod {
+                of_pod.entry(pod).or_default().extend(&endpoint.addresses);
+            }
+        }
+        for id in dirty {
+            let Some(admitted) = wanted.get(&id) else { continue };
+            let endpoint = &admitted.endpoint;
+            let sources = endpoint.pod.as_ref().and_then(|pod| of_pod.get(pod)).unwrap_or(&endpoint.addresses);
+            let set = admitted.set.into_iter();
+            let isolated: Vec<(Way, PolicySetId)> =
+                set.flat_map(|set| admitted.ways.iter().map(move |way| (*way, set))).collect();
+            let entries = of_endpoint(endpoint, sources, &isolated);
+            entries.iter().for_each(|entry| entry.clone().put(table));
+            self.endpoints.insert(id, (admitted.clone(), entries));
         }
     }
-}
 
-fn direction(before: Option<&Direction>, after: Option<&Direction>, chain: &str, table: &mut Table) {
-    let Some(after) = after else {
-        remove_direction(table, chain);
-        return;
-    };
-    let none = BTreeMap::new();
-    let classes = before.map_or(&none, |before| &before.classes);
-    if let Some(before) = before {
-        for entry in of_any(chain, &before.any) {
-            entry.remove(table);
+    /// Adds the endpoints that share elements with some: those of the same pods, which may send from all the pod's
+    /// addresses, and those that have an address of theirs.
+    fn spread(&self, dirty: &mut BTreeSet<EndpointId>, wanted: &BTreeMap<EndpointId, Admitted>) {
+        let all = || {
+            let before = self.endpoints.iter().map(|(id, (admitted, _))| (id, admitted));
+            before.chain(wanted)
+        };
+        let mut pods: BTreeSet<&PodRef> = BTreeSet::new();
+        let mut addresses: BTreeSet<IpAddr> = BTreeSet::new();
+        for (_, admitted) in all().filter(|(id, _)| dirty.contains(*id)) {
+            pods.extend(&admitted.endpoint.pod);
+            addresses.extend(&admitted.endpoint.addresses);
         }
+        let shares = |admitted: &Admitted| {
+            admitted.endpoint.pod.as_ref().is_some_and(|pod| pods.contains(pod))
+                || admitted.endpoint.addresses.iter().any(|address| addresses.contains(address))
+        };
+        let more: Vec<EndpointId> =
+            all().filter(|(_, admitted)| shares(admitted)).map(|(id, _)| id.clone()).collect();
+        dirty.extend(more);
     }
-    put_direction(table, chain, &after.any, &[]);
-    for (class, entries) in lacking(classes, &after.classes) {
-        for entry in of_class(chain, *class, entries) {
-            entry.remove(table);
-        }
-    }
-    for (class, entries) in lacking(&after.classes, classes) {
-        for entry in of_class(chain, *class, entries) {
-            entry.put(table);
-        }
-    }
-}
-
-/// The elements of all endpoints, together: two may share one.
-fn of_endpoints(wanted: &Wanted) -> BTreeMap<(Cow<'static, str>, Key), Option<Data>> {
-    let mut of_pod: BTreeMap<&PodRef, Vec<IpAddr>> = BTreeMap::new();
-    for Admitted { endpoint, .. } in wanted.endpoints.values() {
-        if let Some(pod) = &endpoint.pod {
-            of_pod.entry(pod).or_default().extend(&endpoint.addresses);
-        }
-    }
-    let entries = wanted.endpoints.values().flat_map(|admitted| {
-        let endpoint = &admitted.endpoint;
-        let sources = endpoint.pod.as_ref().and_then(|pod| of_pod.get(pod)).unwrap_or(&endpoint.addresses);
-        let set = admitted.set.and_then(|id| Some((id, wanted.compiled.sets.get(&id)?)));
-        let isolated: Vec<(Way, PolicySetId)> = set
-            .into_iter()
-            .flat_map(|(id, set)| {
-                [(Way::In, set.ingress.is_some()), (Way::Out, set.egress.is_some())]
-                    .into_iter()
-                    .filter_map(move |(way, is_isolated)| is_isolated.then_some((way, id)))
-            })
-            .collect();
-        of_endpoint(endpoint, sources, &isolated)
-    });
-    entries.map(|Entry { set, key, data }| ((set, key), data)).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{net::IpAddr, sync::Arc};
+    use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
     use margay_api::endpoint::{Endpoint, EndpointId, PodRef};
-    use margay_policy::{
-        ClassId, PolicySetId, PortSet,
-        compile::{Compiled, Direction, Entries, PolicySet},
+    use margay_policy::compile::{PolicySetId, Way};
+    use proptest::{
+        collection::{btree_map, vec},
+        option,
+        prelude::*,
+        sample::{select, subsequence},
     };
-    use proptest::{collection::btree_map, option, prelude::*, sample::select};
 
-    use super::apply;
+    use super::LaidOut;
     use crate::{
-        decide::{Admitted, Wanted},
+        decide::Admitted,
         program::nft::{layout, table::Table},
     };
+
+    type Endpoints = BTreeMap<EndpointId, Admitted>;
 
     fn address() -> impl Strategy<Value = IpAddr> {
         select(vec!["192.0.2.1", "192.0.2.2", "192.0.2.3", "2001:db8::1", "2001:db8::2"])
             .prop_map(|text| text.parse().unwrap())
     }
 
-    fn direction() -> impl Strategy<Value = Direction> {
-        let ports =
-            || any::<bool>().prop_map(|all| if all { PortSet::everything() } else { PortSet::nothing() });
-        let classes = btree_map((1_u32..4).prop_map(ClassId), ports(), 0..3);
-        (classes, ports()).prop_map(|(classes, any)| Direction {
-            classes: classes.into_iter().map(|(id, allowed)| (id, Entries { allowed })).collect(),
-            any: Entries { allowed: any },
-        })
-    }
-
     /// Few of everything, so that two of them share much: pods with several interfaces, and addresses on two pods.
-    fn wanted() -> impl Strategy<Value = Wanted> {
-        let set = (option::of(direction()), option::of(direction()))
-            .prop_map(|(ingress, egress)| PolicySet { ingress, egress });
-        let sets = btree_map((0_u32..2).prop_map(PolicySetId), set, 2);
-        let endpoint = (option::of(0_u8..2), address(), option::of((0_u32..2).prop_map(PolicySetId)));
-        let endpoints = btree_map(0_u8..4, endpoint, 0..4);
-        let addresses = btree_map(address(), (1_u32..4).prop_map(ClassId), 0..4);
-        (sets, endpoints, addresses).prop_map(|(sets, endpoints, addresses)| {
-            let endpoints = endpoints.into_iter().map(|(number, (pod, address, set))| {
+    fn endpoints() -> impl Strategy<Value = Endpoints> {
+        let set = (option::of((0_u32..2).prop_map(PolicySetId)), subsequence(Way::ALL.to_vec(), 0..=2));
+        let endpoint = (option::of(0_u8..2), address(), set);
+        btree_map(0_u8..4, endpoint, 0..4).prop_map(|endpoints| {
+            let endpoints = endpoints.into_iter().map(|(number, (pod, address, (set, ways)))| {
                 let container_id = format!("c{number}");
                 let id = EndpointId::of(&container_id, "eth0");
                 let endpoint = Endpoint {
@@ -174,38 +188,35 @@ mod tests {
                     mtu: 1500,
                     pod: pod.map(|pod| PodRef { namespace: "x".into(), name: format!("p{pod}"), uid: None }),
                 };
-                (id, Admitted { endpoint: Arc::new(endpoint), set })
+                let ways = if set.is_some() { ways } else { Vec::new() };
+                (id, Admitted { endpoint: Arc::new(endpoint), set, ways })
             });
-            let compiled = Compiled { addresses, sets, ..Compiled::default() };
-            Wanted { endpoints: endpoints.collect(), compiled, ..Wanted::default() }
+            endpoints.collect()
         })
     }
 
-    fn laid_out(states: &[&Wanted]) -> Table {
-        let mut table = Table::default();
+    fn laid_out(states: &[Endpoints]) -> (LaidOut, Table) {
+        let (mut laid_out, mut table) = (LaidOut::default(), Table::default());
         layout::put_base(&mut table);
-        let mut before = &Wanted::default();
         for state in states {
-            apply(before, state, &mut table);
-            before = state;
+            laid_out.endpoints(state, &mut table);
         }
-        table
+        (laid_out, table)
     }
 
     proptest! {
         #[test]
-        fn what_was_before_leaves_no_trace(before in wanted(), after in wanted()) {
-            let straight = laid_out(&[&after]).transaction();
-            prop_assert_eq!(laid_out(&[&before, &after]).transaction(), straight.clone());
-            prop_assert_eq!(laid_out(&[&before, &after, &before, &after]).transaction(), straight);
+        fn what_was_before_leaves_no_trace(states in vec(endpoints(), 1..5)) {
+            let last = states[states.len() - 1..].to_vec();
+            prop_assert_eq!(laid_out(&states).1.transaction(), laid_out(&last).1.transaction());
         }
 
         #[test]
-        fn going_back_before_a_commit_costs_nothing(before in wanted(), after in wanted()) {
-            let mut table = laid_out(&[&before]);
+        fn going_back_before_a_commit_costs_nothing(before in endpoints(), after in endpoints()) {
+            let (mut laid_out, mut table) = laid_out(&[before.clone()]);
             table.committed();
-            apply(&before, &after, &mut table);
-            apply(&after, &before, &mut table);
+            laid_out.endpoints(&after, &mut table);
+            laid_out.endpoints(&before, &mut table);
             prop_assert_eq!(table.transaction().count(), 0);
         }
     }

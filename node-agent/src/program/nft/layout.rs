@@ -10,8 +10,8 @@ use margay_netlink::nftables::{
     self, Base, Chain, Data, Expr, Field, Found, Hook, Key, Policy, Rule, SetKind, Type,
 };
 use margay_policy::{
-    AddressRange, ClassId, PolicySetId, Protocol,
-    compile::{Entries, Verdict},
+    AddressRange, PortRange, Protocol,
+    compile::{self, CauseId, ClassId, Direction, Entries, PolicySetId, Verdict, Way},
 };
 
 use super::{
@@ -30,11 +30,14 @@ const LOG_BURST: u32 = 100;
 /// Why packets of no connection are dropped that are not the first of one; a cause of its own.
 pub(crate) const MIDSTREAM: &str = "midstream";
 
+/// Where a decision by a policy of the cluster goes.
+const CAUSES: &str = "causes";
+
 /// Neighbour discovery and multicast membership, which never leave the pod's own link: types of `ICMPv6`.
 const LINK_TYPES: [u32; 6] = [131, 132, 133, 135, 136, 143];
 
 /// Sets that are there whatever the state is.
-const SETS: [(&str, &[Type], Option<Type>, bool); 13] = {
+const SETS: [(&str, &[Type], Option<Type>, bool); 14] = {
     use Type::{ClassId, Icmpv6Type, IfName, Ipv4Addr, Ipv6Addr, Verdict};
     [
         ("pods4", &[Ipv4Addr], Some(ClassId), false),
@@ -50,6 +53,7 @@ const SETS: [(&str, &[Type], Option<Type>, bool); 13] = {
         ("egress4", &[Ipv4Addr], Some(Verdict), false),
         ("egress6", &[Ipv6Addr], Some(Verdict), false),
         ("link_types", &[Icmpv6Type], None, false),
+        (CAUSES, &[ClassId], Some(Verdict), false),
     ]
 };
 
@@ -73,20 +77,12 @@ impl Entry {
     }
 }
 
-/// A direction, as a packet that a pod receives or sends has it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Way {
-    In,
-    Out,
-}
-
 /// What a cause does to packets, beside counting them and telling of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cause {
     /// It drops them.
     Drop,
     /// It lets them pass the direction.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the policies that ask for it are not compiled yet"))]
     Audit,
 }
 
@@ -97,26 +93,33 @@ pub(crate) enum Cause {
 pub(crate) enum Decision {
     /// The packet passes the direction.
     Pass,
-    /// It goes to the direction's own cause: no policy allows it.
-    Deny,
-    /// It goes to one of the further causes that were given to [`put_direction`], by its place.
-    Cause(u32),
+    /// No policy allows it: it goes to the direction's own cause.
+    Own(Cause),
+    /// A policy of the cluster denies it: it goes to the cause of that.
+    Cluster(CauseId, Cause),
+}
+
+impl From<Verdict> for Decision {
+    fn from(verdict: Verdict) -> Self {
+        let (cause, of) = match verdict {
+            Verdict::Allow => return Self::Pass,
+            Verdict::Deny(of) => (Cause::Drop, of),
+            Verdict::Audit(of) => (Cause::Audit, of),
+        };
+        match of {
+            compile::Cause::Isolation => Self::Own(cause),
+            compile::Cause::Cluster(id) => Self::Cluster(id, cause),
+        }
+    }
 }
 
 impl Decision {
-    /// What no more specific entry says about a packet.
-    fn default_of(entries: &Entries) -> Self {
-        match entries.default() {
-            Verdict::Allow => Self::Pass,
-            Verdict::Deny => Self::Deny,
-        }
-    }
-
     fn number(self) -> u32 {
         match self {
             Self::Pass => 0,
-            Self::Deny => 1,
-            Self::Cause(place) => 2 + place,
+            Self::Own(cause) => 2 + cause as u32,
+            // Causes count from 1.
+            Self::Cluster(id, cause) => 2 + 2 * id.0 + cause as u32,
         }
     }
 
@@ -128,7 +131,7 @@ impl Decision {
 
 /// The name of the chain of a policy set.
 pub(crate) fn chain_of(id: PolicySetId, way: Way) -> String {
-    format!("s{}_{}", id.0, if way == Way::In { "in" } else { "out" })
+    format!("s{}_{}", id.0, if way == Way::Ingress { "in" } else { "out" })
 }
 
 /// The name of the chain of a cause, and of its counter; also what it says to the listeners of [`LOG_GROUP`].
@@ -146,6 +149,16 @@ pub(crate) fn of_address(address: IpAddr, class: ClassId) -> Entry {
 pub(crate) fn of_range(range: &AddressRange, class: ClassId) -> Entry {
     let set = by_family(range.first, "blocks4", "blocks6");
     Entry { set, key: vec![Field::Addresses(range.first, range.last)], data: Some(Data::Number(class.0)) }
+}
+
+/// Wants an address to have no class of its own any more.
+pub(crate) fn remove_address(table: &mut Table, address: IpAddr) {
+    of_address(address, ClassId::NONE).remove(table);
+}
+
+/// Wants a range to have no class any more.
+pub(crate) fn remove_range(table: &mut Table, range: &AddressRange) {
+    of_range(range, ClassId::NONE).remove(table);
 }
 
 /// The elements of an endpoint that policy isolates in these ways, and whose pod may send from these addresses: its own
@@ -169,8 +182,8 @@ pub(crate) fn of_endpoint(
     for (way, id) in isolated {
         let data = || Some(Data::Verdict(nftables::Verdict::Jump(chain_of(*id, *way))));
         match way {
-            Way::In => entries.push(entry("ingress", vec![name()], data())),
-            Way::Out => {
+            Way::Ingress => entries.push(entry("ingress", vec![name()], data())),
+            Way::Egress => {
                 entries.push(entry("egress", vec![name()], data()));
                 for address in &endpoint.addresses {
                     let set = by_family(*address, "egress4", "egress6");
@@ -184,48 +197,54 @@ pub(crate) fn of_endpoint(
 
 /// The elements of a class in a direction that [`chain_of`] names.
 pub(crate) fn of_class(chain: &str, id: ClassId, entries: &Entries) -> Vec<Entry> {
-    let ports = entries.allowed.ranges().map(|(protocol, range)| {
-        let [protocol, port] = ports(protocol, range.first, range.last);
+    let ports = entries.ports.iter().map(|entry| {
+        let [protocol, port] = ports(entry.protocol, entry.ports);
         let key = vec![Field::Number(id.0), protocol, port];
-        Entry { set: format!("{chain}_ports").into(), key, data: Some(Decision::Pass.data()) }
+        let data = Some(Decision::from(entry.verdict).data());
+        Entry { set: format!("{chain}_ports").into(), key, data }
     });
     let rest = Entry {
         set: format!("{chain}_classes").into(),
         key: vec![Field::Number(id.0)],
-        data: Some(Decision::default_of(entries).data()),
+        data: Some(Decision::from(entries.rest).data()),
     };
     ports.chain([rest]).collect()
 }
 
-/// The elements of what a direction lets everybody do.
+/// The elements of what a direction says of everybody else.
 pub(crate) fn of_any(chain: &str, any: &Entries) -> Vec<Entry> {
-    let ranges = any.allowed.ranges().map(|(protocol, range)| Entry {
+    let entries = any.ports.iter().map(|entry| Entry {
         set: format!("{chain}_any").into(),
-        key: ports(protocol, range.first, range.last).to_vec(),
-        data: Some(Decision::Pass.data()),
+        key: ports(entry.protocol, entry.ports).to_vec(),
+        data: Some(Decision::from(entry.verdict).data()),
     });
-    ranges.collect()
+    entries.collect()
 }
 
-/// Wants the chains of a direction that [`chain_of`] names, its sets, its cause and what it lets everybody do. Where
-/// it is there already, what it let everybody do is taken away before, by the elements of [`of_any`]. `causes` are the
-/// chains of further causes, which [`Decision::Cause`] means.
-pub(crate) fn put_direction(table: &mut Table, chain: &str, any: &Entries, causes: &[String]) {
+/// Wants the chains of a direction that [`chain_of`] names, its sets, its causes and what it says of everybody else; its
+/// classes are not among that. Where it is there already, what it said of everybody else is taken away before, by
+/// the elements of [`of_any`].
+pub(crate) fn put_direction(table: &mut Table, chain: &str, direction: &Direction) {
     use Type::{ClassId, InetProto, InetService};
     let set = |key, intervals| SetKind { key, data: Some(ClassId), intervals };
     table.put_set(&format!("{chain}_ports"), set(&[ClassId, InetProto, InetService], true));
     table.put_set(&format!("{chain}_classes"), set(&[ClassId], false));
     table.put_set(&format!("{chain}_any"), set(&[InetProto, InetService], true));
     put_cause(table, chain, Cause::Drop);
-    let own_cause = cause_of(chain, Cause::Drop);
+    if direction.audited.is_empty() {
+        remove_cause(table, chain, Cause::Audit);
+    } else {
+        put_cause(table, chain, Cause::Audit);
+    }
     let verdict_chain = format!("{chain}_verdict");
     let decided = |key, name| {
         let decision = rule::lookup(&format!("{chain}_{name}"), Found::Value(rule::FIRST));
         rule([key, vec![decision, rule::set_priority()], goto(&verdict_chain)])
     };
-    let last = match Decision::default_of(any) {
+    let last = match Decision::from(direction.any.rest) {
         Decision::Pass => verdict(nftables::Verdict::Return),
-        Decision::Deny | Decision::Cause(_) => goto(&own_cause),
+        Decision::Own(cause) => goto(&cause_of(chain, cause)),
+        Decision::Cluster(id, cause) => goto(&cause_of(&cluster_cause(id), cause)),
     };
     let rules = vec![
         decided(rule::class_and_port(), "ports"),
@@ -234,15 +253,39 @@ pub(crate) fn put_direction(table: &mut Table, chain: &str, any: &Entries, cause
         last,
     ];
     table.put_chain(chain, Chain::regular(rules));
-    let mut rules =
-        vec![rule([rule::priority_is(Decision::Pass.number()), verdict(nftables::Verdict::Return)])];
-    for (place, cause) in (0..).zip(causes) {
-        rules.push(rule([rule::priority_is(Decision::Cause(place).number()), goto(cause)]));
+    let is = |decision: Decision| rule::priority_is(decision.number());
+    let mut rules = vec![rule([is(Decision::Pass), verdict(nftables::Verdict::Return)])];
+    if !direction.audited.is_empty() {
+        rules.push(rule([is(Decision::Own(Cause::Audit)), goto(&cause_of(chain, Cause::Audit))]));
     }
-    rules.push(goto(&own_cause));
+    rules.push(rule([vec![rule::priority(), rule::lookup(CAUSES, Found::Verdict)]]));
+    // What no cause is known of is dropped, too.
+    rules.push(goto(&cause_of(chain, Cause::Drop)));
     table.put_chain(&verdict_chain, Chain::regular(rules));
-    for entry in of_any(chain, any) {
+    for entry in of_any(chain, &direction.any) {
         entry.put(table);
+    }
+}
+
+/// The name of what a policy of the cluster denies.
+pub(crate) fn cluster_cause(id: CauseId) -> String {
+    format!("c{}", id.0)
+}
+
+/// Wants the causes of a policy of the cluster.
+pub(crate) fn put_cluster_cause(table: &mut Table, id: CauseId) {
+    for cause in [Cause::Drop, Cause::Audit] {
+        put_cause(table, &cluster_cause(id), cause);
+        let data = Some(Data::Verdict(nftables::Verdict::Goto(cause_of(&cluster_cause(id), cause))));
+        table.put(CAUSES, vec![Field::Number(Decision::Cluster(id, cause).number())], data);
+    }
+}
+
+/// Wants them no more.
+pub(crate) fn remove_cluster_cause(table: &mut Table, id: CauseId) {
+    for cause in [Cause::Drop, Cause::Audit] {
+        table.remove(CAUSES, &vec![Field::Number(Decision::Cluster(id, cause).number())]);
+        remove_cause(table, &cluster_cause(id), cause);
     }
 }
 
@@ -254,6 +297,7 @@ pub(crate) fn remove_direction(table: &mut Table, chain: &str) {
         table.remove_set(&format!("{chain}_{set}"));
     }
     remove_cause(table, chain, Cause::Drop);
+    remove_cause(table, chain, Cause::Audit);
 }
 
 /// Wants the chain and the counter of a cause, which others go to.
@@ -299,8 +343,8 @@ fn by_family(address: IpAddr, v4: &'static str, v6: &'static str) -> Cow<'static
     if address.is_ipv4() { v4 } else { v6 }.into()
 }
 
-fn ports(protocol: Protocol, first: u16, last: u16) -> [Field; 2] {
-    [Field::Number(protocol.number().into()), Field::Numbers(first.into(), last.into())]
+fn ports(protocol: Protocol, range: PortRange) -> [Field; 2] {
+    [Field::Number(protocol.number().into()), Field::Numbers(range.first.into(), range.last.into())]
 }
 
 /// The end of a chain that is gone to leads where the end of the one before would have led.

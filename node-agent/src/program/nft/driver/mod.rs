@@ -2,18 +2,17 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    mem,
-    sync::Arc,
 };
 
 use margay_netlink::{
     Error,
     nftables::{Connection, Count, Transaction},
 };
+use margay_policy::compile::{Changes, Compiler};
 use tracing::debug;
 
 use super::{
-    apply::apply,
+    apply::LaidOut,
     layout,
     table::{TABLE, Table},
 };
@@ -24,7 +23,7 @@ use crate::decide::Wanted;
 pub(crate) struct Driver {
     table: Table,
     /// What was laid out in the table.
-    laid_out: Arc<Wanted>,
+    laid_out: LaidOut,
     /// The kernel's ruleset in which the table was seen to be as written, or was written.
     generation: Option<u32>,
     /// Opened when it is first needed.
@@ -36,7 +35,7 @@ impl Driver {
     pub(crate) fn new() -> Self {
         let mut table = Table::default();
         layout::put_base(&mut table);
-        Self { table, laid_out: Arc::default(), generation: None, connection: None }
+        Self { table, laid_out: LaidOut::default(), generation: None, connection: None }
     }
 
     /// What is wanted, to be changed.
@@ -68,13 +67,18 @@ impl Driver {
         }
     }
 
-    /// Makes the kernel hold what `wanted` asks for, as [`Driver::commit`] does.
+    /// Makes the kernel hold the endpoints that are wanted and what has changed of the policy, as [`Driver::commit`] does.
     ///
     /// # Errors
-    /// As [`Driver::commit`].
-    pub(crate) fn apply(&mut self, wanted: &Arc<Wanted>) -> Result<usize, Error> {
-        let before = mem::replace(&mut self.laid_out, Arc::clone(wanted));
-        apply(&before, wanted, self.table());
+    /// As [`Driver::commit`]; what has changed is not forgotten then.
+    pub(crate) fn apply(
+        &mut self,
+        wanted: &Wanted,
+        compiler: &Compiler,
+        changes: &Changes,
+    ) -> Result<usize, Error> {
+        self.laid_out.policy(compiler, changes, &mut self.table);
+        self.laid_out.endpoints(&wanted.endpoints, &mut self.table);
         self.commit()
     }
 

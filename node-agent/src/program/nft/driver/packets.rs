@@ -16,9 +16,7 @@ use margay_netlink::{
     Socket, conntrack,
     link::{self, End, Veth},
     netns::Namespace,
-    nftables::{Data, Field, Verdict},
 };
-use margay_policy::{Interner, PortSet, compile::Entries};
 use nix::{
     sched::{CloneFlags, unshare},
     sys::socket::{
@@ -29,9 +27,8 @@ use nix::{
 
 use super::{
     Driver,
-    tests::{in_new_namespace, wanted},
+    tests::{World, in_new_namespace},
 };
-use crate::program::nft::layout::{self, Cause, Decision, Way};
 
 const PORT: u16 = 53;
 /// How long a packet may take; how long nothing may come is never waited for.
@@ -117,7 +114,7 @@ fn next(socket: &UdpSocket) -> String {
 fn a_closed_pod_reaches_itself_through_a_service() {
     in_new_namespace(|| {
         let pods = pods(1);
-        Driver::new().apply(&Arc::new(wanted(1, CLOSED, &mut Interner::default()))).unwrap();
+        World::new(1, CLOSED).driver();
         let proxy = "table inet proxy {
             chain pre { type nat hook prerouting priority -100; ip daddr 10.96.0.1 dnat ip to 10.0.0.1; ip6 daddr 2001:db8:96::1 dnat ip6 to 2001:db8::1; }
             chain post { type nat hook postrouting priority 100; ip saddr 10.0.0.1 ip daddr 10.0.0.1 masquerade; ip6 saddr 2001:db8::1 ip6 daddr 2001:db8::1 masquerade; }
@@ -144,7 +141,7 @@ fn what_the_node_sends_on_without_forwarding_obeys_policy_too() {
             let pods = pods(3);
             ip("address add 192.0.2.1/32 dev lo");
             ip("address add 2001:db8:1::1/128 dev lo nodad");
-            Driver::new().apply(&Arc::new(wanted(3, policy, &mut Interner::default()))).unwrap();
+            World::new(3, policy).driver();
             for (is_ipv4, own) in [(true, "192.0.2.1"), (false, "2001:db8:1::1")] {
                 let server = open(&pods[0], address(is_ipv4, 1), PORT);
                 let to = (address(is_ipv4, 1), PORT);
@@ -164,14 +161,14 @@ fn what_the_node_sends_on_without_forwarding_obeys_policy_too() {
 fn a_pod_sends_from_all_of_its_own_addresses_and_no_other() {
     in_new_namespace(|| {
         let pods = pods(1);
-        let mut wanted = wanted(3, "", &mut Interner::default());
+        let mut world = World::new(3, "");
         // p1 and p2 are two interfaces of one pod; p3 is another's.
         for (name, pod) in [("p1", "one"), ("p2", "one"), ("p3", "other")] {
-            let admitted = wanted.endpoints.get_mut(&EndpointId::of(name, "eth0")).unwrap();
+            let admitted = world.wanted.endpoints.get_mut(&EndpointId::of(name, "eth0")).unwrap();
             Arc::make_mut(&mut admitted.endpoint).pod =
                 Some(PodRef { namespace: "x".into(), name: pod.into(), uid: None });
         }
-        Driver::new().apply(&Arc::new(wanted)).unwrap();
+        world.driver();
         ip("address add 192.0.2.1/32 dev lo");
         ip("address add 2001:db8:1::1/128 dev lo nodad");
         for (is_ipv4, node) in [(true, "192.0.2.1"), (false, "2001:db8:1::1")] {
@@ -225,8 +222,7 @@ const FROM_P2: &str = "{metadata: {namespace: x, name: in}, spec: {podSelector: 
 fn what_policy_drops_is_counted_by_its_cause() {
     in_new_namespace(|| {
         let pods = pods(3);
-        let mut driver = Driver::new();
-        driver.apply(&Arc::new(wanted(3, FROM_P2, &mut Interner::default()))).unwrap();
+        let mut driver = World::new(3, FROM_P2).driver();
         for (round, is_ipv4) in [(1, true), (2, false)] {
             let server = open(&pods[0], address(is_ipv4, 1), PORT);
             let to = (address(is_ipv4, 1), PORT);
@@ -243,49 +239,58 @@ fn what_policy_drops_is_counted_by_its_cause() {
 
 #[test]
 fn an_audited_packet_passes_the_direction_and_is_judged_by_the_other() {
-    let closed = "{metadata: {namespace: x, name: out}, spec: {podSelector: {matchLabels: {pod: p2}}, policyTypes: [Egress]}}";
+    const TRIAL: &str = "{metadata: {namespace: x, name: out, annotations: {margay.dev/enforcement: audit}}, spec: {podSelector: {matchLabels: {pod: p2}}, policyTypes: [Egress], egress: [{ports: [{port: 54, protocol: UDP}]}]}}";
     in_new_namespace(|| {
-        let pods = pods(2);
-        let mut driver = Driver::new();
-        let both = format!("{closed}\n---\n{FROM_P2}");
-        driver.apply(&Arc::new(wanted(2, &both, &mut Interner::default()))).unwrap();
-        let egress = driver.laid_out.endpoints[&EndpointId::of("p2", "eth0")].set.unwrap();
-        let chain = layout::chain_of(egress, Way::Out);
-        let nothing = Entries { allowed: PortSet::nothing() };
-        let table = driver.table();
-        layout::put_cause(table, "trial", Cause::Audit);
-        layout::put_direction(table, &chain, &nothing, &[layout::cause_of("trial", Cause::Audit)]);
-        // Whatever p2 sends to port 53 is now on trial.
-        let key = vec![Field::Number(17), Field::Numbers(PORT.into(), PORT.into())];
-        table.put(&format!("{chain}_any"), key, Some(Decision::Cause(0).data()));
-        driver.commit().unwrap();
+        let pods = pods(3);
+        let both = format!("{TRIAL}\n---\n{FROM_P2}");
+        let mut driver = World::new(3, &both).driver();
         for (round, is_ipv4) in [(1, true), (2, false)] {
             let server = open(&pods[0], address(is_ipv4, 1), PORT);
+            let other = open(&pods[0], address(is_ipv4, 1), PORT + 1);
             let client = open(&pods[1], address(is_ipv4, 2), 4000);
-            client.send_to(b"another port", (address(is_ipv4, 1), PORT + 1)).unwrap();
+            client.send_to(b"not on trial", (address(is_ipv4, 1), PORT + 1)).unwrap();
+            assert_eq!(next(&other), "not on trial");
             client.send_to(b"on trial", (address(is_ipv4, 1), PORT)).unwrap();
             assert_eq!(next(&server), "on trial");
-            let counters = counted(&mut driver);
-            assert_eq!((counters["trial_audit"], counters[&format!("{chain}_drop")]), (round, round));
+            assert_eq!(audited(&counted(&mut driver)), round);
         }
         // The other direction closes: what passes the first comes to the second.
-        layout::put_cause(driver.table(), "closed", Cause::Drop);
-        let to_closed = Some(Data::Verdict(Verdict::Goto(layout::cause_of("closed", Cause::Drop))));
-        let link = vec![Field::Name(EndpointId::of("p1", "eth0").host_ifname().into())];
-        driver.table().put("ingress", link, to_closed);
-        driver.commit().unwrap();
+        let closed = format!("{TRIAL}\n---\n{{metadata: {{namespace: x, name: in}}, spec: {{podSelector: {{matchLabels: {{pod: p1}}}}}}}}");
+        let mut driver = World::new(3, &closed).driver();
         open(&pods[1], address(true, 2), 4001).send_to(b"on trial", (address(true, 1), PORT)).unwrap();
         let counters = counted(&mut driver);
-        assert_eq!((counters["trial_audit"], counters["closed_drop"]), (3, 1));
+        let dropped = counters.iter().filter(|(name, _)| name.ends_with("in_drop")).map(|(_, count)| count);
+        assert_eq!((audited(&counters), dropped.sum()), (1, 1), "{counters:?}");
     });
+}
+
+#[test]
+fn what_a_policy_of_the_cluster_denies_is_counted_as_its_own() {
+    const ADMIN: &str = "{kind: ClusterNetworkPolicy, metadata: {name: a}, spec: {tier: Admin, priority: 1, subject: {pods: {namespaceSelector: {}, podSelector: {matchLabels: {pod: p1}}}}, ingress: [{action: Deny, from: [{pods: {namespaceSelector: {}, podSelector: {matchLabels: {pod: p2}}}}], protocols: [{udp: {destinationPort: {number: 53}}}]}]}}";
+    in_new_namespace(|| {
+        let pods = pods(3);
+        let mut driver = World::new(3, ADMIN).driver();
+        for (round, is_ipv4) in [(1, true), (2, false)] {
+            let server = open(&pods[0], address(is_ipv4, 1), PORT);
+            let to = (address(is_ipv4, 1), PORT);
+            open(&pods[1], address(is_ipv4, 2), 4000).send_to(b"denied", to).unwrap();
+            open(&pods[2], address(is_ipv4, 3), 4000).send_to(b"another's", to).unwrap();
+            assert_eq!(next(&server), "another's");
+            let counters = counted(&mut driver);
+            assert_eq!((counters["c1_drop"], counters["s1_in_drop"]), (round, 0), "{counters:?}");
+        }
+    });
+}
+
+fn audited(counters: &BTreeMap<String, u64>) -> u64 {
+    counters.iter().filter(|(name, _)| name.ends_with("_audit")).map(|(_, count)| count).sum()
 }
 
 #[test]
 fn connections_of_isolated_pods_open_reset_and_close_as_others_do() {
     in_new_namespace(|| {
         let pods = pods(2);
-        let mut driver = Driver::new();
-        driver.apply(&Arc::new(wanted(2, FROM_P2, &mut Interner::default()))).unwrap();
+        let mut driver = World::new(2, FROM_P2).driver();
         for is_ipv4 in [true, false] {
             let [mut near, mut far] = connect(&pods[1], &pods[0], address(is_ipv4, 1));
             pass_on(&mut near, &mut far);
@@ -316,8 +321,7 @@ fn connections_of_isolated_pods_open_reset_and_close_as_others_do() {
 fn a_connection_that_is_not_tracked_any_more_goes_on_only_between_pods_that_no_policy_isolates() {
     in_new_namespace(|| {
         let pods = pods(4);
-        let mut driver = Driver::new();
-        driver.apply(&Arc::new(wanted(4, FROM_P2, &mut Interner::default()))).unwrap();
+        let mut driver = World::new(4, FROM_P2).driver();
         for (round, is_ipv4) in [(1, true), (2, false)] {
             // The isolated pod answers, so that what it sends is in the direction that no policy is about.
             let [mut near, mut far] = connect(&pods[1], &pods[0], address(is_ipv4, 1));

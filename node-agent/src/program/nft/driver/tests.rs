@@ -1,9 +1,13 @@
 //! The driver against the real kernel, in namespaces of the test's own.
 
-use std::{collections::BTreeSet, process::Command, sync::Arc, thread};
+use std::{process::Command, sync::Arc, thread};
 
 use margay_api::endpoint::{Endpoint, EndpointId};
-use margay_policy::{Interner, Objects, Pod, PodName, compile::compile, convert};
+use margay_policy::{
+    Objects, Pod, PodName,
+    compile::{Changes, Compiler, Touched, Way},
+    convert, convert_cluster,
+};
 use nix::sched::{CloneFlags, unshare};
 
 use super::Driver;
@@ -29,63 +33,110 @@ pub(super) fn listed() -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// A node with `pods` pods in namespace x, and these policies.
-pub(super) fn wanted(pods: u8, policies: &str, interner: &mut Interner) -> Wanted {
-    let mut objects = Objects::default();
-    let mut endpoints = Vec::new();
-    for host in 1..=pods {
-        let name = PodName::new("x", format!("p{host}"));
-        let addresses =
-            vec![format!("10.0.0.{host}").parse().unwrap(), format!("2001:db8::{host}").parse().unwrap()];
-        let pod = Pod {
-            name: name.clone(),
-            labels: [("pod".to_owned(), name.name.clone())].into(),
-            addresses: addresses.clone(),
-            ports: vec![],
-            host_network: false,
-            finished: false,
-            terminating: false,
-            created: 0,
-            announced: vec![],
-        };
-        objects.pods.insert(name.clone(), pod);
-        let id = EndpointId::of(&name.name, "eth0");
-        let endpoint = Endpoint {
-            container_id: name.name.clone(),
-            ifname: "eth0".into(),
-            network: "margay".into(),
-            netns: String::new(),
-            host_ifname: id.host_ifname(),
-            mac: String::new(),
-            host_mac: String::new(),
-            addresses,
-            mtu: 1500,
-            pod: None,
-        };
-        endpoints.push((name, endpoint));
-    }
-    for policy in serde_saphyr::from_multiple(policies).unwrap() {
-        let (policy, problems) = convert(&policy);
-        assert!(problems.is_empty(), "{problems:?}");
-        let policy = policy.unwrap();
-        objects.policies.insert(policy.name.clone(), policy);
-    }
-    let local: BTreeSet<PodName> = objects.pods.keys().cloned().collect();
-    let compiled = compile(&objects, &local, interner);
-    let endpoints = endpoints.into_iter().map(|(name, endpoint)| {
-        let set = compiled.endpoints.get(&name).copied();
-        (endpoint.id(), Admitted { endpoint: Arc::new(endpoint), set })
-    });
-    Wanted { endpoints: endpoints.collect(), compiled, ..Wanted::default() }
+/// What the node knows, and what is decided of it.
+#[derive(Default)]
+pub(super) struct World {
+    objects: Objects,
+    compiler: Compiler,
+    pub(super) wanted: Wanted,
+    changes: Changes,
 }
 
-const POLICIES: [&str; 6] = [
+impl World {
+    /// A node with `pods` pods in namespace x, and these policies.
+    pub(super) fn new(pods: u8, policies: &str) -> Self {
+        let mut world = Self::default();
+        world.become_of(pods, policies);
+        world
+    }
+
+    /// Makes it so.
+    fn become_of(&mut self, pods: u8, policies: &str) {
+        let mut touched = Touched::everything(&self.objects);
+        self.objects = Objects::default();
+        let mut endpoints = Vec::new();
+        for host in 1..=pods {
+            let name = PodName::new("x", format!("p{host}"));
+            let addresses =
+                vec![format!("10.0.0.{host}").parse().unwrap(), format!("2001:db8::{host}").parse().unwrap()];
+            let pod = Pod {
+                name: name.clone(),
+                labels: [("pod".to_owned(), name.name.clone())].into(),
+                addresses: addresses.clone(),
+                ports: vec![],
+                host_network: false,
+                finished: false,
+                terminating: false,
+                created: 0,
+                announced: vec![],
+            };
+            self.objects.pods.insert(name.clone(), pod);
+            let id = EndpointId::of(&name.name, "eth0");
+            let endpoint = Endpoint {
+                container_id: name.name.clone(),
+                ifname: "eth0".into(),
+                network: "margay".into(),
+                netns: String::new(),
+                host_ifname: id.host_ifname(),
+                mac: String::new(),
+                host_mac: String::new(),
+                addresses,
+                mtu: 1500,
+                pod: None,
+            };
+            endpoints.push((name, endpoint));
+        }
+        for document in serde_saphyr::from_multiple::<serde_json::Value>(policies).unwrap() {
+            self.add(document);
+        }
+        touched.extend(Touched::everything(&self.objects));
+        self.changes = self.compiler.update(&self.objects, |_| true, &touched);
+        let endpoints = endpoints.into_iter().map(|(name, endpoint)| {
+            let set = self.compiler.set_of(&name);
+            let said = set.and_then(|set| self.compiler.set(set));
+            let ways = Way::ALL.into_iter().filter(|way| said.is_some_and(|set| set.way(*way).is_some()));
+            (endpoint.id(), Admitted { endpoint: Arc::new(endpoint), set, ways: ways.collect() })
+        });
+        self.wanted = Wanted { endpoints: endpoints.collect(), ..Wanted::default() };
+    }
+
+    fn add(&mut self, document: serde_json::Value) {
+        let problems = if document["kind"] == "ClusterNetworkPolicy" {
+            let (policy, problems) = convert_cluster(&serde_json::from_value(document).unwrap());
+            let policy = policy.unwrap();
+            self.objects.cluster_policies.insert(policy.name.clone(), policy);
+            problems
+        } else {
+            let (policy, problems) = convert(&serde_json::from_value(document).unwrap());
+            let policy = policy.unwrap();
+            self.objects.policies.insert(policy.name.clone(), policy);
+            problems
+        };
+        assert!(problems.is_empty(), "{problems:?}");
+    }
+
+    /// Tells a driver that was told all before.
+    pub(super) fn tell(&self, driver: &mut Driver) -> Result<usize, margay_netlink::Error> {
+        driver.apply(&self.wanted, &self.compiler, &self.changes)
+    }
+
+    /// Tells a driver that knows nothing.
+    pub(super) fn driver(&self) -> Driver {
+        let mut driver = Driver::new();
+        driver.apply(&self.wanted, &self.compiler, &self.compiler.everything()).unwrap();
+        driver
+    }
+}
+
+const POLICIES: [&str; 8] = [
     "",
     "{metadata: {namespace: x, name: deny}, spec: {podSelector: {}}}",
     "{metadata: {namespace: x, name: deny}, spec: {podSelector: {}, ingress: [{ports: [{port: 80, endPort: 90}, {port: 53, protocol: UDP}]}]}}",
     "{metadata: {namespace: x, name: a}, spec: {podSelector: {matchLabels: {pod: p1}}, ingress: [{from: [{podSelector: {matchLabels: {pod: p2}}}], ports: [{port: 80}, {port: 81}]}, {from: [{ipBlock: {cidr: 10.0.0.0/24, except: [10.0.0.2/32]}}, {ipBlock: {cidr: '2001:db8::/64'}}, {ipBlock: {cidr: 0.0.0.0/0}}]}]}}",
     "{metadata: {namespace: x, name: a}, spec: {podSelector: {}, policyTypes: [Egress], egress: [{to: [{ipBlock: {cidr: 10.0.0.0/28}}], ports: [{port: 80, endPort: 81}, {protocol: SCTP}]}]}}\n---\n{metadata: {namespace: x, name: all}, spec: {podSelector: {matchLabels: {pod: p1}}, ingress: [{}]}}",
     "{metadata: {namespace: x, name: a}, spec: {podSelector: {}, policyTypes: [Egress], egress: [{to: [{ipBlock: {cidr: 10.0.0.0/29}}], ports: [{port: 79, endPort: 82}]}]}}",
+    "{metadata: {namespace: x, name: a, annotations: {margay.dev/enforcement: audit}}, spec: {podSelector: {}, policyTypes: [Ingress, Egress], ingress: [{ports: [{port: 80}]}]}}",
+    "{kind: ClusterNetworkPolicy, metadata: {name: a}, spec: {tier: Admin, priority: 1, subject: {namespaces: {}}, egress: [{action: Deny, to: [{networks: [10.0.0.0/29]}], protocols: [{tcp: {destinationPort: {range: {start: 80, end: 90}}}}]}, {action: Pass, to: [{namespaces: {}}]}]}}\n---\n{kind: ClusterNetworkPolicy, metadata: {name: b, annotations: {margay.dev/enforcement: audit}}, spec: {tier: Baseline, priority: 1, subject: {namespaces: {}}, ingress: [{action: Deny, from: [{namespaces: {}}]}]}}\n---\n{metadata: {namespace: x, name: deny}, spec: {podSelector: {matchLabels: {pod: p1}}}}",
 ];
 
 #[test]
@@ -93,14 +144,13 @@ fn going_from_any_state_to_any_other_by_differences_gives_what_writing_it_anew_g
     in_new_namespace(|| {
         for from in POLICIES {
             for to in POLICIES {
-                let mut interner = Interner::default();
-                let mut driver = Driver::new();
-                driver.apply(&Arc::new(wanted(3, from, &mut interner))).unwrap();
-                let second = Arc::new(wanted(2, to, &mut interner));
-                driver.apply(&second).unwrap_or_else(|error| panic!("{from}\n{to}\n{error}"));
+                let mut world = World::new(3, from);
+                let mut driver = world.driver();
+                world.become_of(2, to);
+                world.tell(&mut driver).unwrap_or_else(|error| panic!("{from}\n{to}\n{error}"));
                 let by_difference = listed();
-                assert_eq!(driver.apply(&second).unwrap(), 0);
-                Driver::new().apply(&second).unwrap();
+                assert_eq!(world.tell(&mut driver).unwrap(), 0);
+                world.driver();
                 assert_eq!(sorted(&by_difference), sorted(&listed()), "{from}\n{to}");
             }
         }
@@ -120,7 +170,7 @@ fn tables_of_others_are_not_touched_and_ours_is_replaced_at_the_start() {
         for command in ["add table ip nat", "add table inet margay", "add chain inet margay strange"] {
             assert!(Command::new("nft").arg(command).status().unwrap().success());
         }
-        Driver::new().apply(&Arc::new(wanted(1, "", &mut Interner::default()))).unwrap();
+        World::new(1, "").driver();
         let listing = listed();
         assert!(listing.contains("table ip nat"), "{listing}");
         assert!(!listing.contains("strange"), "{listing}");
@@ -130,14 +180,13 @@ fn tables_of_others_are_not_touched_and_ours_is_replaced_at_the_start() {
 #[test]
 fn a_table_that_somebody_took_away_is_an_error_once_and_is_then_written_anew() {
     in_new_namespace(|| {
-        let mut interner = Interner::default();
-        let mut driver = Driver::new();
-        driver.apply(&Arc::new(wanted(1, "", &mut interner))).unwrap();
+        let mut world = World::new(1, "");
+        let mut driver = world.driver();
         assert!(Command::new("nft").args(["flush", "ruleset"]).status().unwrap().success());
-        let next = Arc::new(wanted(2, POLICIES[1], &mut interner));
-        let error = driver.apply(&next).unwrap_err();
+        world.become_of(2, POLICIES[1]);
+        let error = world.tell(&mut driver).unwrap_err();
         assert!(error.to_string().contains("No such file or directory"), "{error}");
-        driver.apply(&next).unwrap();
+        world.tell(&mut driver).unwrap();
         assert!(listed().contains("s1_in"), "{}", listed());
     });
 }
@@ -145,7 +194,7 @@ fn a_table_that_somebody_took_away_is_an_error_once_and_is_then_written_anew() {
 #[test]
 fn a_table_that_somebody_flushed_edited_or_deleted_is_noticed_and_replaced() {
     in_new_namespace(|| {
-        let ruleset = Arc::new(wanted(2, POLICIES[3], &mut Interner::default()));
+        let world = World::new(2, POLICIES[3]);
         let mut driver = Driver::new();
         assert!(driver.verify().unwrap(), "nothing is written yet, so nothing can be missing");
         for damage in [
@@ -155,11 +204,11 @@ fn a_table_that_somebody_flushed_edited_or_deleted_is_noticed_and_replaced() {
             "insert rule inet margay forward accept",
             "add set inet margay strange { type mark; }",
         ] {
-            driver.apply(&ruleset).unwrap();
+            driver.apply(&world.wanted, &world.compiler, &world.compiler.everything()).unwrap();
             assert!(driver.verify().unwrap());
             assert!(Command::new("nft").arg(damage).status().unwrap().success());
             assert!(!driver.verify().unwrap(), "{damage}");
-            assert_ne!(driver.apply(&ruleset).unwrap(), 0, "{damage}");
+            assert_ne!(world.tell(&mut driver).unwrap(), 0, "{damage}");
             assert!(driver.verify().unwrap(), "{damage}");
         }
     });
@@ -169,13 +218,14 @@ fn a_table_that_somebody_flushed_edited_or_deleted_is_noticed_and_replaced() {
 fn a_pod_that_comes_changes_its_own_elements_alone() {
     in_new_namespace(|| {
         for policies in POLICIES.into_iter().filter(|policies| !policies.contains("ipBlock")) {
-            let mut interner = Interner::default();
-            let mut driver = Driver::new();
-            driver.apply(&Arc::new(wanted(2, policies, &mut interner))).unwrap();
+            let mut world = World::new(2, policies);
+            let mut driver = world.driver();
             let before = listed();
-            let changes = driver.apply(&Arc::new(wanted(3, policies, &mut interner))).unwrap();
+            world.become_of(3, policies);
+            let changes = world.tell(&mut driver).unwrap();
             assert!((3..=8).contains(&changes), "{changes} changes: {policies}");
-            driver.apply(&Arc::new(wanted(2, policies, &mut interner))).unwrap();
+            world.become_of(2, policies);
+            world.tell(&mut driver).unwrap();
             assert_eq!(sorted(&before), sorted(&listed()), "{policies}");
         }
     });
@@ -184,8 +234,7 @@ fn a_pod_that_comes_changes_its_own_elements_alone() {
 #[test]
 fn an_operator_can_read_the_table() {
     in_new_namespace(|| {
-        let mut driver = Driver::new();
-        driver.apply(&Arc::new(wanted(2, POLICIES[3], &mut Interner::default()))).unwrap();
+        World::new(2, POLICIES[3]).driver();
         let listing = listed();
         for line in [
             "type ifname . ipv4_addr",
@@ -212,9 +261,8 @@ fn an_operator_can_read_the_table() {
 #[test]
 fn a_look_at_the_table_reads_nothing_as_long_as_nothing_has_changed() {
     in_new_namespace(|| {
-        let mut driver = Driver::new();
-        let wanted = Arc::new(wanted(2, POLICIES[3], &mut Interner::default()));
-        driver.apply(&wanted).unwrap();
+        let world = World::new(2, POLICIES[3]);
+        let mut driver = world.driver();
         let written = driver.generation;
         assert!(written.is_some());
         assert!(driver.verify().unwrap());
@@ -229,7 +277,7 @@ fn a_look_at_the_table_reads_nothing_as_long_as_nothing_has_changed() {
         driver.commit().unwrap();
         assert_eq!(driver.generation, None);
         assert!(!driver.verify().unwrap());
-        assert_ne!(driver.apply(&wanted).unwrap(), 0);
+        assert_ne!(world.tell(&mut driver).unwrap(), 0);
         assert!(driver.verify().unwrap());
     });
 }
@@ -237,13 +285,12 @@ fn a_look_at_the_table_reads_nothing_as_long_as_nothing_has_changed() {
 #[test]
 fn changes_by_others_are_told_from_our_own_by_their_port() {
     in_new_namespace(|| {
-        let mut driver = Driver::new();
-        let wanted = Arc::new(wanted(1, "", &mut Interner::default()));
-        driver.apply(&wanted).unwrap();
+        let world = World::new(1, "");
+        let mut driver = world.driver();
         let own = driver.connection.as_ref().unwrap().port();
         assert!(driver.heed(&[own].into()));
-        assert_eq!(driver.apply(&wanted).unwrap(), 0);
+        assert_eq!(world.tell(&mut driver).unwrap(), 0);
         assert!(!driver.heed(&[own, own + 1].into()));
-        assert_ne!(driver.apply(&wanted).unwrap(), 0);
+        assert_ne!(world.tell(&mut driver).unwrap(), 0);
     });
 }

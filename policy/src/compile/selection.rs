@@ -108,6 +108,11 @@ impl Selection {
         self.sets.of(pod).map(PolicySetId)
     }
 
+    /// The pods that have a policy set.
+    pub(super) fn pods(&self) -> impl Iterator<Item = &PodName> {
+        self.sets.all().keys()
+    }
+
     /// The pods of a policy set.
     pub(super) fn pods_of(&self, set: PolicySetId) -> impl Iterator<Item = &PodName> {
         self.sets.members(set.0)

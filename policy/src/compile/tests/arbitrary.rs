@@ -17,7 +17,7 @@ use proptest::{
 use crate::{
     Action, Block, ClusterPolicy, ClusterRule, Enforcement, NamedPort, Namespace, NamespaceChoice, Node, Objects,
     Peer, Peers, Pod, PodName, Policy, PolicyId, PolicyRef, Port, PortRange, Ports, Protocol, Requirement, Rule,
-    Selector, Subject, Tier, incremental::Touched,
+    Selector, Subject, Tier, compile::Touched,
 };
 
 /// Something that the API server or the plugin says; `None` when an object is gone.

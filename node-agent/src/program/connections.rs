@@ -1,0 +1,96 @@
+//! Ends connections that a change of policy forbids.
+//!
+//! ```text
+//!  core ─ addresses of what is more closed than before ─> this task ─> look through the table of connections
+//!  core <─ those of them that are there ──────────────────┘
+//!   └──── those of these that are forbidden ─────────────> deleted
+//! ```
+//!
+//! The kernel asks policy about the first packet of a connection only. Deleted, a connection is new to it with its next
+//! packet, whichever side sends that; a TCP segment that begins nothing is dropped then (`midstream` in
+//! [`super::nft`]). A look costs the kernel a walk through its whole table, so that changes that come fast share one.
+
+use std::{collections::BTreeSet, net::IpAddr, time::Duration};
+
+use margay_netlink::{
+    Socket, addr,
+    conntrack::{self, Connection},
+};
+use margay_policy::{
+    Protocol,
+    compile::{Compiler, Way},
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::spawn_blocking,
+    time::{MissedTickBehavior, interval},
+};
+use tracing::{info, warn};
+
+use crate::core::Event;
+
+/// Sets of addresses that may wait for a look.
+pub(crate) const QUEUE: usize = 64;
+/// Shortest time from one look to the next.
+const PACE: Duration = Duration::from_millis(200);
+/// Connections that the core judges at once.
+const BATCH: usize = 1000;
+
+/// Looks after connections of addresses for ever.
+pub(crate) async fn run(
+    mut doubts: mpsc::Receiver<BTreeSet<IpAddr>>,
+    events: mpsc::Sender<Event>,
+) -> anyhow::Result<()> {
+    let mut pace = interval(PACE);
+    pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let Some(mut addresses) = doubts.recv().await else { return Ok(()) };
+        pace.tick().await;
+        while let Ok(more) = doubts.try_recv() {
+            addresses.extend(more);
+        }
+        let found = match spawn_blocking(move || find(&addresses)).await? {
+            Ok(found) => found,
+            Err(error) => {
+                warn!("connections that policy forbids now may go on: {error}");
+                continue;
+            }
+        };
+        for batch in found.chunks(BATCH) {
+            let (answer, forbidden) = oneshot::channel();
+            if events.send(Event::Connections { found: batch.to_vec(), answer }).await.is_err() {
+                return Ok(());
+            }
+            let Ok(forbidden) = forbidden.await else { return Ok(()) };
+            match spawn_blocking(move || conntrack::end(&forbidden)).await? {
+                Ok(0) => {}
+                Ok(ended) => info!(connections = ended, "ended: policy forbids them now"),
+                Err(error) => warn!("connections that policy forbids now may go on: {error}"),
+            }
+        }
+    }
+}
+
+/// Whether the policy of a pod at either end drops what begins such a connection.
+pub(crate) fn is_forbidden(compiler: &Compiler, connection: &Connection) -> bool {
+    let Connection { source, destination, protocol, port, .. } = connection;
+    let [client, server] = [*source, *destination].map(|address| compiler.pod_at(address));
+    // A pod reaches itself, whatever its policies are.
+    if client.is_some() && client == server {
+        return false;
+    }
+    let protocol = Protocol::ALL.into_iter().find(|known| known.number() == *protocol);
+    let port = protocol.and_then(|protocol| Some((protocol, (*port)?)));
+    let drops = |pod, way, far| !compiler.verdict(pod, way, far, port).passes();
+    client.is_some_and(|pod| drops(pod, Way::Egress, *destination))
+        || server.is_some_and(|pod| drops(pod, Way::Ingress, *source))
+}
+
+/// The connections of some addresses, but those with the node itself, which policy is never asked about.
+fn find(addresses: &BTreeSet<IpAddr>) -> Result<Vec<Connection>, margay_netlink::Error> {
+    let own: BTreeSet<IpAddr> =
+        addr::list(&mut Socket::open()?)?.into_iter().map(|address| address.network.ip()).collect();
+    let mut found = conntrack::list(addresses)?;
+    found.retain(|connection| !own.contains(&connection.source) && !own.contains(&connection.destination));
+    Ok(found)
+}
