@@ -52,9 +52,6 @@ pub(crate) struct Cli {
     /// What enforces policy [default: auto].
     #[arg(long, value_enum, env = "MARGAY_DATAPLANE")]
     dataplane: Option<Dataplane>,
-    /// The nft program [default: nft, found in PATH].
-    #[arg(long, value_name = "PATH", env = "MARGAY_NFT")]
-    nft: Option<PathBuf>,
     /// Filter of the log: error, warn, info, debug, trace, or per module [default: info].
     #[arg(long, value_name = "FILTER", env = "MARGAY_LOG_LEVEL")]
     log_level: Option<String>,
@@ -112,7 +109,6 @@ struct File {
     http_address: Option<SocketAddr>,
     mtu: Option<u32>,
     dataplane: Option<Dataplane>,
-    nft: Option<PathBuf>,
     log_level: Option<String>,
     log_format: Option<LogFormat>,
     reconcile_seconds: Option<u64>,
@@ -195,7 +191,6 @@ pub(crate) struct Settings {
     pub(crate) sysctl_dir: PathBuf,
     pub(crate) http_address: SocketAddr,
     pub(crate) mtu: Option<Mtu>,
-    pub(crate) nft: PathBuf,
     pub(crate) log_level: String,
     pub(crate) log_format: LogFormat,
     pub(crate) reconcile: Duration,
@@ -264,7 +259,6 @@ fn merge(cli: &Cli, file: File) -> anyhow::Result<Settings> {
             .or(file.http_address)
             .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 9099))),
         mtu: mtu.transpose()?,
-        nft: or(&cli.nft, file.nft, "nft"),
         log_level: cli.log_level.clone().or(file.log_level).unwrap_or_else(|| "info".into()),
         log_format: cli.log_format.or(file.log_format).unwrap_or(LogFormat::Text),
         reconcile: Duration::from_secs(reconcile),

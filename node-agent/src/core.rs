@@ -248,7 +248,7 @@ impl Core {
         Self {
             state,
             interner: Interner::default(),
-            nft: Driver::new(settings.nft.clone()),
+            nft: Driver::new(),
             records: Records::below(&settings.run_dir),
             store: Store::new(&settings.state_dir.join(paths::IPAM)),
             programmed: None,
@@ -304,10 +304,10 @@ impl Core {
             // An address does not wait for policy.
             self.asking.serve(&self.state, &self.blocks);
             if drifted {
-                self.reconcile().await;
+                self.reconcile();
             }
             if self.changed || self.retry.is_some_and(|retry| retry <= Instant::now()) {
-                self.program().await;
+                self.program();
             }
             self.answer();
             self.publish();
@@ -460,13 +460,13 @@ impl Core {
     }
 
     /// Decides, and has the drivers make it so.
-    async fn program(&mut self) {
+    fn program(&mut self) {
         self.changed = false;
         self.retry = None;
         let Some(wanted) = decide(&self.state, &self.settings.bgp, &mut self.interner) else { return };
         let wanted = Arc::new(wanted);
         let started = Instant::now();
-        match self.nft.apply(&wanted).await {
+        match self.nft.apply(&wanted) {
             Ok(0) => {}
             Ok(_) => {
                 self.metrics.transactions.get_or_create(&Outcome { outcome: "applied" }).inc();
@@ -537,7 +537,7 @@ impl Core {
     }
 
     /// Looks at the disk and the kernel, and repairs.
-    async fn reconcile(&mut self) {
+    fn reconcile(&mut self) {
         let listing = match self.records.list() {
             Ok(listing) => listing,
             Err(error) => {
@@ -551,7 +551,7 @@ impl Core {
         let endpoints: BTreeMap<EndpointId, Endpoint> =
             listing.endpoints.iter().map(|endpoint| (endpoint.id(), endpoint.clone())).collect();
         self.changed |= self.state.set_endpoints(endpoints);
-        match self.nft.verify().await {
+        match self.nft.verify() {
             Ok(true) => {}
             Ok(false) => {
                 warn!("somebody flushed or edited the table inet margay; it is written anew");

@@ -1,317 +1,413 @@
-//! The wanted state as a table.
+//! What of the table each piece of state needs.
+//!
+//! The functions are about one piece each: an address with its class, a range, an endpoint, a policy set's direction,
+//! a class in it, a cause. Whoever calls them keeps account of the pieces, and [`Table`] of what that changes.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{borrow::Cow, net::IpAddr};
 
-use margay_api::endpoint::PodRef;
-use margay_policy::{
-    ClassId, PolicySetId, Protocol,
-    compile::{Compiled, Direction, Entries, Verdict},
+use margay_api::endpoint::{Endpoint, HOST_IFNAME_PREFIX};
+use margay_netlink::nftables::{
+    self, Base, Chain, Data, Expr, Field, Found, Hook, Key, Policy, Rule, SetKind, Type,
 };
-use serde_json::{Value, json};
+use margay_policy::{
+    AddressRange, ClassId, PolicySetId, Protocol,
+    compile::{Entries, Verdict},
+};
 
-use super::ruleset::{Chain, Data, Field, Ruleset, Set};
-use crate::decide::{Admitted, Wanted};
+use super::{
+    rule::{self, Address, Family, Interface, goto, jump, rule, verdict},
+    table::Table,
+};
 
-/// Interface names that are pods' host ends.
-const PODS: &str = "mgy*";
+/// The NFLOG group to which packets are told that policy drops, or would drop: the letters `mg`. Its listener sees
+/// the name of the cause as the prefix, and the packet's first [`LOG_SNAPLEN`] octets.
+pub(crate) const LOG_GROUP: u16 = 0x6d67;
+const LOG_SNAPLEN: u32 = 128;
+/// Packets that each cause may tell of, in a second and at once: what policy drops may come as fast as the wire is.
+const LOG_PER_SECOND: u64 = 100;
+const LOG_BURST: u32 = 100;
 
-/// The table that enforces what is wanted.
-pub(crate) fn layout(wanted: &Wanted) -> Ruleset {
-    let mut ruleset = Ruleset::default();
-    declare(&mut ruleset);
-    addresses(&mut ruleset, wanted);
-    endpoints(&mut ruleset, wanted);
-    for (id, set) in &wanted.compiled.sets {
-        for (way, direction) in [(Way::In, &set.ingress), (Way::Out, &set.egress)] {
-            if let Some(direction) = direction {
-                policy_set(&mut ruleset, &chain_of(*id, way), direction);
-            }
-        }
-    }
-    base_chains(&mut ruleset);
-    ruleset
-}
+/// Why packets of no connection are dropped that are not the first of one; a cause of its own.
+pub(crate) const MIDSTREAM: &str = "midstream";
+
+/// Neighbour discovery and multicast membership, which never leave the pod's own link: types of `ICMPv6`.
+const LINK_TYPES: [u32; 6] = [131, 132, 133, 135, 136, 143];
+
+/// Sets that are there whatever the state is.
+const SETS: [(&str, &[Type], Option<Type>, bool); 13] = {
+    use Type::{ClassId, Icmpv6Type, IfName, Ipv4Addr, Ipv6Addr, Verdict};
+    [
+        ("pods4", &[Ipv4Addr], Some(ClassId), false),
+        ("pods6", &[Ipv6Addr], Some(ClassId), false),
+        ("blocks4", &[Ipv4Addr], Some(ClassId), true),
+        ("blocks6", &[Ipv6Addr], Some(ClassId), true),
+        ("endpoints", &[IfName], None, false),
+        ("isolated", &[IfName], None, false),
+        ("sources4", &[IfName, Ipv4Addr], None, false),
+        ("sources6", &[IfName, Ipv6Addr], None, false),
+        ("ingress", &[IfName], Some(Verdict), false),
+        ("egress", &[IfName], Some(Verdict), false),
+        ("egress4", &[Ipv4Addr], Some(Verdict), false),
+        ("egress6", &[Ipv6Addr], Some(Verdict), false),
+        ("link_types", &[Icmpv6Type], None, false),
+    ]
+};
 
 /// An element with the set that it is in.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Entry {
-    pub(super) set: String,
-    pub(super) key: Vec<Field>,
-    pub(super) data: Option<Data>,
+pub(crate) struct Entry {
+    pub(crate) set: Cow<'static, str>,
+    pub(crate) key: Key,
+    pub(crate) data: Option<Data>,
 }
 
-/// The set for the family of an address.
-fn by_family(address: IpAddr, v4: &str, v6: &str) -> String {
-    if address.is_ipv4() { v4 } else { v6 }.to_owned()
+impl Entry {
+    /// Wants it.
+    pub(crate) fn put(self, table: &mut Table) {
+        table.put(&self.set, self.key, self.data);
+    }
+
+    /// Wants it no more.
+    pub(crate) fn remove(&self, table: &mut Table) {
+        table.remove(&self.set, &self.key);
+    }
+}
+
+/// A direction, as a packet that a pod receives or sends has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Way {
+    In,
+    Out,
+}
+
+/// What a cause does to packets, beside counting them and telling of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// It drops them.
+    Drop,
+    /// It lets them pass the direction.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the policies that ask for it are not compiled yet"))]
+    Audit,
+}
+
+/// What a direction decides, as its maps hold it: a number, so that what a class may do changes without a look of the
+/// kernel at all chains, which it takes whenever a verdict that leads to a chain is added, and then at all elements
+/// of all maps of verdicts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Decision {
+    /// The packet passes the direction.
+    Pass,
+    /// It goes to the direction's own cause: no policy allows it.
+    Deny,
+    /// It goes to one of the further causes that were given to [`put_direction`], by its place.
+    Cause(u32),
+}
+
+impl Decision {
+    /// What no more specific entry says about a packet.
+    fn default_of(entries: &Entries) -> Self {
+        match entries.default() {
+            Verdict::Allow => Self::Pass,
+            Verdict::Deny => Self::Deny,
+        }
+    }
+
+    fn number(self) -> u32 {
+        match self {
+            Self::Pass => 0,
+            Self::Deny => 1,
+            Self::Cause(place) => 2 + place,
+        }
+    }
+
+    /// As the value of an element.
+    pub(crate) fn data(self) -> Data {
+        Data::Number(self.number())
+    }
+}
+
+/// The name of the chain of a policy set.
+pub(crate) fn chain_of(id: PolicySetId, way: Way) -> String {
+    format!("s{}_{}", id.0, if way == Way::In { "in" } else { "out" })
+}
+
+/// The name of the chain of a cause, and of its counter; also what it says to the listeners of [`LOG_GROUP`].
+pub(crate) fn cause_of(name: &str, cause: Cause) -> String {
+    format!("{name}_{}", if cause == Cause::Drop { "drop" } else { "audit" })
 }
 
 /// The element of a pod's address.
-pub(super) fn of_address(address: IpAddr, class: ClassId) -> Entry {
+pub(crate) fn of_address(address: IpAddr, class: ClassId) -> Entry {
     let set = by_family(address, "pods4", "pods6");
-    Entry { set, key: vec![Field::Address(address)], data: Some(Data::Class(class)) }
+    Entry { set, key: vec![Field::Address(address)], data: Some(Data::Number(class.0)) }
 }
 
-/// The elements of an endpoint whose pod may send from these addresses: its own and those of the pod's other
-/// interfaces. A pod with several answers by its default route, with the address that it was asked at.
-pub(super) fn of_endpoint(admitted: &Admitted, sources: &[IpAddr], compiled: &Compiled) -> Vec<Entry> {
-    let name = || Field::Interface(admitted.endpoint.host_ifname.clone());
-    let mut entries = vec![Entry { set: "endpoints".into(), key: vec![name()], data: None }];
+/// The element of a range of addresses, which overlaps with no other.
+pub(crate) fn of_range(range: &AddressRange, class: ClassId) -> Entry {
+    let set = by_family(range.first, "blocks4", "blocks6");
+    Entry { set, key: vec![Field::Addresses(range.first, range.last)], data: Some(Data::Number(class.0)) }
+}
+
+/// The elements of an endpoint that policy isolates in these ways, and whose pod may send from these addresses: its own
+/// and those of the pod's other interfaces. A pod with several answers by its default route, with the address that it
+/// was asked at.
+pub(crate) fn of_endpoint(
+    endpoint: &Endpoint,
+    sources: &[IpAddr],
+    isolated: &[(Way, PolicySetId)],
+) -> Vec<Entry> {
+    let name = || Field::Name(endpoint.host_ifname.as_str().into());
+    let entry = |set: &'static str, key, data| Entry { set: set.into(), key, data };
+    let mut entries = vec![entry("endpoints", vec![name()], None)];
     for address in sources {
         let set = by_family(*address, "sources4", "sources6");
         entries.push(Entry { set, key: vec![name(), Field::Address(*address)], data: None });
     }
-    let Some(id) = admitted.set else { return entries };
-    let Some(set) = compiled.sets.get(&id) else { return entries };
-    if set.ingress.is_some() {
-        let data = Some(Data::Jump(chain_of(id, Way::In)));
-        entries.push(Entry { set: "ingress".into(), key: vec![name()], data });
+    if !isolated.is_empty() {
+        entries.push(entry("isolated", vec![name()], None));
     }
-    if set.egress.is_some() {
-        let data = || Some(Data::Jump(chain_of(id, Way::Out)));
-        entries.push(Entry { set: "egress".into(), key: vec![name()], data: data() });
-        for address in &admitted.endpoint.addresses {
-            let set = by_family(*address, "egress4", "egress6");
-            entries.push(Entry { set, key: vec![Field::Address(*address)], data: data() });
+    for (way, id) in isolated {
+        let data = || Some(Data::Verdict(nftables::Verdict::Jump(chain_of(*id, *way))));
+        match way {
+            Way::In => entries.push(entry("ingress", vec![name()], data())),
+            Way::Out => {
+                entries.push(entry("egress", vec![name()], data()));
+                for address in &endpoint.addresses {
+                    let set = by_family(*address, "egress4", "egress6");
+                    entries.push(Entry { set, key: vec![Field::Address(*address)], data: data() });
+                }
+            }
         }
     }
     entries
 }
 
-/// The elements of a class in a chain that [`chain_of`] names.
-pub(super) fn of_class(chain: &str, id: ClassId, entries: &Entries) -> Vec<Entry> {
+/// The elements of a class in a direction that [`chain_of`] names.
+pub(crate) fn of_class(chain: &str, id: ClassId, entries: &Entries) -> Vec<Entry> {
     let ports = entries.allowed.ranges().map(|(protocol, range)| {
         let [protocol, port] = ports(protocol, range.first, range.last);
-        let key = vec![Field::Class(id), protocol, port];
-        Entry { set: format!("{chain}_ports"), key, data: Some(Data::Return) }
+        let key = vec![Field::Number(id.0), protocol, port];
+        Entry { set: format!("{chain}_ports").into(), key, data: Some(Decision::Pass.data()) }
     });
     let rest = Entry {
-        set: format!("{chain}_classes"),
-        key: vec![Field::Class(id)],
-        data: Some(data(entries.default())),
+        set: format!("{chain}_classes").into(),
+        key: vec![Field::Number(id.0)],
+        data: Some(Decision::default_of(entries).data()),
     };
     ports.chain([rest]).collect()
 }
 
-/// A direction, as a packet that a pod receives or sends has it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Way {
-    In,
-    Out,
-}
-
-/// The name of the chain of a policy set.
-pub(super) fn chain_of(id: PolicySetId, way: Way) -> String {
-    format!("s{}_{}", id.0, if way == Way::In { "in" } else { "out" })
-}
-
-/// The addresses of all interfaces of a pod, for each pod.
-pub(super) fn addresses_of_pods(wanted: &Wanted) -> BTreeMap<&PodRef, Vec<IpAddr>> {
-    let mut of_pod: BTreeMap<&PodRef, Vec<IpAddr>> = BTreeMap::new();
-    for Admitted { endpoint, .. } in wanted.endpoints.values() {
-        if let Some(pod) = &endpoint.pod {
-            of_pod.entry(pod).or_default().extend(&endpoint.addresses);
-        }
-    }
-    of_pod
-}
-
-fn declare(ruleset: &mut Ruleset) {
-    for (name, key, value, interval) in [
-        ("pods4", &["ipv4_addr"][..], Some("classid"), false),
-        ("pods6", &["ipv6_addr"], Some("classid"), false),
-        ("blocks4", &["ipv4_addr"], Some("classid"), true),
-        ("blocks6", &["ipv6_addr"], Some("classid"), true),
-        ("endpoints", &["ifname"], None, false),
-        ("sources4", &["ifname", "ipv4_addr"], None, false),
-        ("sources6", &["ifname", "ipv6_addr"], None, false),
-        ("ingress", &["ifname"], Some("verdict"), false),
-        ("egress", &["ifname"], Some("verdict"), false),
-        ("egress4", &["ipv4_addr"], Some("verdict"), false),
-        ("egress6", &["ipv6_addr"], Some("verdict"), false),
-    ] {
-        ruleset.sets.insert(name.into(), Set::new(key, value, interval));
-    }
-}
-
-fn insert(ruleset: &mut Ruleset, entries: impl IntoIterator<Item = Entry>) {
-    for Entry { set, key, data } in entries {
-        if let Some(set) = ruleset.sets.get_mut(&set) {
-            set.elements.insert(key, data);
-        }
-    }
-}
-
-fn addresses(ruleset: &mut Ruleset, wanted: &Wanted) {
-    insert(ruleset, wanted.compiled.addresses.iter().map(|(address, id)| of_address(*address, *id)));
-    let ranges = wanted.compiled.ranges.iter().map(|(range, id)| Entry {
-        set: by_family(range.first, "blocks4", "blocks6"),
-        key: vec![Field::Addresses(range.first, range.last)],
-        data: Some(Data::Class(*id)),
+/// The elements of what a direction lets everybody do.
+pub(crate) fn of_any(chain: &str, any: &Entries) -> Vec<Entry> {
+    let ranges = any.allowed.ranges().map(|(protocol, range)| Entry {
+        set: format!("{chain}_any").into(),
+        key: ports(protocol, range.first, range.last).to_vec(),
+        data: Some(Decision::Pass.data()),
     });
-    insert(ruleset, ranges);
+    ranges.collect()
 }
 
-fn endpoints(ruleset: &mut Ruleset, wanted: &Wanted) {
-    let of_pod = addresses_of_pods(wanted);
-    for admitted in wanted.endpoints.values() {
-        let pod = admitted.endpoint.pod.as_ref().and_then(|pod| of_pod.get(pod));
-        let sources = pod.unwrap_or(&admitted.endpoint.addresses);
-        insert(ruleset, of_endpoint(admitted, sources, &wanted.compiled));
+/// Wants the chains of a direction that [`chain_of`] names, its sets, its cause and what it lets everybody do. Where
+/// it is there already, what it let everybody do is taken away before, by the elements of [`of_any`]. `causes` are the
+/// chains of further causes, which [`Decision::Cause`] means.
+pub(crate) fn put_direction(table: &mut Table, chain: &str, any: &Entries, causes: &[String]) {
+    use Type::{ClassId, InetProto, InetService};
+    let set = |key, intervals| SetKind { key, data: Some(ClassId), intervals };
+    table.put_set(&format!("{chain}_ports"), set(&[ClassId, InetProto, InetService], true));
+    table.put_set(&format!("{chain}_classes"), set(&[ClassId], false));
+    table.put_set(&format!("{chain}_any"), set(&[InetProto, InetService], true));
+    put_cause(table, chain, Cause::Drop);
+    let own_cause = cause_of(chain, Cause::Drop);
+    let verdict_chain = format!("{chain}_verdict");
+    let decided = |key, name| {
+        let decision = rule::lookup(&format!("{chain}_{name}"), Found::Value(rule::FIRST));
+        rule([key, vec![decision, rule::set_priority()], goto(&verdict_chain)])
+    };
+    let last = match Decision::default_of(any) {
+        Decision::Pass => verdict(nftables::Verdict::Return),
+        Decision::Deny | Decision::Cause(_) => goto(&own_cause),
+    };
+    let rules = vec![
+        decided(rule::class_and_port(), "ports"),
+        decided(vec![rule::priority()], "classes"),
+        decided(rule::protocol_and_port(), "any"),
+        last,
+    ];
+    table.put_chain(chain, Chain::regular(rules));
+    let mut rules =
+        vec![rule([rule::priority_is(Decision::Pass.number()), verdict(nftables::Verdict::Return)])];
+    for (place, cause) in (0..).zip(causes) {
+        rules.push(rule([rule::priority_is(Decision::Cause(place).number()), goto(cause)]));
     }
+    rules.push(goto(&own_cause));
+    table.put_chain(&verdict_chain, Chain::regular(rules));
+    for entry in of_any(chain, any) {
+        entry.put(table);
+    }
+}
+
+/// Wants a direction no more, nor its sets with all classes, nor its cause.
+pub(crate) fn remove_direction(table: &mut Table, chain: &str) {
+    table.remove_chain(chain);
+    table.remove_chain(&format!("{chain}_verdict"));
+    for set in ["ports", "classes", "any"] {
+        table.remove_set(&format!("{chain}_{set}"));
+    }
+    remove_cause(table, chain, Cause::Drop);
+}
+
+/// Wants the chain and the counter of a cause, which others go to.
+pub(crate) fn put_cause(table: &mut Table, name: &str, cause: Cause) {
+    let name = cause_of(name, cause);
+    table.put_counter(&name);
+    table.put_chain(&name, cause_chain(&name, cause));
+}
+
+/// Wants a cause no more.
+pub(crate) fn remove_cause(table: &mut Table, name: &str, cause: Cause) {
+    let name = cause_of(name, cause);
+    table.remove_chain(&name);
+    table.remove_counter(&name);
+}
+
+/// Wants what is there whatever the state is.
+pub(crate) fn put_base(table: &mut Table) {
+    for (name, key, data, intervals) in SETS {
+        table.put_set(name, SetKind { key, data, intervals });
+    }
+    for number in LINK_TYPES {
+        table.put("link_types", vec![Field::Number(number)], None);
+    }
+    table.put_counter(MIDSTREAM);
+    table.put_chain(MIDSTREAM, cause_chain(MIDSTREAM, Cause::Drop));
+    table.put_chain("spoof", Chain::regular(spoof()));
+    table.put_chain("egress", Chain::regular(egress()));
+    table.put_chain("ingress", Chain::regular(ingress()));
+    table.put_chain("output_egress", Chain::regular(output_egress()));
+    let mut base = |name, hook, priority, rules| {
+        let base = Base { hook, priority, policy: Policy::Accept };
+        table.put_chain(name, Chain { base: Some(base), rules });
+    };
+    // Before connection tracking (priority raw), so that a spoofed packet leaves no trace in it.
+    base("prerouting", Hook::Prerouting, -300, vec![rule([from_pod(), jump("spoof")])]);
+    base("forward", Hook::Forward, 0, forward());
+    base("output", Hook::Output, 0, output());
+}
+
+/// The set for the family of an address.
+fn by_family(address: IpAddr, v4: &'static str, v6: &'static str) -> Cow<'static, str> {
+    if address.is_ipv4() { v4 } else { v6 }.into()
 }
 
 fn ports(protocol: Protocol, first: u16, last: u16) -> [Field; 2] {
     [Field::Number(protocol.number().into()), Field::Numbers(first.into(), last.into())]
 }
 
-fn policy_set(ruleset: &mut Ruleset, name: &str, direction: &Direction) {
-    let by_port = Set::new(&["classid", "inet_proto", "inet_service"], Some("verdict"), true);
-    let by_class = Set::new(&["classid"], Some("verdict"), false);
-    let mut any = Set::new(&["inet_proto", "inet_service"], Some("verdict"), true);
-    for (protocol, range) in direction.any.allowed.ranges() {
-        any.elements.insert(ports(protocol, range.first, range.last).to_vec(), Some(Data::Return));
-    }
-    let (priority, protocol, port) = (meta("priority"), meta("l4proto"), payload("th", "dport"));
-    let last = match direction.any.default() {
-        Verdict::Allow => json!({"return": null}),
-        Verdict::Deny => json!({"drop": null}),
-    };
-    let rules = vec![
-        vec![vmap(&json!({"concat": [priority, protocol, port]}), &format!("{name}_ports"))],
-        vec![vmap(&priority, &format!("{name}_classes"))],
-        vec![vmap(&json!({"concat": [protocol, port]}), &format!("{name}_any"))],
-        vec![last],
+/// The end of a chain that is gone to leads where the end of the one before would have led.
+fn cause_chain(name: &str, cause: Cause) -> Chain {
+    let tell = vec![
+        Expr::Limit { per_second: LOG_PER_SECOND, burst: LOG_BURST },
+        Expr::Log { group: LOG_GROUP, prefix: name.to_owned(), snaplen: LOG_SNAPLEN },
     ];
-    ruleset.sets.insert(format!("{name}_ports"), by_port);
-    ruleset.sets.insert(format!("{name}_classes"), by_class);
-    ruleset.sets.insert(format!("{name}_any"), any);
-    for (id, entries) in &direction.classes {
-        insert(ruleset, of_class(name, *id, entries));
+    let mut rules = vec![vec![Expr::Counter(name.to_owned())], tell];
+    if cause == Cause::Drop {
+        rules.push(verdict(nftables::Verdict::Drop));
     }
-    ruleset.chains.insert(name.into(), Chain { hook: None, rules });
+    Chain::regular(rules)
 }
 
-fn data(verdict: Verdict) -> Data {
-    match verdict {
-        Verdict::Allow => Data::Return,
-        Verdict::Deny => Data::Drop,
-    }
+fn from_pod() -> Vec<Expr> {
+    rule::begins(Interface::In, HOST_IFNAME_PREFIX)
 }
 
-fn base_chains(ruleset: &mut Ruleset) {
-    let drop = || json!({"drop": null});
-    let from_pod = || matches("==", &meta("iifname"), &json!(PODS));
-    let to_pod = || matches("==", &meta("oifname"), &json!(PODS));
-    let jump = |chain: &str| json!({"jump": {"target": chain}});
-
-    // Neighbour discovery and multicast membership of the pod's own link: they never leave it.
-    let link_local = || json!({"set": ["::", {"prefix": {"addr": "fe80::", "len": 10}}]});
-    let link_types = json!({"set": [
-        "nd-router-solicit", "nd-neighbor-solicit", "nd-neighbor-advert", "mld-listener-report",
-        "mld-listener-done", "mld2-listener-report"
-    ]});
-    // An address that is that of the pod behind a link.
-    let belongs = |ifname: &str, address: &str, verdict: &str| {
-        ["ip", "ip6"].map(|family| {
-            let key = json!({"concat": [meta(ifname), payload(family, address)]});
-            let set = if family == "ip" { "@sources4" } else { "@sources6" };
-            vec![matches("==", &key, &json!(set)), json!({verdict: null})]
-        })
-    };
-    let [own4, own6] = belongs("iifname", "saddr", "return");
-    let spoof = vec![
-        own4,
-        own6,
-        vec![
-            matches("==", &payload("ip6", "saddr"), &link_local()),
-            matches("==", &payload("icmpv6", "type"), &link_types),
-            json!({"return": null}),
-        ],
-        vec![drop()],
-    ];
-    let chain = |rules| Chain { hook: None, rules };
-    ruleset.chains.insert("spoof".into(), chain(spoof));
-    ruleset.chains.insert(
-        "prerouting".into(),
-        // Before connection tracking (priority raw), so that a spoofed packet leaves no trace in it.
-        Chain { hook: Some(("prerouting", -300)), rules: vec![vec![from_pod(), jump("spoof")]] },
-    );
-    let established = || {
-        let state = matches("in", &json!({"ct": {"key": "state"}}), &json!(["established", "related"]));
-        vec![state, json!({"accept": null})]
-    };
-    // A pod that reaches itself through a service comes back by the link that it left.
-    let [self4, self6] = belongs("iifname", "daddr", "accept");
-    ruleset.chains.insert(
-        "forward".into(),
-        Chain {
-            hook: Some(("forward", 0)),
-            rules: vec![
-                established(),
-                self4,
-                self6,
-                vec![from_pod(), jump("egress")],
-                vec![to_pod(), jump("ingress")],
-            ],
-        },
-    );
-    let [self4, self6] = belongs("oifname", "saddr", "accept");
-    let local = matches("==", &json!({"fib": {"result": "type", "flags": ["saddr"]}}), &json!("local"));
-    ruleset.chains.insert(
-        "output".into(),
-        Chain {
-            hook: Some(("output", 0)),
-            rules: vec![
-                established(),
-                vec![local, json!({"accept": null})],
-                vec![matches("==", &payload("ip6", "saddr"), &link_local()), json!({"accept": null})],
-                self4,
-                self6,
-                vec![jump("output_egress")],
-                vec![to_pod(), jump("ingress")],
-            ],
-        },
-    );
-    let known = |ifname: &str| vec![matches("!=", &meta(ifname), &json!("@endpoints")), drop()];
-    let mut egress = vec![known("iifname")];
-    egress.extend(decide("daddr", &[vmap(&meta("iifname"), "egress")]));
-    ruleset.chains.insert("egress".into(), chain(egress));
-    let mut ingress = vec![known("oifname")];
-    ingress.extend(decide("saddr", &[vmap(&meta("oifname"), "ingress")]));
-    ruleset.chains.insert("ingress".into(), chain(ingress));
-    let of_source = [vmap(&payload("ip", "saddr"), "egress4"), vmap(&payload("ip6", "saddr"), "egress6")];
-    ruleset.chains.insert("output_egress".into(), chain(decide("daddr", &of_source)));
+fn to_pod() -> Vec<Expr> {
+    rule::begins(Interface::Out, HOST_IFNAME_PREFIX)
 }
 
-/// The class of an address to the packet priority, then the policy sets that `lookups` find.
-fn decide(address: &str, lookups: &[Value]) -> Vec<Vec<Value>> {
-    let mut rules = vec![vec![set_priority(&json!("none"))]];
-    // Blocks first: a pod's own entry, which knows its blocks too, wins by coming last.
-    for (family, set) in [("ip", "blocks4"), ("ip6", "blocks6"), ("ip", "pods4"), ("ip6", "pods6")] {
-        let class = json!({"map": {"key": payload(family, address), "data": format!("@{set}")}});
-        rules.push(vec![set_priority(&class)]);
+/// An address that is that of the pod behind a link.
+fn belongs(interface: Interface, which: Address, then: &nftables::Verdict) -> [Rule; 2] {
+    Family::ALL.map(|family| {
+        let set = family.pick("sources4", "sources6");
+        rule([rule::interface_and_address(family, interface, which, set), verdict(then.clone())])
+    })
+}
+
+fn spoof() -> Vec<Rule> {
+    let mut rules = belongs(Interface::In, Address::Source, &nftables::Verdict::Return).to_vec();
+    for source in [rule::from_unspecified(), rule::from_link_local()] {
+        rules.push(rule([source, rule::icmpv6_type("link_types"), verdict(nftables::Verdict::Return)]));
     }
-    rules.extend(lookups.iter().map(|lookup| vec![lookup.clone()]));
-    rules.push(vec![set_priority(&json!("none"))]);
+    rules.push(verdict(nftables::Verdict::Drop));
     rules
 }
 
-fn meta(key: &str) -> Value {
-    json!({"meta": {"key": key}})
+fn established() -> Rule {
+    rule([rule::is_established(), verdict(nftables::Verdict::Accept)])
 }
 
-fn payload(protocol: &str, field: &str) -> Value {
-    json!({"payload": {"protocol": protocol, "field": field}})
+/// A connection that a change of policy ended is not tracked any more: what either end sends on must not begin it anew
+/// in a direction in which it is allowed.
+fn midstream(interface: Interface) -> Rule {
+    rule([rule::is_midstream(), rule::interface(interface, "isolated", Found::Is), goto(MIDSTREAM)])
 }
 
-fn matches(op: &str, left: &Value, right: &Value) -> Value {
-    json!({"match": {"op": op, "left": left, "right": right}})
+fn forward() -> Vec<Rule> {
+    let mut rules = vec![established(), midstream(Interface::In), midstream(Interface::Out)];
+    // A pod that reaches itself through a service comes back by the link that it left.
+    rules.extend(belongs(Interface::In, Address::Destination, &nftables::Verdict::Accept));
+    rules.push(rule([from_pod(), jump("egress")]));
+    rules.push(rule([to_pod(), jump("ingress")]));
+    rules
 }
 
-fn vmap(key: &Value, set: &str) -> Value {
-    json!({"vmap": {"key": key, "data": format!("@{set}")}})
+fn output() -> Vec<Rule> {
+    let mut rules = vec![
+        established(),
+        // The node always reaches its own pods, midstream too.
+        rule([rule::from_local(), verdict(nftables::Verdict::Accept)]),
+        midstream(Interface::Out),
+        rule([rule::from_unspecified(), verdict(nftables::Verdict::Accept)]),
+        rule([rule::from_link_local(), verdict(nftables::Verdict::Accept)]),
+    ];
+    rules.extend(belongs(Interface::Out, Address::Source, &nftables::Verdict::Accept));
+    rules.push(jump("output_egress"));
+    rules.push(rule([to_pod(), jump("ingress")]));
+    rules
 }
 
-fn set_priority(value: &Value) -> Value {
-    json!({"mangle": {"key": meta("priority"), "value": value}})
+fn known(interface: Interface) -> Rule {
+    rule([rule::interface(interface, "endpoints", Found::IsNot), verdict(nftables::Verdict::Drop)])
+}
+
+fn egress() -> Vec<Rule> {
+    let set = rule::interface(Interface::In, "egress", Found::Verdict);
+    [vec![known(Interface::In)], decide(Address::Destination, vec![set])].concat()
+}
+
+fn ingress() -> Vec<Rule> {
+    let set = rule::interface(Interface::Out, "ingress", Found::Verdict);
+    [vec![known(Interface::Out)], decide(Address::Source, vec![set])].concat()
+}
+
+fn output_egress() -> Vec<Rule> {
+    let of_source = Family::ALL.map(|family| {
+        let set = rule::lookup(family.pick("egress4", "egress6"), Found::Verdict);
+        rule([rule::address(family, Address::Source), vec![set]])
+    });
+    decide(Address::Destination, of_source.to_vec())
+}
+
+/// The class of an address to the packet priority, then the policy sets that `lookups` find.
+fn decide(address: Address, lookups: Vec<Rule>) -> Vec<Rule> {
+    let mut rules = vec![rule::reset_priority()];
+    // Blocks first: a pod's own entry, which knows its blocks too, wins by coming last.
+    for (v4, v6) in [("blocks4", "blocks6"), ("pods4", "pods6")] {
+        for family in Family::ALL {
+            let class = rule::lookup(family.pick(v4, v6), Found::Value(rule::FIRST));
+            rules.push(rule([rule::address(family, address), vec![class, rule::set_priority()]]));
+        }
+    }
+    rules.extend(lookups);
+    rules.push(rule::reset_priority());
+    rules
 }

@@ -2,16 +2,21 @@
 //!
 //! ```text
 //!  prerouting (raw)    a pod's packet has the pod's address, or goes
-//!  forward (filter)    established, or from a pod to itself -> pass
+//!  forward (filter)    established -> pass
+//!                      TCP of no connection and not the first of one, from or to an isolated pod -> midstream
+//!                      from a pod to itself -> pass
 //!                      from a pod: class of the destination -> priority; iifname -> chain of the policy set
 //!                      to a pod:   class of the source      -> priority; oifname -> chain of the policy set
-//!  output (filter)     the node's own, established, or from a pod to itself -> pass
+//!  output (filter)     the node's own, established, or from a pod to itself -> pass; midstream as in forward
 //!                      the rest as in forward, with the policy set of the source's address instead of iifname's
 //!  chain of a policy set and direction:
-//!                      (class, protocol, port) -> return     what a class may
-//!                      class -> drop or return               the rest of a class that a rule names
-//!                      (protocol, port) -> return            what everybody may
-//!                      drop or return                        the rest
+//!                      (class, protocol, port) -> decision   what a class may
+//!                      class -> decision                     the rest of a class that a rule names
+//!                      (protocol, port) -> decision          what everybody may
+//!                      cause or return                       the rest
+//!  its verdict chain:  decision, a number in the priority -> return or cause
+//!  chain of a cause, and midstream:
+//!                      count; tell NFLOG; drop
 //! ```
 //!
 //! What leaves the node in output without an address of the node's is a pod's or a stranger's packet that was never
@@ -21,17 +26,15 @@
 //! the scratch word between the two look-ups: it is zero when a packet leaves a pod, and is zeroed again; the mark
 //! is kube-proxy's. A link that is in no set is dropped: an unknown pod is closed.
 //!
-//! [`layout`] is the wanted table as data, [`diff`] the commands from one to another, [`Driver`] runs them, each
-//! batch as one transaction. The first is a replacement of the whole table, in one transaction too. Where only pods come
-//! and go, [`elements`] needs neither tables nor commands.
+//! [`layout`] says what each piece of state needs, [`table::Table`] keeps what is wanted with what the kernel lacks of it, and
+//! [`Driver`] writes the difference, as one transaction. The first is a replacement of the whole table, in one
+//! transaction too.
 
-mod diff;
+mod apply;
 mod driver;
-mod elements;
 mod layout;
-mod outline;
-mod ruleset;
+mod rule;
+mod table;
 
 pub(crate) use driver::Driver;
-use layout::layout;
-pub(crate) use ruleset::TABLE;
+pub(crate) use table::TABLE;

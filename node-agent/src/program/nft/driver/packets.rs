@@ -1,8 +1,10 @@
-//! What becomes of packets that do not come the straight way: through a service, or not forwarded at all.
+//! What becomes of packets.
 
 use std::{
+    collections::BTreeMap,
     fs,
-    net::{IpAddr, SocketAddr, UdpSocket},
+    io::{ErrorKind, Read, Write},
+    net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::{AsFd, AsRawFd},
     process::Command,
     sync::Arc,
@@ -11,11 +13,12 @@ use std::{
 
 use margay_api::endpoint::{EndpointId, PodRef};
 use margay_netlink::{
-    Socket,
+    Socket, conntrack,
     link::{self, End, Veth},
     netns::Namespace,
+    nftables::{Data, Field, Verdict},
 };
-use margay_policy::Interner;
+use margay_policy::{Interner, PortSet, compile::Entries};
 use nix::{
     sched::{CloneFlags, unshare},
     sys::socket::{
@@ -28,6 +31,7 @@ use super::{
     Driver,
     tests::{in_new_namespace, wanted},
 };
+use crate::program::nft::layout::{self, Cause, Decision, Way};
 
 const PORT: u16 = 53;
 /// How long a packet may take; how long nothing may come is never waited for.
@@ -111,12 +115,9 @@ fn next(socket: &UdpSocket) -> String {
 
 #[test]
 fn a_closed_pod_reaches_itself_through_a_service() {
-    in_new_namespace(async || {
+    in_new_namespace(|| {
         let pods = pods(1);
-        Driver::new("nft".into())
-            .apply(&Arc::new(wanted(1, CLOSED, &mut Interner::default())))
-            .await
-            .unwrap();
+        Driver::new().apply(&Arc::new(wanted(1, CLOSED, &mut Interner::default()))).unwrap();
         let proxy = "table inet proxy {
             chain pre { type nat hook prerouting priority -100; ip daddr 10.96.0.1 dnat ip to 10.0.0.1; ip6 daddr 2001:db8:96::1 dnat ip6 to 2001:db8::1; }
             chain post { type nat hook postrouting priority 100; ip saddr 10.0.0.1 ip daddr 10.0.0.1 masquerade; ip6 saddr 2001:db8::1 ip6 daddr 2001:db8::1 masquerade; }
@@ -139,20 +140,17 @@ fn what_the_node_sends_on_without_forwarding_obeys_policy_too() {
     let egress = "{metadata: {namespace: x, name: out}, spec: {podSelector: {matchLabels: {pod: p2}}, policyTypes: [Egress]}}";
     let ingress = "{metadata: {namespace: x, name: in}, spec: {podSelector: {matchLabels: {pod: p1}}, ingress: [{from: [{podSelector: {matchLabels: {pod: p3}}}]}]}}";
     for policy in [egress, ingress] {
-        in_new_namespace(async || {
+        in_new_namespace(|| {
             let pods = pods(3);
             ip("address add 192.0.2.1/32 dev lo");
             ip("address add 2001:db8:1::1/128 dev lo nodad");
-            Driver::new("nft".into())
-                .apply(&Arc::new(wanted(3, policy, &mut Interner::default())))
-                .await
-                .unwrap();
+            Driver::new().apply(&Arc::new(wanted(3, policy, &mut Interner::default()))).unwrap();
             for (is_ipv4, own) in [(true, "192.0.2.1"), (false, "2001:db8:1::1")] {
                 let server = open(&pods[0], address(is_ipv4, 1), PORT);
                 let to = (address(is_ipv4, 1), PORT);
                 // What output drops, its sender is told of.
                 let refused = open_as(address(is_ipv4, 2)).send_to(b"forbidden", to).unwrap_err();
-                assert_eq!(refused.kind(), std::io::ErrorKind::PermissionDenied);
+                assert_eq!(refused.kind(), ErrorKind::PermissionDenied);
                 open_as(address(is_ipv4, 3)).send_to(b"allowed", to).unwrap();
                 assert_eq!(next(&server), "allowed", "{policy}");
                 UdpSocket::bind((own, 0)).unwrap().send_to(b"the node's own", to).unwrap();
@@ -164,7 +162,7 @@ fn what_the_node_sends_on_without_forwarding_obeys_policy_too() {
 
 #[test]
 fn a_pod_sends_from_all_of_its_own_addresses_and_no_other() {
-    in_new_namespace(async || {
+    in_new_namespace(|| {
         let pods = pods(1);
         let mut wanted = wanted(3, "", &mut Interner::default());
         // p1 and p2 are two interfaces of one pod; p3 is another's.
@@ -173,7 +171,7 @@ fn a_pod_sends_from_all_of_its_own_addresses_and_no_other() {
             Arc::make_mut(&mut admitted.endpoint).pod =
                 Some(PodRef { namespace: "x".into(), name: pod.into(), uid: None });
         }
-        Driver::new("nft".into()).apply(&Arc::new(wanted)).await.unwrap();
+        Driver::new().apply(&Arc::new(wanted)).unwrap();
         ip("address add 192.0.2.1/32 dev lo");
         ip("address add 2001:db8:1::1/128 dev lo nodad");
         for (is_ipv4, node) in [(true, "192.0.2.1"), (false, "2001:db8:1::1")] {
@@ -190,6 +188,157 @@ fn a_pod_sends_from_all_of_its_own_addresses_and_no_other() {
             }
             assert_eq!(next(&server), "own too");
             assert_eq!(next(&server), "own");
+        }
+    });
+}
+
+fn counted(driver: &mut Driver) -> BTreeMap<String, u64> {
+    let counters = driver.counters().unwrap();
+    counters.into_iter().map(|(name, count)| (name, count.packets)).collect()
+}
+
+/// A connection from one pod to another: the opener's end, then the listener's.
+fn connect(from: &Namespace, to: &Namespace, address: IpAddr) -> [TcpStream; 2] {
+    let inside = to.enter().unwrap();
+    let listener = TcpListener::bind((address, 0)).unwrap();
+    drop(inside);
+    let inside = from.enter().unwrap();
+    let near = TcpStream::connect_timeout(&listener.local_addr().unwrap(), PATIENCE).unwrap();
+    drop(inside);
+    let far = listener.accept().unwrap().0;
+    [near, far].map(|stream| {
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream
+    })
+}
+
+fn pass_on(from: &mut TcpStream, to: &mut TcpStream) {
+    from.write_all(b"hello").unwrap();
+    let mut octets = [0; 5];
+    to.read_exact(&mut octets).unwrap();
+}
+
+const FROM_P2: &str = "{metadata: {namespace: x, name: in}, spec: {podSelector: {matchLabels: {pod: p1}}, ingress: [{from: [{podSelector: {matchLabels: {pod: p2}}}]}]}}";
+
+#[test]
+fn what_policy_drops_is_counted_by_its_cause() {
+    in_new_namespace(|| {
+        let pods = pods(3);
+        let mut driver = Driver::new();
+        driver.apply(&Arc::new(wanted(3, FROM_P2, &mut Interner::default()))).unwrap();
+        for (round, is_ipv4) in [(1, true), (2, false)] {
+            let server = open(&pods[0], address(is_ipv4, 1), PORT);
+            let to = (address(is_ipv4, 1), PORT);
+            open(&pods[2], address(is_ipv4, 3), 4000).send_to(b"forbidden", to).unwrap();
+            open(&pods[1], address(is_ipv4, 2), 4000).send_to(b"allowed", to).unwrap();
+            assert_eq!(next(&server), "allowed");
+            assert_eq!(
+                counted(&mut driver),
+                [("midstream".to_owned(), 0), ("s1_in_drop".to_owned(), round)].into()
+            );
+        }
+    });
+}
+
+#[test]
+fn an_audited_packet_passes_the_direction_and_is_judged_by_the_other() {
+    let closed = "{metadata: {namespace: x, name: out}, spec: {podSelector: {matchLabels: {pod: p2}}, policyTypes: [Egress]}}";
+    in_new_namespace(|| {
+        let pods = pods(2);
+        let mut driver = Driver::new();
+        let both = format!("{closed}\n---\n{FROM_P2}");
+        driver.apply(&Arc::new(wanted(2, &both, &mut Interner::default()))).unwrap();
+        let egress = driver.laid_out.endpoints[&EndpointId::of("p2", "eth0")].set.unwrap();
+        let chain = layout::chain_of(egress, Way::Out);
+        let nothing = Entries { allowed: PortSet::nothing() };
+        let table = driver.table();
+        layout::put_cause(table, "trial", Cause::Audit);
+        layout::put_direction(table, &chain, &nothing, &[layout::cause_of("trial", Cause::Audit)]);
+        // Whatever p2 sends to port 53 is now on trial.
+        let key = vec![Field::Number(17), Field::Numbers(PORT.into(), PORT.into())];
+        table.put(&format!("{chain}_any"), key, Some(Decision::Cause(0).data()));
+        driver.commit().unwrap();
+        for (round, is_ipv4) in [(1, true), (2, false)] {
+            let server = open(&pods[0], address(is_ipv4, 1), PORT);
+            let client = open(&pods[1], address(is_ipv4, 2), 4000);
+            client.send_to(b"another port", (address(is_ipv4, 1), PORT + 1)).unwrap();
+            client.send_to(b"on trial", (address(is_ipv4, 1), PORT)).unwrap();
+            assert_eq!(next(&server), "on trial");
+            let counters = counted(&mut driver);
+            assert_eq!((counters["trial_audit"], counters[&format!("{chain}_drop")]), (round, round));
+        }
+        // The other direction closes: what passes the first comes to the second.
+        layout::put_cause(driver.table(), "closed", Cause::Drop);
+        let to_closed = Some(Data::Verdict(Verdict::Goto(layout::cause_of("closed", Cause::Drop))));
+        let link = vec![Field::Name(EndpointId::of("p1", "eth0").host_ifname().into())];
+        driver.table().put("ingress", link, to_closed);
+        driver.commit().unwrap();
+        open(&pods[1], address(true, 2), 4001).send_to(b"on trial", (address(true, 1), PORT)).unwrap();
+        let counters = counted(&mut driver);
+        assert_eq!((counters["trial_audit"], counters["closed_drop"]), (3, 1));
+    });
+}
+
+#[test]
+fn connections_of_isolated_pods_open_reset_and_close_as_others_do() {
+    in_new_namespace(|| {
+        let pods = pods(2);
+        let mut driver = Driver::new();
+        driver.apply(&Arc::new(wanted(2, FROM_P2, &mut Interner::default()))).unwrap();
+        for is_ipv4 in [true, false] {
+            let [mut near, mut far] = connect(&pods[1], &pods[0], address(is_ipv4, 1));
+            pass_on(&mut near, &mut far);
+            pass_on(&mut far, &mut near);
+            near.shutdown(Shutdown::Write).unwrap();
+            assert_eq!(far.read(&mut [0]).unwrap(), 0);
+            pass_on(&mut far, &mut near);
+            drop(far);
+            assert_eq!(near.read(&mut [0]).unwrap(), 0);
+            // What is closed with octets unread is reset.
+            let [mut near, mut far] = connect(&pods[1], &pods[0], address(is_ipv4, 1));
+            pass_on(&mut near, &mut far);
+            near.write_all(b"unread").unwrap();
+            assert!(far.peek(&mut [0]).unwrap() > 0);
+            drop(far);
+            assert_eq!(near.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+            // Nobody listens: a reset answers.
+            let inside = pods[1].enter().unwrap();
+            let refused = TcpStream::connect_timeout(&(address(is_ipv4, 1), 1).into(), PATIENCE).unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+            drop(inside);
+        }
+        assert_eq!(counted(&mut driver), [("midstream".to_owned(), 0), ("s1_in_drop".to_owned(), 0)].into());
+    });
+}
+
+#[test]
+fn a_connection_that_is_not_tracked_any_more_goes_on_only_between_pods_that_no_policy_isolates() {
+    in_new_namespace(|| {
+        let pods = pods(4);
+        let mut driver = Driver::new();
+        driver.apply(&Arc::new(wanted(4, FROM_P2, &mut Interner::default()))).unwrap();
+        for (round, is_ipv4) in [(1, true), (2, false)] {
+            // The isolated pod answers, so that what it sends is in the direction that no policy is about.
+            let [mut near, mut far] = connect(&pods[1], &pods[0], address(is_ipv4, 1));
+            let [mut free, mut other] = connect(&pods[2], &pods[3], address(is_ipv4, 4));
+            for (from, to) in [(&mut near, &mut far), (&mut free, &mut other)] {
+                pass_on(from, to);
+                pass_on(to, from);
+            }
+            conntrack::forget(&[1, 4].map(|host| address(is_ipv4, host)).into()).unwrap();
+            far.write_all(b"hello").unwrap();
+            assert!(counted(&mut driver)["midstream"] >= round);
+            near.set_nonblocking(true).unwrap();
+            assert_eq!(near.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
+            // The other way, which is allowed to begin a connection, but only at its beginning.
+            near.write_all(b"hello").unwrap();
+            far.set_nonblocking(true).unwrap();
+            assert_eq!(far.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
+            pass_on(&mut other, &mut free);
+            pass_on(&mut free, &mut other);
+            let again = connect(&pods[1], &pods[0], address(is_ipv4, 1));
+            drop(again);
         }
     });
 }

@@ -9,12 +9,12 @@ use nix::sched::{CloneFlags, unshare};
 use super::Driver;
 use crate::decide::{Admitted, Wanted};
 
-/// Runs a test on a thread in a network namespace of its own, with a runtime that stays on that thread.
-pub(super) fn in_new_namespace(test: impl AsyncFnOnce() + Send) {
+/// Runs a test on a thread in a network namespace of its own.
+pub(super) fn in_new_namespace(test: impl FnOnce() + Send) {
     thread::scope(|scope| {
         let handle = scope.spawn(|| {
             unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace of its own: run the tests as root");
-            tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test());
+            test();
         });
         if let Err(panic) = handle.join() {
             std::panic::resume_unwind(panic);
@@ -22,8 +22,10 @@ pub(super) fn in_new_namespace(test: impl AsyncFnOnce() + Send) {
     });
 }
 
-fn listed() -> String {
+pub(super) fn listed() -> String {
     let output = Command::new("nft").args(["list", "ruleset"]).output().unwrap();
+    // A declaration that it does not understand, nft aborts on.
+    assert!(output.status.success(), "nft list ruleset: {output:?}");
     String::from_utf8(output.stdout).unwrap()
 }
 
@@ -88,40 +90,19 @@ const POLICIES: [&str; 6] = [
 
 #[test]
 fn going_from_any_state_to_any_other_by_differences_gives_what_writing_it_anew_gives() {
-    in_new_namespace(async || {
+    in_new_namespace(|| {
         for from in POLICIES {
             for to in POLICIES {
                 let mut interner = Interner::default();
-                let mut driver = Driver::new("nft".into());
-                driver.apply(&Arc::new(wanted(3, from, &mut interner))).await.unwrap();
+                let mut driver = Driver::new();
+                driver.apply(&Arc::new(wanted(3, from, &mut interner))).unwrap();
                 let second = Arc::new(wanted(2, to, &mut interner));
-                driver.apply(&second).await.unwrap_or_else(|error| panic!("{from}\n{to}\n{error}"));
+                driver.apply(&second).unwrap_or_else(|error| panic!("{from}\n{to}\n{error}"));
                 let by_difference = listed();
-                assert_eq!(driver.apply(&second).await.unwrap(), 0);
-                Driver::new("nft".into()).apply(&second).await.unwrap();
+                assert_eq!(driver.apply(&second).unwrap(), 0);
+                Driver::new().apply(&second).unwrap();
                 assert_eq!(sorted(&by_difference), sorted(&listed()), "{from}\n{to}");
             }
-        }
-    });
-}
-
-#[test]
-fn pods_come_and_go_without_a_process_of_nft() {
-    in_new_namespace(async || {
-        // Where a range holds a pod's address, the pod may split it; ranges are nft's to write.
-        for policies in POLICIES.into_iter().filter(|policies| !policies.contains("ipBlock")) {
-            let mut interner = Interner::default();
-            let mut driver = Driver::new("nft".into());
-            driver.apply(&Arc::new(wanted(2, policies, &mut interner))).await.unwrap();
-            let before = listed();
-            driver.program = "/no/such/nft".into();
-            let more = Arc::new(wanted(3, policies, &mut interner));
-            assert_ne!(driver.apply(&more).await.unwrap(), 0, "{policies}");
-            let by_elements = listed();
-            Driver::new("nft".into()).apply(&more).await.unwrap();
-            assert_eq!(sorted(&by_elements), sorted(&listed()), "{policies}");
-            driver.apply(&Arc::new(wanted(2, policies, &mut interner))).await.unwrap();
-            assert_eq!(sorted(&before), sorted(&listed()), "{policies}");
         }
     });
 }
@@ -135,11 +116,11 @@ fn sorted(listing: &str) -> Vec<String> {
 
 #[test]
 fn tables_of_others_are_not_touched_and_ours_is_replaced_at_the_start() {
-    in_new_namespace(async || {
+    in_new_namespace(|| {
         for command in ["add table ip nat", "add table inet margay", "add chain inet margay strange"] {
             assert!(Command::new("nft").arg(command).status().unwrap().success());
         }
-        Driver::new("nft".into()).apply(&Arc::new(wanted(1, "", &mut Interner::default()))).await.unwrap();
+        Driver::new().apply(&Arc::new(wanted(1, "", &mut Interner::default()))).unwrap();
         let listing = listed();
         assert!(listing.contains("table ip nat"), "{listing}");
         assert!(!listing.contains("strange"), "{listing}");
@@ -148,25 +129,25 @@ fn tables_of_others_are_not_touched_and_ours_is_replaced_at_the_start() {
 
 #[test]
 fn a_table_that_somebody_took_away_is_an_error_once_and_is_then_written_anew() {
-    in_new_namespace(async || {
+    in_new_namespace(|| {
         let mut interner = Interner::default();
-        let mut driver = Driver::new("nft".into());
-        driver.apply(&Arc::new(wanted(1, "", &mut interner))).await.unwrap();
+        let mut driver = Driver::new();
+        driver.apply(&Arc::new(wanted(1, "", &mut interner))).unwrap();
         assert!(Command::new("nft").args(["flush", "ruleset"]).status().unwrap().success());
         let next = Arc::new(wanted(2, POLICIES[1], &mut interner));
-        let error = driver.apply(&next).await.unwrap_err();
+        let error = driver.apply(&next).unwrap_err();
         assert!(error.to_string().contains("No such file or directory"), "{error}");
-        driver.apply(&next).await.unwrap();
+        driver.apply(&next).unwrap();
         assert!(listed().contains("s1_in"), "{}", listed());
     });
 }
 
 #[test]
 fn a_table_that_somebody_flushed_edited_or_deleted_is_noticed_and_replaced() {
-    in_new_namespace(async || {
+    in_new_namespace(|| {
         let ruleset = Arc::new(wanted(2, POLICIES[3], &mut Interner::default()));
-        let mut driver = Driver::new("nft".into());
-        assert!(driver.verify().await.unwrap(), "nothing is written yet, so nothing can be missing");
+        let mut driver = Driver::new();
+        assert!(driver.verify().unwrap(), "nothing is written yet, so nothing can be missing");
         for damage in [
             "flush ruleset",
             "delete table inet margay",
@@ -174,21 +155,95 @@ fn a_table_that_somebody_flushed_edited_or_deleted_is_noticed_and_replaced() {
             "insert rule inet margay forward accept",
             "add set inet margay strange { type mark; }",
         ] {
-            driver.apply(&ruleset).await.unwrap();
-            assert!(driver.verify().await.unwrap());
+            driver.apply(&ruleset).unwrap();
+            assert!(driver.verify().unwrap());
             assert!(Command::new("nft").arg(damage).status().unwrap().success());
-            assert!(!driver.verify().await.unwrap(), "{damage}");
-            assert_ne!(driver.apply(&ruleset).await.unwrap(), 0, "{damage}");
-            assert!(driver.verify().await.unwrap(), "{damage}");
+            assert!(!driver.verify().unwrap(), "{damage}");
+            assert_ne!(driver.apply(&ruleset).unwrap(), 0, "{damage}");
+            assert!(driver.verify().unwrap(), "{damage}");
         }
     });
 }
 
 #[test]
-fn a_missing_program_is_named() {
-    in_new_namespace(async || {
-        let mut driver = Driver::new("/no/such/nft".into());
-        let error = driver.apply(&Arc::new(Wanted::default())).await.unwrap_err();
-        assert!(error.to_string().starts_with("run /no/such/nft: "), "{error}");
+fn a_pod_that_comes_changes_its_own_elements_alone() {
+    in_new_namespace(|| {
+        for policies in POLICIES.into_iter().filter(|policies| !policies.contains("ipBlock")) {
+            let mut interner = Interner::default();
+            let mut driver = Driver::new();
+            driver.apply(&Arc::new(wanted(2, policies, &mut interner))).unwrap();
+            let before = listed();
+            let changes = driver.apply(&Arc::new(wanted(3, policies, &mut interner))).unwrap();
+            assert!((3..=8).contains(&changes), "{changes} changes: {policies}");
+            driver.apply(&Arc::new(wanted(2, policies, &mut interner))).unwrap();
+            assert_eq!(sorted(&before), sorted(&listed()), "{policies}");
+        }
+    });
+}
+
+#[test]
+fn an_operator_can_read_the_table() {
+    in_new_namespace(|| {
+        let mut driver = Driver::new();
+        driver.apply(&Arc::new(wanted(2, POLICIES[3], &mut Interner::default()))).unwrap();
+        let listing = listed();
+        for line in [
+            "type ifname . ipv4_addr",
+            "type classid . inet_proto . inet_service : classid",
+            "type filter hook prerouting priority raw; policy accept;",
+            "type filter hook forward priority filter; policy accept;",
+            "ct state established,related accept",
+            "tcp flags != syn / fin,syn,rst,ack ct state new iifname @isolated goto midstream",
+            "iifname . ip daddr @sources4 accept",
+            "ip6 saddr fe80::/10 icmpv6 type @link_types return",
+            "iifname \"mgy*\" jump egress",
+            "meta priority set ip daddr map @pods4",
+            "oifname vmap @ingress",
+            "meta priority set meta priority . meta l4proto . th dport map @s1_in_ports goto s1_in_verdict",
+            "goto s1_in_drop",
+            "counter name \"s1_in_drop\"",
+            "limit rate 100/second burst 100 packets log prefix \"s1_in_drop\" group 28007 snaplen 128",
+        ] {
+            assert!(listing.lines().any(|found| found.trim() == line), "{line}\n{listing}");
+        }
+    });
+}
+
+#[test]
+fn a_look_at_the_table_reads_nothing_as_long_as_nothing_has_changed() {
+    in_new_namespace(|| {
+        let mut driver = Driver::new();
+        let wanted = Arc::new(wanted(2, POLICIES[3], &mut Interner::default()));
+        driver.apply(&wanted).unwrap();
+        let written = driver.generation;
+        assert!(written.is_some());
+        assert!(driver.verify().unwrap());
+        assert_eq!(driver.generation, written);
+        // Somebody else's table is looked past, and that once.
+        assert!(Command::new("nft").arg("add table ip others").status().unwrap().success());
+        assert!(driver.verify().unwrap());
+        assert_eq!(driver.generation, written.map(|generation| generation + 1));
+        // One who comes between the look and the next commit is not taken for us.
+        assert!(Command::new("nft").arg("add rule inet margay forward accept").status().unwrap().success());
+        driver.table().put_counter("more");
+        driver.commit().unwrap();
+        assert_eq!(driver.generation, None);
+        assert!(!driver.verify().unwrap());
+        assert_ne!(driver.apply(&wanted).unwrap(), 0);
+        assert!(driver.verify().unwrap());
+    });
+}
+
+#[test]
+fn changes_by_others_are_told_from_our_own_by_their_port() {
+    in_new_namespace(|| {
+        let mut driver = Driver::new();
+        let wanted = Arc::new(wanted(1, "", &mut Interner::default()));
+        driver.apply(&wanted).unwrap();
+        let own = driver.connection.as_ref().unwrap().port();
+        assert!(driver.heed(&[own].into()));
+        assert_eq!(driver.apply(&wanted).unwrap(), 0);
+        assert!(!driver.heed(&[own, own + 1].into()));
+        assert_ne!(driver.apply(&wanted).unwrap(), 0);
     });
 }
