@@ -81,6 +81,54 @@ fn a_malformed_object_is_counted_and_hides_no_other() {
 }
 
 #[test]
+fn a_kind_of_policy_that_is_installed_later_is_found_and_one_that_is_removed_takes_its_policies_along() {
+    on_node(async |node| {
+        put_pod(node, "a", "10.0.0.1");
+        start(node).await;
+        until_closed(node, "a", false).await;
+        let log = std::fs::read_to_string(node.path("agent.log")).unwrap();
+        let absent = "ClusterNetworkPolicy is not installed (no CRD policy.networking.k8s.io/v1alpha2)";
+        assert_eq!(log.matches(absent).count(), 1, "{log}");
+        let definition = margay_lab::cluster_network_policies();
+        let name = definition["metadata"]["name"].as_str().unwrap().to_owned();
+        // Both at once, as far as the agent can see.
+        node.stop_api().await;
+        node.api.put_raw(definition).unwrap();
+        let deny = json!({
+            "apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy",
+            "metadata": {"name": "deny"},
+            "spec": {
+                "tier": "Admin", "priority": 1, "subject": {"namespaces": {}},
+                "ingress": [{"action": "Deny", "from": [{"namespaces": {}}]}],
+            },
+        });
+        node.api.put_raw(deny).unwrap();
+        node.start_api().await;
+        node.eventually("the kind is found", async || {
+            let log = std::fs::read_to_string(node.path("agent.log")).unwrap();
+            let found = log.contains("listed resource=\"clusternetworkpolicies\" objects=1");
+            if found { Ok(()) } else { Err("it is not listed".to_owned()) }
+        })
+        .await;
+        let heard = async || {
+            let metrics = node.get("/metrics").await?;
+            let line = metrics
+                .lines()
+                .find(|line| line.contains("api_events_total{resource=\"clusternetworkpolicies\"}"));
+            line.map(str::to_owned).ok_or(metrics.clone())
+        };
+        let before = heard().await.unwrap();
+        node.delete(&format!("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}")).await;
+        node.eventually("the policy goes with its kind", async || {
+            let now = heard().await?;
+            if now == before { Err(now) } else { Ok(()) }
+        })
+        .await;
+        node.ready().await;
+    });
+}
+
+#[test]
 fn what_changed_while_the_api_server_was_away_is_in_force_when_it_is_back_without_its_history() {
     on_node(async |node| {
         put_pod(node, "a", "10.0.0.1");
@@ -115,7 +163,10 @@ fn a_killed_agent_leaves_the_table_in_force_and_the_next_one_takes_it_over() {
                 node.get("/readyz").await.err().filter(|text| text.contains("api:")).ok_or_else(String::new)
             })
             .await;
-        assert!(missing.contains("nodes, namespaces, pods, networkpolicies"), "{missing}");
+        assert!(
+            missing.contains("nodes, namespaces, pods, networkpolicies, clusternetworkpolicies"),
+            "{missing}"
+        );
         assert_eq!(is_closed("a"), Ok(true));
         node.start_api().await;
         node.ready().await;

@@ -164,6 +164,16 @@ impl Node {
         if head.contains(" 200 ") { Ok(body.to_owned()) } else { Err(body.to_owned()) }
     }
 
+    /// Deletes what is at a path of the API server.
+    pub(crate) async fn delete(&self, path: &str) {
+        let mut stream = TcpStream::connect(API).await.unwrap();
+        let request = format!("DELETE {path} HTTP/1.1\r\nHost: {API}\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        assert!(text.starts_with("HTTP/1.1 200 "), "{path}: {text}");
+    }
+
     /// Waits until an attempt succeeds: the one place that polls, as a kernel table and a health page can only be
     /// asked.
     pub(crate) async fn eventually<T>(&self, what: &str, attempt: impl AsyncFn() -> Result<T, String>) -> T {
