@@ -177,7 +177,9 @@ impl Tuple {
         for (kind, value, _) in attributes(within(TUPLE_PROTOCOL)?) {
             match (kind, value) {
                 (PROTOCOL_NUMBER, [number]) => read.protocol = *number,
-                (PROTOCOL_SOURCE_PORT, [high, low]) => read.source_port = Some(u16::from_be_bytes([*high, *low])),
+                (PROTOCOL_SOURCE_PORT, [high, low]) => {
+                    read.source_port = Some(u16::from_be_bytes([*high, *low]))
+                }
                 _ => {}
             }
         }

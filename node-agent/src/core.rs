@@ -524,7 +524,9 @@ impl Core {
             match self.connections.try_send(std::mem::take(&mut self.doubtful)) {
                 Ok(()) => {}
                 // There are looks enough under way; the reconcile comes back to it.
-                Err(TrySendError::Full(addresses) | TrySendError::Closed(addresses)) => self.doubtful = addresses,
+                Err(TrySendError::Full(addresses) | TrySendError::Closed(addresses)) => {
+                    self.doubtful = addresses
+                }
             }
         }
     }

@@ -162,7 +162,8 @@ impl PortSet {
 
     /// The ranges of each protocol, disjoint, not adjacent, in order.
     pub fn ranges(&self) -> impl Iterator<Item = (Protocol, PortRange)> {
-        let of = |protocol: Protocol| self.ranges[protocol as usize].iter().map(move |range| (protocol, *range));
+        let of =
+            |protocol: Protocol| self.ranges[protocol as usize].iter().map(move |range| (protocol, *range));
         Protocol::ALL.into_iter().flat_map(of)
     }
 }
@@ -218,7 +219,8 @@ mod tests {
     fn set() -> impl Strategy<Value = PortSet> {
         let range = (select(Protocol::ALL.to_vec()), 0_u16..20, 0_u16..8, any::<bool>());
         (any::<bool>(), vec(range, 0..5)).prop_map(|(others, ranges)| {
-            let mut set = if others { PortSet::everything().minus(&ports_of_all()) } else { PortSet::nothing() };
+            let mut set =
+                if others { PortSet::everything().minus(&ports_of_all()) } else { PortSet::nothing() };
             for (protocol, first, length, high) in ranges {
                 let first = if high { u16::MAX - 30 + first } else { first };
                 set.insert(protocol, PortRange { first, last: first + length });

@@ -281,7 +281,8 @@ impl State {
         let endpoints = endpoints.into_iter().map(|(id, endpoint)| (id, Arc::new(endpoint))).collect();
         let before = std::mem::replace(&mut self.endpoints, endpoints);
         self.listed.records = true;
-        let pods = before.values().chain(self.endpoints.values()).filter_map(|endpoint| endpoint.pod.as_ref());
+        let pods =
+            before.values().chain(self.endpoints.values()).filter_map(|endpoint| endpoint.pod.as_ref());
         let pods: BTreeSet<PodName> = pods.map(|pod| PodName::new(&pod.namespace, &pod.name)).collect();
         for name in &pods {
             self.refresh(name);

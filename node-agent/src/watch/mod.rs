@@ -18,7 +18,9 @@ mod presence;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt::Debug, sync::Arc};
+    fmt::Debug,
+    sync::Arc,
+};
 
 use futures::StreamExt;
 use kube::{

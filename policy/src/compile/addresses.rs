@@ -110,7 +110,10 @@ impl Addresses {
             let member = Member::Address(address);
             let before = self.classes.key_of(&member).or_else(|| self.blocks_of(address));
             let kept = before.into_iter().flat_map(|ids| ids.iter()).filter(|id| !turnover.gone.contains(id));
-            wishes.insert(member, Some(sorted(kept.copied().chain(gained).collect())).filter(|ids| is_own(ids)));
+            wishes.insert(
+                member,
+                Some(sorted(kept.copied().chain(gained).collect())).filter(|ids| is_own(ids)),
+            );
         }
         for address in touched {
             let ids = sorted(self.terms_of(objects, terms, *address));
@@ -230,7 +233,8 @@ impl Addresses {
                     of_pod(pod).into_iter().filter(|ip| term.has_pod(&labels, pod, *ip)).for_each(&mut found);
                 }
             }
-            Term::Pods { namespaces: NamespaceChoice::Selected(_), .. } | Term::Block { port: Some(_), .. } => {
+            Term::Pods { namespaces: NamespaceChoice::Selected(_), .. }
+            | Term::Block { port: Some(_), .. } => {
                 let mut labels = None;
                 for pod in objects.pods.values() {
                     let namespace = &pod.name.namespace;

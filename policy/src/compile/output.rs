@@ -139,7 +139,10 @@ impl Entries {
 
     /// From verdicts for parts that together are everything.
     pub(super) fn of_parts(parts: &[(PortSet, Verdict)]) -> Self {
-        let rest = parts.iter().find(|(ports, _)| ports.has_others()).map_or(Verdict::Allow, |(_, verdict)| *verdict);
+        let rest = parts
+            .iter()
+            .find(|(ports, _)| ports.has_others())
+            .map_or(Verdict::Allow, |(_, verdict)| *verdict);
         let named = parts.iter().filter(|(_, verdict)| *verdict != rest);
         let mut ports: Vec<PortEntry> = named
             .flat_map(|(set, verdict)| {

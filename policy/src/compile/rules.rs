@@ -63,8 +63,10 @@ impl Rules {
     pub(super) fn of_cluster(policy: &ClusterPolicy, named: &NamedPorts, terms: &mut Terms) -> Self {
         let mut reader = Reader { named, terms, egress_names: BTreeSet::new() };
         let mut read = |way: Way, rules: &[crate::ClusterRule]| {
-            let rules: Vec<Rule> =
-                rules.iter().flat_map(|rule| reader.read(way, &rule.peers, &rule.ports, rule.action)).collect();
+            let rules: Vec<Rule> = rules
+                .iter()
+                .flat_map(|rule| reader.read(way, &rule.peers, &rule.ports, rule.action))
+                .collect();
             (!rules.is_empty()).then_some(rules)
         };
         let (priority, name) = (policy.priority, policy.name.clone());

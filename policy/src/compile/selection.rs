@@ -219,15 +219,17 @@ impl Selection {
         if unread.is_empty() {
             return unread;
         }
-        let ids: BTreeMap<Number, &PolicyId> =
-            self.numbers.iter().filter(|(_, number)| unread.contains(number)).map(|(id, number)| (*number, id)).collect();
+        let ids: BTreeMap<Number, &PolicyId> = self
+            .numbers
+            .iter()
+            .filter(|(_, number)| unread.contains(number))
+            .map(|(id, number)| (*number, id))
+            .collect();
         for number in &unread {
             let Some(policy) = self.in_use.get_mut(number) else { continue };
             let id = ids.get(number).filter(|_| policy.pods > 0);
             let rules = id.and_then(|id| match id {
-                PolicyId::Network(id) => {
-                    Some(Rules::of_network(objects.policies.get(id)?, named, terms))
-                }
+                PolicyId::Network(id) => Some(Rules::of_network(objects.policies.get(id)?, named, terms)),
                 PolicyId::Cluster(id) => {
                     Some(Rules::of_cluster(objects.cluster_policies.get(id)?, named, terms))
                 }

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     addresses::{Addresses, Member, Reclassed},
-    output::{CauseId, Changes, ClassId, Direction, Entries, PolicySet, PolicySetId, SetChange, Verdict, Way},
+    output::{
+        CauseId, Changes, ClassId, Direction, Entries, PolicySet, PolicySetId, SetChange, Verdict, Way,
+    },
     rules::Place,
     selection::{Selected, Selection},
     table::Table,
@@ -57,7 +59,8 @@ impl Verdicts {
     ) -> Changes {
         let mut changes = Changes::default();
         let mut before = Before::default();
-        let mut stale: BTreeSet<PolicySetId> = selected.moved.parts.iter().copied().map(PolicySetId).collect();
+        let mut stale: BTreeSet<PolicySetId> =
+            selected.moved.parts.iter().copied().map(PolicySetId).collect();
         stale.extend(&selected.rewritten);
         if !stale.is_empty() {
             changes.causes = self.causes.update(selection);
@@ -129,12 +132,15 @@ impl Verdicts {
             let all = [past.as_ref(), now].map(|of| of.into_iter().flat_map(|of| of.classes.keys().copied()));
             let all: BTreeSet<ClassId> = all.into_iter().flatten().collect();
             let past_of = |class: &ClassId| past.as_ref().and_then(|past| past.classes.get(class));
-            change.classes =
-                all.into_iter().filter(|class| past_of(class) != now.and_then(|now| now.classes.get(class))).collect();
+            change.classes = all
+                .into_iter()
+                .filter(|class| past_of(class) != now.and_then(|now| now.classes.get(class)))
+                .collect();
             if change.any || !change.classes.is_empty() {
                 let entry = before.0.entry((id, way)).or_default();
                 entry.any = Some(past_any);
-                entry.classes = change.classes.iter().map(|class| (*class, past_of(class).cloned())).collect();
+                entry.classes =
+                    change.classes.iter().map(|class| (*class, past_of(class).cloned())).collect();
             }
             compiled.tables[place] = table;
         }
@@ -205,7 +211,8 @@ impl Verdicts {
         let mut seen: BTreeMap<(ClassId, ClassId), bool> = BTreeMap::new();
         for (member, of) in &reclassed.members {
             let Member::Address(address) = member else { continue };
-            let of_its_own = |class: Option<u32>| class.map_or_else(|| addresses.class_in_range(*address), ClassId);
+            let of_its_own =
+                |class: Option<u32>| class.map_or_else(|| addresses.class_in_range(*address), ClassId);
             let (from, to) = (of_its_own(of.from), of_its_own(of.to));
             let tightened = *seen.entry((from, to)).or_insert_with(|| {
                 let is_new = matches!(reclassed.classes.get(&from), Some(None));

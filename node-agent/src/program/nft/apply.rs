@@ -66,7 +66,12 @@ impl LaidOut {
                     of_any(&chain, &held.any).iter().for_each(|entry| entry.remove(table));
                     put_direction(table, &chain, now);
                     let classes = std::mem::take(&mut held.classes);
-                    *held = Direction { classes, any: now.any.clone(), isolating: Vec::new(), audited: Vec::new() };
+                    *held = Direction {
+                        classes,
+                        any: now.any.clone(),
+                        isolating: Vec::new(),
+                        audited: Vec::new(),
+                    };
                 }
                 for class in &change.classes {
                     let before = held.classes.remove(class);
@@ -109,7 +114,8 @@ impl LaidOut {
         for id in dirty {
             let Some(admitted) = wanted.get(&id) else { continue };
             let endpoint = &admitted.endpoint;
-            let sources = endpoint.pod.as_ref().and_then(|pod| of_pod.get(pod)).unwrap_or(&endpoint.addresses);
+            let sources =
+                endpoint.pod.as_ref().and_then(|pod| of_pod.get(pod)).unwrap_or(&endpoint.addresses);
             let set = admitted.set.into_iter();
             let isolated: Vec<(Way, PolicySetId)> =
                 set.flat_map(|set| admitted.ways.iter().map(move |way| (*way, set))).collect();

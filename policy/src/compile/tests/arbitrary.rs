@@ -15,9 +15,9 @@ use proptest::{
 };
 
 use crate::{
-    Action, Block, ClusterPolicy, ClusterRule, Enforcement, NamedPort, Namespace, NamespaceChoice, Node, Objects,
-    Peer, Peers, Pod, PodName, Policy, PolicyId, PolicyRef, Port, PortRange, Ports, Protocol, Requirement, Rule,
-    Selector, Subject, Tier, compile::Touched,
+    Action, Block, ClusterPolicy, ClusterRule, Enforcement, NamedPort, Namespace, NamespaceChoice, Node,
+    Objects, Peer, Peers, Pod, PodName, Policy, PolicyId, PolicyRef, Port, PortRange, Ports, Protocol,
+    Requirement, Rule, Selector, Subject, Tier, compile::Touched,
 };
 
 /// Something that the API server or the plugin says; `None` when an object is gone.
@@ -94,8 +94,12 @@ pub(super) struct Probe {
 }
 
 pub(super) fn probe() -> impl Strategy<Value = Probe> {
-    (address(), address(), protocol(), 77_u16..86)
-        .prop_map(|(source, destination, protocol, port)| Probe { source, destination, protocol, port })
+    (address(), address(), protocol(), 77_u16..86).prop_map(|(source, destination, protocol, port)| Probe {
+        source,
+        destination,
+        protocol,
+        port,
+    })
 }
 
 /// A cluster, then what happens to it, in batches.
@@ -170,10 +174,8 @@ fn network() -> impl Strategy<Value = IpNetwork> {
 }
 
 fn peer(namespace: String) -> impl Strategy<Value = Peer> {
-    let choice = prop_oneof![
-        Just(NamespaceChoice::Own(namespace)),
-        selector().prop_map(NamespaceChoice::Selected)
-    ];
+    let choice =
+        prop_oneof![Just(NamespaceChoice::Own(namespace)), selector().prop_map(NamespaceChoice::Selected)];
     prop_oneof![
         6 => (choice, selector()).prop_map(|(namespaces, pods)| Peer::Pods { namespaces, pods }),
         5 => (network(), vec(network(), 0..3)).prop_map(|(cidr, except)| {
@@ -230,13 +232,14 @@ fn policy() -> impl Strategy<Value = Policy> {
 }
 
 fn cluster_policy() -> impl Strategy<Value = ClusterPolicy> {
-    let rules = || {
-        let action = select(vec![Action::Accept, Action::Deny, Action::Pass]);
-        // Of a namespace that no pod is in: these policies have none.
-        let rule = (action, peers(String::new()), ports())
-            .prop_map(|(action, peers, ports)| ClusterRule { name: String::new(), action, peers, ports });
-        vec(rule, 0..3)
-    };
+    let rules =
+        || {
+            let action = select(vec![Action::Accept, Action::Deny, Action::Pass]);
+            // Of a namespace that no pod is in: these policies have none.
+            let rule = (action, peers(String::new()), ports())
+                .prop_map(|(action, peers, ports)| ClusterRule { name: String::new(), action, peers, ports });
+            vec(rule, 0..3)
+        };
     (
         "[a-c]",
         select(vec![Tier::Admin, Tier::Baseline]),

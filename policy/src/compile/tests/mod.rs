@@ -12,8 +12,8 @@ use proptest::prelude::*;
 use self::arbitrary::{Event, Probe};
 use super::{Changes, ClassId, Compiler, Direction, Entries, PolicySetId, Touched, Verdict, Way};
 use crate::{
-    AddressRange, Enforcement, NamespaceChoice, Objects, Peer, Peers, Pod, PodName, Policy, PolicyId, PolicyRef,
-    Ports, Protocol, Rule, Selector,
+    AddressRange, Enforcement, NamespaceChoice, Objects, Peer, Peers, Pod, PodName, Policy, PolicyId,
+    PolicyRef, Ports, Protocol, Rule, Selector,
     evaluate::{Flow, evaluate, evaluate_audited},
 };
 
@@ -62,10 +62,7 @@ impl Node {
             let pod = self.compiler.pod_at(near);
             pod.map_or(Verdict::Allow, |pod| self.compiler.verdict(pod, way, far, port))
         };
-        [
-            side(Way::Egress, flow.source, flow.destination),
-            side(Way::Ingress, flow.destination, flow.source),
-        ]
+        [side(Way::Egress, flow.source, flow.destination), side(Way::Ingress, flow.destination, flow.source)]
     }
 }
 
@@ -149,7 +146,11 @@ impl Mirror {
         });
         let mut said: Vec<_> = said.collect();
         said.sort();
-        (self.addresses.keys().copied().collect::<Vec<_>>(), self.ranges.keys().copied().collect::<Vec<_>>(), said)
+        (
+            self.addresses.keys().copied().collect::<Vec<_>>(),
+            self.ranges.keys().copied().collect::<Vec<_>>(),
+            said,
+        )
     }
 }
 
@@ -161,7 +162,8 @@ fn passing(entries: &Entries) -> Vec<(Option<(Protocol, u16, u16)>, u8)> {
         Verdict::Deny(_) => 2,
     };
     let ports = entries.ports.iter();
-    let ports = ports.map(|entry| (Some((entry.protocol, entry.ports.first, entry.ports.last)), kind(entry.verdict)));
+    let ports =
+        ports.map(|entry| (Some((entry.protocol, entry.ports.first, entry.ports.last)), kind(entry.verdict)));
     ports.chain([(None, kind(entries.rest))]).collect()
 }
 
@@ -179,7 +181,10 @@ fn check_flows(node: &Node, probes: &[Probe]) -> Result<(), TestCaseError> {
         let [egress, ingress] = node.decide(&flow);
         let (now, audited) = (evaluate(&node.objects, &flow), evaluate_audited(&node.objects, &flow));
         // Of pods of other nodes, other nodes decide.
-        let sides = [(here(flow.source), egress, now.egress, audited.egress), (here(flow.destination), ingress, now.ingress, audited.ingress)];
+        let sides = [
+            (here(flow.source), egress, now.egress, audited.egress),
+            (here(flow.destination), ingress, now.ingress, audited.ingress),
+        ];
         for (_, verdict, now, audited) in sides.into_iter().filter(|(is_here, ..)| *is_here) {
             prop_assert_eq!(verdict.passes(), now.allows(), "{:?}: {:?}", flow, now);
             let is_found = matches!(verdict, Verdict::Audit(_));
@@ -197,14 +202,21 @@ fn check_tightened(
     changes: &Changes,
 ) -> Result<(), TestCaseError> {
     for (probe, past) in before {
-        let flow = Flow { source: probe.source, destination: probe.destination, protocol: probe.protocol, port: probe.port };
-        for ((near, far), (past, now)) in
-            [(flow.source, flow.destination), (flow.destination, flow.source)].into_iter().zip(past.iter().zip(node.decide(&flow)))
+        let flow = Flow {
+            source: probe.source,
+            destination: probe.destination,
+            protocol: probe.protocol,
+            port: probe.port,
+        };
+        for ((near, far), (past, now)) in [(flow.source, flow.destination), (flow.destination, flow.source)]
+            .into_iter()
+            .zip(past.iter().zip(node.decide(&flow)))
         {
             let Some(pod) = pods.get(&near) else { continue };
             let stays = node.compiler.pod_at(near) == Some(pod) && node.local.contains(pod);
             if stays && past.passes() && !now.passes() {
-                let found = changes.tightened.pods.contains(pod) || changes.tightened.addresses.contains(&far);
+                let found =
+                    changes.tightened.pods.contains(pod) || changes.tightened.addresses.contains(&far);
                 prop_assert!(found, "{:?} of {}: {:?}", flow, pod, changes.tightened);
             }
         }
@@ -214,7 +226,8 @@ fn check_tightened(
 
 fn config(cases: u32) -> ProptestConfig {
     // `make fuzz` asks for more.
-    let more = std::env::var("MARGAY_FUZZ_FACTOR").ok().and_then(|text| text.parse::<u32>().ok()).unwrap_or(1);
+    let more =
+        std::env::var("MARGAY_FUZZ_FACTOR").ok().and_then(|text| text.parse::<u32>().ok()).unwrap_or(1);
     ProptestConfig { cases: cases * more, max_shrink_iters: 20_000, ..ProptestConfig::default() }
 }
 
@@ -285,7 +298,8 @@ fn policy(name: &str, peers: Vec<Peer>) -> Policy {
 fn crowd() -> Node {
     let mut node = Node::default();
     let pods = (0..200_u8).map(|host| {
-        let pod = pod("x", format!("p{host}"), ("half", if host % 2 == 0 { "0" } else { "1" }), [10, 0, 1, host]);
+        let pod =
+            pod("x", format!("p{host}"), ("half", if host % 2 == 0 { "0" } else { "1" }), [10, 0, 1, host]);
         Event::Pod(pod.name.clone(), Some(pod))
     });
     node.hear(pods.chain([Event::Local(PodName::new("x", "p0"), true)]).collect());
@@ -315,10 +329,8 @@ fn a_policy_that_names_many_pods_costs_one_class() {
 fn a_second_policy_about_the_same_pods_moves_no_address_and_keeps_the_policy_set() {
     let mut node = crowd();
     node.hear(vec![put(policy("a", vec![pods_of("x")]))]);
-    let everywhere = Peer::Pods {
-        namespaces: NamespaceChoice::Selected(Selector::default()),
-        pods: Selector::default(),
-    };
+    let everywhere =
+        Peer::Pods { namespaces: NamespaceChoice::Selected(Selector::default()), pods: Selector::default() };
     let changes = node.hear(vec![put(policy("b", vec![everywhere]))]);
     assert!(changes.addresses.is_empty() && changes.pods.is_empty(), "{changes:?}");
     assert_eq!(changes.sets.len(), 1);
@@ -357,6 +369,9 @@ fn what_opens_tightens_nothing_and_what_closes_does() {
     let changes = node.hear(vec![put(policy("a", vec![pods_of("x")]))]);
     assert!(changes.tightened.is_empty(), "{changes:?}");
     let stranger = pod("y", "q".into(), ("half", "0"), [10, 0, 1, 9]);
-    let changes = node.hear(vec![Event::Pod(PodName::new("x", "p9"), None), Event::Pod(stranger.name.clone(), Some(stranger))]);
+    let changes = node.hear(vec![
+        Event::Pod(PodName::new("x", "p9"), None),
+        Event::Pod(stranger.name.clone(), Some(stranger)),
+    ]);
     assert_eq!(changes.tightened.addresses, [IpAddr::from([10, 0, 1, 9])].into());
 }

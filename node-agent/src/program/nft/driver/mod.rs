@@ -1,8 +1,6 @@
 //! Writing the table, and seeing to it that it stays as written.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use margay_netlink::{
     Error,
@@ -39,6 +37,7 @@ impl Driver {
     }
 
     /// What is wanted, to be changed.
+    #[cfg(test)]
     pub(crate) fn table(&mut self) -> &mut Table {
         &mut self.table
     }

@@ -255,7 +255,9 @@ fn an_audited_packet_passes_the_direction_and_is_judged_by_the_other() {
             assert_eq!(audited(&counted(&mut driver)), round);
         }
         // The other direction closes: what passes the first comes to the second.
-        let closed = format!("{TRIAL}\n---\n{{metadata: {{namespace: x, name: in}}, spec: {{podSelector: {{matchLabels: {{pod: p1}}}}}}}}");
+        let closed = format!(
+            "{TRIAL}\n---\n{{metadata: {{namespace: x, name: in}}, spec: {{podSelector: {{matchLabels: {{pod: p1}}}}}}}}"
+        );
         let mut driver = World::new(3, &closed).driver();
         open(&pods[1], address(true, 2), 4001).send_to(b"on trial", (address(true, 1), PORT)).unwrap();
         let counters = counted(&mut driver);
