@@ -274,6 +274,7 @@ fn nft_shows_rules_as_an_operator_would_write_them() {
     let isnt = |value: &[u8]| Expr::Cmp { from: first, op: CmpOp::Neq, value: value.to_vec() };
     let cases = [
         (vec![Expr::Meta { key: MetaKey::IifName, to: first }, is(b"mgy")], "iifname \"mgy*\""),
+        (vec![Expr::Meta { key: MetaKey::Oif, to: first }, is(&[0; 4])], "oif 0"),
         (
             vec![
                 Expr::Immediate { to: first, value: vec![0; 4] },

@@ -113,6 +113,8 @@ pub enum MetaKey {
     IifName,
     /// `meta oifname`.
     OifName,
+    /// `meta oif`: a number of the machine, 0 where a packet does not go out.
+    Oif,
     /// `meta nfproto`: IPv4 or IPv6.
     NfProto,
     /// `meta l4proto`: the protocol above IP.
@@ -152,8 +154,8 @@ pub enum Found {
 
 impl MetaKey {
     /// All of them.
-    pub(super) const ALL: [Self; 5] =
-        [Self::Priority, Self::IifName, Self::OifName, Self::NfProto, Self::L4Proto];
+    pub(super) const ALL: [Self; 6] =
+        [Self::Priority, Self::IifName, Self::OifName, Self::Oif, Self::NfProto, Self::L4Proto];
 
     /// `NFT_META_*`.
     fn number(self) -> u32 {
@@ -161,6 +163,7 @@ impl MetaKey {
             Self::Priority => 2,
             Self::IifName => 6,
             Self::OifName => 7,
+            Self::Oif => 5,
             Self::NfProto => 15,
             Self::L4Proto => 16,
         }

@@ -59,12 +59,12 @@ impl LaidOut {
                 let change = change.way(way);
                 let held = self.directions.entry((*id, way)).or_insert_with(|| {
                     // One that says nothing of any class yet.
-                    put_direction(table, &chain, now);
+                    put_direction(table, &chain, way, now);
                     Direction { classes: BTreeMap::new(), ..now.clone() }
                 });
                 if change.any {
                     of_any(&chain, &held.any).iter().for_each(|entry| entry.remove(table));
-                    put_direction(table, &chain, now);
+                    put_direction(table, &chain, way, now);
                     let classes = std::mem::take(&mut held.classes);
                     *held = Direction {
                         classes,

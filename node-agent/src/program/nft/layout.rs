@@ -224,17 +224,17 @@ pub(crate) fn of_any(chain: &str, any: &Entries) -> Vec<Entry> {
 /// Wants the chains of a direction that [`chain_of`] names, its sets, its causes and what it says of everybody else; its
 /// classes are not among that. Where it is there already, what it said of everybody else is taken away before, by
 /// the elements of [`of_any`].
-pub(crate) fn put_direction(table: &mut Table, chain: &str, direction: &Direction) {
+pub(crate) fn put_direction(table: &mut Table, chain: &str, way: Way, direction: &Direction) {
     use Type::{ClassId, InetProto, InetService};
     let set = |key, intervals| SetKind { key, data: Some(ClassId), intervals };
     table.put_set(&format!("{chain}_ports"), set(&[ClassId, InetProto, InetService], true));
     table.put_set(&format!("{chain}_classes"), set(&[ClassId], false));
     table.put_set(&format!("{chain}_any"), set(&[InetProto, InetService], true));
-    put_cause(table, chain, Cause::Drop);
+    put_own_cause(table, chain, way, Cause::Drop);
     if direction.audited.is_empty() {
         remove_cause(table, chain, Cause::Audit);
     } else {
-        put_cause(table, chain, Cause::Audit);
+        put_own_cause(table, chain, way, Cause::Audit);
     }
     let verdict_chain = format!("{chain}_verdict");
     let decided = |key, name| {
@@ -300,15 +300,26 @@ pub(crate) fn remove_direction(table: &mut Table, chain: &str) {
     remove_cause(table, chain, Cause::Audit);
 }
 
+/// Wants the chain and the counter of a direction's own cause. Isolation never comes between a pod and its node.
+fn put_own_cause(table: &mut Table, name: &str, way: Way, cause: Cause) {
+    put_cause(table, name, cause);
+    if way == Way::Egress {
+        let name = cause_of(name, cause);
+        let mut chain = cause_chain(&name, cause);
+        chain.rules.insert(0, rule([rule::is_for_this_node(), verdict(nftables::Verdict::Return)]));
+        table.put_chain(&name, chain);
+    }
+}
+
 /// Wants the chain and the counter of a cause, which others go to.
-pub(crate) fn put_cause(table: &mut Table, name: &str, cause: Cause) {
+fn put_cause(table: &mut Table, name: &str, cause: Cause) {
     let name = cause_of(name, cause);
     table.put_counter(&name);
     table.put_chain(&name, cause_chain(&name, cause));
 }
 
 /// Wants a cause no more.
-pub(crate) fn remove_cause(table: &mut Table, name: &str, cause: Cause) {
+fn remove_cause(table: &mut Table, name: &str, cause: Cause) {
     let name = cause_of(name, cause);
     table.remove_chain(&name);
     table.remove_counter(&name);
@@ -326,6 +337,7 @@ pub(crate) fn put_base(table: &mut Table) {
     table.put_chain(MIDSTREAM, cause_chain(MIDSTREAM, Cause::Drop));
     table.put_chain("spoof", Chain::regular(spoof()));
     table.put_chain("egress", Chain::regular(egress()));
+    table.put_chain("input_egress", Chain::regular(input_egress()));
     table.put_chain("ingress", Chain::regular(ingress()));
     table.put_chain("output_egress", Chain::regular(output_egress()));
     let mut base = |name, hook, priority, rules| {
@@ -334,6 +346,7 @@ pub(crate) fn put_base(table: &mut Table) {
     };
     // Before connection tracking (priority raw), so that a spoofed packet leaves no trace in it.
     base("prerouting", Hook::Prerouting, -300, vec![rule([from_pod(), jump("spoof")])]);
+    base("input", Hook::Input, 0, input());
     base("forward", Hook::Forward, 0, forward());
     base("output", Hook::Output, 0, output());
 }
@@ -395,6 +408,15 @@ fn midstream(interface: Interface) -> Rule {
     rule([rule::is_midstream(), rule::interface(interface, "isolated", Found::Is), goto(MIDSTREAM)])
 }
 
+/// NetworkPolicy never comes between a pod and its node; a policy of the cluster may close the node to the pod.
+fn input() -> Vec<Rule> {
+    vec![
+        established(),
+        rule([rule::icmpv6_type("link_types"), verdict(nftables::Verdict::Accept)]),
+        rule([from_pod(), jump("input_egress")]),
+    ]
+}
+
 fn forward() -> Vec<Rule> {
     let mut rules = vec![established(), midstream(Interface::In), midstream(Interface::Out)];
     // A pod that reaches itself through a service comes back by the link that it left.
@@ -426,6 +448,11 @@ fn known(interface: Interface) -> Rule {
 fn egress() -> Vec<Rule> {
     let set = rule::interface(Interface::In, "egress", Found::Verdict);
     [vec![known(Interface::In)], decide(Address::Destination, vec![set])].concat()
+}
+
+/// Without the check of [`egress`]: what an unknown pod sends has not come past `spoof`.
+fn input_egress() -> Vec<Rule> {
+    decide(Address::Destination, vec![rule::interface(Interface::In, "egress", Found::Verdict)])
 }
 
 fn ingress() -> Vec<Rule> {

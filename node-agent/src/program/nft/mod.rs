@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  prerouting (raw)    a pod's packet has the pod's address, or goes
+//!  input (filter)      established -> pass; the rest from a pod as in forward, but for isolation
 //!  forward (filter)    established -> pass
 //!                      TCP of no connection and not the first of one, from or to an isolated pod -> midstream
 //!                      from a pod to itself -> pass

@@ -145,6 +145,11 @@ pub(super) fn from_local() -> Vec<Expr> {
     vec![Expr::FibSourceType(FIRST), is(&LOCAL.to_ne_bytes())]
 }
 
+/// For the node itself: it does not go out by an interface.
+pub(super) fn is_for_this_node() -> Vec<Expr> {
+    vec![Expr::Meta { key: MetaKey::Oif, to: FIRST }, is(&[0; 4])]
+}
+
 /// Of a tracked connection that was answered, or of what one brings about.
 pub(super) fn is_established() -> Vec<Expr> {
     in_state(ESTABLISHED | RELATED)

@@ -284,6 +284,27 @@ fn what_a_policy_of_the_cluster_denies_is_counted_as_its_own() {
     });
 }
 
+#[test]
+fn a_policy_of_the_cluster_may_close_the_node_to_its_own_pods_and_isolation_never_does() {
+    const NODES: &str = "{kind: ClusterNetworkPolicy, metadata: {name: a}, spec: {tier: Admin, priority: 1, subject: {namespaces: {}}, egress: [{action: Deny, to: [{networks: [192.0.2.1/32, '2001:db8:1::1/128']}], protocols: [{udp: {destinationPort: {number: 53}}}]}]}}";
+    in_new_namespace(|| {
+        let pods = pods(1);
+        let mut driver = World::new(1, &format!("{NODES}\n---\n{CLOSED}")).driver();
+        ip("address add 192.0.2.1/32 dev lo");
+        ip("address add 2001:db8:1::1/128 dev lo nodad");
+        for (round, is_ipv4, node) in [(1, true, "192.0.2.1"), (2, false, "2001:db8:1::1")] {
+            let other = UdpSocket::bind((node, PORT + 1)).unwrap();
+            other.set_read_timeout(Some(PATIENCE)).unwrap();
+            let client = open(&pods[0], address(is_ipv4, 1), 4000);
+            client.send_to(b"denied", (node, PORT)).unwrap();
+            client.send_to(b"another port", (node, PORT + 1)).unwrap();
+            assert_eq!(next(&other), "another port");
+            let counters = counted(&mut driver);
+            assert_eq!((counters["c1_drop"], counters["s1_out_drop"]), (round, 0), "{counters:?}");
+        }
+    });
+}
+
 fn audited(counters: &BTreeMap<String, u64>) -> u64 {
     counters.iter().filter(|(name, _)| name.ends_with("_audit")).map(|(_, count)| count).sum()
 }
