@@ -36,7 +36,9 @@ use crate::{
     decide::{Announcement, Decider, Decision, State, Wanted},
     metrics::{Metrics, Outcome},
     program::{
-        announce, bgp, cni, connections, endpoint, leak,
+        announce, bgp, cni,
+        connections::{self, Found},
+        endpoint, leak,
         nft::Driver,
         sysctl,
         takedown::{Progress, Takedowns},
@@ -78,7 +80,7 @@ pub(crate) enum Event {
     /// The blocks that the node has claimed.
     Claimed(ClaimedBlocks),
     /// Connections of which some may be forbidden, and who ends those.
-    Connections { found: Vec<Connection>, answer: oneshot::Sender<Vec<Connection>> },
+    Connections { found: Vec<Found>, answer: oneshot::Sender<Vec<Connection>> },
 }
 
 /// Runs the agent until a signal or a failure ends it. What it wrote stays in the kernel.
@@ -532,15 +534,16 @@ impl Core {
     }
 
     /// Of some connections, those that the policy in the kernel forbids; they go on being doubtful while it is not there.
-    fn forbidden(&mut self, connections: Vec<Connection>) -> Vec<Connection> {
+    fn forbidden(&mut self, found: Vec<Found>) -> Vec<Connection> {
         if self.last_error.is_some() || self.changed {
-            let ends = connections.iter().flat_map(|connection| [connection.source, connection.destination]);
-            self.doubtful.extend(ends);
+            let ends = found.iter().map(|found| &found.connection);
+            self.doubtful.extend(ends.flat_map(|connection| [connection.source, connection.destination]));
             self.retry.get_or_insert_with(|| Instant::now() + RETRY);
             return Vec::new();
         }
         let compiler = self.decider.compiler();
-        connections.into_iter().filter(|connection| connections::is_forbidden(compiler, connection)).collect()
+        let forbidden = found.into_iter().filter(|found| connections::is_forbidden(compiler, found));
+        forbidden.map(|found| found.connection).collect()
     }
 
     fn configure_node(&mut self, blocks: &[IpNetwork]) {

@@ -18,7 +18,7 @@ use margay_netlink::{
 };
 use margay_policy::{
     Protocol,
-    compile::{Compiler, Way},
+    compile::{Cause, Compiler, Verdict, Way},
 };
 use tokio::{
     sync::{mpsc, oneshot},
@@ -71,9 +71,17 @@ pub(crate) async fn run(
     }
 }
 
+/// A connection that policy is asked about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Found {
+    pub(crate) connection: Connection,
+    /// It is with the node itself, from a pod.
+    to_this_node: bool,
+}
+
 /// Whether the policy of a pod at either end drops what begins such a connection.
-pub(crate) fn is_forbidden(compiler: &Compiler, connection: &Connection) -> bool {
-    let Connection { source, destination, protocol, port, .. } = connection;
+pub(crate) fn is_forbidden(compiler: &Compiler, found: &Found) -> bool {
+    let Connection { source, destination, protocol, port, .. } = &found.connection;
     let [client, server] = [*source, *destination].map(|address| compiler.pod_at(address));
     // A pod reaches itself, whatever its policies are.
     if client.is_some() && client == server {
@@ -81,16 +89,21 @@ pub(crate) fn is_forbidden(compiler: &Compiler, connection: &Connection) -> bool
     }
     let protocol = Protocol::ALL.into_iter().find(|known| known.number() == *protocol);
     let port = protocol.and_then(|protocol| Some((protocol, (*port)?)));
-    let drops = |pod, way, far| !compiler.verdict(pod, way, far, port).passes();
+    let drops = |pod, way, far| match compiler.verdict(pod, way, far, port) {
+        Verdict::Allow | Verdict::Audit(_) => false,
+        // Isolation never comes between a pod and its node.
+        Verdict::Deny(cause) => !(found.to_this_node && cause == Cause::Isolation),
+    };
     client.is_some_and(|pod| drops(pod, Way::Egress, *destination))
         || server.is_some_and(|pod| drops(pod, Way::Ingress, *source))
 }
 
-/// The connections of some addresses, but those with the node itself, which policy is never asked about.
-fn find(addresses: &BTreeSet<IpAddr>) -> Result<Vec<Connection>, margay_netlink::Error> {
+/// The connections of some addresses, but those that the node itself began, which policy is never asked about.
+fn find(addresses: &BTreeSet<IpAddr>) -> Result<Vec<Found>, margay_netlink::Error> {
     let own: BTreeSet<IpAddr> =
         addr::list(&mut Socket::open()?)?.into_iter().map(|address| address.network.ip()).collect();
-    let mut found = conntrack::list(addresses)?;
-    found.retain(|connection| !own.contains(&connection.source) && !own.contains(&connection.destination));
-    Ok(found)
+    let found = conntrack::list(addresses)?.into_iter().filter(|found| !own.contains(&found.source));
+    let found =
+        found.map(|connection| Found { to_this_node: own.contains(&connection.destination), connection });
+    Ok(found.collect())
 }
