@@ -27,8 +27,14 @@ const LOG_SNAPLEN: u32 = 128;
 const LOG_PER_SECOND: u64 = 100;
 const LOG_BURST: u32 = 100;
 
-/// Why packets of no connection are dropped that are not the first of one; a cause of its own.
-pub(crate) const MIDSTREAM: &str = "midstream";
+/// Causes of their own, of packets from pods (`out`) and to pods (`in`).
+///
+/// Packets of no connection that are not the first of one.
+const MIDSTREAM: [&str; 2] = ["midstream_in", "midstream_out"];
+/// Packets of links that are no endpoint's.
+const UNKNOWN: [&str; 2] = ["unknown_in", "unknown_out"];
+/// Packets from a pod whose source is no address of the pod.
+const SPOOF: &str = "spoof";
 
 /// Where a decision by a policy of the cluster goes.
 const CAUSES: &str = "causes";
@@ -333,9 +339,11 @@ pub(crate) fn put_base(table: &mut Table) {
     for number in LINK_TYPES {
         table.put("link_types", vec![Field::Number(number)], None);
     }
-    table.put_counter(MIDSTREAM);
-    table.put_chain(MIDSTREAM, cause_chain(MIDSTREAM, Cause::Drop));
-    table.put_chain("spoof", Chain::regular(spoof()));
+    for name in MIDSTREAM.into_iter().chain(UNKNOWN).chain([SPOOF]) {
+        table.put_counter(name);
+        table.put_chain(name, cause_chain(name, Cause::Drop));
+    }
+    table.put_chain("antispoof", Chain::regular(antispoof()));
     table.put_chain("egress", Chain::regular(egress()));
     table.put_chain("input_egress", Chain::regular(input_egress()));
     table.put_chain("ingress", Chain::regular(ingress()));
@@ -345,7 +353,7 @@ pub(crate) fn put_base(table: &mut Table) {
         table.put_chain(name, Chain { base: Some(base), rules });
     };
     // Before connection tracking (priority raw), so that a spoofed packet leaves no trace in it.
-    base("prerouting", Hook::Prerouting, -300, vec![rule([from_pod(), jump("spoof")])]);
+    base("prerouting", Hook::Prerouting, -300, vec![rule([from_pod(), jump("antispoof")])]);
     base("input", Hook::Input, 0, input());
     base("forward", Hook::Forward, 0, forward());
     base("output", Hook::Output, 0, output());
@@ -389,12 +397,14 @@ fn belongs(interface: Interface, which: Address, then: &nftables::Verdict) -> [R
     })
 }
 
-fn spoof() -> Vec<Rule> {
+fn antispoof() -> Vec<Rule> {
     let mut rules = belongs(Interface::In, Address::Source, &nftables::Verdict::Return).to_vec();
     for source in [rule::from_unspecified(), rule::from_link_local()] {
         rules.push(rule([source, rule::icmpv6_type("link_types"), verdict(nftables::Verdict::Return)]));
     }
-    rules.push(verdict(nftables::Verdict::Drop));
+    // Of an unknown pod no address is known either.
+    rules.push(known(Interface::In));
+    rules.push(goto(SPOOF));
     rules
 }
 
@@ -405,7 +415,11 @@ fn established() -> Rule {
 /// A connection that a change of policy ended is not tracked any more: what either end sends on must not begin it anew
 /// in a direction in which it is allowed.
 fn midstream(interface: Interface) -> Rule {
-    rule([rule::is_midstream(), rule::interface(interface, "isolated", Found::Is), goto(MIDSTREAM)])
+    rule([
+        rule::is_midstream(),
+        rule::interface(interface, "isolated", Found::Is),
+        goto(toward(interface, MIDSTREAM)),
+    ])
 }
 
 /// NetworkPolicy never comes between a pod and its node; a policy of the cluster may close the node to the pod.
@@ -441,8 +455,16 @@ fn output() -> Vec<Rule> {
     rules
 }
 
+/// Of the names for packets to pods and from pods, the one for those that pass a pod's link here.
+fn toward(interface: Interface, [ingress, egress]: [&'static str; 2]) -> &'static str {
+    match interface {
+        Interface::In => egress,
+        Interface::Out => ingress,
+    }
+}
+
 fn known(interface: Interface) -> Rule {
-    rule([rule::interface(interface, "endpoints", Found::IsNot), verdict(nftables::Verdict::Drop)])
+    rule([rule::interface(interface, "endpoints", Found::IsNot), goto(toward(interface, UNKNOWN))])
 }
 
 fn egress() -> Vec<Rule> {
@@ -450,7 +472,7 @@ fn egress() -> Vec<Rule> {
     [vec![known(Interface::In)], decide(Address::Destination, vec![set])].concat()
 }
 
-/// Without the check of [`egress`]: what an unknown pod sends has not come past `spoof`.
+/// Without the check of [`egress`]: what an unknown pod sends has not come past `antispoof`.
 fn input_egress() -> Vec<Rule> {
     decide(Address::Destination, vec![rule::interface(Interface::In, "egress", Found::Verdict)])
 }

@@ -1,10 +1,10 @@
 //! nftables: the table `inet margay`, and nothing else.
 //!
 //! ```text
-//!  prerouting (raw)    a pod's packet has the pod's address, or goes
+//!  prerouting (raw)    a pod's packet has the pod's address, or -> spoof; of an unknown pod -> unknown_out
 //!  input (filter)      established -> pass; the rest from a pod as in forward, but for isolation
 //!  forward (filter)    established -> pass
-//!                      TCP of no connection and not the first of one, from or to an isolated pod -> midstream
+//!                      TCP of no connection and not the first of one, from or to an isolated pod -> midstream_*
 //!                      from a pod to itself -> pass
 //!                      from a pod: class of the destination -> priority; iifname -> chain of the policy set
 //!                      to a pod:   class of the source      -> priority; oifname -> chain of the policy set
@@ -16,7 +16,7 @@
 //!                      (protocol, port) -> decision          what everybody may
 //!                      cause or return                       the rest
 //!  its verdict chain:  decision, a number in the priority -> return or cause
-//!  chain of a cause, and midstream:
+//!  chain of a cause; midstream_in, midstream_out, unknown_in, unknown_out, spoof:
 //!                      count; tell NFLOG; drop
 //! ```
 //!
@@ -25,7 +25,8 @@
 //!
 //! `return` goes on to the other direction, so that both sides must agree also on one node. The packet priority is
 //! the scratch word between the two look-ups: it is zero when a packet leaves a pod, and is zeroed again; the mark
-//! is kube-proxy's. A link that is in no set is dropped: an unknown pod is closed.
+//! is kube-proxy's. A link that is in no set leads to `unknown_in` or `unknown_out`: an
+//! unknown pod is closed.
 //!
 //! [`layout`] says what each piece of state needs, [`table::Table`] keeps what is wanted with what the kernel lacks of it, and
 //! [`Driver`] writes the difference, as one transaction. The first is a replacement of the whole table, in one

@@ -242,7 +242,7 @@ fn an_operator_can_read_the_table() {
             "type filter hook prerouting priority raw; policy accept;",
             "type filter hook forward priority filter; policy accept;",
             "ct state established,related accept",
-            "tcp flags != syn / fin,syn,rst,ack ct state new iifname @isolated goto midstream",
+            "tcp flags != syn / fin,syn,rst,ack ct state new iifname @isolated goto midstream_out",
             "iifname . ip daddr @sources4 accept",
             "ip6 saddr fe80::/10 icmpv6 type @link_types return",
             "iifname \"mgy*\" jump egress",
