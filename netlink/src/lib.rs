@@ -1,4 +1,4 @@
-//! Links, addresses, routes, neighbours, namespaces and tracked connections of the kernel, typed and thin.
+//! Links, addresses, routes, neighbours, namespaces, nftables, NFLOG and tracked connections of the kernel, typed and thin.
 //!
 //! Everything here is synchronous. The CNI plugin must not start a runtime, and a netlink request is answered
 //! within the system call that sends it, so waiting for one costs nothing. Asynchronous callers run a batch on
@@ -15,6 +15,7 @@ mod mac;
 mod monitor;
 pub mod neigh;
 pub mod netns;
+pub mod nflog;
 pub mod nftables;
 mod request;
 pub mod route;
