@@ -1,5 +1,6 @@
 //! The protocol on the agent's Unix socket: the client sends a line of JSON, the agent answers with one, and so on
-//! until the client closes. An answer comes before the next request is read.
+//! until the client closes. An answer comes before the next request is read. [`Request::Monitor`] is the last of a
+//! client: answers follow until it closes.
 //!
 //! Records, not messages, carry the facts: a message names an endpoint and the agent reads its record.
 
@@ -8,7 +9,10 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
-use crate::endpoint::{EndpointId, PodRef};
+use crate::{
+    endpoint::{EndpointId, PodRef},
+    monitor::{Dropped, Filter},
+};
 
 /// Longest line that either side accepts, in octets.
 pub const MAX_LINE: usize = 64 * 1024;
@@ -49,6 +53,13 @@ pub enum Request {
     },
     /// Can pods be added now?
     Status,
+    /// Tell of packets that are dropped, from now on. Answered with [`Response::Done`] once none is missed any more,
+    /// then with a [`Response::Dropped`] for each packet that the filter lets pass.
+    Monitor {
+        /// Of which.
+        #[serde(default)]
+        filter: Filter,
+    },
 }
 
 /// What the agent answers.
@@ -76,6 +87,14 @@ pub enum Response {
     Degraded {
         /// Why, in words for an operator.
         reason: String,
+    },
+    /// To [`Request::Monitor`].
+    Dropped(Box<Dropped>),
+    /// To [`Request::Monitor`]: packets that were dropped and not told of, because they came faster than the agent or
+    /// its client reads. Some of them the filter may not have let pass.
+    Lost {
+        /// How many, since the last such answer.
+        packets: u64,
     },
 }
 

@@ -12,6 +12,9 @@ pub const ADDRESS: &str = "margay.dev/ip";
 /// nodes go by it until the pod's status has its addresses.
 pub const POD_IPS: &str = "margay.dev/pod-ips";
 
+/// On a namespace: `true` has the agents log what is dropped from or to its pods.
+pub const LOG_DROPS: &str = "margay.dev/log-drops";
+
 /// Octets of the longest value that is read: whoever can write to a pod can write a quarter of a mebibyte.
 const MAX_OCTETS: usize = 4096;
 
@@ -57,6 +60,9 @@ pub enum AnnotationError {
     /// Two addresses of a family.
     #[error("annotation {ADDRESS} is `{0}`: it takes one address of each family")]
     TwoOfAFamily(String),
+    /// Neither on nor off.
+    #[error("annotation {LOG_DROPS} is `{0}`; write \"true\" or \"false\", with the quotes")]
+    NoSwitch(String),
 }
 
 /// The names in [`POOLS`], each once.
@@ -92,6 +98,21 @@ pub fn addresses(value: &str) -> Result<Vec<IpAddr>, AnnotationError> {
     Ok(addresses)
 }
 
+/// Whether [`LOG_DROPS`] is on.
+///
+/// # Errors
+/// When it says neither `true` nor `false`.
+pub fn log_drops(value: &str) -> Result<bool, AnnotationError> {
+    match value {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ if value.len() > MAX_OCTETS => {
+            Err(AnnotationError::TooLong { key: LOG_DROPS, octets: value.len() })
+        }
+        _ => Err(AnnotationError::NoSwitch(value.to_owned())),
+    }
+}
+
 fn entries<'a>(key: &'static str, value: &'a str) -> Result<Vec<&'a str>, AnnotationError> {
     if value.len() > MAX_OCTETS {
         return Err(AnnotationError::TooLong { key, octets: value.len() });
@@ -108,7 +129,7 @@ fn entries<'a>(key: &'static str, value: &'a str) -> Result<Vec<&'a str>, Annota
 
 #[cfg(test)]
 mod tests {
-    use super::{addresses, pools};
+    use super::{addresses, log_drops, pools};
 
     #[test]
     fn lists_are_separated_by_commas_and_other_forms_are_refused_with_words() {
@@ -131,5 +152,14 @@ mod tests {
             let error = addresses(value).unwrap_err().to_string();
             assert!(error.contains(word), "{value}: {error}");
         }
+    }
+    #[test]
+    fn a_switch_is_on_or_off() {
+        assert_eq!((log_drops("true"), log_drops("false")), (Ok(true), Ok(false)));
+        for value in ["", "yes", "True", " true"] {
+            let error = log_drops(value).unwrap_err().to_string();
+            assert!(error.contains(&format!("margay.dev/log-drops is `{value}`")), "{error}");
+        }
+        assert!(log_drops(&"x".repeat(5000)).unwrap_err().to_string().contains("5000 octets"));
     }
 }
