@@ -21,7 +21,7 @@ use margay_api::{
 };
 use margay_ipam::{Owner, Store};
 use margay_netlink::{conntrack::Connection, link::Mtu};
-use margay_policy::compile::Tightened;
+use margay_policy::{PolicyId, compile::Tightened};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, mpsc::error::TrySendError, oneshot, watch},
@@ -35,6 +35,7 @@ use crate::{
     config::{IpamMode, Settings},
     decide::{Announcement, Decider, Decision, State, Wanted},
     metrics::{Metrics, Outcome},
+    observe::{self, Asked, Tally},
     program::{
         announce, bgp, cni,
         connections::{self, Found},
@@ -79,6 +80,10 @@ pub(crate) enum Event {
     Bgp(Result<(), String>),
     /// The blocks that the node has claimed.
     Claimed(ClaimedBlocks),
+    /// Packets that were dropped.
+    Observed(Asked),
+    /// The metrics are to have what the kernel counts.
+    Count(oneshot::Sender<()>),
     /// Connections of which some may be forbidden, and who ends those.
     Connections { found: Vec<Found>, answer: oneshot::Sender<Vec<Connection>> },
 }
@@ -88,15 +93,18 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     std::fs::create_dir_all(&settings.run_dir)
         .with_context(|| format!("create {}", settings.run_dir.display()))?;
     let metrics = Arc::new(Metrics::new());
-    let shared = Shared::new(Arc::clone(&metrics));
     let client = client(&settings).await?;
     let (events, inbox) = mpsc::channel(QUEUE);
+    let shared = Shared::new(Arc::clone(&metrics), events.clone());
     let (wanted_bgp, bgp_wanted) = watch::channel(None);
     let listener = plugin::bind(&settings.run_dir.join(paths::AGENT_SOCKET))?;
 
     let mut tasks = JoinSet::new();
     tasks.spawn(http::run(settings.http_address, shared.clone()));
-    tasks.spawn(plugin::run(listener, events.clone()));
+    let (monitors, subscriptions) = mpsc::channel(QUEUE);
+    let (logging, asked) = watch::channel(BTreeSet::new());
+    tasks.spawn(observe::run(subscriptions, asked, events.clone()));
+    tasks.spawn(plugin::run(listener, events.clone(), monitors));
     tasks.spawn(drift::run_table(events.clone()));
     if settings.bgp.enabled {
         let socket = settings.run_dir.join(paths::BGP_SOCKET);
@@ -118,7 +126,7 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     tasks.spawn(announce::run(client, announced));
     let (connections, doubts) = mpsc::channel(connections::QUEUE);
     tasks.spawn(connections::run(doubts, events.clone()));
-    let links = Links { wanted_bgp, takedowns, announcements, connections, pools };
+    let links = Links { wanted_bgp, takedowns, announcements, connections, logging, pools };
     let core = Core::new(settings, metrics, shared, links, events);
     tasks.spawn(core.run(inbox));
 
@@ -204,6 +212,9 @@ struct Core {
     /// Addresses whose connections may be forbidden and were not looked at yet.
     doubtful: BTreeSet<IpAddr>,
     connections: mpsc::Sender<BTreeSet<IpAddr>>,
+    tally: Tally,
+    /// The namespaces whose drops are to be logged.
+    logging: watch::Sender<BTreeSet<String>>,
     look: Look,
     events: mpsc::Sender<Event>,
     asking: Asking,
@@ -240,6 +251,7 @@ struct Links {
     takedowns: Takedowns,
     announcements: mpsc::Sender<Announcement>,
     connections: mpsc::Sender<BTreeSet<IpAddr>>,
+    logging: watch::Sender<BTreeSet<String>>,
     pools: Option<Pools>,
 }
 
@@ -251,7 +263,7 @@ impl Core {
         links: Links,
         events: mpsc::Sender<Event>,
     ) -> Self {
-        let Links { wanted_bgp, takedowns, announcements, connections, pools } = links;
+        let Links { wanted_bgp, takedowns, announcements, connections, logging, pools } = links;
         let mut state = State::new(settings.node_name.clone());
         if pools.is_some() {
             state.await_claimed();
@@ -279,6 +291,8 @@ impl Core {
             announcements,
             doubtful: BTreeSet::new(),
             connections,
+            tally: Tally::new(&metrics),
+            logging,
             look: Look::Idle,
             events,
             asking: Asking::new(pools.as_ref().map(|pools| pools.asks.clone())),
@@ -332,7 +346,11 @@ impl Core {
         match event {
             Event::Api(event) => {
                 let is_node = matches!(event, ApiEvent::Nodes(_));
+                let is_namespace = matches!(event, ApiEvent::Namespaces(_));
                 let changed = self.state.apply(event);
+                if is_namespace {
+                    self.tell_observer();
+                }
                 self.node_changed |= is_node && changed;
                 self.changed |= changed;
                 self.tell_pools();
@@ -366,6 +384,15 @@ impl Core {
                 }
             }
             Event::Plugin(call) => self.call(call),
+            Event::Observed(Asked { seen, answer }) => {
+                // A task that has ended takes no more notice.
+                drop(answer.send(observe::named(&self.state, self.decider.compiler(), seen)));
+            }
+            Event::Count(answer) => {
+                self.count_drops();
+                // Nor does a scrape that has been given up.
+                let _given_up = answer.send(());
+            }
             Event::Connections { found, answer } => {
                 // A task that has ended takes no more notice.
                 drop(answer.send(self.forbidden(found)));
@@ -384,6 +411,34 @@ impl Core {
             *told = facts;
             differs
         });
+    }
+
+    /// Tells the task that logs drops for which namespaces it does.
+    fn tell_observer(&self) {
+        let asked = self.state.logging_namespaces();
+        self.logging.send_if_modified(|told| {
+            let differs = *told != asked;
+            *told = asked;
+            differs
+        });
+    }
+
+    /// Counts what the kernel has counted since the last look.
+    fn count_drops(&mut self) {
+        // Before, the table is another agent's.
+        if self.programmed.is_none() {
+            return;
+        }
+        match self.nft.counters() {
+            Ok(counters) => {
+                let objects = self.state.objects();
+                self.tally.take(&counters, Instant::now(), |policy| match policy {
+                    PolicyId::Network(name) => objects.policies.contains_key(name),
+                    PolicyId::Cluster(name) => objects.cluster_policies.contains_key(name),
+                });
+            }
+            Err(error) => warn!(%error, "the counters of dropped packets cannot be read"),
+        }
     }
 
     fn call(&mut self, call: Call) {
@@ -420,6 +475,8 @@ impl Core {
                 self.waiting.push(Waiting { endpoint, answer: call.answer, until: Instant::now() });
                 return;
             }
+            // Never comes here: its connection is the observer's.
+            Request::Monitor { .. } => Response::Refused { reason: "nothing to tell".into() },
             Request::Status => {
                 let mut missing = self.missing();
                 missing.extend(self.pools.as_ref().and_then(|pools| pools.claimed.full.clone()));
@@ -487,6 +544,12 @@ impl Core {
         };
         self.doubtful.extend(doubtful(&changes.tightened, &self.state));
         let wanted = Arc::new(wanted);
+        let is_replaced = self.nft.replaces();
+        if is_replaced || Tally::is_concerned(&changes) {
+            // What goes now takes its counters with it.
+            self.count_drops();
+        }
+        self.tally.note(self.decider.compiler(), &changes);
         match self.nft.apply(&wanted, self.decider.compiler(), &changes) {
             Ok(0) => {}
             Ok(_) => {
@@ -500,6 +563,9 @@ impl Core {
                 self.retry = Some(Instant::now() + RETRY);
                 return;
             }
+        }
+        if is_replaced {
+            self.tally.restart();
         }
         self.last_error = None;
         self.count(&wanted);
@@ -614,6 +680,7 @@ impl Core {
         }
         self.look(listing.endpoints);
         self.doubt();
+        self.count_drops();
     }
 
     /// Starts a look at links, routes and addresses, unless one is under way: then another follows it.

@@ -6,6 +6,7 @@
 //!   kernel ------> watch/drift-+    owns the state     +--> program/bgp    margay-bgp
 //!                                   decide/* is pure   +--> program/cni    /etc/cni/net.d
 //!   serve/http reads what the core publishes            addresses: one task more in mode `pool`, see there
+//!   kernel ------> observe: what is dropped, named by the core, to serve/monitor and the log
 //! ```
 //!
 //! Tasks talk over bounded channels; the core is the only one that owns state. Nothing is written to the kernel
@@ -18,6 +19,7 @@ mod decide;
 mod definitions;
 mod install;
 mod metrics;
+mod observe;
 mod program;
 mod serve;
 mod watch;

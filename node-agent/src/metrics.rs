@@ -26,6 +26,21 @@ pub(crate) struct Leak {
     pub(crate) kind: &'static str,
 }
 
+/// Labels: why a packet was dropped, seen from the pod that policy is about.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct ReasonLabels {
+    pub(crate) reason: &'static str,
+    pub(crate) direction: &'static str,
+}
+
+/// Labels: a policy, likewise.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct PolicyLabels {
+    pub(crate) kind: &'static str,
+    pub(crate) policy: String,
+    pub(crate) direction: &'static str,
+}
+
 /// All metrics, each with its name in the registry.
 pub(crate) struct Metrics {
     registry: Registry,
@@ -42,6 +57,9 @@ pub(crate) struct Metrics {
     pub(crate) repaired: Counter,
     pub(crate) bgp_established: Gauge,
     pub(crate) bgp_neighbors: Gauge,
+    pub(crate) drops: Family<ReasonLabels, Counter>,
+    pub(crate) policy_drops: Family<PolicyLabels, Counter>,
+    pub(crate) policy_audit: Family<PolicyLabels, Counter>,
 }
 
 impl Metrics {
@@ -63,6 +81,9 @@ impl Metrics {
             repaired: Counter::default(),
             bgp_established: Gauge::default(),
             bgp_neighbors: Gauge::default(),
+            drops: Family::default(),
+            policy_drops: Family::default(),
+            policy_audit: Family::default(),
             registry: Registry::default(),
         };
         registry.register("endpoints", "Pod interfaces on this node", metrics.endpoints.clone());
@@ -98,6 +119,17 @@ impl Metrics {
             metrics.bgp_established.clone(),
         );
         registry.register("bgp_neighbors", "BGP neighbours configured", metrics.bgp_neighbors.clone());
+        registry.register("drops", "Packets dropped, by reason", metrics.drops.clone());
+        registry.register(
+            "policy_drops",
+            "Packets dropped by a policy; one that several policies drop counts for each",
+            metrics.policy_drops.clone(),
+        );
+        registry.register(
+            "policy_audit",
+            "Packets that a policy in audit would drop, likewise",
+            metrics.policy_audit.clone(),
+        );
         Self { registry, ..metrics }
     }
 

@@ -23,8 +23,8 @@ pub(crate) struct State {
     pods: BTreeMap<PodName, PodFacts>,
     nodes: BTreeMap<String, Node>,
     endpoints: BTreeMap<EndpointId, Arc<Endpoint>>,
-    /// The annotations of namespaces that say which pools their pods' addresses are from.
-    namespace_pools: BTreeMap<String, Option<String>>,
+    /// What the annotations of namespaces ask for.
+    namespace_wishes: BTreeMap<String, NamespaceWishes>,
     /// The blocks that the node has claimed; `None` where they come with the Node object.
     claimed: Option<Vec<IpNetwork>>,
     /// The node of each block, where they are claimed.
@@ -32,6 +32,14 @@ pub(crate) struct State {
     listed: Listed,
     /// What has changed since it was last taken.
     touched: Touched,
+}
+
+/// What the annotations of a namespace ask for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct NamespaceWishes {
+    /// Which pools its pods' addresses are from.
+    pools: Option<String>,
+    logs_drops: bool,
 }
 
 /// What has changed since it was last decided about.
@@ -73,7 +81,7 @@ impl State {
             pods: BTreeMap::new(),
             nodes: BTreeMap::new(),
             endpoints: BTreeMap::new(),
-            namespace_pools: BTreeMap::new(),
+            namespace_wishes: BTreeMap::new(),
             claimed: None,
             holders: Arc::default(),
             // They come with the nodes, unless they are claimed.
@@ -172,7 +180,13 @@ impl State {
 
     /// What the annotation of a namespace says about pools.
     pub(crate) fn pools_of_namespace(&self, namespace: &str) -> Option<&str> {
-        self.namespace_pools.get(namespace)?.as_deref()
+        self.namespace_wishes.get(namespace)?.pools.as_deref()
+    }
+
+    /// The namespaces whose drops are to be logged.
+    pub(crate) fn logging_namespaces(&self) -> BTreeSet<String> {
+        let wishes = self.namespace_wishes.iter();
+        wishes.filter(|(_, wishes)| wishes.logs_drops).map(|(name, _)| name.clone()).collect()
     }
 
     /// The pod that an endpoint is of; `Ok(None)` when no Kubernetes runtime made it, and no policy can be
@@ -305,9 +319,11 @@ impl State {
     }
 
     fn apply_namespaces(&mut self, change: Change<String, NamespaceFacts>) -> bool {
-        let (namespaces, pools) = change.split(|NamespaceFacts { namespace, pools }| (namespace, pools));
+        let (namespaces, wishes) = change.split(|NamespaceFacts { namespace, pools, logs_drops }| {
+            (namespace, NamespaceWishes { pools, logs_drops })
+        });
         let applied = apply(&mut self.objects.namespaces, &mut self.listed.namespaces, namespaces);
-        let changed = pools.changes(&mut self.namespace_pools) || !applied.is_same();
+        let changed = wishes.changes(&mut self.namespace_wishes) || !applied.is_same();
         self.touched.policy.namespaces.extend(applied.touched);
         changed
     }

@@ -7,12 +7,19 @@ use std::{
 
 use anyhow::Context;
 use axum::{Router, extract::State, http::StatusCode, routing::get};
-use tokio::{net::TcpListener, time::Instant};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, oneshot},
+    time::{Instant, timeout},
+};
 
-use crate::metrics::Metrics;
+use crate::{core::Event, metrics::Metrics};
 
 /// The core comes by at least this often; silence for longer means that it hangs.
 const STALE: std::time::Duration = std::time::Duration::from_mins(1);
+
+/// How long a scrape waits for the core.
+const COUNTED: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// What the core publishes about itself.
 #[derive(Debug, Clone)]
@@ -28,12 +35,13 @@ pub(crate) struct Published {
 pub(crate) struct Shared {
     published: Arc<Mutex<Published>>,
     metrics: Arc<Metrics>,
+    events: mpsc::Sender<Event>,
 }
 
 impl Shared {
-    pub(crate) fn new(metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(metrics: Arc<Metrics>, events: mpsc::Sender<Event>) -> Self {
         let published = Published { alive: Instant::now(), missing: vec!["the agent is starting".into()] };
-        Self { published: Arc::new(Mutex::new(published)), metrics }
+        Self { published: Arc::new(Mutex::new(published)), metrics, events }
     }
 
     pub(crate) fn publish(&self, missing: Vec<String>) {
@@ -78,6 +86,14 @@ async fn readyz(State(shared): State<Shared>) -> (StatusCode, String) {
 }
 
 async fn metrics(State(shared): State<Shared>) -> ([(&'static str, &'static str); 1], String) {
+    // What the kernel counts is counted up to now, or, of a core that is busy, up to its last look.
+    let (counted, done) = oneshot::channel();
+    let counting = async {
+        if shared.events.send(Event::Count(counted)).await.is_ok() {
+            drop(done.await);
+        }
+    };
+    drop(timeout(COUNTED, counting).await);
     let form = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([("content-type", form)], shared.metrics.text())
 }

@@ -12,7 +12,8 @@ use tokio::{
 };
 use tracing::debug;
 
-use crate::core::Event;
+use super::monitor;
+use crate::{core::Event, observe::Subscription};
 
 /// Calls served at once; more wait in the socket's backlog.
 const MAX_CALLS: usize = 512;
@@ -39,26 +40,34 @@ pub(crate) fn bind(path: &Path) -> anyhow::Result<UnixListener> {
 }
 
 /// Serves calls for ever.
-pub(crate) async fn run(listener: UnixListener, events: mpsc::Sender<Event>) -> anyhow::Result<()> {
+pub(crate) async fn run(
+    listener: UnixListener,
+    events: mpsc::Sender<Event>,
+    monitors: mpsc::Sender<Subscription>,
+) -> anyhow::Result<()> {
     let mut calls = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept(), if calls.len() < MAX_CALLS => {
                 let (stream, _) = accepted.context("accept a call of the plugin")?;
-                calls.spawn(serve(stream, events.clone()));
+                calls.spawn(serve(stream, events.clone(), monitors.clone()));
             }
             Some(_) = calls.join_next() => {}
         }
     }
 }
 
-async fn serve(mut stream: UnixStream, events: mpsc::Sender<Event>) {
-    if let Err(error) = converse(&mut stream, &events).await {
+async fn serve(mut stream: UnixStream, events: mpsc::Sender<Event>, monitors: mpsc::Sender<Subscription>) {
+    if let Err(error) = converse(&mut stream, &events, &monitors).await {
         debug!(%error, "a call of the plugin broke off");
     }
 }
 
-async fn converse(stream: &mut UnixStream, events: &mpsc::Sender<Event>) -> io::Result<()> {
+async fn converse(
+    stream: &mut UnixStream,
+    events: &mpsc::Sender<Event>,
+    monitors: &mpsc::Sender<Subscription>,
+) -> io::Result<()> {
     let (reader, mut writer) = stream.split();
     let mut reader = BufReader::new(reader);
     loop {
@@ -67,6 +76,9 @@ async fn converse(stream: &mut UnixStream, events: &mpsc::Sender<Event>) -> io::
             return Ok(());
         }
         let (response, go_on) = match serde_json::from_str::<Request>(&line) {
+            Ok(Request::Monitor { filter }) => {
+                return monitor::stream(&mut reader, &mut writer, filter, monitors).await;
+            }
             Ok(request) => {
                 let (answer, answered) = oneshot::channel();
                 if events.send(Event::Plugin(Call { request, answer })).await.is_err() {
@@ -103,7 +115,7 @@ async fn hung_up(reader: &mut (impl AsyncBufRead + Unpin)) {
     }
 }
 
-fn shutting_down() -> Response {
+pub(super) fn shutting_down() -> Response {
     Response::Refused { reason: "the agent is shutting down".into() }
 }
 
@@ -140,7 +152,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("agent.sock");
         let (events, mut inbox) = mpsc::channel(1);
-        let server = tokio::spawn(run(bind(&path).unwrap(), events));
+        let server = tokio::spawn(run(bind(&path).unwrap(), events, mpsc::channel(1).0));
         let mut stream = UnixStream::connect(&path).await.unwrap();
         stream.write_all(b"{\"request\":\"status\"}\n").await.unwrap();
         let Some(Event::Plugin(mut call)) = inbox.recv().await else { panic!("no call came") };
@@ -158,7 +170,7 @@ mod tests {
         let listener = bind(&path).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         let (events, mut inbox) = mpsc::channel(1);
-        let server = tokio::spawn(run(listener, events));
+        let server = tokio::spawn(run(listener, events, mpsc::channel(1).0));
         let core = tokio::spawn(async move {
             while let Some(Event::Plugin(call)) = inbox.recv().await {
                 assert_eq!(call.request, Request::Status);

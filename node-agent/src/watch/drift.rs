@@ -72,7 +72,7 @@ pub(crate) async fn run_table(events: mpsc::Sender<Event>) -> anyhow::Result<()>
     deprecated,
     reason = "its successor is unsafe because a type may close or exchange its descriptor; a monitor owns the one it has"
 )]
-fn watched<M: AsRawFd>(monitor: M) -> std::io::Result<AsyncFd<M>> {
+pub(crate) fn watched<M: AsRawFd>(monitor: M) -> std::io::Result<AsyncFd<M>> {
     AsyncFd::new(monitor)
 }
 

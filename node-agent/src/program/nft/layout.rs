@@ -22,7 +22,7 @@ use super::{
 /// The NFLOG group to which packets are told that policy drops, or would drop: the letters `mg`. Its listener sees
 /// the name of the cause as the prefix, and the packet's first [`LOG_SNAPLEN`] octets.
 pub(crate) const LOG_GROUP: u16 = 0x6d67;
-const LOG_SNAPLEN: u32 = 128;
+pub(crate) const LOG_SNAPLEN: u32 = 128;
 /// Packets that each cause may tell of, in a second and at once: what policy drops may come as fast as the wire is.
 const LOG_PER_SECOND: u64 = 100;
 const LOG_BURST: u32 = 100;
@@ -143,6 +143,16 @@ pub(crate) fn chain_of(id: PolicySetId, way: Way) -> String {
 /// The name of the chain of a cause, and of its counter; also what it says to the listeners of [`LOG_GROUP`].
 pub(crate) fn cause_of(name: &str, cause: Cause) -> String {
     format!("{name}_{}", if cause == Cause::Drop { "drop" } else { "audit" })
+}
+
+/// The names of the causes of a direction of a policy set, whether they are there or not.
+pub(crate) fn cause_names(id: PolicySetId, way: Way) -> [String; 2] {
+    [Cause::Drop, Cause::Audit].map(|cause| cause_of(&chain_of(id, way), cause))
+}
+
+/// The names of the causes of a policy of the cluster.
+pub(crate) fn cluster_cause_names(id: CauseId) -> [String; 2] {
+    [Cause::Drop, Cause::Audit].map(|cause| cause_of(&cluster_cause(id), cause))
 }
 
 /// The element of a pod's address.

@@ -35,8 +35,11 @@
 mod apply;
 mod driver;
 mod layout;
+mod origin;
 mod rule;
 mod table;
 
 pub(crate) use driver::Driver;
+pub(crate) use layout::{Cause, LOG_GROUP, LOG_SNAPLEN, cause_names, cluster_cause_names};
+pub(crate) use origin::Origin;
 pub(crate) use table::TABLE;

@@ -108,11 +108,15 @@ impl Driver {
         Ok(is_same)
     }
 
+    /// Whether the next commit replaces the whole table, and its counters with it.
+    pub(crate) fn replaces(&self) -> bool {
+        !self.table.is_known()
+    }
+
     /// What the table's named counters have seen since they were made; a replacement of the table makes them anew.
     ///
     /// # Errors
     /// When the kernel does not tell.
-    #[cfg_attr(not(test), expect(dead_code, reason = "what shows them is not there yet"))]
     pub(crate) fn counters(&mut self) -> Result<BTreeMap<String, Count>, Error> {
         connect(&mut self.connection)?.counters(TABLE)
     }

@@ -152,6 +152,12 @@ impl Table {
         self.touched = None;
     }
 
+    /// The named counters that are wanted, in order.
+    #[cfg(test)]
+    pub(crate) fn counters(&self) -> impl Iterator<Item = &str> {
+        self.counters.iter().map(String::as_str)
+    }
+
     /// Whether it is known what the kernel holds.
     pub(super) fn is_known(&self) -> bool {
         self.touched.is_some()

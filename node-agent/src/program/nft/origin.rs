@@ -1,0 +1,89 @@
+//! What the name of a cause says: of its chain, its counter, and what it tells the listeners of NFLOG.
+
+use margay_policy::compile::{CauseId, PolicySetId, Way};
+
+use super::layout::Cause;
+
+/// Why packets come to a cause.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Origin {
+    /// Nothing that isolates the pods of a policy set allows them.
+    Isolation(PolicySetId, Way),
+    /// A policy of the cluster denies them.
+    Cluster(CauseId),
+    /// TCP in the middle of no tracked connection.
+    Midstream(Way),
+    /// Of or for a link that is no endpoint's.
+    Unknown(Way),
+    /// The source is not the pod's.
+    Spoof,
+}
+
+impl Origin {
+    /// From the name, with what becomes of the packets; `None` for a name that is none of ours.
+    pub(crate) fn parse(name: &str) -> Option<(Self, Cause)> {
+        let fixed = match name {
+            "midstream_in" => Self::Midstream(Way::Ingress),
+            "midstream_out" => Self::Midstream(Way::Egress),
+            "unknown_in" => Self::Unknown(Way::Ingress),
+            "unknown_out" => Self::Unknown(Way::Egress),
+            "spoof" => Self::Spoof,
+            _ => return Self::of_policy(name),
+        };
+        Some((fixed, Cause::Drop))
+    }
+
+    fn of_policy(name: &str) -> Option<(Self, Cause)> {
+        let (rest, cause) = match name.strip_suffix("_drop") {
+            Some(rest) => (rest, Cause::Drop),
+            None => (name.strip_suffix("_audit")?, Cause::Audit),
+        };
+        if let Some(id) = rest.strip_prefix('c') {
+            return Some((Self::Cluster(CauseId(id.parse().ok()?)), cause));
+        }
+        let (id, way) = match rest.strip_suffix("_in") {
+            Some(id) => (id, Way::Ingress),
+            None => (rest.strip_suffix("_out")?, Way::Egress),
+        };
+        Some((Self::Isolation(PolicySetId(id.strip_prefix('s')?.parse().ok()?), way), cause))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use margay_policy::compile::{CauseId, PolicySetId, Way};
+
+    use super::{
+        super::layout::{Cause, cause_of, chain_of, cluster_cause, put_base},
+        Origin,
+    };
+    use crate::program::nft::table::Table;
+
+    #[test]
+    fn names_are_read_as_they_are_written() {
+        for cause in [Cause::Drop, Cause::Audit] {
+            for way in Way::ALL {
+                let name = cause_of(&chain_of(PolicySetId(17), way), cause);
+                assert_eq!(Origin::parse(&name), Some((Origin::Isolation(PolicySetId(17), way), cause)));
+            }
+            let name = cause_of(&cluster_cause(CauseId(4)), cause);
+            assert_eq!(Origin::parse(&name), Some((Origin::Cluster(CauseId(4)), cause)));
+        }
+        let mut table = Table::default();
+        put_base(&mut table);
+        let origins: Vec<_> = table.counters().map(|name| Origin::parse(name).expect(name).0).collect();
+        assert_eq!(
+            origins,
+            [
+                Origin::Midstream(Way::Ingress),
+                Origin::Midstream(Way::Egress),
+                Origin::Spoof,
+                Origin::Unknown(Way::Ingress),
+                Origin::Unknown(Way::Egress)
+            ]
+        );
+        for name in ["", "s1_drop", "s_in_drop", "sx_in_drop", "c_drop", "c1_in", "x1_in_drop", "midstream"] {
+            assert_eq!(Origin::parse(name), None, "{name}");
+        }
+    }
+}
