@@ -7,6 +7,7 @@ mod bgp;
 mod check;
 mod endpoints;
 mod ipam;
+mod monitor;
 mod policy;
 mod status;
 mod table;
@@ -62,6 +63,8 @@ enum Command {
         #[command(subcommand)]
         command: Bgp,
     },
+    /// Packets that are dropped on this node, as they are: who sent them to whom, and which policies drop them.
+    Monitor(monitor::Options),
     /// What NetworkPolicy says: of the cluster's objects, or of files.
     Policy {
         #[command(subcommand)]
@@ -94,6 +97,12 @@ fn main() -> ExitCode {
         Command::Ipam { command: Ipam::Check } => check::run(&cli.run_dir, &cli.state_dir),
         Command::Bgp { command: Bgp::Neighbors } => bgp::neighbors(&cli.run_dir),
         Command::Bgp { command: Bgp::Routes } => bgp::routes(&cli.run_dir),
+        Command::Monitor(options) => {
+            return match monitor::run(&cli.run_dir, options, cli.output) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => fail(&error, ExitCode::FAILURE),
+            };
+        }
         Command::Policy { command } => {
             // 1 is an answer there: denied.
             return match policy::run(command, cli.output) {
