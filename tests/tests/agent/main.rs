@@ -8,6 +8,7 @@
 
 mod announce;
 mod containerd;
+mod drops;
 mod faults;
 mod node;
 mod plugin;
