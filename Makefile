@@ -7,9 +7,11 @@ PROFILE := debug
 BIN := target/$(PROFILE)
 CASES := tests/conformance/netpol/cases tests/conformance/clusternetworkpolicy/cases
 BENCHES := cni
+FUZZ := 10
+FUZZED := margay-policy margay-ipam margay-bgp margay-netlink
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build ebpf demo lab test conformance plugin bench fmt lint manifests
+.PHONY: help setup build ebpf demo lab test conformance fuzz plugin bench fmt lint manifests
 
 help: ## print this list
 	@echo 'usage: make TARGET'
@@ -44,6 +46,12 @@ test: build ebpf ## run all tests, then the conformance cases
 
 conformance: build
 	$(BIN)/margay-lab conformance --ip-families dual $(CASES)
+
+# The property tests have a fixed seed in `make test` (.cargo/config.toml). A failure prints what to add as a test of its own.
+fuzz: setup ## run the property tests with a new seed, for longer: make fuzz FUZZ=100
+	@seed=$$(od -An -N4 -tu4 /dev/urandom | tr -d ' '); echo "PROPTEST_RNG_SEED=$$seed"; \
+	PROPTEST_RNG_SEED=$$seed PROPTEST_CASES=$$((256 * $(FUZZ))) MARGAY_FUZZ_FACTOR=$(FUZZ) cargo test --locked --release \
+	    $(foreach crate,$(FUZZED),-p $(crate)) --lib
 
 plugin: setup ## build the CNI plugin as it is shipped: optimised, static, for any host
 	RUSTFLAGS='-C target-feature=+crt-static' cargo build --locked --release -p margay-cni \

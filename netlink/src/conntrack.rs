@@ -178,7 +178,7 @@ impl Tuple {
             match (kind, value) {
                 (PROTOCOL_NUMBER, [number]) => read.protocol = *number,
                 (PROTOCOL_SOURCE_PORT, [high, low]) => {
-                    read.source_port = Some(u16::from_be_bytes([*high, *low]))
+                    read.source_port = Some(u16::from_be_bytes([*high, *low]));
                 }
                 _ => {}
             }

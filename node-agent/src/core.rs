@@ -593,7 +593,7 @@ impl Core {
                 Ok(()) => {}
                 // There are looks enough under way; the reconcile comes back to it.
                 Err(TrySendError::Full(addresses) | TrySendError::Closed(addresses)) => {
-                    self.doubtful = addresses
+                    self.doubtful = addresses;
                 }
             }
         }

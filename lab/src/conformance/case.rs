@@ -106,15 +106,36 @@ pub(super) struct ExternalDef {
     pub(super) ports: Vec<NamedPort>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ServiceDef {
-    #[serde(rename = "name")]
-    _name: Name,
-    #[serde(rename = "selector")]
-    _selector: Labels,
-    #[serde(rename = "ports")]
-    _ports: Vec<String>,
+    pub(super) name: Name,
+    pub(super) selector: Labels,
+    pub(super) ports: Vec<ServicePort>,
+}
+
+/// `PORT/PROTOCOL=TARGET`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ServicePort {
+    pub(super) port: Port,
+    pub(super) target: Target,
+}
+
+/// What a service's port is on its pods.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Target {
+    Number(u16),
+    Name(String),
+}
+
+impl<'de> Deserialize<'de> for ServicePort {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let wrong = || serde::de::Error::custom(format!("`{text}` is not PORT/PROTOCOL=TARGET"));
+        let (port, target) = text.split_once('=').ok_or_else(wrong)?;
+        let target = target.parse().map_or_else(|_is_a_name| Target::Name(target.to_owned()), Target::Number);
+        Ok(Self { port: port.parse().map_err(serde::de::Error::custom)?, target })
+    }
 }
 
 /// `NUMBER/PROTOCOL`, `=NAME` when it has one.

@@ -1,6 +1,7 @@
 //! Probes rows and compares them with what they must be.
 
 use super::case::{IpFamily, Verdict};
+use super::pattern::Endpoint;
 use super::report::Failure;
 use super::table::Row;
 use super::world::World;
@@ -42,8 +43,11 @@ impl World<'_> {
         &self,
         row: &Row,
     ) -> anyhow::Result<(std::sync::Arc<crate::station::Station>, Vec<std::net::IpAddr>, SocketAddr)> {
-        let (station, own) = self.lab.locate(&Self::party(&row.from))?;
-        let (_, others) = self.lab.locate(&Self::party(&row.to))?;
+        let (station, own) = self.lab.locate(&Self::party(&row.from)?)?;
+        let others = match &row.to {
+            Endpoint::Service(key) => self.addresses.services.get(key).cloned().unwrap_or_default(),
+            to => self.lab.locate(&Self::party(to)?)?.1,
+        };
         let is_ipv4 = row.family == IpFamily::Ipv4;
         let address = others.iter().find(|address| address.is_ipv4() == is_ipv4);
         let address = address.ok_or_else(|| anyhow::anyhow!("{} has no {:?} address", row.to, row.family))?;

@@ -1,6 +1,8 @@
 //! The cluster that a case begins with.
 
-use super::case::{ClusterSpec, Described, ExternalDef, Labels, Name, NamedPort, PodDef};
+use super::case::{
+    ClusterSpec, Described, ExternalDef, Labels, Name, NamedPort, PodDef, ServiceDef, ServicePort, Target,
+};
 use crate::pods::PodKey;
 use anyhow::Context;
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,6 +14,7 @@ pub(super) struct Cluster {
     pub(super) namespaces: BTreeMap<String, Labels>,
     pub(super) pods: BTreeMap<PodKey, PodDef>,
     pub(super) externals: BTreeMap<String, ExternalDef>,
+    pub(super) services: BTreeMap<PodKey, ServiceDef>,
 }
 
 impl Cluster {
@@ -40,7 +43,30 @@ impl Cluster {
             cluster.pods.insert(pod.name.0.clone(), pod.clone());
         }
         cluster.externals.extend(described.external.clone());
+        for service in &described.services {
+            cluster.services.insert(service.name.0.clone(), service.clone());
+        }
         Ok(cluster)
+    }
+
+    /// The pods behind a service, each with its number for one of the service's ports.
+    pub(super) fn backends(&self, service: &ServiceDef, port: &ServicePort) -> Vec<(&PodKey, u16)> {
+        let selected = |(key, pod): &(&PodKey, &PodDef)| {
+            key.namespace == service.name.0.namespace
+                && !pod.host
+                && service.selector.iter().all(|(key, value)| pod.labels.get(key) == Some(value))
+        };
+        let number = |pod: &PodDef| match &port.target {
+            Target::Number(number) => Some(*number),
+            Target::Name(name) => {
+                let mut ports = pod.ports.iter().chain(&pod.sidecar_ports);
+                let named = |named: &&NamedPort| {
+                    named.name.as_ref() == Some(name) && named.port.protocol == port.port.protocol
+                };
+                ports.find(named).map(|named| named.port.number)
+            }
+        };
+        self.pods.iter().filter(selected).filter_map(|(key, pod)| Some((key, number(pod)?))).collect()
     }
 
     /// The names of all nodes that it speaks of.

@@ -154,7 +154,7 @@ impl Model {
             let has = |is_ipv4| addresses.iter().any(|address| address.is_ipv4() == is_ipv4);
             let families = [(IpFamily::Ipv4, true), (IpFamily::Ipv6, false)].into_iter();
             let families = families.filter(|(_, is_ipv4)| has(*is_ipv4)).map(|(family, _)| family);
-            Member { endpoint, is_pod, ports, families: families.collect() }
+            Member { endpoint, is_pod, ports, families: families.collect(), backends: BTreeSet::new() }
         };
         let living = self.cluster.pods.iter().filter(|(key, _)| !self.finished.contains(*key));
         let pods = living.map(|(key, pod)| {
@@ -192,6 +192,7 @@ impl Model {
             Endpoint::Pod(key) => &self.addresses.pods[key],
             Endpoint::External(name) => &self.addresses.externals[name],
             Endpoint::Node(name) => &self.addresses.nodes[name],
+            Endpoint::Service(key) => &self.addresses.services[key],
         };
         *all.iter().find(|address| address.is_ipv4() == (family == IpFamily::Ipv4)).unwrap()
     }
@@ -202,6 +203,7 @@ impl Model {
             Endpoint::Pod(key) => (&self.cluster.pods[key].node, self.cluster.pods[key].host),
             Endpoint::External(name) => (name, false),
             Endpoint::Node(name) => (name, true),
+            Endpoint::Service(key) => (&key.name, false),
         }
     }
 }

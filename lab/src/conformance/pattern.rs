@@ -12,6 +12,7 @@ pub(super) enum Endpoint {
     Pod(PodKey),
     External(String),
     Node(String),
+    Service(PodKey),
 }
 
 impl fmt::Display for Endpoint {
@@ -20,6 +21,7 @@ impl fmt::Display for Endpoint {
             Self::Pod(key) => write!(f, "{key}"),
             Self::External(name) => write!(f, "external:{name}"),
             Self::Node(name) => write!(f, "node:{name}"),
+            Self::Service(key) => write!(f, "service:{key}"),
         }
     }
 }
@@ -31,8 +33,7 @@ pub(super) enum Pattern {
     Pod(Part, Part),
     External(Part),
     Node(Part),
-    /// The lab has no services: it matches nobody.
-    Service,
+    Service(Part, Part),
 }
 
 /// A name, or `*` for any.
@@ -53,7 +54,8 @@ impl Pattern {
     pub(super) fn matches(&self, endpoint: &Endpoint) -> bool {
         match (self, endpoint) {
             (Self::Everyone, _) => true,
-            (Self::Pod(namespace, name), Endpoint::Pod(key)) => {
+            (Self::Pod(namespace, name), Endpoint::Pod(key))
+            | (Self::Service(namespace, name), Endpoint::Service(key)) => {
                 namespace.matches(&key.namespace) && name.matches(&key.name)
             }
             (Self::External(name), Endpoint::External(other)) | (Self::Node(name), Endpoint::Node(other)) => {
@@ -80,7 +82,8 @@ impl FromStr for Pattern {
             None => pair(text).map(|(a, b)| Self::Pod(a, b)).ok_or_else(bad),
             Some(("external", name)) => Ok(Self::External(Part::new(name))),
             Some(("node", name)) => Ok(Self::Node(Part::new(name))),
-            Some(("service", name)) if name == "*" || name.contains('/') => Ok(Self::Service),
+            Some(("service", "*")) => Ok(Self::Service(Part(None), Part(None))),
+            Some(("service", name)) => pair(name).map(|(a, b)| Self::Service(a, b)).ok_or_else(bad),
             Some(_) => Err(bad()),
         }
     }
@@ -161,6 +164,10 @@ mod tests {
             ("external:e2", external, false),
             ("node:n1", Endpoint::Node("n1".into()), true),
             ("service:x/*", pod("x", "web"), false),
+            ("service:x/*", Endpoint::Service(PodKey::new("x", "web")), true),
+            ("service:*", Endpoint::Service(PodKey::new("x", "web")), true),
+            ("x/web", Endpoint::Service(PodKey::new("x", "web")), false),
+            ("*", Endpoint::Service(PodKey::new("x", "web")), true),
         ] {
             assert_eq!(
                 pattern.parse::<Pattern>().unwrap().matches(&endpoint),

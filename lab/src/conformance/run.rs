@@ -190,16 +190,19 @@ async fn open(world: &mut World<'_>, step: &Step, name: &str) -> anyhow::Result<
     Ok(failures)
 }
 
-/// The rows that touch pods which the step adds.
+/// The rows that touch pods which the step adds, without those to services: who answers those is another row.
 fn startup_rows(world: &World<'_>, case: &Case, step: &Step, probe: &ProbeSpec) -> Vec<Row> {
     let added: BTreeSet<Endpoint> = step.pods.iter().map(|pod| Endpoint::Pod(pod.name.0.clone())).collect();
-    let mut members: Vec<Member> =
-        world.members(probe).into_iter().filter(|member| !added.contains(&member.endpoint)).collect();
+    let stays = |member: &Member| {
+        !added.contains(&member.endpoint) && !matches!(member.endpoint, Endpoint::Service(_))
+    };
+    let mut members: Vec<Member> = world.members(probe).into_iter().filter(stays).collect();
     members.extend(step.pods.iter().map(|pod| Member {
         endpoint: Endpoint::Pod(pod.name.0.clone()),
         is_pod: !pod.host,
         ports: pod.ports.iter().chain(&pod.sidecar_ports).map(|named| named.port).collect(),
         families: families(case),
+        backends: BTreeSet::new(),
     }));
     let touches = |row: &Row| added.contains(&row.from) || added.contains(&row.to);
     rows(&members, probe, &families(case)).into_iter().filter(touches).collect()

@@ -33,7 +33,7 @@ impl Startup {
         let mut settled = BTreeMap::new();
         for row in rows.into_iter().filter(|row| verdict(expect, row) == Verdict::Deny) {
             for end in [&row.from, &row.to] {
-                let known = world.lab.locate(&World::party(end));
+                let known = World::party(end).and_then(|party| world.lab.locate(&party));
                 if let (false, Ok(known)) = (settled.contains_key(end), known) {
                     settled.insert(end.clone(), known);
                 }

@@ -14,6 +14,7 @@ pub(super) struct Addresses {
     pub(super) pods: BTreeMap<PodKey, Vec<IpAddr>>,
     pub(super) nodes: BTreeMap<String, Vec<IpAddr>>,
     pub(super) externals: BTreeMap<String, Vec<IpAddr>>,
+    pub(super) services: BTreeMap<PodKey, Vec<IpAddr>>,
 }
 
 impl Addresses {
@@ -68,6 +69,7 @@ impl Addresses {
             "pod" => self.pods.get(&name.parse::<PodKey>()?),
             "node" => self.nodes.get(name),
             "external" => self.externals.get(name),
+            "service" => self.services.get(&name.parse::<PodKey>()?),
             _ => anyhow::bail!("it is no form of the format"),
         };
         let all = all.with_context(|| format!("there is no {kind} {name}"))?;
@@ -88,6 +90,7 @@ mod tests {
         let both = vec!["10.244.1.7".parse().unwrap(), "fd00::7".parse().unwrap()];
         addresses.pods.insert(PodKey::new("x", "b"), both);
         addresses.nodes.insert("n1".into(), vec!["172.18.0.2".parse().unwrap()]);
+        addresses.services.insert(PodKey::new("x", "web"), vec!["10.96.0.9".parse().unwrap()]);
         let text = |text: &str| {
             addresses.substitute(&json!([text])).map(|value| value[0].as_str().unwrap().to_owned())
         };
@@ -97,11 +100,12 @@ mod tests {
             ("${net:pod:x/b/4}", "0.0.0.0/4"),
             ("${net:pod6:x/b/16}", "fd00::/16"),
             ("a ${node:n1} b ${pods}", "a 172.18.0.2 b 10.244.0.0/16"),
+            ("${service:x/web}", "10.96.0.9"),
             ("plain", "plain"),
         ] {
             assert_eq!(text(symbolic).unwrap(), expected);
         }
-        for bad in ["${pod:x/q}", "${node6:n1}", "${what}", "${pod:x/b", "${net:pod:x/b}", "${service:x/web}"]
+        for bad in ["${pod:x/q}", "${node6:n1}", "${what}", "${pod:x/b", "${net:pod:x/b}", "${service:x/db}"]
         {
             assert!(text(bad).is_err(), "{bad}");
         }

@@ -2,6 +2,7 @@
 
 use super::case::{Expect, IpFamily, OneOrMany, ProbeSpec, RowsSpec, Verdict};
 use super::pattern::{Endpoint, Pattern, PortPattern};
+use crate::pods::PodKey;
 use crate::station::Port;
 use std::collections::BTreeSet;
 
@@ -13,6 +14,20 @@ pub(super) struct Member {
     pub(super) is_pod: bool,
     pub(super) ports: Vec<Port>,
     pub(super) families: Vec<IpFamily>,
+    /// The pods that answer for it; of a service.
+    pub(super) backends: BTreeSet<PodKey>,
+}
+
+impl Member {
+    /// Whether rows lead from here to another. A service is none's source, and takes none but pods of the cluster that
+    /// are not behind it.
+    fn may_ask(&self, to: &Self) -> bool {
+        match (&self.endpoint, &to.endpoint) {
+            (Endpoint::Service(_), _) | (Endpoint::External(_), Endpoint::Service(_)) => false,
+            (Endpoint::Pod(key), Endpoint::Service(_)) => !to.backends.contains(key),
+            (from, to) => from != to,
+        }
+    }
 }
 
 /// One connection that is tried.
@@ -29,7 +44,7 @@ pub(super) fn rows(members: &[Member], probe: &ProbeSpec, families: &[IpFamily])
     let mut rows = BTreeSet::new();
     for from in members.iter().filter(|from| matches(probe.from.as_ref(), &from.endpoint)) {
         for to in members.iter().filter(|to| matches(probe.to.as_ref(), &to.endpoint)) {
-            if from.endpoint == to.endpoint || !(from.is_pod || to.is_pod) {
+            if !from.may_ask(to) || !(from.is_pod || to.is_pod) {
                 continue;
             }
             rows.extend(between(from, to, probe, families));
@@ -111,6 +126,8 @@ pub(super) fn node_ports(probe: &ProbeSpec) -> Vec<Port> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::{Member, own_rows, rows, verdict};
     use crate::conformance::case::{Expect, IpFamily, ProbeSpec, Verdict};
     use crate::conformance::pattern::Endpoint;
@@ -122,6 +139,7 @@ mod tests {
             is_pod: true,
             ports: vec![Port::tcp(80), Port::tcp(81)],
             families: vec![IpFamily::Ipv4],
+            backends: BTreeSet::new(),
         }
     }
 
@@ -142,6 +160,23 @@ mod tests {
         assert_eq!(count("{from: x/a, to: [x/b, x/h]}"), 4);
         assert_eq!(rows(&members, &probe("{}"), &[IpFamily::Ipv6]).len(), 0);
         assert_eq!(own_rows(&members, &probe("{}"), &[IpFamily::Ipv4]).len(), 4);
+    }
+
+    #[test]
+    fn a_service_asks_nobody_and_is_asked_by_pods_that_are_not_behind_it() {
+        let service = Member {
+            endpoint: Endpoint::Service(PodKey::new("x", "web")),
+            is_pod: false,
+            ports: vec![Port::tcp(8080)],
+            backends: [PodKey::new("x", "b")].into(),
+            ..pod("web")
+        };
+        let external = Member { endpoint: Endpoint::External("e".into()), ..host("e") };
+        let members = [pod("a"), pod("b"), external, service];
+        let rows = rows(&members, &probe("{to: 'service:*'}"), &[IpFamily::Ipv4]);
+        let asking: Vec<String> =
+            rows.iter().map(|row| format!("{} {}", row.from, row.port.number)).collect();
+        assert_eq!(asking, ["x/a 8080"]);
     }
 
     #[test]

@@ -1,22 +1,25 @@
 //! The lab as a case wants it.
 
-use super::case::{Case, IpFamily, Labels, Name, NamedPort, OpenDef, PodDef, ProbeSpec, Step};
+use super::case::{
+    Case, IpFamily, Labels, Name, NamedPort, OpenDef, PodDef, ProbeSpec, ServiceDef, ServicePort, Step,
+    Target,
+};
 use super::cluster::Cluster;
 use super::pattern::Endpoint;
 use super::substitute::Addresses;
 use super::table::{Member, has_nodes, node_ports};
 use crate::config::ExternalConfig;
-use crate::lab::{Lab, PodSpec};
+use crate::lab::{Balanced, Lab, PodSpec};
 use crate::party::Party;
 use crate::pods::PodKey;
 use crate::station::{Kept, Port, Servers};
 use anyhow::Context;
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
 use kube::api::{ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, PostParams};
 use kube::{Api, ResourceExt};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 /// How long pods may take to come up.
@@ -33,6 +36,7 @@ const ABILITIES: &[&str] = &[
     "terminating-pods",
     "sidecars",
     "startup-probes",
+    "service",
 ];
 const POLICY: (&str, &str, &str) = ("networking.k8s.io", "v1", "NetworkPolicy");
 const SYSTEM_NAMESPACES: &[&str] = &["default", "kube-system", "kube-public", "kube-node-lease"];
@@ -47,6 +51,7 @@ pub(super) struct World<'a> {
     kinds: BTreeMap<String, GroupVersionKind>,
     node_servers: Vec<Servers>,
     node_ports: Vec<Port>,
+    balanced: Vec<Balanced>,
 }
 
 impl<'a> World<'a> {
@@ -60,6 +65,7 @@ impl<'a> World<'a> {
             kinds: BTreeMap::new(),
             node_servers: Vec::new(),
             node_ports: Vec::new(),
+            balanced: Vec::new(),
         }
     }
 
@@ -76,11 +82,6 @@ impl<'a> World<'a> {
         let missing: Vec<&str> = case.needs.iter().map(String::as_str).filter(|need| !can(need)).collect();
         if !missing.is_empty() {
             return Some(format!("needs {}", missing.join(", ")));
-        }
-        let has_services =
-            matches!(&case.cluster, super::case::ClusterSpec::Described(d) if !d.services.is_empty());
-        if has_services || case.steps.iter().any(|step| !step.services.is_empty()) {
-            return Some("needs service".into());
         }
         if families(case).is_empty() || !families(case).iter().all(|family| self.has_family(*family)) {
             return Some("needs ipv6".into());
@@ -116,7 +117,9 @@ impl<'a> World<'a> {
         }
         self.cluster.externals = cluster.externals;
         self.add_namespaces(&cluster.namespaces).await?;
-        self.add_pods(cluster.pods.into_values().collect()).await
+        self.add_pods(cluster.pods.into_values().collect()).await?;
+        self.add_services(cluster.services.into_values().collect()).await?;
+        self.balance().await
     }
 
     /// Takes a step's changes, in the order of the format.
@@ -134,6 +137,7 @@ impl<'a> World<'a> {
         }
         self.add_namespaces(&step.namespaces).await?;
         self.add_pods(step.pods.clone()).await?;
+        self.add_services(step.services.clone()).await?;
         for (name, labels) in &step.relabel {
             self.relabel(name, labels).await?;
         }
@@ -141,7 +145,7 @@ impl<'a> World<'a> {
             let object = self.addresses.substitute(object)?;
             self.apply(object, raw).await?;
         }
-        Ok(())
+        self.balance().await
     }
 
     /// Everybody who can be in a row.
@@ -163,6 +167,7 @@ impl<'a> World<'a> {
                     is_pod: !pod.host,
                     ports: all_ports(pod).iter().map(|named| named.port).collect(),
                     families: families(addresses),
+                    backends: BTreeSet::new(),
                 }
             });
         let externals = self.cluster.externals.iter().map(|(name, external)| Member {
@@ -170,14 +175,26 @@ impl<'a> World<'a> {
             is_pod: false,
             ports: numbers(&external.ports),
             families: families(self.addresses.externals.get(name).map(Vec::as_slice).unwrap_or_default()),
+            backends: BTreeSet::new(),
         });
         let nodes = self.lab.nodes().iter().filter(|_| with_nodes).map(|node| Member {
             endpoint: Endpoint::Node(node.name().to_owned()),
             is_pod: false,
             ports: self.node_ports.clone(),
             families: families(&node.addresses()),
+            backends: BTreeSet::new(),
         });
-        pods.chain(externals).chain(nodes).collect()
+        let services = self.cluster.services.iter().map(|(key, service)| {
+            let backends = service.ports.iter().flat_map(|port| self.cluster.backends(service, port));
+            Member {
+                endpoint: Endpoint::Service(key.clone()),
+                is_pod: false,
+                ports: service.ports.iter().map(|port| port.port).collect(),
+                families: families(self.addresses.services.get(key).map(Vec::as_slice).unwrap_or_default()),
+                backends: backends.map(|(pod, _)| pod.clone()).collect(),
+            }
+        });
+        pods.chain(externals).chain(nodes).chain(services).collect()
     }
 
     /// Has the nodes serve what a probe asks of them.
@@ -195,12 +212,13 @@ impl<'a> World<'a> {
     }
 
     /// The endpoint as the lab knows it.
-    pub(super) fn party(endpoint: &Endpoint) -> Party {
-        match endpoint {
+    pub(super) fn party(endpoint: &Endpoint) -> anyhow::Result<Party> {
+        Ok(match endpoint {
             Endpoint::Pod(key) => Party::Pod(key.clone()),
             Endpoint::External(name) => Party::External(name.clone()),
             Endpoint::Node(name) => Party::Node(name.clone()),
-        }
+            Endpoint::Service(key) => anyhow::bail!("{key} is a service, and nobody"),
+        })
     }
 
     /// The newest warnings and errors of the nodes' processes.
@@ -242,6 +260,10 @@ impl<'a> World<'a> {
             }
         }
         self.lab.detach_externals();
+        if !self.balanced.is_empty() {
+            self.lab.balance(&[]).await?;
+            self.balanced.clear();
+        }
         self.cluster = Cluster::default();
         self.addresses = Addresses::default();
         self.finished.clear();
@@ -276,6 +298,64 @@ impl<'a> World<'a> {
             self.addresses.pods.insert(key.clone(), self.lab.pod_addresses(&key));
             self.finished.remove(&key);
             self.cluster.pods.insert(key, pod);
+        }
+        Ok(())
+    }
+
+    /// Makes services, with the addresses that the API server gives them.
+    async fn add_services(&mut self, services: Vec<ServiceDef>) -> anyhow::Result<()> {
+        self.kinds.insert("Service".into(), GroupVersionKind::gvk("", "v1", "Service"));
+        for service in services {
+            let Name(key) = &service.name;
+            let ports = service.ports.iter().enumerate().map(|(place, ServicePort { port, target })| {
+                let target = match target {
+                    Target::Number(number) => json!(number),
+                    Target::Name(name) => json!(name),
+                };
+                let protocol = port.protocol.to_string();
+                json!({"name": format!("p{place}"), "port": port.number, "protocol": protocol, "targetPort": target})
+            });
+            let object = json!({
+                "apiVersion": "v1", "kind": "Service",
+                "metadata": {"namespace": key.namespace, "name": key.name},
+                "spec": {
+                    "selector": service.selector, "ports": ports.collect::<Vec<_>>(),
+                    "ipFamilyPolicy": "PreferDualStack",
+                },
+            });
+            let api: Api<Service> = Api::namespaced(self.lab.client(), &key.namespace);
+            let made = api.create(&PostParams::default(), &serde_json::from_value(object)?).await;
+            let made = made.with_context(|| format!("create service {key}"))?;
+            let addresses = made.spec.and_then(|spec| spec.cluster_ips).unwrap_or_default();
+            let addresses = addresses.iter().map(|text| text.parse()).collect::<Result<Vec<IpAddr>, _>>();
+            self.addresses.services.insert(key.clone(), addresses.with_context(|| format!("service {key}"))?);
+            self.cluster.services.insert(key.clone(), service);
+        }
+        Ok(())
+    }
+
+    /// Has the nodes balance what is sent to services, as a service proxy does.
+    async fn balance(&mut self) -> anyhow::Result<()> {
+        let mut balanced = Vec::new();
+        for (key, service) in &self.cluster.services {
+            for port in &service.ports {
+                let running = |(key, _): &(&PodKey, u16)| !self.finished.contains(*key);
+                let backends = self.cluster.backends(service, port).into_iter().filter(running);
+                balanced.push(Balanced {
+                    addresses: self.addresses.services.get(key).cloned().unwrap_or_default(),
+                    port: port.port,
+                    backends: backends
+                        .flat_map(|(pod, number)| {
+                            let addresses = self.addresses.pods.get(pod).into_iter().flatten();
+                            addresses.map(move |address| SocketAddr::new(*address, number))
+                        })
+                        .collect(),
+                });
+            }
+        }
+        if self.balanced != balanced {
+            self.lab.balance(&balanced).await.context("have the nodes balance services")?;
+            self.balanced = balanced;
         }
         Ok(())
     }

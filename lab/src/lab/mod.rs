@@ -1,10 +1,12 @@
 //! A running cluster.
 
+mod balance;
 mod objects;
 mod pools;
 mod reach;
 mod ready;
 
+pub(crate) use balance::Balanced;
 pub use objects::PodSpec;
 pub(crate) use reach::PROBE_LIMIT;
 

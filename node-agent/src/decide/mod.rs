@@ -86,7 +86,12 @@ impl Decider {
             }
         }
         let is_local = |pod: &PodName| local.contains(pod);
-        let changes = self.compiler.update(state.objects(), is_local, &touched.policy);
+        let mut changes = self.compiler.update(state.objects(), is_local, &touched.policy);
+        let is_first = !std::mem::replace(&mut self.begun, true);
+        if is_first {
+            // Nobody knows what these pods were allowed before.
+            changes.tightened.pods.extend(changes.pods.iter().cloned());
+        }
         let endpoints = known.into_iter().map(|(id, endpoint, pod)| {
             let set = pod.and_then(|pod| self.compiler.set_of(&pod));
             let said = set.and_then(|set| self.compiler.set(set));
@@ -94,7 +99,7 @@ impl Decider {
             (id.clone(), Admitted { endpoint: Arc::clone(endpoint), set, ways: ways.collect() })
         });
         let endpoints = endpoints.collect();
-        if touched.nodes || !std::mem::replace(&mut self.begun, true) {
+        if touched.nodes || is_first {
             self.bgp = bgp::speaker(state, settings).map(Arc::new);
         }
         let wanted = Wanted { endpoints, waiting, blocks: state.blocks().to_vec(), bgp: self.bgp.clone() };

@@ -254,7 +254,9 @@ impl State {
             ApiEvent::Pods(mut change) => {
                 match &mut change {
                     Change::Replaced(pods) => {
-                        pods.values_mut().for_each(|facts| self.forget_own_announcement(facts));
+                        for facts in pods.values_mut() {
+                            self.forget_own_announcement(facts);
+                        }
                     }
                     Change::Applied(_, facts) => self.forget_own_announcement(facts),
                     Change::Deleted(_) => {}

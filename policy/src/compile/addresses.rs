@@ -219,7 +219,8 @@ impl Addresses {
                 matching.flat_map(|node| &node.addresses).for_each(|address| found(*address));
             }
             Term::Block { block, port: None } => {
-                for (member, _) in self.classes.all() {
+                let [first, last] = [block.cidr.network(), block.cidr.broadcast()].map(Member::Address);
+                for member in self.classes.all().range(first..=last).map(|(member, _)| member) {
                     if let Member::Address(address) = member
                         && block.contains(*address)
                     {

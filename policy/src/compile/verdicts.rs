@@ -112,7 +112,9 @@ impl Verdicts {
         let change = changes.sets.entry(id).or_default();
         let Some(key) = selection.key_of(id) else {
             self.sets.remove(&id);
-            Way::ALL.into_iter().for_each(|way| change.way_mut(way).any = true);
+            for way in Way::ALL {
+                change.way_mut(way).any = true;
+            }
             return;
         };
         let is_known = self.sets.contains_key(&id);

@@ -104,27 +104,9 @@ fn a_kind_of_policy_that_is_installed_later_is_found_and_one_that_is_removed_tak
         });
         node.api.put_raw(deny).unwrap();
         node.start_api().await;
-        node.eventually("the kind is found", async || {
-            let log = std::fs::read_to_string(node.path("agent.log")).unwrap();
-            let found = log.contains("listed resource=\"clusternetworkpolicies\" objects=1");
-            if found { Ok(()) } else { Err("it is not listed".to_owned()) }
-        })
-        .await;
-        let heard = async || {
-            let metrics = node.get("/metrics").await?;
-            let line = metrics
-                .lines()
-                .find(|line| line.contains("api_events_total{resource=\"clusternetworkpolicies\"}"));
-            line.map(str::to_owned).ok_or(metrics.clone())
-        };
-        let before = heard().await.unwrap();
+        until_closed(node, "a", true).await;
         node.delete(&format!("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}")).await;
-        node.eventually("the policy goes with its kind", async || {
-            let now = heard().await?;
-            if now == before { Err(now) } else { Ok(()) }
-        })
-        .await;
-        node.ready().await;
+        until_closed(node, "a", false).await;
     });
 }
 

@@ -7,6 +7,7 @@
 )]
 
 mod announce;
+mod connections;
 mod containerd;
 mod drops;
 mod faults;

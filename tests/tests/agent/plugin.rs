@@ -44,6 +44,8 @@ pub(crate) struct Call {
     pub(crate) ifname: &'static str,
     /// Kept open until the call is over; `None` for an empty `CNI_NETNS`.
     pub(crate) netns: Option<Arc<Namespace>>,
+    /// The pod of the namespace `default` that it is for.
+    pub(crate) pod: Option<&'static str>,
     /// Further fields of the configuration.
     pub(crate) more: Value,
     /// Below it are the run and the state directory.
@@ -104,6 +106,9 @@ impl Call {
             .env("CNI_CONTAINERID", &self.container)
             .env("CNI_IFNAME", self.ifname)
             .env("CNI_NETNS", netns)
+            .envs(self.pod.map(|pod| {
+                ("CNI_ARGS", format!("K8S_POD_NAMESPACE=default;K8S_POD_NAME={pod};IgnoreUnknown=1"))
+            }))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

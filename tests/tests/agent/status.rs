@@ -14,6 +14,7 @@ async fn until(node: &Node, code: u64, words: &str) {
         container: String::new(),
         ifname: "",
         netns: None,
+        pod: None,
         more: json!({}),
         directory: node.path(""),
     };

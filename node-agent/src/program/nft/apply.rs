@@ -63,7 +63,9 @@ impl LaidOut {
                     Direction { classes: BTreeMap::new(), ..now.clone() }
                 });
                 if change.any {
-                    of_any(&chain, &held.any).iter().for_each(|entry| entry.remove(table));
+                    for entry in of_any(&chain, &held.any) {
+                        entry.remove(table);
+                    }
                     put_direction(table, &chain, way, now);
                     let classes = std::mem::take(&mut held.classes);
                     *held = Direction {
@@ -79,7 +81,9 @@ impl LaidOut {
                         entry.remove(table);
                     }
                     if let Some(entries) = now.classes.get(class) {
-                        of_class(&chain, *class, entries).into_iter().for_each(|entry| entry.put(table));
+                        for entry in of_class(&chain, *class, entries) {
+                            entry.put(table);
+                        }
                         held.classes.insert(*class, entries.clone());
                     }
                 }
@@ -120,7 +124,9 @@ impl LaidOut {
             let isolated: Vec<(Way, PolicySetId)> =
                 set.flat_map(|set| admitted.ways.iter().map(move |way| (*way, set))).collect();
             let entries = of_endpoint(endpoint, sources, &isolated);
-            entries.iter().for_each(|entry| entry.clone().put(table));
+            for entry in &entries {
+                entry.clone().put(table);
+            }
             self.endpoints.insert(id, (admitted.clone(), entries));
         }
     }
@@ -219,7 +225,7 @@ mod tests {
 
         #[test]
         fn going_back_before_a_commit_costs_nothing(before in endpoints(), after in endpoints()) {
-            let (mut laid_out, mut table) = laid_out(&[before.clone()]);
+            let (mut laid_out, mut table) = laid_out(std::slice::from_ref(&before));
             table.committed();
             laid_out.endpoints(&after, &mut table);
             laid_out.endpoints(&before, &mut table);

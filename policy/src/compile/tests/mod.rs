@@ -46,7 +46,7 @@ impl Node {
         changes
     }
 
-    fn from_scratch(&self) -> Compiler {
+    fn anew(&self) -> Compiler {
         let mut compiler = Compiler::default();
         compiler.update(&self.objects, |name| self.local.contains(name), &Touched::everything(&self.objects));
         compiler
@@ -154,8 +154,11 @@ impl Mirror {
     }
 }
 
+/// Ports of a protocol, from and to; `None` for the rest; and the kind of a verdict.
+type Passing = (Option<(Protocol, u16, u16)>, u8);
+
 /// Entries without the numbers of causes, which depend on history.
-fn passing(entries: &Entries) -> Vec<(Option<(Protocol, u16, u16)>, u8)> {
+fn passing(entries: &Entries) -> Vec<Passing> {
     let kind = |verdict| match verdict {
         Verdict::Allow => 0,
         Verdict::Audit(_) => 1,
@@ -258,7 +261,7 @@ proptest! {
                 prop_assert_eq!(node.compiler.pod_at(address), Some(&pod.name));
             }
             prop_assert_eq!(&node.mirror, &Mirror::of(&node.compiler, &node.local));
-            let scratch = Mirror::of(&node.from_scratch(), &node.local);
+            let scratch = Mirror::of(&node.anew(), &node.local);
             prop_assert!(node.mirror.canonical() == scratch.canonical(), "{:#?}\n{:#?}", node.mirror, scratch);
             check_flows(&node, &probes)?;
             check_tightened(&before, &pods, &node, &changes)?;

@@ -254,6 +254,7 @@ fn collect_garbage(node: &Node, valid: &[String]) {
         container: String::new(),
         ifname: "",
         netns: None,
+        pod: None,
         more: json!({"cni.dev/valid-attachments": named}),
         directory: node.path(""),
     };

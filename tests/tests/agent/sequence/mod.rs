@@ -148,6 +148,7 @@ impl<'a> Sequence<'a> {
             container: attachment.container_id(),
             ifname: attachment.ifname(),
             netns: Some(Arc::clone(&self.containers[attachment.container])),
+            pod: None,
             more: more.clone(),
             directory: self.node.path(""),
         }
