@@ -18,6 +18,7 @@ mod decide;
 mod definitions;
 mod install;
 mod metrics;
+mod pace;
 mod program;
 mod serve;
 mod watch;
