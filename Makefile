@@ -5,7 +5,7 @@ export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 
 PROFILE := debug
 BIN := target/$(PROFILE)
-CASES := tests/conformance/netpol/cases tests/conformance/clusternetworkpolicy/cases
+CASES := $(foreach suite,netpol clusternetworkpolicy corners,tests/conformance/$(suite)/cases)
 BENCHES := cni
 FUZZ := 10
 FUZZED := margay-policy margay-ipam margay-bgp margay-netlink

@@ -36,6 +36,7 @@ use crate::{
     decide::{Announcement, Decider, Decision, State, Wanted},
     metrics::{Metrics, Outcome},
     observe::{self, Asked, Tally},
+    pace::Pace,
     program::{
         announce, bgp, cni,
         connections::{self, Found},
@@ -200,7 +201,8 @@ struct Core {
     blocks: Vec<IpNetwork>,
     bgp: Result<(), String>,
     /// Something has changed since the last attempt.
-    changed: bool,
+    changed: Changed,
+    pace: Pace,
     /// What the node's own configuration follows has changed, or the last attempt to write it failed.
     node_changed: bool,
     retry: Option<Instant>,
@@ -220,6 +222,22 @@ struct Core {
     asking: Asking,
     /// `None` where blocks come with the Node object.
     pools: Option<Pools>,
+}
+
+/// Whether something has changed that is not written yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Changed {
+    No,
+    Yes,
+    /// And somebody waits for it.
+    Urgently,
+}
+
+impl Changed {
+    /// Something has, or has not.
+    fn note(&mut self, changed: bool) {
+        *self = (*self).max(if changed { Self::Yes } else { Self::No });
+    }
 }
 
 /// What a look at links, routes and addresses has found and mended.
@@ -281,7 +299,8 @@ impl Core {
             } else {
                 Ok(())
             },
-            changed: true,
+            changed: Changed::Urgently,
+            pace: Pace::new(Instant::now()),
             node_changed: true,
             retry: None,
             last_error: None,
@@ -314,6 +333,7 @@ impl Core {
                 .iter()
                 .map(|waiting| waiting.until)
                 .chain(self.retry)
+                .chain(self.due())
                 .chain(self.asking.next())
                 .min();
             tokio::select! {
@@ -333,12 +353,21 @@ impl Core {
             if drifted {
                 self.reconcile();
             }
-            if self.changed || self.retry.is_some_and(|retry| retry <= Instant::now()) {
+            if self.due().into_iter().chain(self.retry).any(|due| due <= Instant::now()) {
                 self.program();
             }
             self.answer();
             self.publish();
         }
+    }
+
+    /// When what has changed is to be written, if anything has: at once, if somebody waits for it.
+    fn due(&self) -> Option<Instant> {
+        let now = Instant::now();
+        let at_once =
+            self.changed == Changed::Urgently || !self.waiting.is_empty() || self.programmed.is_none();
+        let due = if at_once { now } else { self.pace.next(now) };
+        (self.changed != Changed::No).then_some(due)
     }
 
     /// Takes an event; true when the kernel is to be looked at.
@@ -352,18 +381,18 @@ impl Core {
                     self.tell_observer();
                 }
                 self.node_changed |= is_node && changed;
-                self.changed |= changed;
+                self.changed.note(changed);
                 self.tell_pools();
             }
             Event::Claimed(claimed) => {
                 let changed = self.state.set_claimed(claimed.blocks.clone(), Arc::clone(&claimed.holders));
-                self.changed |= changed;
+                self.changed.note(changed);
                 if let Some(pools) = &mut self.pools {
                     // What other nodes claim is nothing that this one is configured by.
                     let is_ours = pools.claimed.blocks != claimed.blocks
                         || pools.claimed.missing.is_some() != claimed.missing.is_some();
                     self.node_changed |= is_ours;
-                    self.changed |= is_ours;
+                    self.changed.note(is_ours);
                     pools.claimed = claimed;
                 }
             }
@@ -371,7 +400,7 @@ impl Core {
                 self.bgp = outcome;
                 self.node_changed = true;
                 // The runtime may be told of the node only once its routes are announced.
-                self.changed = true;
+                self.changed.note(true);
             }
             Event::Drift(losses) => return losses.iter().any(|loss| self.concerns_us(loss)),
             Event::Takedown(progress) => self.takedowns.note(progress),
@@ -380,7 +409,7 @@ impl Core {
                 if !self.nft.heed(&ports) {
                     warn!("somebody changed the table inet margay; it is written anew");
                     self.metrics.repaired.inc();
-                    self.changed = true;
+                    self.changed = Changed::Urgently;
                 }
             }
             Event::Plugin(call) => self.call(call),
@@ -508,7 +537,7 @@ impl Core {
     fn read(&mut self, id: &EndpointId) -> Result<(), String> {
         let endpoint = self.records.read(id).map_err(|error| error.to_string())?;
         self.state.set_endpoint(id, endpoint);
-        self.changed = true;
+        self.changed = Changed::Urgently;
         Ok(())
     }
 
@@ -526,7 +555,7 @@ impl Core {
             .endpoints
             .get(id)
             .is_some_and(|there| self.state.endpoint(id) == Some(there.endpoint.as_ref()));
-        if is_there && !self.changed {
+        if is_there && self.changed == Changed::No {
             return None;
         }
         let reason = programmed.waiting.get(id).or(self.last_error.as_ref());
@@ -535,7 +564,7 @@ impl Core {
 
     /// Decides, and has the drivers make it so.
     fn program(&mut self) {
-        self.changed = false;
+        self.changed = Changed::No;
         self.retry = None;
         let started = Instant::now();
         let Some(Decision { wanted, changes }) = self.decider.decide(&mut self.state, &self.settings.bgp)
@@ -553,6 +582,7 @@ impl Core {
         match self.nft.apply(&wanted, self.decider.compiler(), &changes) {
             Ok(0) => {}
             Ok(_) => {
+                self.pace.wrote(Instant::now());
                 self.metrics.transactions.get_or_create(&Outcome { outcome: "applied" }).inc();
                 self.metrics.program_seconds.observe(started.elapsed().as_secs_f64());
             }
@@ -601,10 +631,9 @@ impl Core {
 
     /// Of some connections, those that the policy in the kernel forbids; they go on being doubtful while it is not there.
     fn forbidden(&mut self, found: Vec<Found>) -> Vec<Connection> {
-        if self.last_error.is_some() || self.changed {
+        if self.last_error.is_some() {
             let ends = found.iter().map(|found| &found.connection);
             self.doubtful.extend(ends.flat_map(|connection| [connection.source, connection.destination]));
-            self.retry.get_or_insert_with(|| Instant::now() + RETRY);
             return Vec::new();
         }
         let compiler = self.decider.compiler();
@@ -664,13 +693,13 @@ impl Core {
         }
         let endpoints: BTreeMap<EndpointId, Endpoint> =
             listing.endpoints.iter().map(|endpoint| (endpoint.id(), endpoint.clone())).collect();
-        self.changed |= self.state.set_endpoints(endpoints);
+        self.changed.note(self.state.set_endpoints(endpoints));
         match self.nft.verify() {
             Ok(true) => {}
             Ok(false) => {
                 warn!("somebody flushed or edited the table inet margay; it is written anew");
                 self.metrics.repaired.inc();
-                self.changed = true;
+                self.changed = Changed::Urgently;
             }
             Err(error) => warn!(%error, "the table inet margay cannot be looked at"),
         }

@@ -20,6 +20,7 @@ mod definitions;
 mod install;
 mod metrics;
 mod observe;
+mod pace;
 mod program;
 mod serve;
 mod watch;

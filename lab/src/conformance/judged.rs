@@ -254,7 +254,7 @@ fn judge(case: &Case) -> (usize, Vec<String>) {
 #[test]
 fn every_truth_table_is_what_the_reference_evaluator_says() {
     let cases = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/conformance");
-    let folders = ["netpol", "clusternetworkpolicy"].map(|name| cases.join(name).join("cases"));
+    let folders = ["netpol", "clusternetworkpolicy", "corners"].map(|name| cases.join(name).join("cases"));
     let twins = Twins::new().unwrap();
     let cases = super::read(&folders).unwrap();
     let cases = cases.into_iter().flat_map(|case| [twins.of(&case), Some(case)]).flatten();

@@ -14,5 +14,6 @@ mod faults;
 mod node;
 mod plugin;
 mod readiness;
+mod rollout;
 mod sequence;
 mod status;

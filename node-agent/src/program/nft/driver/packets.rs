@@ -331,6 +331,23 @@ fn a_policy_of_the_cluster_may_close_the_node_to_its_own_pods_and_isolation_neve
     });
 }
 
+#[test]
+fn neighbour_discovery_works_whatever_policy_denies() {
+    const ALL: &str = "{kind: ClusterNetworkPolicy, metadata: {name: a}, spec: {tier: Admin, priority: 1, subject: {namespaces: {}}, egress: [{action: Deny, to: [{networks: [0.0.0.0/0, '::/0']}]}], ingress: [{action: Deny, from: [{namespaces: {}}]}]}}";
+    in_new_namespace(|| {
+        let pods = pods(1);
+        let _driver = World::new(1, &format!("{ALL}\n---\n{CLOSED}")).driver();
+        ip("address add 192.0.2.1/32 dev lo");
+        ip("address add 2001:db8:1::1/128 dev lo nodad");
+        // Neither side knows the other's link-layer address yet; the node asks, and the pod's answer comes to the node itself.
+        for (is_ipv4, node) in [(true, "192.0.2.1"), (false, "2001:db8:1::1")] {
+            let server = open(&pods[0], address(is_ipv4, 1), PORT);
+            UdpSocket::bind((node, 0)).unwrap().send_to(b"probe", (address(is_ipv4, 1), PORT)).unwrap();
+            assert_eq!(next(&server), "probe");
+        }
+    });
+}
+
 fn audited(counters: &BTreeMap<String, u64>) -> u64 {
     counters.iter().filter(|(name, _)| name.ends_with("_audit")).map(|(_, count)| count).sum()
 }
