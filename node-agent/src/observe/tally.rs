@@ -180,7 +180,7 @@ mod tests {
     use margay_policy::{
         Objects, PodName, PolicyId,
         compile::{Changes, Compiler, Touched},
-        convert, convert_pod,
+        convert, convert_cluster, convert_pod,
     };
     use tokio::time::Instant;
 
@@ -270,6 +270,20 @@ mod tests {
         assert_eq!(world.value("margay_drops_total{reason=\"spoof\",direction=\"egress\"}"), Some(1));
         assert_eq!([world.of_policy("drops", "x/a"), world.of_policy("drops", "x/b")], [Some(5); 2]);
         assert_eq!(world.of_policy("audit", "x/a"), None);
+    }
+
+    #[test]
+    fn what_a_policy_of_the_cluster_denies_is_counted_with_its_name_and_direction() {
+        let mut world = World::new(1);
+        let text = "{metadata: {name: c}, spec: {tier: Admin, priority: 1, subject: {namespaces: {}}, egress: [{action: Deny, to: [{networks: ['::/0']}]}]}}";
+        let policy = convert_cluster(&serde_saphyr::from_str(text).unwrap()).0.unwrap();
+        world.objects.cluster_policies.insert("c".into(), policy);
+        world.decide();
+        world.count(&[("c1_drop", 2), ("c1_audit", 1)], Duration::ZERO);
+        let labels = "kind=\"ClusterNetworkPolicy\",policy=\"c\",direction=\"egress\"";
+        assert_eq!(world.value(&format!("margay_policy_drops_total{{{labels}}}")), Some(2));
+        assert_eq!(world.value(&format!("margay_policy_audit_total{{{labels}}}")), Some(1));
+        assert_eq!(world.value("margay_drops_total{reason=\"cluster\",direction=\"egress\"}"), Some(2));
     }
 
     #[test]
