@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use margay_lab::Daemon;
 use nix::sys::signal::Signal;
+use tokio::time::timeout;
 
 use crate::cluster::{PATIENCE, PORT, deny, is_open, party, run_pods, start, until_open, until_restarted};
 
@@ -14,6 +15,7 @@ async fn a_dead_agent_leaves_open_what_was_open_and_closed_what_was_closed_and_n
     deny(&lab, "db").await;
     until_open(&lab, "client", "db", false).await;
     let mut kept = lab.keep(&party("client"), &party("web"), PORT).await.unwrap().unwrap();
+    let mut allowed = lab.keep(&party("web"), &party("client"), PORT).await.unwrap().unwrap();
     let speaker = lab.node(1).pid(Daemon::Bgp);
     let up_for = lab.node(0).bgp_status().await.unwrap().neighbors[0].since_seconds;
 
@@ -33,7 +35,9 @@ async fn a_dead_agent_leaves_open_what_was_open_and_closed_what_was_closed_and_n
     }
     until_open(&lab, "client", "web", false).await;
     assert!(!is_open(&lab, "client", "db").await);
-    assert!(kept.is_alive(PATIENCE).await, "connections that exist go on");
+    let end = async { while kept.is_alive(Duration::from_millis(500)).await {} };
+    timeout(PATIENCE, end).await.expect("a connection that was forbidden meanwhile ends");
+    assert!(allowed.is_alive(PATIENCE).await, "one that is still allowed goes on");
     assert_eq!(lab.node(1).pid(Daemon::Bgp), speaker);
     let neighbor = &lab.node(0).bgp_status().await.unwrap().neighbors[0];
     assert_eq!(neighbor.state, "Established");
