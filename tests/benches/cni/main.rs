@@ -12,10 +12,13 @@
 #![expect(clippy::print_stdout, reason = "its result is its output")]
 
 mod agent;
+#[path = "../harness/mod.rs"]
+mod harness;
 mod node;
 
 use std::time::Duration;
 
+use harness::plugin::Plugin;
 use node::{Contender, Times};
 use serde_json::{Value, json};
 
@@ -33,7 +36,8 @@ fn main() {
     let names = (0..PODS[1]).map(|number| format!("stays{number}"));
     let names: Vec<String> = names.chain((0..LOADS[2].0).map(|number| format!("goes{number}"))).collect();
     let host_local = |name: &str| json!({"type": "host-local", "dataDir": dir.path().join(name), "subnet": "10.201.0.0/16"});
-    let plugin = |name: &str, config: Value| Contender::new(name, OTHERS.as_ref(), &config, || ());
+    let plugin =
+        |name: &str, config: Value| Contender::new(Plugin::new(OTHERS.as_ref(), name, &config), || ());
     let ptp = json!({"cniVersion": "1.0.0", "name": "ptp", "type": "ptp", "ipam": host_local("ptp")});
     let bridge = json!({
         "cniVersion": "1.0.0", "name": "bridge", "type": "bridge", "bridge": "cbr0", "isGateway": true,
