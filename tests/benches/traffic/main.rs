@@ -1,0 +1,170 @@
+//! Traffic between two pods, on one node and on two, with more and more policies that select them.
+//!
+//! Each firewall has a cluster of its own: two nodes and three pods, network namespaces that are all made alike, by
+//! the real agent and plugin. The clusters take turns, so that whatever else the machine does is all the same to them;
+//! two of them have no firewall, and how far those differ says what the other ratios are worth. Draws docs/traffic.svg.
+//! Needs root, the release binaries, and the packages that ./setup installs: `make bench BENCH=traffic`.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a benchmark that cannot run ends"
+)]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "its result is its output")]
+
+mod chart;
+mod cluster;
+#[path = "../harness/mod.rs"]
+mod harness;
+mod iptables;
+mod measure;
+
+use std::path::Path;
+
+use chart::Panel;
+use cluster::{Cluster, Distance, Firewall};
+use measure::Measure;
+
+/// Numbers of policies that select the pods.
+const POLICIES: [usize; 4] = [0, 10, 1_000, 10_000];
+/// The first and the last are the same.
+const FIREWALLS: [Firewall; 11] = [
+    Firewall::None,
+    Firewall::Tracking,
+    Firewall::Margay(POLICIES[0]),
+    Firewall::Margay(POLICIES[1]),
+    Firewall::Margay(POLICIES[2]),
+    Firewall::Margay(POLICIES[3]),
+    Firewall::Iptables(POLICIES[0]),
+    Firewall::Iptables(POLICIES[1]),
+    Firewall::Iptables(POLICIES[2]),
+    Firewall::Iptables(POLICIES[3]),
+    Firewall::None,
+];
+const TRACKING: usize = 1;
+const MARGAY: usize = 2;
+const IPTABLES: usize = 6;
+const CONTROL: usize = 10;
+/// How often each is measured.
+const ROUNDS: usize = 12;
+/// Of no firewall; and with 10,000 policies, of that with 10.
+const GOAL: f64 = 0.97;
+
+/// What was measured of one thing: for each firewall, one number a round.
+struct Taken {
+    measure: Measure,
+    distance: Distance,
+    rates: Vec<Vec<f64>>,
+}
+
+impl Taken {
+    /// The median of a firewall's numbers, each divided by what two others had in the same round.
+    fn ratio(&self, firewall: usize, to: [usize; 2]) -> f64 {
+        let round = |round: usize| {
+            let [one, other] = to.map(|firewall| self.rates[firewall][round]);
+            self.rates[firewall][round] / f64::midpoint(one, other)
+        };
+        median((0..ROUNDS).map(round).collect())
+    }
+
+    fn to_none(&self, firewall: usize) -> f64 {
+        self.ratio(firewall, [0, CONTROL])
+    }
+
+    fn rate(&self, firewall: usize) -> f64 {
+        median(self.rates[firewall].clone())
+    }
+
+    fn what(&self) -> String {
+        format!("{}, {}", self.measure, self.distance)
+    }
+}
+
+fn main() {
+    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+    let build = |(number, firewall): (usize, &Firewall)| {
+        let cluster = Cluster::new(&dir.path().join(number.to_string()), *firewall);
+        eprintln!("built: {firewall}");
+        cluster
+    };
+    let clusters: Vec<Cluster> = FIREWALLS.iter().enumerate().map(build).collect();
+    let things =
+        Measure::ALL.into_iter().flat_map(|measure| Distance::ALL.map(|distance| (measure, distance)));
+    let mut all: Vec<Taken> = things
+        .map(|(measure, distance)| Taken { measure, distance, rates: vec![Vec::new(); clusters.len()] })
+        .collect();
+    for round in 0..ROUNDS {
+        for taken in &mut all {
+            // Who goes first changes from round to round.
+            for place in 0..clusters.len() {
+                let who = (place + round) % clusters.len();
+                let [from, to] = clusters[who].ends(taken.distance);
+                taken.rates[who].push(taken.measure.take(from, to));
+                if matches!(taken.measure, Measure::Connection | Measure::Flow) {
+                    clusters[who].forget_connections();
+                }
+            }
+        }
+    }
+    goals(&all);
+    everything(&all);
+    let panels: Vec<Panel> = all.iter().map(panel).collect();
+    let drawing =
+        chart::draw("Traffic between two pods, as a share of that without a firewall", &POLICIES, &panels);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/traffic.svg");
+    std::fs::write(&path, drawing).unwrap();
+    println!("\ndrawn: docs/traffic.svg");
+}
+
+fn goals(all: &[Taken]) {
+    println!("\n| what | ours | other | ratio | goal | |\n| --- | --- | --- | --- | --- | --- |");
+    let row = |what: String, [ours, other]: [f64; 2], unit: &str, ratio: f64| {
+        let met = if ratio >= GOAL { "met" } else { "missed" };
+        println!("| {what} | {ours:.1} {unit} | {other:.1} {unit} | {ratio:.2} | >= {GOAL} | {met} |");
+    };
+    let [few, many, most] = [MARGAY + 1, MARGAY + 2, MARGAY + 3];
+    for taken in all {
+        let what = format!("{}, {} policies against no firewall", taken.what(), POLICIES[2]);
+        let none = f64::midpoint(taken.rate(0), taken.rate(CONTROL));
+        row(what, [taken.rate(many), none], taken.measure.unit(), taken.to_none(many));
+    }
+    for taken in all {
+        let what = format!("{}, {} policies against {}", taken.what(), POLICIES[3], POLICIES[1]);
+        row(what, [taken.rate(most), taken.rate(few)], taken.measure.unit(), taken.ratio(most, [few, few]));
+    }
+}
+
+/// The ratios of all to no firewall.
+fn everything(all: &[Taken]) {
+    let columns = |name: &str| POLICIES.map(|number| format!("{name}, {number}")).join(" | ");
+    println!(
+        "\n| what | no firewall | again | tracking alone | {} | {} |",
+        columns("ours"),
+        columns("iptables")
+    );
+    println!("|{}", " --- |".repeat(4 + 2 * POLICIES.len()));
+    for taken in all {
+        let again = taken.ratio(CONTROL, [0, 0]);
+        let ratios = (TRACKING..CONTROL).map(|firewall| format!("{:.2}", taken.to_none(firewall)));
+        let ratios: Vec<String> = ratios.collect();
+        let (rate, unit) = (taken.rate(0), taken.measure.unit());
+        println!("| {} | {rate:.1} {unit} | {again:.2} | {} |", taken.what(), ratios.join(" | "));
+    }
+}
+
+fn panel(taken: &Taken) -> Panel {
+    let from =
+        |first: usize| (first..first + POLICIES.len()).map(|firewall| taken.to_none(firewall)).collect();
+    Panel {
+        title: taken.what(),
+        base: format!("{:.1} {}", taken.rate(0), taken.measure.unit()),
+        margay: from(MARGAY),
+        iptables: from(IPTABLES),
+        tracking: taken.to_none(TRACKING),
+    }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
