@@ -10,7 +10,7 @@ use margay_policy::compile::{Changes, Compiler, Direction, PolicySetId, Way};
 
 use super::{
     layout::{
-        self, Entry, chain_of, of_address, of_any, of_class, of_endpoint, of_range, put_direction,
+        self, Entry, Lookup, chain_of, of_address, of_any, of_class, of_endpoint, of_range, put_direction,
         remove_direction,
     },
     table::Table,
@@ -21,7 +21,7 @@ use crate::decide::Admitted;
 #[derive(Debug, Default)]
 pub(super) struct LaidOut {
     endpoints: BTreeMap<EndpointId, (Admitted, Vec<Entry>)>,
-    directions: BTreeMap<(PolicySetId, Way), Direction>,
+    directions: BTreeMap<(PolicySetId, Way), (Direction, Vec<Lookup>)>,
 }
 
 impl LaidOut {
@@ -57,23 +57,20 @@ impl LaidOut {
                     continue;
                 };
                 let change = change.way(way);
+                let lookups = Lookup::of(now);
                 let held = self.directions.entry((*id, way)).or_insert_with(|| {
                     // One that says nothing of any class yet.
-                    put_direction(table, &chain, way, now);
-                    Direction { classes: BTreeMap::new(), ..now.clone() }
+                    put_direction(table, &chain, way, now, &lookups);
+                    (Direction { classes: BTreeMap::new(), ..now.clone() }, lookups.clone())
                 });
-                if change.any {
+                let (held, asked) = held;
+                if change.any || *asked != lookups {
                     for entry in of_any(&chain, &held.any) {
                         entry.remove(table);
                     }
-                    put_direction(table, &chain, way, now);
-                    let classes = std::mem::take(&mut held.classes);
-                    *held = Direction {
-                        classes,
-                        any: now.any.clone(),
-                        isolating: Vec::new(),
-                        audited: Vec::new(),
-                    };
+                    put_direction(table, &chain, way, now, &lookups);
+                    *asked = lookups;
+                    held.any = now.any.clone();
                 }
                 for class in &change.classes {
                     let before = held.classes.remove(class);

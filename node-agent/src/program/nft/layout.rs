@@ -10,12 +10,12 @@ use margay_netlink::nftables::{
     self, Base, Chain, Data, Expr, Field, Found, Hook, Key, Policy, Rule, SetKind, Type,
 };
 use margay_policy::{
-    AddressRange, PortRange, Protocol,
-    compile::{self, CauseId, ClassId, Direction, Entries, PolicySetId, Verdict, Way},
+    AddressRange, PortRange,
+    compile::{self, CauseId, ClassId, Direction, Entries, PolicySetId, PortEntry, Verdict, Way},
 };
 
 use super::{
-    rule::{self, Address, Family, Interface, goto, jump, rule, verdict},
+    rule::{self, Address, ByteOrder, Family, Interface, goto, jump, rule, verdict},
     table::Table,
 };
 
@@ -211,16 +211,84 @@ pub(crate) fn of_endpoint(
     entries
 }
 
+/// A map of a direction; they are asked in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Lookup {
+    /// What a class may do on a port.
+    Ports,
+    /// The same on ports from one to another: a map that is slower, to change most of all.
+    Ranges,
+    /// The rest of a class.
+    Classes,
+    /// What everybody else may do on a port.
+    Any,
+    /// The same on ports from one to another.
+    AnyRanges,
+}
+
+impl Lookup {
+    const ALL: [Self; 5] = [Self::Ports, Self::Ranges, Self::Classes, Self::Any, Self::AnyRanges];
+
+    /// Those that have elements, of a direction: a packet passes the others by.
+    pub(crate) fn of(direction: &Direction) -> Vec<Self> {
+        let by_class = |wanted: bool| {
+            let mut entries = direction.classes.values().flat_map(|entries| &entries.ports);
+            entries.any(|entry| is_range(entry) == wanted)
+        };
+        let by_any = |wanted: bool| direction.any.ports.iter().any(|entry| is_range(entry) == wanted);
+        let has_elements = |lookup: &Self| match lookup {
+            Self::Ports => by_class(false),
+            Self::Ranges => by_class(true),
+            Self::Classes => !direction.classes.is_empty(),
+            Self::Any => by_any(false),
+            Self::AnyRanges => by_any(true),
+        };
+        Self::ALL.into_iter().filter(has_elements).collect()
+    }
+
+    /// The name of the map, of a direction that [`chain_of`] names.
+    fn name(self, chain: &str) -> String {
+        let suffix = match self {
+            Self::Ports => "ports",
+            Self::Ranges => "ranges",
+            Self::Classes => "classes",
+            Self::Any => "any",
+            Self::AnyRanges => "any_ranges",
+        };
+        format!("{chain}_{suffix}")
+    }
+
+    fn kind(self) -> SetKind {
+        use Type::{ClassId, InetProto, InetService};
+        let (key, intervals): (&[Type], bool) = match self {
+            Self::Ports => (&[ClassId, InetProto, InetService], false),
+            Self::Ranges => (&[ClassId, InetProto, InetService], true),
+            Self::Classes => (&[ClassId], false),
+            Self::Any => (&[InetProto, InetService], false),
+            Self::AnyRanges => (&[InetProto, InetService], true),
+        };
+        SetKind { key, data: Some(ClassId), intervals }
+    }
+
+    fn key(self) -> Rule {
+        match self {
+            Self::Ports => rule::class_and_port(ByteOrder::Host),
+            Self::Ranges => rule::class_and_port(ByteOrder::Network),
+            Self::Classes => vec![rule::priority()],
+            Self::Any | Self::AnyRanges => rule::protocol_and_port(),
+        }
+    }
+}
+
 /// The elements of a class in a direction that [`chain_of`] names.
 pub(crate) fn of_class(chain: &str, id: ClassId, entries: &Entries) -> Vec<Entry> {
-    let ports = entries.ports.iter().map(|entry| {
-        let [protocol, port] = ports(entry.protocol, entry.ports);
-        let key = vec![Field::Number(id.0), protocol, port];
-        let data = Some(Decision::from(entry.verdict).data());
-        Entry { set: format!("{chain}_ports").into(), key, data }
-    });
+    let class = [Field::Number(id.0)];
+    let ports = entries
+        .ports
+        .iter()
+        .flat_map(|entry| of_ports(chain, entry, &class, [Lookup::Ports, Lookup::Ranges]));
     let rest = Entry {
-        set: format!("{chain}_classes").into(),
+        set: Lookup::Classes.name(chain).into(),
         key: vec![Field::Number(id.0)],
         data: Some(Decision::from(entries.rest).data()),
     };
@@ -229,23 +297,46 @@ pub(crate) fn of_class(chain: &str, id: ClassId, entries: &Entries) -> Vec<Entry
 
 /// The elements of what a direction says of everybody else.
 pub(crate) fn of_any(chain: &str, any: &Entries) -> Vec<Entry> {
-    let entries = any.ports.iter().map(|entry| Entry {
-        set: format!("{chain}_any").into(),
-        key: ports(entry.protocol, entry.ports).to_vec(),
-        data: Some(Decision::from(entry.verdict).data()),
-    });
-    entries.collect()
+    any.ports.iter().flat_map(|entry| of_ports(chain, entry, &[], [Lookup::Any, Lookup::AnyRanges])).collect()
+}
+
+/// Ports that follow one another and are written one by one: a map of ranges costs more than that.
+const FEW: u16 = 8;
+
+fn is_range(entry: &PortEntry) -> bool {
+    entry.ports.last - entry.ports.first >= FEW
+}
+
+fn of_ports(chain: &str, entry: &PortEntry, class: &[Field], [ports, ranges]: [Lookup; 2]) -> Vec<Entry> {
+    let PortRange { first, last } = entry.ports;
+    let (lookup, numbers) = if is_range(entry) {
+        (ranges, vec![Field::Numbers(first.into(), last.into())])
+    } else {
+        (ports, (first..=last).map(|port| Field::Number(port.into())).collect())
+    };
+    let protocol = Field::Number(entry.protocol.number().into());
+    let data = Decision::from(entry.verdict).data();
+    let entry = |number| Entry {
+        set: lookup.name(chain).into(),
+        key: [class, &[protocol.clone(), number]].concat(),
+        data: Some(data.clone()),
+    };
+    numbers.into_iter().map(entry).collect()
 }
 
 /// Wants the chains of a direction that [`chain_of`] names, its sets, its causes and what it says of everybody else; its
 /// classes are not among that. Where it is there already, what it said of everybody else is taken away before, by
 /// the elements of [`of_any`].
-pub(crate) fn put_direction(table: &mut Table, chain: &str, way: Way, direction: &Direction) {
-    use Type::{ClassId, InetProto, InetService};
-    let set = |key, intervals| SetKind { key, data: Some(ClassId), intervals };
-    table.put_set(&format!("{chain}_ports"), set(&[ClassId, InetProto, InetService], true));
-    table.put_set(&format!("{chain}_classes"), set(&[ClassId], false));
-    table.put_set(&format!("{chain}_any"), set(&[InetProto, InetService], true));
+pub(crate) fn put_direction(
+    table: &mut Table,
+    chain: &str,
+    way: Way,
+    direction: &Direction,
+    lookups: &[Lookup],
+) {
+    for lookup in Lookup::ALL {
+        table.put_set(&lookup.name(chain), lookup.kind());
+    }
     put_own_cause(table, chain, way, Cause::Drop);
     if direction.audited.is_empty() {
         remove_cause(table, chain, Cause::Audit);
@@ -253,21 +344,17 @@ pub(crate) fn put_direction(table: &mut Table, chain: &str, way: Way, direction:
         put_own_cause(table, chain, way, Cause::Audit);
     }
     let verdict_chain = format!("{chain}_verdict");
-    let decided = |key, name| {
-        let decision = rule::lookup(&format!("{chain}_{name}"), Found::Value(rule::FIRST));
-        rule([key, vec![decision, rule::set_priority()], goto(&verdict_chain)])
+    let decided = |lookup: &Lookup| {
+        let decision = rule::lookup(&lookup.name(chain), Found::Value(rule::FIRST));
+        rule([lookup.key(), vec![decision, rule::set_priority()], goto(&verdict_chain)])
     };
     let last = match Decision::from(direction.any.rest) {
         Decision::Pass => verdict(nftables::Verdict::Return),
         Decision::Own(cause) => goto(&cause_of(chain, cause)),
         Decision::Cluster(id, cause) => goto(&cause_of(&cluster_cause(id), cause)),
     };
-    let rules = vec![
-        decided(rule::class_and_port(), "ports"),
-        decided(vec![rule::priority()], "classes"),
-        decided(rule::protocol_and_port(), "any"),
-        last,
-    ];
+    let mut rules: Vec<Rule> = lookups.iter().map(decided).collect();
+    rules.push(last);
     table.put_chain(chain, Chain::regular(rules));
     let is = |decision: Decision| rule::priority_is(decision.number());
     let mut rules = vec![rule([is(Decision::Pass), verdict(nftables::Verdict::Return)])];
@@ -309,8 +396,8 @@ pub(crate) fn remove_cluster_cause(table: &mut Table, id: CauseId) {
 pub(crate) fn remove_direction(table: &mut Table, chain: &str) {
     table.remove_chain(chain);
     table.remove_chain(&format!("{chain}_verdict"));
-    for set in ["ports", "classes", "any"] {
-        table.remove_set(&format!("{chain}_{set}"));
+    for lookup in Lookup::ALL {
+        table.remove_set(&lookup.name(chain));
     }
     remove_cause(table, chain, Cause::Drop);
     remove_cause(table, chain, Cause::Audit);
@@ -374,10 +461,6 @@ fn by_family(address: IpAddr, v4: &'static str, v6: &'static str) -> Cow<'static
     if address.is_ipv4() { v4 } else { v6 }.into()
 }
 
-fn ports(protocol: Protocol, range: PortRange) -> [Field; 2] {
-    [Field::Number(protocol.number().into()), Field::Numbers(range.first.into(), range.last.into())]
-}
-
 /// The end of a chain that is gone to leads where the end of the one before would have led.
 fn cause_chain(name: &str, cause: Cause) -> Chain {
     let tell = vec![
@@ -432,6 +515,11 @@ fn midstream(interface: Interface) -> Rule {
     ])
 }
 
+/// Of a pod that no policy selects nothing has to be looked up.
+fn free(interface: Interface) -> Rule {
+    rule([rule::interface(interface, "isolated", Found::IsNot), verdict(nftables::Verdict::Return)])
+}
+
 /// NetworkPolicy never comes between a pod and its node; a policy of the cluster may close the node to the pod.
 fn input() -> Vec<Rule> {
     vec![
@@ -479,17 +567,20 @@ fn known(interface: Interface) -> Rule {
 
 fn egress() -> Vec<Rule> {
     let set = rule::interface(Interface::In, "egress", Found::Verdict);
-    [vec![known(Interface::In)], decide(Address::Destination, vec![set])].concat()
+    let ways_out = vec![known(Interface::In), free(Interface::In)];
+    [ways_out, decide(Address::Destination, vec![set])].concat()
 }
 
 /// Without the check of [`egress`]: what an unknown pod sends has not come past `antispoof`.
 fn input_egress() -> Vec<Rule> {
-    decide(Address::Destination, vec![rule::interface(Interface::In, "egress", Found::Verdict)])
+    let set = rule::interface(Interface::In, "egress", Found::Verdict);
+    [vec![free(Interface::In)], decide(Address::Destination, vec![set])].concat()
 }
 
 fn ingress() -> Vec<Rule> {
     let set = rule::interface(Interface::Out, "ingress", Found::Verdict);
-    [vec![known(Interface::Out)], decide(Address::Source, vec![set])].concat()
+    let ways_out = vec![known(Interface::Out), free(Interface::Out)];
+    [ways_out, decide(Address::Source, vec![set])].concat()
 }
 
 fn output_egress() -> Vec<Rule> {

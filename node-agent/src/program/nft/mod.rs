@@ -11,7 +11,8 @@
 //!  output (filter)     the node's own, established, or from a pod to itself -> pass; midstream as in forward
 //!                      the rest as in forward, with the policy set of the source's address instead of iifname's
 //!  chain of a policy set and direction:
-//!                      (class, protocol, port) -> decision   what a class may
+//!                      (class, protocol, port) -> decision   what a class may; ranges of ports have a map of their own,
+//!                                                            and maps without elements are not looked at
 //!                      class -> decision                     the rest of a class that a rule names
 //!                      (protocol, port) -> decision          what everybody may
 //!                      cause or return                       the rest

@@ -248,7 +248,7 @@ fn an_operator_can_read_the_table() {
             "iifname \"mgy*\" jump egress",
             "meta priority set ip daddr map @pods4",
             "oifname vmap @ingress",
-            "meta priority set meta priority . meta l4proto . th dport map @s1_in_ports goto s1_in_verdict",
+            "meta priority set meta priority map @s1_in_classes goto s1_in_verdict",
             "goto s1_in_drop",
             "counter name \"s1_in_drop\"",
             "limit rate 100/second burst 100 packets log prefix \"s1_in_drop\" group 28007 snaplen 128",
