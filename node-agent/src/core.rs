@@ -555,7 +555,7 @@ impl Core {
             .endpoints
             .get(id)
             .is_some_and(|there| self.state.endpoint(id) == Some(there.endpoint.as_ref()));
-        if is_there && self.changed == Changed::No {
+        if is_there && self.changed == Changed::No && !self.nft.replaces() {
             return None;
         }
         let reason = programmed.waiting.get(id).or(self.last_error.as_ref());
@@ -616,9 +616,9 @@ impl Core {
         }
     }
 
-    /// Has the connections looked at that may be forbidden now.
+    /// Has the connections looked at that may be forbidden now, once the kernel lets no new ones like them begin.
     fn doubt(&mut self) {
-        if !self.doubtful.is_empty() {
+        if !self.doubtful.is_empty() && !self.nft.replaces() {
             match self.connections.try_send(std::mem::take(&mut self.doubtful)) {
                 Ok(()) => {}
                 // There are looks enough under way; the reconcile comes back to it.
@@ -631,7 +631,7 @@ impl Core {
 
     /// Of some connections, those that the policy in the kernel forbids; they go on being doubtful while it is not there.
     fn forbidden(&mut self, found: Vec<Found>) -> Vec<Connection> {
-        if self.last_error.is_some() {
+        if self.nft.replaces() {
             let ends = found.iter().map(|found| &found.connection);
             self.doubtful.extend(ends.flat_map(|connection| [connection.source, connection.destination]));
             return Vec::new();
