@@ -77,6 +77,8 @@ pub(crate) enum Event {
     Looked(Looked),
     /// Our table was changed by those with these netlink ports, of whom some may be ourselves.
     TableTouched(BTreeSet<u32>),
+    /// Our table may have been changed, and nobody knows by whom.
+    TableMissed,
     /// Whether the speaker has its configuration.
     Bgp(Result<(), String>),
     /// The blocks that the node has claimed.
@@ -408,6 +410,13 @@ impl Core {
             Event::TableTouched(ports) => {
                 if !self.nft.heed(&ports) {
                     warn!("somebody changed the table inet margay; it is written anew");
+                    self.metrics.repaired.inc();
+                    self.changed = Changed::Urgently;
+                }
+            }
+            Event::TableMissed => {
+                if !self.nft.heed_missed() {
+                    warn!("somebody may have changed the table inet margay; it is written anew");
                     self.metrics.repaired.inc();
                     self.changed = Changed::Urgently;
                 }
