@@ -587,7 +587,6 @@ impl Core {
             // What goes now takes its counters with it.
             self.count_drops();
         }
-        self.tally.note(self.decider.compiler(), &changes);
         match self.nft.apply(&wanted, self.decider.compiler(), &changes) {
             Ok(0) => {}
             Ok(_) => {
@@ -603,8 +602,11 @@ impl Core {
                 return;
             }
         }
+        let compiler = self.decider.compiler();
         if is_replaced {
-            self.tally.restart();
+            self.tally.restart(compiler);
+        } else {
+            self.tally.note(compiler, &changes);
         }
         self.last_error = None;
         self.count(&wanted);
