@@ -75,22 +75,22 @@ pub fn list(addresses: &BTreeSet<IpAddr>) -> Result<Vec<Connection>, Error> {
 /// Ends connections, and says how many there still were: what comes after is judged as new.
 ///
 /// # Errors
-/// As [`list`].
+/// As [`list`]: the first, when all that could be ended are.
 pub fn end(connections: &[Connection]) -> Result<usize, Error> {
     if connections.is_empty() {
         return Ok(0);
     }
     let raw = open()?;
-    let mut ended = 0;
+    let (mut ended, mut failed) = (0, None);
     for connection in connections {
         match exchange(&raw, &connection.deletion, connection.source, |_, _| {}) {
             // It ended by itself meanwhile.
             Err(error) if error.is_gone() => {}
-            Err(error) => return Err(error),
+            Err(error) => failed = failed.or(Some(error)),
             Ok(()) => ended += 1,
         }
     }
-    Ok(ended)
+    failed.map_or(Ok(ended), Err)
 }
 
 /// Forgets the connections of [`list`], and says how many.

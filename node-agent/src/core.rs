@@ -77,6 +77,8 @@ pub(crate) enum Event {
     Looked(Looked),
     /// Our table was changed by those with these netlink ports, of whom some may be ourselves.
     TableTouched(BTreeSet<u32>),
+    /// Our table may have been changed, and nobody knows by whom.
+    TableMissed,
     /// Whether the speaker has its configuration.
     Bgp(Result<(), String>),
     /// The blocks that the node has claimed.
@@ -412,6 +414,13 @@ impl Core {
                     self.changed = Changed::Urgently;
                 }
             }
+            Event::TableMissed => {
+                if !self.nft.heed_missed() {
+                    warn!("somebody may have changed the table inet margay; it is written anew");
+                    self.metrics.repaired.inc();
+                    self.changed = Changed::Urgently;
+                }
+            }
             Event::Plugin(call) => self.call(call),
             Event::Observed(Asked { seen, answer }) => {
                 // A task that has ended takes no more notice.
@@ -555,7 +564,7 @@ impl Core {
             .endpoints
             .get(id)
             .is_some_and(|there| self.state.endpoint(id) == Some(there.endpoint.as_ref()));
-        if is_there && self.changed == Changed::No {
+        if is_there && self.changed == Changed::No && !self.nft.replaces() {
             return None;
         }
         let reason = programmed.waiting.get(id).or(self.last_error.as_ref());
@@ -578,7 +587,6 @@ impl Core {
             // What goes now takes its counters with it.
             self.count_drops();
         }
-        self.tally.note(self.decider.compiler(), &changes);
         match self.nft.apply(&wanted, self.decider.compiler(), &changes) {
             Ok(0) => {}
             Ok(_) => {
@@ -594,8 +602,11 @@ impl Core {
                 return;
             }
         }
+        let compiler = self.decider.compiler();
         if is_replaced {
-            self.tally.restart();
+            self.tally.restart(compiler);
+        } else {
+            self.tally.note(compiler, &changes);
         }
         self.last_error = None;
         self.count(&wanted);
@@ -616,9 +627,9 @@ impl Core {
         }
     }
 
-    /// Has the connections looked at that may be forbidden now.
+    /// Has the connections looked at that may be forbidden now, once the kernel lets no new ones like them begin.
     fn doubt(&mut self) {
-        if !self.doubtful.is_empty() {
+        if !self.doubtful.is_empty() && !self.nft.replaces() {
             match self.connections.try_send(std::mem::take(&mut self.doubtful)) {
                 Ok(()) => {}
                 // There are looks enough under way; the reconcile comes back to it.
@@ -631,7 +642,7 @@ impl Core {
 
     /// Of some connections, those that the policy in the kernel forbids; they go on being doubtful while it is not there.
     fn forbidden(&mut self, found: Vec<Found>) -> Vec<Connection> {
-        if self.last_error.is_some() {
+        if self.nft.replaces() {
             let ends = found.iter().map(|found| &found.connection);
             self.doubtful.extend(ends.flat_map(|connection| [connection.source, connection.destination]));
             return Vec::new();

@@ -26,9 +26,9 @@ impl Pace {
         self.full_at.checked_sub(PACE * (BURST - 1)).unwrap_or(now).max(now)
     }
 
-    /// One was made.
+    /// One was made. Those that somebody waited for, however many, hold up the next by [`PACE`] at most.
     pub(crate) fn wrote(&mut self, now: Instant) {
-        self.full_at = self.full_at.max(now) + PACE;
+        self.full_at = (self.full_at.max(now) + PACE).min(now + PACE * BURST);
     }
 }
 
@@ -63,6 +63,16 @@ mod tests {
             }
         }
         writes + u32::from(due.is_some())
+    }
+
+    #[test]
+    fn what_somebody_waited_for_does_not_hold_up_what_comes_after_it() {
+        let now = Instant::now();
+        let mut pace = Pace::new(now);
+        for _ in 0..1000 {
+            pace.wrote(now);
+        }
+        assert_eq!(pace.next(now), now + PACE);
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! nftables against the real kernel, in namespaces of the test's own.
 
 use std::{
-    io::Write,
-    net::IpAddr,
+    collections::BTreeSet,
+    io::{self, Write},
+    net::{IpAddr, Ipv6Addr},
     process::{Command, Stdio},
     thread,
 };
@@ -14,7 +15,7 @@ use nix::{
 
 use super::{
     Base, Chain, Change, CmpOp, Connection, Count, Data, Element, Expr, Field, Found, Header, Hook, Key,
-    MetaKey, Outline, Policy, Register, SetKind, Transaction, Type, Verdict,
+    MetaKey, Outline, Policy, Register, SetKind, TableMonitor, Touched, Transaction, Type, Verdict,
 };
 use crate::Error;
 
@@ -486,5 +487,31 @@ fn ten_thousand_addresses_and_a_thousand_chains_are_one_transaction() {
         changes.push(add("pods", PODS, pods.collect()));
         commit(&mut connection, changes).unwrap();
         assert_eq!(connection.outline(TABLE).unwrap().chains.len(), 1000);
+    });
+}
+
+#[test]
+fn a_monitor_has_room_for_what_a_change_of_ten_thousands_of_elements_tells() {
+    in_new_namespace(|| {
+        let mut connection = Connection::open().unwrap();
+        let pods = kind(&[Type::Ipv6Addr], Some(Type::ClassId), false);
+        commit(&mut connection, vec![Change::AddTable, add_set("pods", pods)]).unwrap();
+        let mut monitor = TableMonitor::open(TABLE).unwrap();
+        let elements = (0..50_000_u32).map(|place| {
+            element(vec![Field::Address(Ipv6Addr::from(u128::from(place)).into())], Some(number(place)))
+        });
+        commit(&mut connection, vec![add("pods", pods, elements.collect())]).unwrap();
+        let mut ports = BTreeSet::new();
+        loop {
+            match monitor.read() {
+                Ok(Touched::By(more)) => ports.extend(more),
+                Ok(Touched::Lost) => panic!("some are lost"),
+                Err(error) => {
+                    assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+                    break;
+                }
+            }
+        }
+        assert_eq!(ports, [connection.port()].into());
     });
 }

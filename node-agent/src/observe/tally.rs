@@ -60,7 +60,7 @@ impl Tally {
         !changes.causes.is_empty() || sets.any(|set| Way::ALL.iter().any(|way| set.way(*way).any))
     }
 
-    /// Takes note of who is to blame from now on.
+    /// Takes note of who is to blame from now on, once the kernel has the changes.
     pub(crate) fn note(&mut self, compiler: &Compiler, changes: &Changes) {
         let sets = changes.sets.keys().flat_map(|id| Way::ALL.map(|way| cause_names(*id, way)));
         let causes = changes.causes.iter().map(|id| cluster_cause_names(*id));
@@ -73,9 +73,11 @@ impl Tally {
         }
     }
 
-    /// All counters begin anew.
-    pub(crate) fn restart(&mut self) {
+    /// All counters begin anew, with who is to blame now.
+    pub(crate) fn restart(&mut self, compiler: &Compiler) {
         self.last.clear();
+        self.charges.clear();
+        self.note(compiler, &compiler.everything());
     }
 
     /// Takes what the counters say now. `known` says whether a policy is still there.
@@ -296,7 +298,7 @@ mod tests {
         world.count(&[("s1_in_drop", 2)], Duration::ZERO);
         world.count(&[], Duration::ZERO);
         world.count(&[("s1_in_drop", 4)], Duration::ZERO);
-        world.tally.restart();
+        world.tally.restart(&world.compiler);
         world.count(&[("s1_in_drop", 5)], Duration::ZERO);
         assert_eq!((world.isolation(), world.of_policy("drops", "x/a")), (Some(14), Some(14)));
     }
@@ -325,6 +327,22 @@ mod tests {
         world.count(&[(&counter, begun + 4)], REMEMBERED);
         assert_eq!(world.of_policy("drops", "x/a"), None);
         assert_eq!((world.of_policy("drops", "x/b"), world.isolation()), (Some(7), Some(7)));
+    }
+
+    #[test]
+    fn as_long_as_the_kernel_refuses_changes_its_counters_are_of_those_that_it_has() {
+        let mut world = World::new(1);
+        world.put("a", "podSelector: {}");
+        world.decide();
+        world.put("b", "podSelector: {}");
+        let touched = Touched::everything(&world.objects);
+        world.compiler.update(&world.objects, |_| true, &touched);
+        world.count(&[("s1_in_drop", 3)], Duration::ZERO);
+        assert_eq!([world.of_policy("drops", "x/a"), world.of_policy("drops", "x/b")], [Some(3), None]);
+        world.tally.restart(&world.compiler);
+        let set = world.compiler.sets().next().unwrap().0.0;
+        world.count(&[(&format!("s{set}_in_drop"), 1)], Duration::ZERO);
+        assert_eq!([world.of_policy("drops", "x/a"), world.of_policy("drops", "x/b")], [Some(4), Some(1)]);
     }
 
     #[test]

@@ -23,7 +23,7 @@ use margay_policy::{
 use tokio::{
     sync::{mpsc, oneshot},
     task::spawn_blocking,
-    time::{MissedTickBehavior, interval},
+    time::{MissedTickBehavior, interval, timeout},
 };
 use tracing::{info, warn};
 
@@ -33,6 +33,8 @@ use crate::core::Event;
 pub(crate) const QUEUE: usize = 64;
 /// Shortest time from one look to the next.
 const PACE: Duration = Duration::from_millis(200);
+/// How long until a look that failed is tried again, if none is asked for before.
+const RETRY: Duration = Duration::from_secs(10);
 /// Connections that the core judges at once.
 const BATCH: usize = 1000;
 
@@ -43,16 +45,26 @@ pub(crate) async fn run(
 ) -> anyhow::Result<()> {
     let mut pace = interval(PACE);
     pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // Those of a look that failed.
+    let mut left = BTreeSet::new();
     loop {
-        let Some(mut addresses) = doubts.recv().await else { return Ok(()) };
+        let mut addresses = std::mem::take(&mut left);
+        let patience = if addresses.is_empty() { Duration::MAX } else { RETRY };
+        match timeout(patience, doubts.recv()).await {
+            Ok(Some(more)) => addresses.extend(more),
+            Ok(None) => return Ok(()),
+            Err(_elapsed) => {}
+        }
         pace.tick().await;
         while let Ok(more) = doubts.try_recv() {
             addresses.extend(more);
         }
-        let found = match spawn_blocking(move || find(&addresses)).await? {
+        let look = addresses.clone();
+        let found = match spawn_blocking(move || find(&look)).await? {
             Ok(found) => found,
             Err(error) => {
-                warn!("connections that policy forbids now may go on: {error}");
+                warn!("connections that policy forbids now go on: {error}; trying again");
+                left = addresses;
                 continue;
             }
         };
@@ -65,7 +77,10 @@ pub(crate) async fn run(
             match spawn_blocking(move || conntrack::end(&forbidden)).await? {
                 Ok(0) => {}
                 Ok(ended) => info!(connections = ended, "ended: policy forbids them now"),
-                Err(error) => warn!("connections that policy forbids now may go on: {error}"),
+                Err(error) => {
+                    warn!("connections that policy forbids now go on: {error}; trying again");
+                    left.clone_from(&addresses);
+                }
             }
         }
     }

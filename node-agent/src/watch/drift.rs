@@ -60,7 +60,7 @@ pub(crate) async fn run_table(events: mpsc::Sender<Event>) -> anyhow::Result<()>
         let event = match touched {
             Touched::By(ports) if ports.is_empty() => continue,
             Touched::By(ports) => Event::TableTouched(ports),
-            Touched::Lost => Event::Drift(vec![Loss::Unknown]),
+            Touched::Lost => Event::TableMissed,
         };
         if events.send(event).await.is_err() {
             return Ok(());

@@ -93,7 +93,7 @@ fn policy(name: &str, spec: &Value) -> Value {
 }
 
 async fn start(node: &mut Node) {
-    node.configure_agent(&json!({"bgp": {"enabled": false}}));
+    node.configure_agent(&json!({"bgp": {"enabled": false}, "reconcileSeconds": 1}));
     node.put_node(&json!({"podCIDRs": ["10.0.0.0/24", "2001:db8:7::/64"]}));
     node.start_agent();
     node.ready().await;
@@ -191,5 +191,27 @@ fn datagrams_and_what_an_agent_missed_end_too() {
         assert!(server.recv_from(&mut buffer).is_err());
         assert!(is_dead(&mut stream));
         drop(stream.map(|end| end.shutdown(Shutdown::Both)));
+    });
+}
+
+#[test]
+fn what_is_forbidden_ends_while_the_runtimes_configuration_cannot_be_written() {
+    on_node(async |node| {
+        start(node).await;
+        let (web, client) = (add(node, "web").await, add(node, "client").await);
+        let mut stream = connect(&client, &web, web.addresses[0]);
+        assert!(works(&mut stream));
+        // A file in the place of its directory.
+        std::fs::remove_dir_all(node.path("cni")).unwrap();
+        std::fs::write(node.path("cni"), "").unwrap();
+        node.eventually("an agent that cannot configure its node", async || {
+            let log = std::fs::read_to_string(node.path("agent.log")).unwrap();
+            if log.contains("trying again") { Ok(()) } else { Err(log) }
+        })
+        .await;
+        let deny = json!({"podSelector": {"matchLabels": {"app": "client"}}, "policyTypes": ["Egress"]});
+        node.api.put_raw(policy("deny", &deny)).unwrap();
+        until_ended(node, 1).await;
+        assert!(is_dead(&mut stream));
     });
 }

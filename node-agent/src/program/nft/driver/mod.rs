@@ -132,6 +132,21 @@ impl Driver {
         is_ours
     }
 
+    /// Takes note that changes were made of which it is not known by whom; false when not all of them can have been our
+    /// own: the next [`Driver::commit`] then replaces the whole table, as elements cannot be looked at.
+    pub(crate) fn heed_missed(&mut self) -> bool {
+        if !self.table.is_known() {
+            return true;
+        }
+        let known = self.generation;
+        let now = connect(&mut self.connection).and_then(Connection::generation);
+        let is_ours = now.is_ok_and(|now| known == Some(now));
+        if !is_ours {
+            self.lose();
+        }
+        is_ours
+    }
+
     /// Gives back the generation that it made; `None` when somebody else may have changed the table meanwhile.
     fn try_commit(&mut self, transaction: &Transaction) -> Result<Option<u32>, Error> {
         let is_replacement = !self.table.is_known();

@@ -294,3 +294,19 @@ fn changes_by_others_are_told_from_our_own_by_their_port() {
         assert_ne!(world.tell(&mut driver).unwrap(), 0);
     });
 }
+
+#[test]
+fn changes_that_nobody_was_told_of_are_our_own_only_where_there_were_no_others() {
+    in_new_namespace(|| {
+        let world = World::new(2, POLICIES[3]);
+        let mut driver = world.driver();
+        assert!(driver.heed_missed());
+        assert_eq!(world.tell(&mut driver).unwrap(), 0);
+        let before = listed();
+        // Elements are no part of what a look sees.
+        assert!(Command::new("nft").arg("flush set inet margay sources4").status().unwrap().success());
+        assert!(!driver.heed_missed());
+        assert_ne!(world.tell(&mut driver).unwrap(), 0);
+        assert_eq!(sorted(&listed()), sorted(&before));
+    });
+}
