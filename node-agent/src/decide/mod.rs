@@ -4,7 +4,7 @@ mod bgp;
 mod state;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     sync::Arc,
 };
 
@@ -23,7 +23,7 @@ use crate::config::Bgp;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Wanted {
     /// The endpoints that may talk, each with the policies that apply to it.
-    pub(crate) endpoints: BTreeMap<EndpointId, Admitted>,
+    pub(crate) endpoints: Arc<BTreeMap<EndpointId, Admitted>>,
     /// Endpoints that may not talk, and why.
     pub(crate) waiting: BTreeMap<EndpointId, String>,
     /// The blocks that addresses of this node come from.
@@ -56,6 +56,12 @@ pub(crate) struct Decider {
     compiler: Compiler,
     /// Has decided once.
     begun: bool,
+    /// The endpoints that may talk, shared with who was told of them.
+    admitted: Arc<BTreeMap<EndpointId, Admitted>>,
+    waiting: BTreeMap<EndpointId, String>,
+    /// Endpoints that may talk, of each pod and of none.
+    of_pod: BTreeMap<Option<PodName>, BTreeSet<EndpointId>>,
+    pod_of: BTreeMap<EndpointId, Option<PodName>>,
     bgp: Option<Arc<margay_bgp::config::Config>>,
 }
 
@@ -70,40 +76,86 @@ impl Decider {
         if state.missing().is_some() {
             return None;
         }
-        let touched = state.take_touched();
-        let mut local = BTreeSet::new();
-        let mut known: Vec<(&EndpointId, &Arc<Endpoint>, Option<PodName>)> = Vec::new();
-        let mut waiting = BTreeMap::new();
-        for (id, endpoint) in state.endpoints() {
-            match state.pod_of(endpoint) {
-                Ok(pod) => {
-                    local.extend(pod.clone());
-                    known.push((id, endpoint, pod));
-                }
-                Err(reason) => {
-                    waiting.insert(id.clone(), reason);
-                }
-            }
-        }
-        let is_local = |pod: &PodName| local.contains(pod);
-        let mut changes = self.compiler.update(state.objects(), is_local, &touched.policy);
+        let mut touched = state.take_touched();
         let is_first = !std::mem::replace(&mut self.begun, true);
+        if is_first {
+            touched.endpoints.extend(state.endpoints().map(|(id, _)| id.clone()));
+        }
+        for id in &touched.endpoints {
+            self.meet(state, id);
+        }
+        let is_local = |pod: &PodName| self.of_pod.contains_key(&Some(pod.clone()));
+        let mut changes = self.compiler.update(state.objects(), is_local, &touched.policy);
         if is_first {
             // Nobody knows what these pods were allowed before.
             changes.tightened.pods.extend(changes.pods.iter().cloned());
         }
-        let endpoints = known.into_iter().map(|(id, endpoint, pod)| {
-            let set = pod.and_then(|pod| self.compiler.set_of(&pod));
-            let said = set.and_then(|set| self.compiler.set(set));
-            let ways = Way::ALL.into_iter().filter(|way| said.is_some_and(|set| set.way(*way).is_some()));
-            (id.clone(), Admitted { endpoint: Arc::clone(endpoint), set, ways: ways.collect() })
-        });
-        let endpoints = endpoints.collect();
+        self.admit(state, touched.endpoints, &changes);
         if touched.nodes || is_first {
             self.bgp = bgp::speaker(state, settings).map(Arc::new);
         }
-        let wanted = Wanted { endpoints, waiting, blocks: state.blocks().to_vec(), bgp: self.bgp.clone() };
+        let wanted = Wanted {
+            endpoints: Arc::clone(&self.admitted),
+            waiting: self.waiting.clone(),
+            blocks: state.blocks().to_vec(),
+            bgp: self.bgp.clone(),
+        };
         Some(Decision { wanted, changes })
+    }
+
+    /// Notes whose an endpoint is now, or that it is gone or has to wait.
+    fn meet(&mut self, state: &State, id: &EndpointId) {
+        self.waiting.remove(id);
+        if let Some(pod) = self.pod_of.remove(id)
+            && let Entry::Occupied(mut ids) = self.of_pod.entry(pod)
+        {
+            ids.get_mut().remove(id);
+            if ids.get().is_empty() {
+                ids.remove();
+            }
+        }
+        match state.endpoint(id).map(|endpoint| state.pod_of(endpoint)) {
+            None => {}
+            Some(Err(reason)) => drop(self.waiting.insert(id.clone(), reason)),
+            Some(Ok(pod)) => {
+                self.of_pod.entry(pod.clone()).or_default().insert(id.clone());
+                self.pod_of.insert(id.clone(), pod);
+            }
+        }
+    }
+
+    /// Brings the admitted endpoints up to date: those that were met, and those whose policies are others or are about
+    /// other directions.
+    fn admit(&mut self, state: &State, met: BTreeSet<EndpointId>, changes: &Changes) {
+        let mut concerned = met;
+        for pod in &changes.pods {
+            concerned.extend(self.of_pod.get(&Some(pod.clone())).into_iter().flatten().cloned());
+        }
+        let says_else = |set: &PolicySetId| {
+            let change = changes.sets.get(set);
+            change.is_some_and(|change| Way::ALL.into_iter().any(|way| change.way(way).any))
+        };
+        let of_sets =
+            self.admitted.iter().filter(|(_, admitted)| admitted.set.as_ref().is_some_and(says_else));
+        concerned.extend(of_sets.map(|(id, _)| id.clone()));
+        for id in concerned {
+            let now = self.pod_of.get(&id).and_then(|pod| {
+                let endpoint = Arc::clone(state.shared_endpoint(&id)?);
+                let set = pod.as_ref().and_then(|pod| self.compiler.set_of(pod));
+                let said = set.and_then(|set| self.compiler.set(set));
+                let ways = Way::ALL.into_iter().filter(|way| said.is_some_and(|set| set.way(*way).is_some()));
+                Some(Admitted { endpoint, set, ways: ways.collect() })
+            });
+            // What did not change stays shared.
+            if self.admitted.get(&id) == now.as_ref() {
+                continue;
+            }
+            let admitted = Arc::make_mut(&mut self.admitted);
+            match now {
+                Some(now) => drop(admitted.insert(id, now)),
+                None => drop(admitted.remove(&id)),
+            }
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! All that the agent knows, kept up to date by events.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     net::IpAddr,
     sync::Arc,
 };
@@ -23,6 +23,8 @@ pub(crate) struct State {
     pods: BTreeMap<PodName, PodFacts>,
     nodes: BTreeMap<String, Node>,
     endpoints: BTreeMap<EndpointId, Arc<Endpoint>>,
+    /// The endpoints of each pod.
+    of_pod: BTreeMap<PodName, BTreeSet<EndpointId>>,
     /// What the annotations of namespaces ask for.
     namespace_wishes: BTreeMap<String, NamespaceWishes>,
     /// The blocks that the node has claimed; `None` where they come with the Node object.
@@ -49,6 +51,8 @@ pub(crate) struct Touched {
     pub(crate) policy: compile::Touched,
     /// Whether nodes or their blocks have.
     pub(crate) nodes: bool,
+    /// The endpoints that have, or whose pods have.
+    pub(crate) endpoints: BTreeSet<EndpointId>,
 }
 
 /// Which kinds have been listed once.
@@ -81,6 +85,7 @@ impl State {
             pods: BTreeMap::new(),
             nodes: BTreeMap::new(),
             endpoints: BTreeMap::new(),
+            of_pod: BTreeMap::new(),
             namespace_wishes: BTreeMap::new(),
             claimed: None,
             holders: Arc::default(),
@@ -121,7 +126,11 @@ impl State {
     }
 
     pub(crate) fn endpoint(&self, id: &EndpointId) -> Option<&Endpoint> {
-        self.endpoints.get(id).map(AsRef::as_ref)
+        self.shared_endpoint(id).map(AsRef::as_ref)
+    }
+
+    pub(crate) fn shared_endpoint(&self, id: &EndpointId) -> Option<&Arc<Endpoint>> {
+        self.endpoints.get(id)
     }
 
     pub(crate) fn node_name(&self) -> &str {
@@ -294,29 +303,43 @@ impl State {
         if self.listed.records && self.endpoints.len() == endpoints.len() && endpoints.iter().all(same) {
             return false;
         }
-        let endpoints = endpoints.into_iter().map(|(id, endpoint)| (id, Arc::new(endpoint))).collect();
-        let before = std::mem::replace(&mut self.endpoints, endpoints);
         self.listed.records = true;
-        let pods =
-            before.values().chain(self.endpoints.values()).filter_map(|endpoint| endpoint.pod.as_ref());
-        let pods: BTreeSet<PodName> = pods.map(|pod| PodName::new(&pod.namespace, &pod.name)).collect();
-        for name in &pods {
-            self.refresh(name);
+        let gone: Vec<EndpointId> =
+            self.endpoints.keys().filter(|id| !endpoints.contains_key(*id)).cloned().collect();
+        for id in gone {
+            self.set_endpoint(&id, None);
+        }
+        for (id, endpoint) in endpoints {
+            self.set_endpoint(&id, Some(endpoint));
         }
         true
     }
 
     /// Takes one endpoint record as it is now.
     pub(crate) fn set_endpoint(&mut self, id: &EndpointId, endpoint: Option<Endpoint>) {
+        let pod_of = |endpoint: Option<&Arc<Endpoint>>| {
+            let pod = endpoint.and_then(|endpoint| endpoint.pod.as_ref());
+            pod.map(|pod| PodName::new(&pod.namespace, &pod.name))
+        };
         let before = match endpoint {
             Some(endpoint) => self.endpoints.insert(id.clone(), Arc::new(endpoint)),
             None => self.endpoints.remove(id),
         };
-        let after = self.endpoints.get(id);
-        let pods =
-            [before.as_ref(), after].map(|endpoint| endpoint.and_then(|endpoint| endpoint.pod.clone()));
-        for pod in pods.into_iter().flatten() {
-            self.refresh(&PodName::new(pod.namespace, pod.name));
+        self.touched.endpoints.insert(id.clone());
+        let pods = [pod_of(before.as_ref()), pod_of(self.endpoints.get(id))];
+        if let Some(pod) = &pods[0]
+            && let Entry::Occupied(mut ids) = self.of_pod.entry(pod.clone())
+        {
+            ids.get_mut().remove(id);
+            if ids.get().is_empty() {
+                ids.remove();
+            }
+        }
+        if let Some(pod) = &pods[1] {
+            self.of_pod.entry(pod.clone()).or_default().insert(id.clone());
+        }
+        for pod in pods.iter().flatten() {
+            self.refresh(pod);
         }
     }
 
@@ -330,17 +353,20 @@ impl State {
         changed
     }
 
+    fn endpoints_of(&self, pod: &PodName) -> impl Iterator<Item = &Arc<Endpoint>> {
+        self.of_pod.get(pod).into_iter().flatten().filter_map(|id| self.endpoints.get(id))
+    }
+
     fn refresh(&mut self, name: &PodName) {
         self.touched.policy.pods.insert(name.clone());
+        self.touched.endpoints.extend(self.of_pod.get(name).into_iter().flatten().cloned());
         let Some(facts) = self.pods.get(name) else {
             self.objects.pods.remove(name);
             return;
         };
         let mut pod = facts.pod.clone();
-        let own = self.endpoints.values().filter(|endpoint| {
-            endpoint.pod.as_ref().is_some_and(|pod| pod.namespace == name.namespace && pod.name == name.name)
-        });
-        let recorded: Vec<IpAddr> = own
+        let recorded: Vec<IpAddr> = self
+            .endpoints_of(name)
             .filter(|endpoint| self.pod_of(endpoint).is_ok())
             .flat_map(|endpoint| endpoint.addresses.iter().copied())
             .collect();
@@ -372,10 +398,8 @@ impl State {
     pub(crate) fn announcement(&self, id: &EndpointId) -> Option<Announcement> {
         let pod = self.pod_of(self.endpoint(id)?).ok()??;
         let uid = self.pods.get(&pod)?.uid.clone();
-        let of_pod = self.endpoints.values().filter(|endpoint| {
-            endpoint.pod.as_ref().is_some_and(|of| of.namespace == pod.namespace && of.name == pod.name)
-        });
-        let addresses = of_pod.flat_map(|endpoint| endpoint.addresses.iter().copied()).collect();
+        let addresses =
+            self.endpoints_of(&pod).flat_map(|endpoint| endpoint.addresses.iter().copied()).collect();
         Some(Announcement { pod, uid, addresses })
     }
 }

@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use margay_api::endpoint::{Endpoint, EndpointId, PodRef};
-use margay_policy::{Pod, PodName};
+use margay_policy::{Pod, PodName, Policy, PolicyRef, compile::Way, convert};
+use proptest::{collection::vec, prelude::*};
 
 use super::{Decider, State, Wanted};
 use crate::{
@@ -191,4 +192,114 @@ fn without_the_mesh_only_the_configured_peers_are_neighbours() {
     let bgp = wanted.bgp.unwrap();
     assert_eq!(bgp.neighbors.len(), 1);
     assert_eq!(bgp.neighbors[0].remote_as.number(), 64501);
+}
+
+/// Something that happens to a node with few pods, so that much of it is about the same ones.
+#[derive(Debug, Clone)]
+enum Event {
+    /// A pod with a UID and a label, or none any more.
+    Pod(u8, Option<(u8, u8)>),
+    /// The record of an interface.
+    Record(u8, Of),
+    /// There is none any more.
+    Forgotten(u8),
+    /// The records read anew.
+    Records(Vec<(u8, Of)>),
+    /// A policy for the pods with a label, isolating in these ways, or none any more.
+    Policy(u8, Option<(u8, Vec<&'static str>)>),
+}
+
+/// The pod of a record, by number and perhaps UID, or none.
+type Of = Option<(u8, Option<u8>)>;
+
+fn event() -> impl Strategy<Value = Event> {
+    let of_pod = || proptest::option::of((0_u8..3, proptest::option::of(0_u8..2)));
+    let ways = prop_oneof![Just(vec!["Ingress"]), Just(vec!["Egress"]), Just(vec!["Ingress", "Egress"])];
+    prop_oneof![
+        (0_u8..3, proptest::option::of((0_u8..2, 0_u8..2))).prop_map(|(pod, facts)| Event::Pod(pod, facts)),
+        (0_u8..4, of_pod()).prop_map(|(number, pod)| Event::Record(number, pod)),
+        (0_u8..4).prop_map(Event::Forgotten),
+        vec((0_u8..4, of_pod()), 0..4).prop_map(Event::Records),
+        (0_u8..3, proptest::option::of((0_u8..2, ways)))
+            .prop_map(|(name, policy)| Event::Policy(name, policy)),
+    ]
+}
+
+fn record(number: u8, pod: Of) -> (EndpointId, Endpoint) {
+    let pod = pod.map(|(pod, uid)| PodRef {
+        namespace: "x".into(),
+        name: format!("p{pod}"),
+        uid: uid.map(|uid| format!("u{uid}")),
+    });
+    let addresses = vec![IpAddr::from([10, 0, 0, number + 1])];
+    let endpoint = Endpoint { container_id: format!("c{number}"), addresses, pod, ..endpoint(None) };
+    (EndpointId::of(&endpoint.container_id, "eth0"), endpoint)
+}
+
+fn policy(name: u8, label: u8, ways: &[&str]) -> (PolicyRef, Policy) {
+    let selector = serde_json::json!({"matchLabels": {"label": label.to_string()}});
+    let object = serde_json::json!({
+        "metadata": {"namespace": "x", "name": format!("n{name}")},
+        "spec": {"podSelector": selector, "policyTypes": ways},
+    });
+    let policy = convert(&serde_json::from_value(object).unwrap()).0.unwrap();
+    (policy.name.clone(), policy)
+}
+
+fn happen(state: &mut State, event: Event) {
+    match event {
+        Event::Pod(number, is) => {
+            let (name, mut facts) = facts(&format!("p{number}"), "");
+            let Some((uid, label)) = is else {
+                state.apply(ApiEvent::Pods(Change::Deleted(name)));
+                return;
+            };
+            facts.uid = format!("u{uid}");
+            facts.pod.labels = [("label".to_owned(), label.to_string())].into();
+            state.apply(ApiEvent::Pods(Change::Applied(name, facts)));
+        }
+        Event::Record(number, pod) => {
+            let (id, endpoint) = record(number, pod);
+            state.set_endpoint(&id, Some(endpoint));
+        }
+        Event::Forgotten(number) => state.set_endpoint(&record(number, None).0, None),
+        Event::Records(records) => {
+            state.set_endpoints(records.into_iter().map(|(number, pod)| record(number, pod)).collect());
+        }
+        Event::Policy(name, is) => {
+            let (label, ways) = is.clone().unwrap_or_default();
+            let (name, policy) = policy(name, label, &ways);
+            let change = if is.is_some() { Change::Applied(name, policy) } else { Change::Deleted(name) };
+            state.apply(ApiEvent::Policies(change));
+        }
+    }
+}
+
+/// What a decision comes to, whatever numbers it gave to policy sets.
+fn essence(wanted: &Wanted) -> impl PartialEq + std::fmt::Debug + use<> {
+    let admitted = wanted.endpoints.iter().map(|(id, admitted)| {
+        let isolated: Vec<Way> = admitted.ways.clone();
+        (id.clone(), (Arc::clone(&admitted.endpoint), isolated, admitted.set.is_some()))
+    });
+    (admitted.collect::<BTreeMap<_, _>>(), wanted.waiting.clone())
+}
+
+proptest! {
+    #[test]
+    fn deciding_after_each_change_comes_to_the_same_as_deciding_once(batches in vec(vec(event(), 1..4), 1..8)) {
+        let (mut state, mut decider) = (complete(&[], &[]), Decider::default());
+        let mut history = Vec::new();
+        for batch in batches {
+            for event in batch {
+                happen(&mut state, event.clone());
+                history.push(event);
+            }
+            let kept = decider.decide(&mut state, &Bgp::default()).unwrap().wanted;
+            let mut anew = complete(&[], &[]);
+            for event in history.clone() {
+                happen(&mut anew, event);
+            }
+            prop_assert_eq!(essence(&kept), essence(&wanted(&mut anew).unwrap()));
+        }
+    }
 }

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
 
 use margay_api::endpoint::{EndpointId, PodRef};
@@ -22,6 +23,8 @@ use crate::decide::Admitted;
 #[derive(Debug, Default)]
 pub(super) struct LaidOut {
     endpoints: BTreeMap<EndpointId, (Admitted, Vec<Entry>)>,
+    /// The endpoints as they were last wanted.
+    wanted: Arc<BTreeMap<EndpointId, Admitted>>,
     directions: BTreeMap<(PolicySetId, Way), Held>,
 }
 
@@ -128,11 +131,15 @@ impl LaidOut {
     }
 
     /// Has the table hold these endpoints.
-    pub(super) fn endpoints(&mut self, wanted: &BTreeMap<EndpointId, Admitted>, table: &mut Table) {
+    pub(super) fn endpoints(&mut self, wanted: &Arc<BTreeMap<EndpointId, Admitted>>, table: &mut Table) {
+        if Arc::ptr_eq(&self.wanted, wanted) {
+            return;
+        }
+        self.wanted = Arc::clone(wanted);
         let mut dirty: BTreeSet<EndpointId> = BTreeSet::new();
         let gone = self.endpoints.keys().filter(|id| !wanted.contains_key(*id));
         dirty.extend(gone.cloned());
-        for (id, admitted) in wanted {
+        for (id, admitted) in wanted.iter() {
             if self.endpoints.get(id).is_none_or(|(before, _)| before != admitted) {
                 dirty.insert(id.clone());
             }
@@ -247,7 +254,7 @@ mod tests {
         let (mut laid_out, mut table) = (LaidOut::default(), Table::default());
         layout::put_base(&mut table);
         for state in states {
-            laid_out.endpoints(state, &mut table);
+            laid_out.endpoints(&Arc::new(state.clone()), &mut table);
         }
         (laid_out, table)
     }
@@ -263,8 +270,8 @@ mod tests {
         fn going_back_before_a_commit_costs_nothing(before in endpoints(), after in endpoints()) {
             let (mut laid_out, mut table) = laid_out(std::slice::from_ref(&before));
             table.committed();
-            laid_out.endpoints(&after, &mut table);
-            laid_out.endpoints(&before, &mut table);
+            laid_out.endpoints(&Arc::new(after), &mut table);
+            laid_out.endpoints(&Arc::new(before), &mut table);
             prop_assert_eq!(table.transaction().count(), 0);
         }
     }

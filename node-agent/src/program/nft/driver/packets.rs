@@ -164,7 +164,8 @@ fn a_pod_sends_from_all_of_its_own_addresses_and_no_other() {
         let mut world = World::new(3, "");
         // p1 and p2 are two interfaces of one pod; p3 is another's.
         for (name, pod) in [("p1", "one"), ("p2", "one"), ("p3", "other")] {
-            let admitted = world.wanted.endpoints.get_mut(&EndpointId::of(name, "eth0")).unwrap();
+            let admitted =
+                Arc::make_mut(&mut world.wanted.endpoints).get_mut(&EndpointId::of(name, "eth0")).unwrap();
             Arc::make_mut(&mut admitted.endpoint).pod =
                 Some(PodRef { namespace: "x".into(), name: pod.into(), uid: None });
         }

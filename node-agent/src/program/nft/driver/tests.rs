@@ -97,7 +97,7 @@ impl World {
             let ways = Way::ALL.into_iter().filter(|way| said.is_some_and(|set| set.way(*way).is_some()));
             (endpoint.id(), Admitted { endpoint: Arc::new(endpoint), set, ways: ways.collect() })
         });
-        self.wanted = Wanted { endpoints: endpoints.collect(), ..Wanted::default() };
+        self.wanted = Wanted { endpoints: Arc::new(endpoints.collect()), ..Wanted::default() };
     }
 
     fn add(&mut self, document: serde_json::Value) {
