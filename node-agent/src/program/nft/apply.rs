@@ -12,8 +12,8 @@ use margay_policy::compile::{Changes, Compiler, Direction, PolicySetId, Way};
 use super::{
     band::Bands,
     layout::{
-        self, Entry, Lookup, chain_of, of_address, of_any, of_band, of_class, of_endpoint, of_range,
-        put_band, put_direction, remove_band, remove_direction,
+        self, Entry, Lookup, chain_of, of_address, of_any, of_band, of_class, of_class_in_bands, of_endpoint,
+        of_range, put_band, put_direction, remove_band, remove_direction,
     },
     table::Table,
 };
@@ -42,7 +42,7 @@ impl Held {
         let before = std::mem::replace(&mut self.bands, bands);
         let entries = |bands: &Bands| {
             let classes = self.direction.classes.iter();
-            let of_classes = classes.flat_map(|(id, entries)| of_class(chain, *id, entries, bands));
+            let of_classes = classes.flat_map(|(id, entries)| of_class_in_bands(chain, *id, entries, bands));
             bands.all().map(|band| of_band(chain, band)).chain(of_classes).collect::<Vec<Entry>>()
         };
         for entry in entries(&before) {
@@ -114,7 +114,10 @@ impl LaidOut {
                     held.cut(bands, &chain, table);
                 }
                 for class in &change.classes {
-                    let of_class = |entries| of_class(&chain, *class, entries, &held.bands);
+                    let of_class = |entries| {
+                        let in_bands = of_class_in_bands(&chain, *class, entries, &held.bands);
+                        of_class(&chain, *class, entries).into_iter().chain(in_bands)
+                    };
                     let before = held.direction.classes.remove(class);
                     for entry in before.iter().flat_map(of_class) {
                         entry.remove(table);

@@ -336,25 +336,32 @@ fn decided(key: Rule, map: &str, chain: &str) -> Rule {
     rule([key, vec![decision, rule::set_priority()], goto(&verdict_chain(chain))])
 }
 
-/// The elements of a class in a direction that [`chain_of`] names, with these bands.
-pub(crate) fn of_class(chain: &str, id: ClassId, entries: &Entries, bands: &Bands) -> Vec<Entry> {
+/// The elements of a class in a direction that [`chain_of`] names, but for those of [`of_class_in_bands`].
+pub(crate) fn of_class(chain: &str, id: ClassId, entries: &Entries) -> Vec<Entry> {
     let class = Field::Number(id.0);
-    let ports = entries.ports.iter().flat_map(|entry| {
-        if is_range(entry) {
-            let set = |band| classes_of(&band_chain(chain, entry.protocol, band));
-            bands.within(entry).map(|band| of_entry(set(band), vec![class.clone()], entry)).collect()
-        } else {
-            let key = |port: u16| vec![class.clone(), number_of(entry.protocol), Field::Number(port.into())];
-            let set = Lookup::Ports.name(chain);
-            each(entry.ports).map(|port| of_entry(set.clone(), key(port), entry)).collect::<Vec<_>>()
-        }
+    let set = Lookup::Ports.name(chain);
+    let few = entries.ports.iter().filter(|entry| !is_range(entry));
+    let ports = few.flat_map(|entry| {
+        let key = |port: u16| vec![class.clone(), number_of(entry.protocol), Field::Number(port.into())];
+        each(entry.ports).map(|port| of_entry(set.clone(), key(port), entry)).collect::<Vec<_>>()
     });
     let rest = Entry {
         set: Lookup::Classes.name(chain).into(),
-        key: vec![Field::Number(id.0)],
+        key: vec![class.clone()],
         data: Some(Decision::from(entries.rest).data()),
     };
     ports.chain([rest]).collect()
+}
+
+/// What a class may do on ranges of ports, in a direction that [`chain_of`] names, with these bands.
+pub(crate) fn of_class_in_bands(chain: &str, id: ClassId, entries: &Entries, bands: &Bands) -> Vec<Entry> {
+    let ranges = entries.ports.iter().filter(|entry| is_range(entry));
+    let of_range = |entry: &PortEntry| {
+        let set = |band| classes_of(&band_chain(chain, entry.protocol, band));
+        let element = |band| of_entry(set(band), vec![Field::Number(id.0)], entry);
+        bands.within(entry).map(element).collect::<Vec<_>>()
+    };
+    ranges.flat_map(of_range).collect()
 }
 
 /// The elements of what a direction says of everybody else.
@@ -388,9 +395,9 @@ fn numbers_of(ports: PortRange) -> Field {
     Field::Numbers(ports.first.into(), ports.last.into())
 }
 
-/// Wants the chains of a direction that [`chain_of`] names, its sets, its causes and what it says of everybody else; its
-/// bands and classes are not among that. Where it is there already, what it said of everybody else is taken away before, by
-/// the elements of [`of_any`].
+/// Wants the chains of a direction that [`chain_of`] names, the maps that it asks, its causes and what it says of
+/// everybody else; its bands and classes are not among that. Where it is there already, what it said of everybody else is
+/// taken away before, by the elements of [`of_any`].
 pub(crate) fn put_direction(
     table: &mut Table,
     chain: &str,
@@ -398,8 +405,14 @@ pub(crate) fn put_direction(
     direction: &Direction,
     lookups: &[Lookup],
 ) {
+    // The kernel looks for a set among all of a table, one by one: fewer of them make every change cheaper.
     for lookup in Lookup::ALL {
-        table.put_set(&lookup.name(chain), lookup.kind());
+        let name = lookup.name(chain);
+        if lookups.contains(&lookup) {
+            table.put_set(&name, lookup.kind());
+        } else {
+            table.remove_set(&name);
+        }
     }
     put_own_cause(table, chain, way, Cause::Drop);
     if direction.audited.is_empty() {

@@ -234,11 +234,17 @@ fn a_pod_that_comes_changes_its_own_elements_alone() {
 #[test]
 fn an_operator_can_read_the_table() {
     in_new_namespace(|| {
-        World::new(2, POLICIES[3]).driver();
+        let policy = "{metadata: {namespace: x, name: a}, spec: {podSelector: {}, ingress: [{from: [{podSelector: \
+                      {matchLabels: {pod: p1}}}], ports: [{port: 80}, {port: 8000, endPort: 9000}]}]}}";
+        World::new(2, policy).driver();
         let listing = listed();
         for line in [
             "type ifname . ipv4_addr",
             "type classid . inet_proto . inet_service : classid",
+            "type inet_proto . inet_service : verdict",
+            "elements = { tcp . 8000-9000 : jump s1_in_tcp_8000 }",
+            "meta l4proto . th dport vmap @s1_in_ranges",
+            "meta priority set meta priority map @s1_in_tcp_8000_classes goto s1_in_verdict",
             "type filter hook prerouting priority raw; policy accept;",
             "type filter hook forward priority filter; policy accept;",
             "ct state established,related accept",
