@@ -8,7 +8,7 @@ use tokio::time::{Duration, Instant, sleep_until};
 use super::convergence::Convergence;
 use super::kernel::KernelInput;
 use crate::asn::Asn;
-use crate::family::Family;
+use crate::family::{Family, FamilySet};
 use crate::prefix::Prefix;
 use crate::rib::{Batch, PathView, PeerId, PeerInfo, Rib};
 use crate::wire::{Attributes, NextHop, Update};
@@ -44,8 +44,20 @@ pub(super) enum RibInput {
     Settings { asn: Asn, networks: BTreeMap<Prefix, bool>, peers: BTreeSet<PeerId>, settle_time: Duration },
     /// A session came up; messages for it go to `batches`.
     Up { peer: PeerId, info: Box<PeerInfo>, batches: mpsc::Sender<Batch> },
-    /// A session ended.
-    Down { peer: PeerId },
+    /// A session ended; paths of the families to retain stay, stale, and all others go.
+    Down { peer: PeerId, retain: Option<FamilySet> },
+    /// Stale paths of these families go. Happens by itself at End-of-RIB.
+    #[expect(dead_code, reason = "for sessions that keep routes over a restart")]
+    Sweep { peer: PeerId, families: FamilySet },
+    /// Stale paths of these families become those of last resort (RFC 9494).
+    #[expect(dead_code, reason = "for sessions that keep routes over a restart")]
+    LongLived { peer: PeerId, families: FamilySet },
+    /// The peer begins to tell all of a family again (RFC 7313): what it said before is stale.
+    #[expect(dead_code, reason = "for sessions that keep routes over a restart")]
+    RefreshBegins { peer: PeerId, family: Family },
+    /// The peer has told all of a family again: what is still stale goes.
+    #[expect(dead_code, reason = "for sessions that keep routes over a restart")]
+    RefreshEnds { peer: PeerId, family: Family },
     /// An UPDATE arrived.
     Update { peer: PeerId, update: Box<OwnedUpdate> },
     /// A KEEPALIVE arrived on an established session.
@@ -140,10 +152,18 @@ impl RibTask {
                 self.outlets.insert(peer, Outlet { batches, busy: false });
                 self.rib.peer_up(peer, *info);
             }
-            RibInput::Down { peer } => {
+            RibInput::Down { peer, retain } => {
                 self.convergence.down(peer);
                 self.outlets.remove(&peer);
-                self.rib.peer_down(peer);
+                self.rib.peer_down(peer, retain);
+            }
+            RibInput::Sweep { peer, families } => self.rib.sweep(peer, families),
+            RibInput::LongLived { peer, families } => self.rib.long_lived(peer, families),
+            RibInput::RefreshBegins { peer, family } => {
+                self.rib.mark_all_stale(peer, FamilySet::from_iter([family]));
+            }
+            RibInput::RefreshEnds { peer, family } => {
+                self.rib.sweep(peer, FamilySet::from_iter([family]));
             }
             RibInput::Update { peer, update } => self.update(peer, *update),
             RibInput::Keepalive { peer } => self.convergence.keepalive(peer),
@@ -173,6 +193,7 @@ impl RibTask {
         }
         if let Some(family) = end_of_rib {
             self.convergence.end_of_rib(peer, family);
+            self.rib.sweep(peer, FamilySet::from_iter([family]));
         }
     }
 

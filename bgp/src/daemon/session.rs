@@ -14,10 +14,11 @@ use tokio::time::{Instant, sleep_until};
 use super::interfaces::local_view;
 use super::rib_task::{OwnedUpdate, RibInput};
 use super::transport::{self, Transport};
+use crate::FamilySet;
 use crate::config::CheckedNeighbor;
 use crate::fsm::{Direction, Input, Negotiated, Output, Received, Session, SessionConfig, State};
-use crate::rib::{Batch, ExportView, PeerId, PeerInfo};
-use crate::wire::{Frame, Message, Notification, Update, UpdateContext, header};
+use crate::rib::{AddPath, Batch, ExportView, PeerId, PeerInfo};
+use crate::wire::{Frame, MAX_MESSAGE_LEN, Message, Notification, Update, UpdateContext, header};
 
 /// What the supervisor tells a session.
 #[derive(Debug)]
@@ -307,6 +308,8 @@ impl SessionTask {
             as_width: negotiated.as_width,
             peer: self.neighbor.kind(),
             families: negotiated.families,
+            add_path: FamilySet::EMPTY,
+            extended_next_hop: false,
         };
         match Update::decode(body, context) {
             Ok(update) => {
@@ -390,7 +393,7 @@ impl SessionTask {
                 self.note_error(reason.to_string());
                 self.batches = None;
                 self.writing_batch = false;
-                self.pending.push_back(RibInput::Down { peer: self.peer });
+                self.pending.push_back(RibInput::Down { peer: self.peer, retain: None });
             }
             Output::Failed(reason) => {
                 tracing::info!(neighbor = %self.neighbor.address, %reason, "session not established");
@@ -431,6 +434,11 @@ impl SessionTask {
             families: negotiated.families,
             view,
             ifindex: local.ifindex,
+            add_path: AddPath::default(),
+            message_limit: MAX_MESSAGE_LEN,
+            extended_next_hop: false,
+            route_reflector_client: false,
+            long_lived: false,
         };
         let (batches, receiver) = mpsc::channel(1);
         self.batches = Some(receiver);

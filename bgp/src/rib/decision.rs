@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::net::IpAddr;
 
 use crate::identifier::BgpIdentifier;
+use crate::wire::attr::Community;
 use crate::wire::{Attributes, PeerKind};
 
 /// Where a path came from.
@@ -31,7 +32,9 @@ pub(super) const DEFAULT_LOCAL_PREF: u32 = 100;
 /// empty when there is no candidate.
 pub(super) fn select(candidates: &[Candidate<'_>]) -> Vec<usize> {
     let mut alive: Vec<usize> = (0..candidates.len()).collect();
-    // Section 9.1.1: a local route before all others, then the degree of preference.
+    // Section 9.1.1: a local route before all others, then the degree of preference; RFC 9494 section 4.3: what is
+    // stale for long before neither.
+    keep_least(&mut alive, |index| candidates[index].attributes.communities.contains(&Community::LLGR_STALE));
     keep_least(&mut alive, |index| candidates[index].source != Source::Local);
     keep_least(&mut alive, |index| {
         Reverse(candidates[index].attributes.local_pref.unwrap_or(DEFAULT_LOCAL_PREF))

@@ -27,7 +27,7 @@ mod table;
 pub use adj_out::Batch;
 pub use decision::Source;
 pub use export::ExportView;
-pub use state::{FibChange, FibNextHop, FibRoute, PathView, PeerId, PeerInfo, Rib};
+pub use state::{AddPath, FibChange, FibNextHop, FibRoute, PathView, PeerId, PeerInfo, Rib};
 
 #[cfg(test)]
 mod tests;

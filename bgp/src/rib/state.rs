@@ -13,6 +13,7 @@ use crate::asn::Asn;
 use crate::family::{Family, FamilySet};
 use crate::identifier::BgpIdentifier;
 use crate::prefix::Prefix;
+use crate::wire::attr::Community;
 use crate::wire::{Attributes, NextHop};
 
 /// The number of a neighbour, never used again for another.
@@ -37,6 +38,27 @@ pub struct PeerInfo {
     pub view: ExportView,
     /// The interface on which its link-local addresses are, if it is on a link of ours.
     pub ifindex: Option<u32>,
+    /// Families whose prefixes have path identifiers.
+    pub add_path: AddPath,
+    /// Octets in the longest message it takes.
+    pub message_limit: usize,
+    /// Whether IPv4 prefixes may have an IPv6 next hop.
+    pub extended_next_hop: bool,
+    /// Whether we reflect routes for it.
+    pub route_reflector_client: bool,
+    /// Whether it understands long-lived graceful restart, and so may be told stale paths.
+    pub long_lived: bool,
+}
+
+/// What was agreed on path identifiers (RFC 7911).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AddPath {
+    /// Families in which the peer sends them.
+    pub receive: FamilySet,
+    /// Families in which the peer takes them.
+    pub send: FamilySet,
+    /// Paths of a prefix that the peer is sent at most; `None` for all.
+    pub send_limit: Option<std::num::NonZeroU8>,
 }
 
 /// A gateway for the kernel.
@@ -87,6 +109,8 @@ struct Peer {
     group: u32,
     received: usize,
     out: AdjRibOut,
+    /// Whether the session is up; without it the peer is here for its stale paths only.
+    up: bool,
 }
 
 /// Blackhole routes beneath originated prefixes, or none.
@@ -150,22 +174,23 @@ impl Rib {
 
     /// A session came up: the peer gets all that it may know, then End-of-RIB.
     pub fn peer_up(&mut self, id: PeerId, info: PeerInfo) {
-        self.peer_down(id);
+        let received = self.retained(id);
         let group = self.views.iter().position(|view| *view == info.view).unwrap_or_else(|| {
             self.views.push(info.view);
             self.views.len() - 1
         });
         let group = u32::try_from(group).unwrap_or(u32::MAX);
         let families = info.families;
-        self.peers.insert(id, Peer { info, group, received: 0, out: AdjRibOut::default() });
+        self.peers.insert(id, Peer { info, group, received, out: AdjRibOut::default(), up: true });
         self.mark_all(id, families);
     }
 
-    /// A session ended: nothing the peer said holds any more.
-    pub fn peer_down(&mut self, id: PeerId) {
-        let Some(peer) = self.peers.remove(&id) else { return };
+    /// A session ended: what the peer said holds no more, but paths of the families to retain stay, stale.
+    pub fn peer_down(&mut self, id: PeerId, retain: Option<FamilySet>) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
         self.encoded.clear();
-        let (marks, told) = peer.out.into_holds();
+        peer.up = false;
+        let (marks, told) = std::mem::take(&mut peer.out).into_holds();
         let slots: Vec<SlotId> = self.table.all().collect();
         for slot in marks {
             self.table.slot_mut(slot).holds -= 1;
@@ -174,9 +199,55 @@ impl Rib {
             self.table.slot_mut(slots[index]).holds -= 1;
             self.interner.release(attr);
         }
+        let retain = retain.unwrap_or(FamilySet::EMPTY);
         for slot in slots {
-            self.remove_path_of(id, slot);
+            if retain.contains(self.table.slot(slot).prefix.family()) {
+                self.mark_stale(id, slot);
+            } else {
+                self.remove_path_of(id, slot);
+            }
             self.table.free_unused(slot);
+        }
+        if self.peers.get(&id).is_some_and(|peer| peer.received == 0) {
+            self.peers.remove(&id);
+        }
+    }
+
+    /// All paths of these families that the peer said are stale until it says them again (RFC 7313 `BoRR`).
+    pub fn mark_all_stale(&mut self, id: PeerId, families: FamilySet) {
+        for slot in self.table.all().collect::<Vec<_>>() {
+            if families.contains(self.table.slot(slot).prefix.family()) {
+                self.mark_stale(id, slot);
+            }
+        }
+    }
+
+    /// Paths of these families that are still stale go.
+    pub fn sweep(&mut self, id: PeerId, families: FamilySet) {
+        for slot in self.table.all().collect::<Vec<_>>() {
+            if self.stale_path(id, slot, families).is_some() {
+                self.remove_path_of(id, slot);
+            }
+        }
+        if self.peers.get(&id).is_some_and(|peer| peer.received == 0 && !peer.up) {
+            self.peers.remove(&id);
+        }
+    }
+
+    /// The peer stays away: paths of these families that are still stale become those of last resort (RFC 9494).
+    pub fn long_lived(&mut self, id: PeerId, families: FamilySet) {
+        for slot in self.table.all().collect::<Vec<_>>() {
+            let Some(path) = self.stale_path(id, slot, families) else { continue };
+            let attributes = self.interner.attributes(path.attr);
+            if attributes.communities.contains(&Community::NO_LLGR) {
+                self.remove_path_of(id, slot);
+            } else if !attributes.communities.contains(&Community::LLGR_STALE) {
+                let mut attributes = attributes.clone();
+                attributes.communities.push(Community::LLGR_STALE);
+                let attr = self.interner.intern(attributes);
+                self.put_path(id, attr, self.table.slot(slot).prefix);
+                self.mark_stale(id, slot);
+            }
         }
     }
 
@@ -187,7 +258,7 @@ impl Rib {
         attributes: Attributes,
         prefixes: impl IntoIterator<Item = Prefix>,
     ) {
-        if !self.peers.contains_key(&id) {
+        if !self.peers.get(&id).is_some_and(|peer| peer.up) {
             return;
         }
         // RFC 4271 section 9.1.2: a path through our own AS is a loop.
@@ -312,6 +383,26 @@ impl Rib {
         views
     }
 
+    /// The number of paths that an earlier session left.
+    fn retained(&mut self, id: PeerId) -> usize {
+        if self.peers.get(&id).is_some_and(|peer| peer.up) {
+            self.peer_down(id, None);
+        }
+        self.peers.get(&id).map_or(0, |peer| peer.received)
+    }
+
+    fn stale_path(&self, id: PeerId, slot: SlotId, families: FamilySet) -> Option<Path> {
+        let slot = self.table.slot(slot);
+        let path = slot.paths.iter().find(|path| path.peer == id && path.stale)?;
+        families.contains(slot.prefix.family()).then_some(*path)
+    }
+
+    fn mark_stale(&mut self, id: PeerId, slot: SlotId) {
+        if let Some(path) = self.table.slot_mut(slot).paths.iter_mut().find(|path| path.peer == id) {
+            path.stale = true;
+        }
+    }
+
     fn source(&self, id: PeerId) -> Source {
         self.peers.get(&id).map_or(Source::Local, |peer| Source::Peer(peer.info.view.kind))
     }
@@ -335,10 +426,11 @@ impl Rib {
         let slot = self.table.slot_of(prefix);
         let paths = &mut self.table.slot_mut(slot).paths;
         if let Some(path) = paths.iter_mut().find(|path| path.peer == id) {
+            path.stale = false;
             let before = std::mem::replace(&mut path.attr, attr);
             self.interner.release(before);
         } else {
-            paths.push(Path { peer: id, attr });
+            paths.push(Path { peer: id, attr, stale: false });
             if let Some(peer) = self.peers.get_mut(&id) {
                 peer.received += 1;
             }
@@ -403,9 +495,10 @@ impl Rib {
             slot.holds += 1;
             self.fib_marks.push(id);
         }
-        if best != before {
+        let told = |path: Option<Path>| path.map(|path| (path.peer, path.attr));
+        if told(best) != told(before) {
             for peer in self.peers.values_mut() {
-                if peer.info.families.contains(family) && peer.out.mark(id, Mark::Changed) {
+                if peer.up && peer.info.families.contains(family) && peer.out.mark(id, Mark::Changed) {
                     slot.holds += 1;
                 }
             }
@@ -453,6 +546,11 @@ impl Rib {
         let slot = self.table.slot(slot);
         let path = slot.selected.filter(|path| path.peer != id)?;
         let peer = self.peers.get(&id)?;
+        let is_long_lived =
+            || self.interner.attributes(path.attr).communities.contains(&Community::LLGR_STALE);
+        if !peer.info.long_lived && is_long_lived() {
+            return None;
+        }
         let key =
             ExportKey { group: peer.group, source: self.source(path.peer), family: slot.prefix.family() };
         if let Exported::As(known) = self.interner.exported(path.attr, key) {

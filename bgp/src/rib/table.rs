@@ -15,6 +15,8 @@ pub(super) struct SlotId(u32);
 pub(super) struct Path {
     pub(super) peer: PeerId,
     pub(super) attr: AttrId,
+    /// Said in a session that has ended, or before a refresh that has begun.
+    pub(super) stale: bool,
 }
 
 /// A prefix and all that is known about it.

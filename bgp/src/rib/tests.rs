@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::decision::{Candidate, select};
 use super::*;
 use crate::wire::attr::{AsPath, Community, Origin};
-use crate::wire::{AsWidth, Attributes, Frame, NextHop, PeerKind, Update, UpdateContext};
+use crate::wire::{AsWidth, Attributes, Frame, MAX_MESSAGE_LEN, NextHop, PeerKind, Update, UpdateContext};
 use crate::{Asn, BgpIdentifier, Family, FamilySet, Prefix};
 
 const LOCAL_AS: u32 = 64500;
@@ -52,6 +52,11 @@ fn peer(last: u8, kind: PeerKind) -> PeerInfo {
             next_hop_ipv6: Some("2001:db8::fe".parse().unwrap()),
         },
         ifindex: Some(7),
+        add_path: AddPath::default(),
+        message_limit: MAX_MESSAGE_LEN,
+        extended_next_hop: false,
+        route_reflector_client: false,
+        long_lived: false,
     }
 }
 
@@ -77,6 +82,8 @@ impl Knowledge {
             as_width: AsWidth::Four,
             peer: kind,
             families: FamilySet::from_iter(Family::ALL),
+            add_path: FamilySet::EMPTY,
+            extended_next_hop: false,
         };
         let mut rest = batch;
         while let Some(frame) = Frame::split(rest).unwrap() {
@@ -185,7 +192,7 @@ fn paths_equal_up_to_the_igp_step_make_a_multipath_route() {
     rib.announce(id(5), path(5, &[64505, 64506]), [prefix]);
     let route = FibRoute::Unicast(vec![via(1), via(3)]);
     assert_eq!(rib.take_fib_changes(), [FibChange { prefix, route: Some(route) }]);
-    rib.peer_down(id(1));
+    rib.peer_down(id(1), None);
     let route = FibRoute::Unicast(vec![via(3)]);
     assert_eq!(rib.take_fib_changes(), [FibChange { prefix, route: Some(route) }]);
 }
@@ -403,7 +410,7 @@ proptest! {
                     known.insert(peer_number, Knowledge::default());
                 }
                 Step::Down(peer) => {
-                    rib.peer_down(id(peer));
+                    rib.peer_down(id(peer), None);
                     truth.up.remove(&peer);
                     known.remove(&peer);
                 }
@@ -466,7 +473,7 @@ proptest! {
 
         rib.originate(BTreeMap::new());
         for number in PEERS {
-            rib.peer_down(id(number));
+            rib.peer_down(id(number), None);
         }
         rib.take_fib_changes();
         prop_assert_eq!(rib.sizes(), (0, 0), "prefixes and attributes left behind");

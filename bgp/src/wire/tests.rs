@@ -35,7 +35,13 @@ fn prefix(text: &str) -> Prefix {
 }
 
 fn context(peer: PeerKind, as_width: AsWidth) -> UpdateContext {
-    UpdateContext { as_width, peer, families: FamilySet::from_iter(Family::ALL) }
+    UpdateContext {
+        as_width,
+        peer,
+        families: FamilySet::from_iter(Family::ALL),
+        add_path: FamilySet::EMPTY,
+        extended_next_hop: false,
+    }
 }
 
 const EXTERNAL: fn() -> UpdateContext = || context(PeerKind::External, AsWidth::Four);

@@ -109,6 +109,10 @@ impl Community {
     pub const NO_ADVERTISE: Community = Community(0xffff_ff02);
     /// Not to be told outside of a confederation member; without confederations the same as `NO_EXPORT`.
     pub const NO_EXPORT_SUBCONFED: Community = Community(0xffff_ff03);
+    /// On a path of a peer that has been away for long (RFC 9494).
+    pub const LLGR_STALE: Community = Community(0xffff_0006);
+    /// Not to be kept when its peer is away for long (RFC 9494).
+    pub const NO_LLGR: Community = Community(0xffff_0007);
 }
 
 impl fmt::Display for Community {
