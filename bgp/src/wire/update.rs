@@ -32,7 +32,7 @@ pub struct UpdateContext {
 
 impl UpdateContext {
     /// How prefixes of a family are written.
-    pub(super) fn path_ids(&self, family: Family) -> PathIds {
+    pub(super) fn path_ids(self, family: Family) -> PathIds {
         if self.add_path.contains(family) { PathIds::Present } else { PathIds::Absent }
     }
 }
