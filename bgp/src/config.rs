@@ -96,6 +96,9 @@ pub struct Neighbor {
     /// interface.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_hop_ipv6: Option<Ipv6Addr>,
+    /// Whether routes are reflected for it (RFC 4456); of an internal peer only. Default false.
+    #[serde(default)]
+    pub route_reflector_client: bool,
     /// For people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
@@ -115,6 +118,7 @@ impl Neighbor {
             hold_time: None,
             next_hop_ipv4: None,
             next_hop_ipv6: None,
+            route_reflector_client: false,
             description: None,
         }
     }
@@ -213,6 +217,7 @@ pub(crate) struct CheckedNeighbor {
     pub(crate) connect_retry: Duration,
     pub(crate) next_hop_ipv4: Option<Ipv4Addr>,
     pub(crate) next_hop_ipv6: Option<Ipv6Addr>,
+    pub(crate) route_reflector_client: bool,
 }
 
 impl CheckedNeighbor {
@@ -321,6 +326,10 @@ impl Config {
             return Err(("families", "is empty: expected ipv4-unicast, ipv6-unicast or both".to_owned()));
         }
         let internal = neighbor.remote_as == self.asn;
+        if neighbor.route_reflector_client && !internal {
+            let reason = format!("{address} is not in AS {}, and only internal peers are clients", self.asn);
+            return Err(("route_reflector_client", reason));
+        }
         Ok(CheckedNeighbor {
             local_as: self.asn,
             router_id: self.router_id,
@@ -335,6 +344,7 @@ impl Config {
             connect_retry: Duration::from_secs(self.connect_retry.into()),
             next_hop_ipv4: neighbor.next_hop_ipv4,
             next_hop_ipv6: neighbor.next_hop_ipv6,
+            route_reflector_client: neighbor.route_reflector_client,
         })
     }
 }

@@ -1,5 +1,6 @@
 //! The task of one neighbour: its sockets, its timers, its place between the wire and the tables.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
@@ -12,8 +13,8 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
 use super::interfaces::local_view;
-use super::rib_task::{OwnedUpdate, RibInput};
-use super::transport::{self, Transport};
+use super::rib_task::{RibInput, Updates};
+use super::transport::{self, Amount, Transport};
 use crate::FamilySet;
 use crate::config::CheckedNeighbor;
 use crate::fsm::{Direction, Input, Negotiated, Output, Received, Session, SessionConfig, State};
@@ -45,6 +46,10 @@ pub(super) struct SessionHandle {
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) status: watch::Receiver<SessionStatus>,
     pub(super) task: JoinHandle<()>,
+}
+
+thread_local! {
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 type Dial = Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send>>;
@@ -236,21 +241,26 @@ impl SessionTask {
 
     /// Reads until nothing is there or the rib task must catch up.
     fn read(&mut self, direction: Direction) -> io::Result<()> {
-        while self.pending.is_empty() {
-            let Some(transport) = self.slot(direction) else { return Ok(()) };
-            if !transport.read()? {
-                return Ok(());
+        // One for all sessions of a thread: an idle session has none.
+        BUFFER.with_borrow_mut(|buffer| {
+            while self.pending.is_empty() {
+                let Some(transport) = self.slot(direction) else { return Ok(()) };
+                let Amount::Read { octets, more } = transport.read(buffer)? else { return Ok(()) };
+                self.messages(direction, buffer.get(..octets).unwrap_or_default());
+                match self.pending.back_mut() {
+                    Some(RibInput::Updates(updates)) => updates.more = more,
+                    // What is there is read, and the next read would say so.
+                    _ if !more => return Ok(()),
+                    _ => {}
+                }
             }
-            self.messages(direction);
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     /// Takes all whole messages out of what was received.
-    fn messages(&mut self, direction: Direction) {
-        let Some(transport) = self.slot(direction) else { return };
-        let received = std::mem::take(&mut transport.received);
-        let mut rest = &received[..];
+    fn messages(&mut self, direction: Direction, received: &[u8]) {
+        let mut rest = received;
         // A fault closes the connection, and what follows it means nothing.
         while self.slot(direction).is_some() {
             match Frame::split(rest) {
@@ -316,8 +326,13 @@ impl SessionTask {
                 for fault in &update.faults {
                     tracing::warn!(neighbor = %self.neighbor.address, action = ?fault.action, "UPDATE: {fault}");
                 }
-                let update = OwnedUpdate::new(&update);
-                self.pending.push_back(RibInput::Update { peer: self.peer, update: Box::new(update) });
+                // Those of one read travel together.
+                if let Some(RibInput::Updates(updates)) = self.pending.back_mut() {
+                    updates.messages.push(update.into());
+                } else {
+                    let updates = Updates { peer: self.peer, messages: vec![update.into()], more: false };
+                    self.pending.push_back(RibInput::Updates(updates));
+                }
             }
             Err(notification) => self.step(Input::Malformed(direction, notification)),
         }
@@ -327,7 +342,9 @@ impl SessionTask {
         let Some((direction, _)) = self.machine.established() else { return };
         self.writing_batch = true;
         if let Some(transport) = self.slot(direction) {
-            transport.queue(batch);
+            for segment in batch {
+                transport.queue(segment);
+            }
         }
         self.flush(direction);
     }
@@ -437,7 +454,7 @@ impl SessionTask {
             add_path: AddPath::default(),
             message_limit: MAX_MESSAGE_LEN,
             extended_next_hop: false,
-            route_reflector_client: false,
+            route_reflector_client: neighbor.route_reflector_client,
             long_lived: false,
         };
         let (batches, receiver) = mpsc::channel(1);

@@ -79,17 +79,41 @@ fn padded<const N: usize>(octets: &[u8]) -> Option<[u8; N]> {
     Some(array)
 }
 
-/// Octets that the prefix takes on the wire.
-pub(super) fn encoded_len(prefix: Prefix) -> usize {
+/// Octets that the prefix takes on the wire, without a path identifier.
+pub fn encoded_len(prefix: Prefix) -> usize {
     usize::from(prefix.length().div_ceil(8)).saturating_add(1)
 }
 
-/// Appends one prefix.
-pub(super) fn encode(prefix: Prefix, out: &mut Vec<u8>) {
+/// Appends one prefix, behind its path identifier where the session has them.
+pub fn encode(path_id: Option<u32>, prefix: Prefix, out: &mut Vec<u8>) {
+    if let Some(path_id) = path_id {
+        out.extend_from_slice(&path_id.to_be_bytes());
+    }
     out.push(prefix.length());
     let octets = usize::from(prefix.length().div_ceil(8));
     match prefix.address() {
-        IpAddr::V4(v4) => out.extend(v4.octets().iter().take(octets)),
-        IpAddr::V6(v6) => out.extend(v6.octets().iter().take(octets)),
+        IpAddr::V4(v4) => out.extend_from_slice(v4.octets().get(..octets).unwrap_or_default()),
+        IpAddr::V6(v6) => out.extend_from_slice(v6.octets().get(..octets).unwrap_or_default()),
+    }
+}
+
+/// A run of prefixes that was copied out of its message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnedNlri {
+    family: Family,
+    path_ids: PathIds,
+    bytes: Box<[u8]>,
+}
+
+impl OwnedNlri {
+    /// The prefixes.
+    pub fn borrowed(&self) -> Nlri<'_> {
+        Nlri { family: self.family, path_ids: self.path_ids, bytes: &self.bytes }
+    }
+}
+
+impl From<Nlri<'_>> for OwnedNlri {
+    fn from(nlri: Nlri<'_>) -> Self {
+        Self { family: nlri.family, path_ids: nlri.path_ids, bytes: nlri.bytes.into() }
     }
 }

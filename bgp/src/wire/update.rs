@@ -1,7 +1,7 @@
 //! The UPDATE message, read in place.
 
 use super::attr::{self, AsWidth, AttributeFault, Attributes, FaultAction, NextHop, code};
-use super::nlri::{Nlri, PathIds};
+use super::nlri::{Nlri, OwnedNlri, PathIds};
 use super::notification::Notification;
 use super::reader::Reader;
 use crate::family::{Family, FamilySet};
@@ -106,6 +106,31 @@ impl<'a> Update<'a> {
             faults: decoded.faults,
             end_of_rib,
         })
+    }
+}
+
+/// An UPDATE copied out of its message, on its way to the tables.
+#[derive(Clone, Debug)]
+pub struct OwnedUpdate {
+    /// Prefixes no longer reachable.
+    pub withdrawn: Vec<OwnedNlri>,
+    /// Prefixes now reachable, by next hop.
+    pub announced: Vec<(NextHop, OwnedNlri)>,
+    /// The attributes of all the announced prefixes, without a next hop.
+    pub attributes: Attributes,
+    /// The family whose initial routes are complete with this message.
+    pub end_of_rib: Option<Family>,
+}
+
+impl From<Update<'_>> for OwnedUpdate {
+    fn from(update: Update<'_>) -> Self {
+        let announced = update.announced.into_iter();
+        Self {
+            withdrawn: update.withdrawn.into_iter().map(OwnedNlri::from).collect(),
+            announced: announced.map(|reach| (reach.next_hop, reach.nlri.into())).collect(),
+            attributes: update.attributes,
+            end_of_rib: update.end_of_rib,
+        }
     }
 }
 

@@ -152,13 +152,23 @@ impl<'a> Decoded<'a> {
                 None => self.discard(raw.code, "is malformed"),
             },
             code::COMMUNITIES => self.communities(raw.value),
-            // Valid lengths only; what route reflection does with them belongs to the reflector.
-            code::ORIGINATOR_ID if raw.value.len() != 4 && context.peer == PeerKind::Internal => {
-                self.withdraw(raw.code, "is not 4 octets long");
-            }
-            code::CLUSTER_LIST if !is_list_of(raw.value, 4) && context.peer == PeerKind::Internal => {
-                self.withdraw(raw.code, "is not a list of 4 octets each");
-            }
+            code::ORIGINATOR_ID => match (context.peer, exactly_u32(raw.value)) {
+                (PeerKind::External, _) => self.discard(raw.code, "came from an external peer"),
+                (PeerKind::Internal, Some(value)) => {
+                    self.attributes.originator_id = Some(Ipv4Addr::from_bits(value));
+                }
+                (PeerKind::Internal, None) => self.withdraw(raw.code, "is not 4 octets long"),
+            },
+            code::CLUSTER_LIST => match context.peer {
+                PeerKind::External => self.discard(raw.code, "came from an external peer"),
+                PeerKind::Internal if is_list_of(raw.value, 4) => {
+                    let mut reader = Reader::new(raw.value);
+                    while let Some(cluster) = reader.u32() {
+                        self.attributes.cluster_list.push(Ipv4Addr::from_bits(cluster));
+                    }
+                }
+                PeerKind::Internal => self.withdraw(raw.code, "is not a list of 4 octets each"),
+            },
             code::MP_REACH_NLRI => self.mp_reach(raw, context)?,
             code::MP_UNREACH_NLRI => self.mp_unreach(raw, context)?,
             code::EXTENDED_COMMUNITIES if is_list_of(raw.value, 8) => self.keep_opaque(raw, false),
