@@ -9,8 +9,19 @@ use super::convergence::Convergence;
 use super::kernel::KernelInput;
 use crate::family::{Family, FamilySet};
 use crate::prefix::Prefix;
-use crate::rib::{Batch, Fib, PathView, PeerId, PeerInfo, Rib, Speaker};
+use crate::rib::{
+    Batch, DecisionOptions, Excess, Fib, LimitReached, PathView, PeerId, PeerInfo, Rib, Speaker,
+};
 use crate::wire::OwnedUpdate;
+
+/// What a session is given.
+#[derive(Debug)]
+pub(super) enum Delivery {
+    /// Messages to send; the next come when these are written.
+    Messages(Batch),
+    /// The peer announces more than it may, and the session is to end.
+    TooManyPrefixes(LimitReached),
+}
 
 /// UPDATEs of a peer, as many as one read brought.
 #[derive(Debug)]
@@ -26,8 +37,8 @@ pub(super) struct Updates {
 pub(super) enum RibInput {
     /// The configuration, as far as the tables care.
     Settings(Box<Settings>),
-    /// A session came up; messages for it go to `batches`.
-    Up { peer: PeerId, info: Box<PeerInfo>, batches: mpsc::Sender<Batch> },
+    /// A session came up; what is for it goes to `deliveries`, which has room for two.
+    Up { peer: PeerId, info: Box<PeerInfo>, deliveries: mpsc::Sender<Delivery> },
     /// A session ended; paths of the families to retain stay, stale, and all others go.
     Down { peer: PeerId, retain: Option<FamilySet> },
     /// Stale paths of these families go. Happens by itself at End-of-RIB.
@@ -65,6 +76,7 @@ pub(super) struct Settings {
     pub(super) settle_time: Duration,
     /// Whether the kernel is told anything.
     pub(super) fib: Fib,
+    pub(super) options: DecisionOptions,
 }
 
 /// How long messages that are not full may wait for what is still being read.
@@ -74,7 +86,7 @@ const HOLD: Duration = Duration::from_millis(20);
 const INPUTS: usize = 1024;
 
 struct Outlet {
-    batches: mpsc::Sender<Batch>,
+    deliveries: mpsc::Sender<Delivery>,
     busy: bool,
 }
 
@@ -151,18 +163,19 @@ impl RibTask {
     fn take(&mut self, input: RibInput) {
         match input {
             RibInput::Settings(settings) => {
-                let Settings { speaker, networks, peers, settle_time, fib } = *settings;
+                let Settings { speaker, networks, peers, settle_time, fib, options } = *settings;
                 self.rib.set_speaker(speaker);
                 self.rib.set_fib(fib);
+                self.rib.set_options(options);
                 self.rib.originate(networks);
                 self.convergence.configure(peers);
                 if self.settling == Settling::NotConfigured {
                     self.settling = Settling::Until(Instant::now() + settle_time);
                 }
             }
-            RibInput::Up { peer, info, batches } => {
+            RibInput::Up { peer, info, deliveries } => {
                 self.convergence.up(peer, info.families);
-                self.outlets.insert(peer, Outlet { batches, busy: false });
+                self.outlets.insert(peer, Outlet { deliveries, busy: false });
                 self.rib.peer_up(peer, *info);
             }
             RibInput::Down { peer, retain } => {
@@ -206,6 +219,15 @@ impl RibTask {
             }
             self.rib.update(peer, update);
         }
+        for reached in self.rib.take_limits_reached() {
+            tracing::warn!(peer = %reached.peer, received = reached.received, limit = ?reached.limit, "prefix limit");
+            if reached.excess == Excess::Beyond
+                && let Some(outlet) = self.outlets.get(&reached.peer)
+                && let Err(error) = outlet.deliveries.try_send(Delivery::TooManyPrefixes(reached))
+            {
+                tracing::debug!(%error, "the session ends already");
+            }
+        }
         if more {
             self.reading.insert(peer);
         } else {
@@ -240,7 +262,7 @@ impl RibTask {
             if let Some(batch) = self.rib.export(*peer) {
                 // The channel has room for the one batch that is under way; a closed one belongs to a session
                 // whose end is on its way to us.
-                outlet.busy = outlet.batches.try_send(batch).is_ok();
+                outlet.busy = outlet.deliveries.try_send(Delivery::Messages(batch)).is_ok();
             }
         }
         self.rib.tidy();

@@ -13,7 +13,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
 use super::interfaces::local_view;
-use super::rib_task::{RibInput, Updates};
+use super::rib_task::{Delivery, RibInput, Updates};
 use super::transport::{self, Amount, Transport};
 use crate::FamilySet;
 use crate::config::CheckedNeighbor;
@@ -66,7 +66,7 @@ struct SessionTask {
     rib: mpsc::Sender<RibInput>,
     /// What the rib task must still get; reading stops while there is any.
     pending: VecDeque<RibInput>,
-    batches: Option<mpsc::Receiver<Batch>>,
+    deliveries: Option<mpsc::Receiver<Delivery>>,
     /// A batch is being written, which the rib task waits for.
     writing_batch: bool,
     status: watch::Sender<SessionStatus>,
@@ -99,7 +99,7 @@ pub(super) fn start(peer: PeerId, neighbor: CheckedNeighbor, rib: mpsc::Sender<R
         closing: JoinSet::new(),
         rib,
         pending: VecDeque::new(),
-        batches: None,
+        deliveries: None,
         writing_batch: false,
         status,
     };
@@ -138,7 +138,7 @@ impl SessionTask {
                     }
                     Err(_) => return self.stop(Notification::administrative_shutdown()).await,
                 },
-                Some(batch) = next_batch(&mut self.batches), if !self.writing_batch => self.send_batch(batch),
+                Some(delivery) = next_delivery(&mut self.deliveries), if !self.writing_batch => self.deliver(delivery),
                 () = until(deadline) => self.tick(),
             }
         }
@@ -338,6 +338,17 @@ impl SessionTask {
         }
     }
 
+    fn deliver(&mut self, delivery: Delivery) {
+        match delivery {
+            Delivery::Messages(batch) => self.send_batch(batch),
+            Delivery::TooManyPrefixes(reached) => {
+                let Some((direction, _)) = self.machine.established() else { return };
+                self.note_error(format!("{} prefixes, {} allowed", reached.received, reached.limit.maximum));
+                self.step(Input::Malformed(direction, Notification::maximum_prefixes_reached()));
+            }
+        }
+    }
+
     fn send_batch(&mut self, batch: Batch) {
         let Some((direction, _)) = self.machine.established() else { return };
         self.writing_batch = true;
@@ -408,7 +419,7 @@ impl SessionTask {
             Output::Down(reason) => {
                 tracing::warn!(neighbor = %self.neighbor.address, %reason, "session down");
                 self.note_error(reason.to_string());
-                self.batches = None;
+                self.deliveries = None;
                 self.writing_batch = false;
                 self.pending.push_back(RibInput::Down { peer: self.peer, retain: None });
             }
@@ -456,11 +467,13 @@ impl SessionTask {
             extended_next_hop: false,
             route_reflector_client: neighbor.route_reflector_client,
             long_lived: false,
+            policy: neighbor.policy,
+            prefix_limit: neighbor.prefix_limit,
         };
-        let (batches, receiver) = mpsc::channel(1);
-        self.batches = Some(receiver);
+        let (deliveries, receiver) = mpsc::channel(2);
+        self.deliveries = Some(receiver);
         self.writing_batch = false;
-        self.pending.push_back(RibInput::Up { peer: self.peer, info: Box::new(info), batches });
+        self.pending.push_back(RibInput::Up { peer: self.peer, info: Box::new(info), deliveries });
     }
 
     fn note_error(&mut self, error: String) {
@@ -482,9 +495,9 @@ async fn ready_dial(dial: &mut Option<Dial>) -> io::Result<TcpStream> {
     }
 }
 
-async fn next_batch(batches: &mut Option<mpsc::Receiver<Batch>>) -> Option<Batch> {
-    match batches {
-        Some(batches) => batches.recv().await,
+async fn next_delivery(deliveries: &mut Option<mpsc::Receiver<Delivery>>) -> Option<Delivery> {
+    match deliveries {
+        Some(deliveries) => deliveries.recv().await,
         None => std::future::pending().await,
     }
 }

@@ -152,6 +152,7 @@ impl Supervisor {
             networks: checked.networks.clone(),
             peers: self.sessions.values().map(|session| session.peer).collect(),
             settle_time: Duration::from_secs(checked.kernel.settle_time.into()),
+            options: checked.options,
             fib: if checked.kernel.install { Fib::Wanted } else { Fib::Unwanted },
         };
         self.tell_rib(RibInput::Settings(Box::new(settings))).await;
@@ -301,7 +302,7 @@ async fn end_sessions(ending: Vec<(SessionHandle, Notification)>) {
 }
 
 fn speaker(checked: &Checked) -> Speaker {
-    Speaker::new(checked.asn, checked.router_id)
+    Speaker { cluster_id: checked.cluster_id, ..Speaker::new(checked.asn, checked.router_id) }
 }
 
 fn route_view(path: &PathView, addresses: &BTreeMap<PeerId, IpAddr>) -> RouteView {

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::decision::DEFAULT_LOCAL_PREF;
-use super::peer::Source;
+use super::peer::{Policy, Source};
 use crate::asn::Asn;
 use crate::family::Family;
 use crate::wire::attr::Community;
@@ -32,6 +32,7 @@ pub(super) struct Told {
     pub(super) message_limit: usize,
     pub(super) extended_next_hop: bool,
     pub(super) client: bool,
+    pub(super) policy: Policy,
     pub(super) long_lived: bool,
     /// What we add to `CLUSTER_LIST`.
     pub(super) cluster_id: Ipv4Addr,
@@ -60,6 +61,10 @@ pub enum Withheld {
     NotBest,
     /// The peer has no session.
     Down,
+    /// Its next hop cannot be reached.
+    Unreachable,
+    /// RFC 8212: the peer is external and has no policy.
+    NoPolicy,
 }
 
 impl ExportView {
@@ -84,6 +89,9 @@ pub(super) fn export(
     family: Family,
     told_to: &Told,
 ) -> Result<Attributes, Withheld> {
+    if told_to.policy == Policy::Nothing {
+        return Err(Withheld::NoPolicy);
+    }
     let view = &told_to.view;
     // RFC 4271 section 9.2, RFC 4456 section 6: between internal peers only for a client, or from one.
     if view.kind == PeerKind::Internal && source == Source::Internal && !told_to.client {

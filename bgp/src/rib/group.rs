@@ -12,7 +12,7 @@ use super::buckets::{Buckets, Form, Statement};
 use super::export::{ExportView, Told, export};
 use super::intern::{AttrId, Interner};
 use super::log::{Audience, Batch, Chunk, Draft, Log};
-use super::peer::{AddPath, PeerId, PeerInfo, Source};
+use super::peer::{AddPath, PeerId, PeerInfo, Policy, Source};
 use super::table::{SlotId, Table, hash};
 use crate::family::{Family, FamilySet};
 use crate::prefix::Prefix;
@@ -28,6 +28,7 @@ pub(super) struct GroupKey {
     extended_next_hop: bool,
     client: bool,
     long_lived: bool,
+    policy: Policy,
 }
 
 /// The state of one prefix, or of one path of it, at the members of the group.
@@ -125,9 +126,9 @@ pub(super) struct Group {
 /// Slots in one piece of the table.
 const PIECE: usize = if cfg!(test) { 4 } else { 64 * 1024 };
 /// Missed prefixes in one batch.
-const MISSED: usize = if cfg!(test) { 3 } else { 16 * 1024 };
+const MISSED: usize = if cfg!(test) { 3 } else { 256 * 1024 };
 /// Octets of log that are kept for a slow member however small the table is.
-const LOG_OCTETS: usize = if cfg!(test) { 400 } else { 1 << 20 };
+const LOG_OCTETS: usize = if cfg!(test) { 400 } else { 16 << 20 };
 
 impl GroupKey {
     pub(super) fn of(info: &PeerInfo) -> Self {
@@ -139,6 +140,7 @@ impl GroupKey {
             extended_next_hop: info.extended_next_hop,
             client: info.route_reflector_client,
             long_lived: info.long_lived,
+            policy: info.policy,
         }
     }
 
@@ -156,6 +158,7 @@ impl GroupKey {
             message_limit: self.message_limit - if self.has_path_ids(family) { 4 } else { 0 },
             extended_next_hop: self.extended_next_hop,
             client: self.client,
+            policy: self.policy,
             long_lived: self.long_lived,
             cluster_id,
         }
@@ -417,7 +420,7 @@ impl Group {
         if self.log.octets() > 0 {
             self.trim();
         }
-        let limit = LOG_OCTETS + 8 * self.entries.len();
+        let limit = LOG_OCTETS + 16 * self.entries.len();
         while self.log.octets() > limit {
             let Some(slowest) = self.members.values().map(|member| member.cursor).min() else { break };
             let lagging: Vec<PeerId> = self
@@ -517,14 +520,14 @@ impl Group {
         interners: &Interners,
         batch: &mut Batch,
     ) -> usize {
+        let next = table.end().min(scan.next + PIECE);
         if let Some(piece) = &self.piece
-            && piece.version == self.version
+            && (piece.version, piece.next) == (self.version, next)
             && (piece.scan.next, piece.scan.families) == (scan.next, scan.families)
         {
             piece.chunk.append_for(peer, batch);
-            return piece.next;
+            return next;
         }
-        let next = table.end().min(scan.next + PIECE);
         let (mut buckets, mut draft) = (Buckets::default(), Draft::default());
         for slot in (scan.next..next).map(SlotId::of) {
             let prefix = table.slot(slot).prefix;

@@ -19,6 +19,7 @@
 
 mod buckets;
 mod decision;
+mod explain;
 mod export;
 mod fib;
 mod group;
@@ -30,12 +31,13 @@ mod state;
 mod table;
 
 pub use decision::{DecisionOptions, Loss, Step};
+pub use explain::{Advertisement, Explanation, PathKey};
 pub use export::{ExportView, Withheld};
 pub use fib::{Fib, FibChange, FibNextHop, FibRoute};
 pub use log::{Batch, Segment};
 pub use next_hop::Tracking;
-pub use peer::{AddPath, PeerId, PeerInfo, Source};
-pub use state::{PathView, Rib, Speaker};
+pub use peer::{AddPath, Excess, PeerId, PeerInfo, Policy, PrefixLimit, Source};
+pub use state::{LimitReached, PathView, Rib, Speaker};
 
 #[cfg(test)]
 mod history_tests;

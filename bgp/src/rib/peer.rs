@@ -58,6 +58,41 @@ pub struct PeerInfo {
     pub route_reflector_client: bool,
     /// Whether it understands long-lived graceful restart, and so may be told stale paths.
     pub long_lived: bool,
+    /// What is accepted from it and told to it.
+    pub policy: Policy,
+    /// How many paths it may announce.
+    pub prefix_limit: Option<PrefixLimit>,
+}
+
+/// What is accepted from a peer and told to it. Import and export policies have their place here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Policy {
+    /// Everything.
+    #[default]
+    Everything,
+    /// RFC 8212: nothing, as the peer is external and nobody said what.
+    Nothing,
+}
+
+/// How many paths a peer may announce in all its families.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PrefixLimit {
+    /// With more, the session ends.
+    pub maximum: u32,
+    /// From this share of the maximum on, a warning is due.
+    pub warn_percent: u8,
+}
+
+/// How a peer stands to its limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Excess {
+    /// Well within.
+    #[default]
+    None,
+    /// So near that somebody should be told.
+    Near,
+    /// Beyond: the session is to end.
+    Beyond,
 }
 
 /// Where a path came from, as far as others may be told of it.
@@ -93,6 +128,26 @@ pub(super) struct Peer {
     pub(super) received: usize,
     /// The update group that it belongs to, or did.
     pub(super) group: usize,
+    /// The worst that was said about its limit in this session.
+    pub(super) excess: Excess,
+}
+
+impl Peer {
+    /// How it stands to its limit, if that is worse than what was said before.
+    pub(super) fn new_excess(&mut self, limit: PrefixLimit) -> Option<Excess> {
+        let (received, maximum) =
+            (u64::try_from(self.received).unwrap_or(u64::MAX), u64::from(limit.maximum));
+        let excess = if received > maximum {
+            Excess::Beyond
+        } else if received.saturating_mul(100) >= maximum * u64::from(limit.warn_percent) {
+            Excess::Near
+        } else {
+            Excess::None
+        };
+        let is_news = excess > self.excess;
+        self.excess = excess.max(self.excess);
+        is_news.then_some(excess)
+    }
 }
 
 /// All peers, by number.

@@ -10,7 +10,7 @@ use super::group::{Group, GroupKey, Interners, Offer, Wanted};
 use super::intern::AttrId;
 use super::log::Batch;
 use super::next_hop::{self, NextHops, Tracking};
-use super::peer::{Peer, PeerId, PeerInfo, Peers, Source};
+use super::peer::{Excess, Peer, PeerId, PeerInfo, Peers, Policy, PrefixLimit, Source};
 use super::table::{Path, Slot, SlotId, Table, hash};
 use crate::asn::Asn;
 use crate::family::{Family, FamilySet};
@@ -74,6 +74,20 @@ pub struct Rib {
     /// Prefixes of the UPDATE at hand with path identifiers and hashes; kept for its memory.
     scratch: Vec<(u32, Prefix, u64)>,
     found: Vec<Option<SlotId>>,
+    limits: Vec<LimitReached>,
+}
+
+/// A peer announces more than it should.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LimitReached {
+    /// Which peer.
+    pub peer: PeerId,
+    /// How many paths it announces.
+    pub received: usize,
+    /// How many it may.
+    pub limit: PrefixLimit,
+    /// How bad it is.
+    pub excess: Excess,
 }
 
 /// Changed prefixes after which to decide rather than to take in more, while they are in the processor's cache.
@@ -96,6 +110,7 @@ impl Rib {
             fib_marks: Vec::new(),
             scratch: Vec::new(),
             found: Vec::new(),
+            limits: Vec::new(),
         }
     }
 
@@ -157,7 +172,7 @@ impl Rib {
             self.groups[index] = Some(Group::new(key, self.speaker.cluster_id));
             index
         });
-        self.peers.insert(id, Peer { info, up: true, received, group: index });
+        self.peers.insert(id, Peer { info, up: true, received, group: index, excess: Excess::None });
         let Some(group) = self.groups[index].as_mut() else { return };
         let members: Vec<PeerId> = group.members().collect();
         group.join(id);
@@ -277,7 +292,11 @@ impl Rib {
         paths: impl IntoIterator<Item = (u32, Prefix)>,
     ) {
         let Some(peer) = self.peers.find(id).filter(|peer| peer.up) else { return };
-        if self.is_loop(&attributes) {
+        // Beyond the limit the session is about to end.
+        if peer.excess == Excess::Beyond {
+            return;
+        }
+        if self.is_loop(&attributes) || peer.info.policy == Policy::Nothing {
             return self.withdraw(id, paths);
         }
         if peer.info.view.kind == PeerKind::External
@@ -298,6 +317,17 @@ impl Rib {
         }
         self.release(attr);
         (self.scratch, self.found) = (scratch, found);
+        if let Some(peer) = self.peers.find_mut(id)
+            && let Some(limit) = peer.info.prefix_limit
+            && let Some(excess) = peer.new_excess(limit)
+        {
+            self.limits.push(LimitReached { peer: id, received: peer.received, limit, excess });
+        }
+    }
+
+    /// Limits that peers reached since this was last asked.
+    pub fn take_limits_reached(&mut self) -> Vec<LimitReached> {
+        std::mem::take(&mut self.limits)
     }
 
     /// A peer withdrew paths: a path identifier, or 0, and a prefix each.
@@ -584,10 +614,7 @@ impl Rib {
         let slot = self.table.slot(id);
         let used = match slot.paths.as_slice() {
             [] => 0,
-            [only] => {
-                let next_hop = self.interners.received.attributes(only.attr).next_hop;
-                usize::from(self.next_hops.metric(next_hop).is_some())
-            }
+            [only] => usize::from(self.is_reachable(only)),
             paths => {
                 let decision = self.decision(slot);
                 // Behind those in use, whoever lost later is better.
@@ -615,7 +642,16 @@ impl Rib {
         self.table.free_unused(id);
     }
 
-    fn offer(&self, path: &Path) -> Offer {
+    pub(super) fn is_reachable(&self, path: &Path) -> bool {
+        let next_hop = self.interners.received.attributes(path.attr).next_hop;
+        self.next_hops.metric(next_hop).is_some()
+    }
+
+    pub(super) fn speaker(&self) -> Speaker {
+        self.speaker
+    }
+
+    pub(super) fn offer(&self, path: &Path) -> Offer {
         let peer = self.peers.find(path.peer);
         Offer {
             peer: path.peer,
@@ -630,12 +666,8 @@ impl Rib {
 
     /// The paths that a group may be told of, in order of preference.
     pub(super) fn offers(&self, slot: &Slot, limit: usize) -> Vec<Offer> {
-        let paths = slot.paths.as_slice();
-        let reachable = |path: &&Path| {
-            let next_hop = self.interners.received.attributes(path.attr).next_hop;
-            self.next_hops.metric(next_hop).is_some()
-        };
-        paths.iter().filter(reachable).take(limit).map(|path| self.offer(path)).collect()
+        let paths = slot.paths.as_slice().iter().filter(|path| self.is_reachable(path));
+        paths.take(limit).map(|path| self.offer(path)).collect()
     }
 
     /// Makes a group know what it should of a prefix.

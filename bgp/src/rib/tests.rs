@@ -78,6 +78,8 @@ pub(super) fn peer(last: u8, kind: PeerKind) -> PeerInfo {
         extended_next_hop: false,
         route_reflector_client: last == 6,
         long_lived: last < 3,
+        policy: Policy::Everything,
+        prefix_limit: None,
     }
 }
 
