@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use super::decision::{Candidate, decide};
 use super::*;
-use crate::wire::attr::{AsPath, Community, Origin};
+use crate::wire::attr::{AsPath, Community, OpaqueAttribute, Origin};
 use crate::wire::{AsWidth, Attributes, Frame, MAX_MESSAGE_LEN, NextHop, PeerKind, Update, UpdateContext};
 use crate::{Asn, BgpIdentifier, Family, FamilySet, Prefix};
 
@@ -357,4 +357,202 @@ fn peers_of_one_group_share_the_encoded_messages() {
     let (third, fifth) = (rib.export(id(3)).unwrap(), rib.export(id(5)).unwrap());
     assert_eq!(third.len(), 1);
     assert!(std::ptr::eq(&raw const third[0][..], &raw const fifth[0][..]));
+}
+
+#[test]
+fn routes_are_reflected_from_and_to_clients_with_the_next_hop_unchanged() {
+    // 2 and 4 are internal, 6 is a client.
+    let mut rib = rib(&[2, 4, 6]);
+    let (from_client, from_other) = (prefix("198.51.100.0/24"), prefix("203.0.113.0/24"));
+    let internal = |last| Attributes { local_pref: Some(100), ..path(last, &[]) };
+    announce(&mut rib, id(6), internal(6), [from_client]);
+    announce(&mut rib, id(2), internal(2), [from_other]);
+    assert_eq!(told(&mut rib, 2).into_keys().collect::<Vec<_>>(), [from_client]);
+    assert_eq!(told(&mut rib, 4).into_keys().collect::<Vec<_>>(), [from_client]);
+    let client = told(&mut rib, 6);
+    assert_eq!(client.keys().collect::<Vec<_>>(), [&from_other]);
+    let reflected = &client[&from_other];
+    assert_eq!(reflected.next_hop, NextHop::V4(address(2)));
+    assert_eq!(reflected.originator_id, Some(address(2)));
+    assert_eq!(reflected.cluster_list, [address(254)]);
+}
+
+#[test]
+fn a_path_that_passed_our_cluster_or_came_from_us_is_a_loop() {
+    let mut rib = rib(&[6]);
+    let prefix = prefix("198.51.100.0/24");
+    let internal = Attributes { local_pref: Some(100), ..path(6, &[]) };
+    for looped in [
+        Attributes { cluster_list: vec![address(77), address(254)], ..internal.clone() },
+        Attributes { originator_id: Some(address(254)), ..internal.clone() },
+    ] {
+        announce(&mut rib, id(6), internal.clone(), [prefix]);
+        announce(&mut rib, id(6), looped, [prefix]);
+        assert_eq!(rib.paths(), []);
+    }
+}
+
+#[test]
+fn a_peer_that_takes_path_identifiers_is_told_all_paths_but_its_own() {
+    let mut rib = rib(&[1, 3, 7]);
+    let prefix = prefix("198.51.100.0/24");
+    announce(&mut rib, id(1), path(1, &[64501]), [prefix]);
+    rib.announce(id(3), path(3, &[64503]), [(8, prefix), (9, prefix)]);
+    announce(&mut rib, id(7), path(7, &[64507]), [prefix]);
+    let mut knowledge = Knowledge::default();
+    knowledge.drain(&mut rib, 7);
+    assert_eq!(knowledge.routes.len(), 3);
+    rib.withdraw(id(3), [(8, prefix)]);
+    knowledge.drain(&mut rib, 7);
+    assert_eq!(knowledge.routes.len(), 2);
+}
+
+#[test]
+fn stale_paths_stay_until_swept_and_not_if_said_again() {
+    let mut rib = rib(&[1]);
+    let (again, never) = (prefix("198.51.100.0/24"), prefix("203.0.113.0/24"));
+    announce(&mut rib, id(1), path(1, &[64501]), [again, never]);
+    rib.peer_down(id(1), Some(FamilySet::from_iter(Family::ALL)));
+    assert!(rib.paths().iter().all(|view| view.stale));
+    rib.peer_up(id(1), peer(1, PeerKind::External));
+    announce(&mut rib, id(1), path(1, &[64501]), [again]);
+    rib.sweep(id(1), FamilySet::from_iter(Family::ALL));
+    assert_eq!(rib.paths().iter().map(|view| view.prefix).collect::<Vec<_>>(), [again]);
+}
+
+#[test]
+fn long_lived_stale_paths_are_the_last_resort_and_told_to_those_who_know_what_they_are() {
+    // 1 and 2 know, 3 and 5 do not.
+    let mut rib = rib(&[1, 2, 3, 5]);
+    let (kept, refused) = (prefix("198.51.100.0/24"), prefix("203.0.113.0/24"));
+    announce(&mut rib, id(1), path(1, &[64501]), [kept]);
+    let no_llgr = Attributes { communities: vec![Community::NO_LLGR], ..path(1, &[64501]) };
+    announce(&mut rib, id(1), no_llgr, [refused]);
+    let families = FamilySet::from_iter(Family::ALL);
+    rib.peer_down(id(1), Some(families));
+    rib.long_lived(id(1), families);
+    assert_eq!(told(&mut rib, 2)[&kept].communities, [Community::LLGR_STALE]);
+    assert!(told(&mut rib, 3).is_empty());
+    announce(&mut rib, id(5), path(5, &[64505, 64506, 64507]), [kept]);
+    assert_eq!(told(&mut rib, 3)[&kept].communities, []);
+}
+
+#[test]
+fn a_path_whose_next_hop_cannot_be_reached_is_not_used_and_the_nearer_one_is_better() {
+    let mut rib = rib(&[1, 3]);
+    let prefix = prefix("198.51.100.0/24");
+    announce(&mut rib, id(1), path(1, &[64501]), [prefix]);
+    announce(&mut rib, id(3), path(3, &[64503]), [prefix]);
+    let begin = |last| Tracking::Begin(IpAddr::V4(address(last)));
+    assert_eq!(rib.take_tracking(), [begin(1), begin(3)]);
+    let mut fib = |rib: &mut Rib| rib.take_fib_changes().pop().unwrap().route;
+    assert_eq!(fib(&mut rib), Some(FibRoute::Unicast(vec![via(1), via(3)])));
+    rib.next_hop(IpAddr::V4(address(1)), Some(10));
+    assert_eq!(fib(&mut rib), Some(FibRoute::Unicast(vec![via(3)])));
+    rib.next_hop(IpAddr::V4(address(3)), None);
+    assert_eq!(fib(&mut rib), Some(FibRoute::Unicast(vec![via(1)])));
+    rib.next_hop(IpAddr::V4(address(1)), None);
+    assert_eq!(fib(&mut rib), None);
+    rib.peer_down(id(3), None);
+    assert_eq!(rib.take_tracking(), [Tracking::End(IpAddr::V4(address(3)))]);
+}
+
+#[test]
+fn an_explanation_names_the_step_and_the_better_path() {
+    let mut rib = rib(&[1, 2, 3]);
+    let prefix = prefix("198.51.100.0/24");
+    announce(&mut rib, id(1), path(1, &[64501]), [prefix]);
+    announce(&mut rib, id(3), path(3, &[64503, 64510]), [prefix]);
+    announce(&mut rib, id(2), Attributes { local_pref: Some(50), ..path(2, &[64501]) }, [prefix]);
+    let key = |number| PathKey { peer: id(number), path_id: 0 };
+    let explanations = rib.explain(prefix);
+    let found: Vec<_> = explanations.iter().map(|e| (e.path, e.lost_at, e.lost_to, e.used)).collect();
+    let better = Some(key(1));
+    assert_eq!(
+        found,
+        [
+            (key(1), None, None, true),
+            (key(3), Some(Step::AsPathLength), better, false),
+            (key(2), Some(Step::LocalPref), better, false)
+        ]
+    );
+    let withheld = |rib: &mut Rib, to| {
+        let advertisements = rib.advertisements(prefix, id(to));
+        advertisements.into_iter().map(|advertisement| advertisement.withheld).collect::<Vec<_>>()
+    };
+    let not_best = Some(Withheld::NotBest);
+    assert_eq!(withheld(&mut rib, 1), [Some(Withheld::OwnPath), not_best, not_best]);
+    assert_eq!(withheld(&mut rib, 2), [None, not_best, not_best]);
+    assert_eq!(withheld(&mut rib, 4), [Some(Withheld::Down); 3]);
+}
+
+#[test]
+fn paths_used_at_once_are_bounded_by_the_kind_of_the_best_one() {
+    let mut rib = rib(&[1, 3, 5]);
+    rib.set_options(DecisionOptions { external_paths: 2, ..DecisionOptions::default() });
+    let prefix = prefix("198.51.100.0/24");
+    for number in [5, 3, 1] {
+        announce(&mut rib, id(number), path(number, &[64501]), [prefix]);
+    }
+    let route = FibRoute::Unicast(vec![via(1), via(3)]);
+    assert_eq!(rib.take_fib_changes(), [FibChange { prefix, route: Some(route) }]);
+}
+
+#[test]
+fn meds_of_different_neighbours_are_compared_when_asked_for() {
+    let mut rib = rib(&[1, 3]);
+    let prefix = prefix("198.51.100.0/24");
+    announce(&mut rib, id(1), Attributes { med: Some(9), ..path(1, &[64501]) }, [prefix]);
+    announce(&mut rib, id(3), Attributes { med: Some(1), ..path(3, &[64503]) }, [prefix]);
+    assert_eq!(rib.explain(prefix)[0].path.peer, id(1));
+    rib.set_options(DecisionOptions { always_compare_med: true, ..DecisionOptions::default() });
+    assert_eq!(rib.explain(prefix)[0].path.peer, id(3));
+}
+
+#[test]
+fn a_limit_warns_once_then_stops_what_exceeds_it() {
+    let mut rib = Rib::new(speaker());
+    let limit = PrefixLimit { maximum: 4, warn_percent: 75 };
+    rib.peer_up(id(1), PeerInfo { prefix_limit: Some(limit), ..peer(1, PeerKind::External) });
+    let numbers = ["10.0.0.0/16", "10.1.0.0/16", "10.2.0.0/16", "10.3.0.0/16", "10.4.0.0/16", "10.5.0.0/16"];
+    let mut said = Vec::new();
+    for text in numbers {
+        announce(&mut rib, id(1), path(1, &[64501]), [prefix(text)]);
+        said.extend(rib.take_limits_reached().into_iter().map(|reached| (reached.received, reached.excess)));
+    }
+    assert_eq!(said, [(3, Excess::Near), (5, Excess::Beyond)]);
+    assert_eq!(rib.counts(id(1)).0, 5);
+}
+
+#[test]
+fn an_external_peer_without_a_policy_exchanges_nothing() {
+    let mut rib = rib(&[2]);
+    rib.peer_up(id(1), PeerInfo { policy: Policy::Nothing, ..peer(1, PeerKind::External) });
+    announce(&mut rib, id(1), path(1, &[64501]), [prefix("198.51.100.0/24")]);
+    rib.originate(BTreeMap::from([(prefix("203.0.113.0/24"), true)]));
+    assert_eq!(told(&mut rib, 2).into_keys().collect::<Vec<_>>(), [prefix("203.0.113.0/24")]);
+    assert!(told(&mut rib, 1).is_empty());
+    let advertisements = rib.advertisements(prefix("203.0.113.0/24"), id(1));
+    assert_eq!(advertisements[0].withheld, Some(Withheld::NoPolicy));
+}
+
+#[test]
+fn non_transitive_extended_communities_stay_in_the_as() {
+    let mut rib = rib(&[1, 2, 3]);
+    let prefix = prefix("198.51.100.0/24");
+    let (transitive, not) = ([0, 2, 0xfb, 0xf4, 0, 0, 0, 1], [0x40, 4, 0xfb, 0xf4, 0, 0, 0, 2]);
+    let opaque = vec![OpaqueAttribute { code: 16, partial: false, value: [transitive, not].concat().into() }];
+    announce(&mut rib, id(1), Attributes { opaque, ..path(1, &[64501]) }, [prefix]);
+    assert_eq!(told(&mut rib, 2)[&prefix].opaque[0].value.len(), 16);
+    assert_eq!(*told(&mut rib, 3)[&prefix].opaque[0].value, transitive);
+}
+
+#[test]
+fn a_path_about_to_go_is_the_last_choice() {
+    let mut rib = rib(&[1, 3]);
+    let prefix = prefix("198.51.100.0/24");
+    let leaving = Attributes { communities: vec![Community::GRACEFUL_SHUTDOWN], ..path(1, &[64501]) };
+    announce(&mut rib, id(1), leaving, [prefix]);
+    announce(&mut rib, id(3), path(3, &[64503, 64510, 64511]), [prefix]);
+    assert_eq!(rib.explain(prefix)[0].path.peer, id(3));
 }

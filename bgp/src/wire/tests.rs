@@ -98,6 +98,7 @@ fn update_with(attributes: &str) -> Vec<u8> {
 }
 
 const MANDATORY: &str = "40010100 400206 02010000fbf0 400304c0000201";
+const PREFERENCE: &str = "40050400000064";
 
 #[test]
 fn open_of_bird_is_decoded() {
@@ -260,6 +261,30 @@ fn update_faults_that_cost_the_session_get_code_3() {
 }
 
 #[test]
+fn path_identifiers_come_before_prefixes_where_they_were_agreed() {
+    let mut body = update_with(MANDATORY);
+    // What `update_with` announces is one /24.
+    body.truncate(body.len() - 4);
+    body.extend([0, 0, 0, 7, 24, 192, 0, 2, 0, 0, 0, 8, 24, 192, 0, 2]);
+    let add_path = FamilySet::from_iter([Family::Ipv4Unicast]);
+    let update = Update::decode(&body, UpdateContext { add_path, ..EXTERNAL() }).unwrap();
+    let paths: Vec<_> = update.announced[0].nlri.paths().collect();
+    assert_eq!(paths, [(7, prefix("192.0.2.0/24")), (8, prefix("192.0.2.0/24"))]);
+}
+
+#[test]
+fn an_ipv6_next_hop_of_ipv4_prefixes_is_taken_where_it_was_agreed() {
+    let mp_reach = "800e19 0001 01 10 20010db8000000000000000000000001 00 18c00002";
+    let mut body = update_with(&format!("40010100 400206 02010000fbf0 {mp_reach}"));
+    body.truncate(body.len() - 4);
+    assert!(Update::decode(&body, EXTERNAL()).is_err());
+    let update = Update::decode(&body, UpdateContext { extended_next_hop: true, ..EXTERNAL() }).unwrap();
+    let next_hop = NextHop::V6 { global: "2001:db8::1".parse().unwrap(), link_local: None };
+    assert_eq!(update.announced[0].next_hop, next_hop);
+    assert_eq!(update.announced[0].nlri.iter().collect::<Vec<_>>(), [prefix("192.0.2.0/24")]);
+}
+
+#[test]
 fn attribute_faults_cost_the_routes_or_the_attribute_as_rfc_7606_says() {
     use FaultAction::{Discard, TreatAsWithdraw};
     let internal = context(PeerKind::Internal, AsWidth::Four);
@@ -293,6 +318,44 @@ fn attribute_faults_cost_the_routes_or_the_attribute_as_rfc_7606_says() {
         ("COMMUNITIES of 3 octets", &format!("{MANDATORY} c00803010203"), external, TreatAsWithdraw),
         ("empty COMMUNITIES", &format!("{MANDATORY} c00800"), external, TreatAsWithdraw),
         ("MED twice", &format!("{MANDATORY} 80040400000001 80040400000002"), external, Discard),
+        ("ORIGINATOR_ID from outside", &format!("{MANDATORY} 800904c0000209"), external, Discard),
+        (
+            "ORIGINATOR_ID of 3 octets",
+            &format!("{MANDATORY} {PREFERENCE} 800903c00002"),
+            internal,
+            TreatAsWithdraw,
+        ),
+        ("CLUSTER_LIST from outside", &format!("{MANDATORY} 800a04c0000209"), external, Discard),
+        (
+            "CLUSTER_LIST of 6 octets",
+            &format!("{MANDATORY} {PREFERENCE} 800a06c0000209c000"),
+            internal,
+            TreatAsWithdraw,
+        ),
+        ("empty CLUSTER_LIST", &format!("{MANDATORY} {PREFERENCE} 800a00"), internal, TreatAsWithdraw),
+        (
+            "EXTENDED_COMMUNITIES of 7 octets",
+            &format!("{MANDATORY} c01007 00020000000000"),
+            external,
+            TreatAsWithdraw,
+        ),
+        (
+            "LARGE_COMMUNITIES of 11 octets",
+            &format!("{MANDATORY} c0200b 0000000000000000000000"),
+            external,
+            TreatAsWithdraw,
+        ),
+        ("empty LARGE_COMMUNITIES", &format!("{MANDATORY} c02000"), external, TreatAsWithdraw),
+        ("NEXT_HOP of 5 octets", "40010100 400206 02010000fbf0 400305c000020100", external, TreatAsWithdraw),
+        ("ORIGIN of 2 octets", "4001020000 400206 02010000fbf0 400304c0000201", external, TreatAsWithdraw),
+        ("AS_PATH that overruns", "40010100 400206 02020000fbf0 400304c0000201", external, TreatAsWithdraw),
+        ("AGGREGATOR of AS 0", &format!("{MANDATORY} c00708 00000000 c0000201"), external, Discard),
+        (
+            "AS4_PATH between four-octet speakers",
+            &format!("{MANDATORY} c01106 02010000fbf0"),
+            external,
+            Discard,
+        ),
         ("attribute overruns", &format!("{MANDATORY} 8004ff00"), external, TreatAsWithdraw),
     ];
     for (what, attributes, context, action) in cases {
