@@ -445,7 +445,7 @@ fn a_path_whose_next_hop_cannot_be_reached_is_not_used_and_the_nearer_one_is_bet
     announce(&mut rib, id(3), path(3, &[64503]), [prefix]);
     let begin = |last| Tracking::Begin(IpAddr::V4(address(last)));
     assert_eq!(rib.take_tracking(), [begin(1), begin(3)]);
-    let mut fib = |rib: &mut Rib| rib.take_fib_changes().pop().unwrap().route;
+    let fib = |rib: &mut Rib| rib.take_fib_changes().pop().unwrap().route;
     assert_eq!(fib(&mut rib), Some(FibRoute::Unicast(vec![via(1), via(3)])));
     rib.next_hop(IpAddr::V4(address(1)), Some(10));
     assert_eq!(fib(&mut rib), Some(FibRoute::Unicast(vec![via(3)])));
