@@ -193,7 +193,6 @@ fn expressions() -> Vec<Expr> {
         Expr::Payload { header: Header::Network, offset: 12, length: 4, to: Register::word(4) },
         Expr::Payload { header: Header::Transport, offset: 2, length: 2, to: Register::word(1) },
         Expr::Meta { key: MetaKey::Priority, to: first },
-        Expr::ToNetworkOrder(first),
         Expr::Cmp { from: first, op: CmpOp::Neq, value: vec![1, 2, 3, 4] },
         Expr::Cmp { from: first, op: CmpOp::Eq, value: b"mgy".to_vec() },
         Expr::Payload { header: Header::Network, offset: 8, length: 16, to: first },

@@ -29,14 +29,6 @@ impl Expr {
                     (data.number(number::PAYLOAD_OFFSET)?, data.number(number::PAYLOAD_LENGTH)?);
                 Some(Self::Payload { header, offset, length, to: register(number::PAYLOAD_DREG)? })
             }
-            "byteorder" => {
-                let numbers = [number::BYTEORDER_OP, number::BYTEORDER_LENGTH, number::BYTEORDER_SIZE]
-                    .map(|kind| data.number(kind));
-                let from = register(number::BYTEORDER_SREG)?;
-                let is_ours = numbers == [Some(number::BYTEORDER_HTON), Some(4), Some(4)];
-                (is_ours && register(number::BYTEORDER_DREG) == Some(from))
-                    .then_some(Self::ToNetworkOrder(from))
-            }
             "cmp" => {
                 let op = match data.number(number::CMP_OP)? {
                     number::CMP_EQ => CmpOp::Eq,

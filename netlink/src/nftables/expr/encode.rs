@@ -16,7 +16,6 @@ impl Expr {
         match self {
             Self::Meta { .. } | Self::SetMeta { .. } => "meta",
             Self::Payload { .. } => "payload",
-            Self::ToNetworkOrder(_) => "byteorder",
             Self::Cmp { .. } => "cmp",
             Self::Mask { .. } => "bitwise",
             Self::Lookup { .. } => "lookup",
@@ -48,13 +47,6 @@ impl Expr {
                 data.number(number::PAYLOAD_BASE, base);
                 data.number(number::PAYLOAD_OFFSET, *offset);
                 data.number(number::PAYLOAD_LENGTH, *length);
-            }
-            Self::ToNetworkOrder(register) => {
-                data.number(number::BYTEORDER_SREG, register.number());
-                data.number(number::BYTEORDER_DREG, register.number());
-                data.number(number::BYTEORDER_OP, number::BYTEORDER_HTON);
-                data.number(number::BYTEORDER_LENGTH, 4);
-                data.number(number::BYTEORDER_SIZE, 4);
             }
             Self::Cmp { from, op, value } => {
                 let op = match op {

@@ -33,8 +33,6 @@ pub enum Expr {
         /// Where to.
         to: Register,
     },
-    /// Turns a number of four octets from the machine's order to the network's, in place.
-    ToNetworkOrder(Register),
     /// Ends the rule unless octets compare with these; fewer octets than were loaded compare as a prefix.
     Cmp {
         /// Where from.
@@ -184,12 +182,6 @@ mod number {
     pub(super) const PAYLOAD_LENGTH: u16 = 4;
     pub(super) const BASE_NETWORK: u32 = 1;
     pub(super) const BASE_TRANSPORT: u32 = 2;
-    pub(super) const BYTEORDER_SREG: u16 = 1;
-    pub(super) const BYTEORDER_DREG: u16 = 2;
-    pub(super) const BYTEORDER_OP: u16 = 3;
-    pub(super) const BYTEORDER_LENGTH: u16 = 4;
-    pub(super) const BYTEORDER_SIZE: u16 = 5;
-    pub(super) const BYTEORDER_HTON: u32 = 1;
     pub(super) const CMP_SREG: u16 = 1;
     pub(super) const CMP_OP: u16 = 2;
     pub(super) const CMP_DATA: u16 = 3;

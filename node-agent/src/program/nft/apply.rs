@@ -9,9 +9,10 @@ use margay_api::endpoint::{EndpointId, PodRef};
 use margay_policy::compile::{Changes, Compiler, Direction, PolicySetId, Way};
 
 use super::{
+    band::Bands,
     layout::{
-        self, Entry, Lookup, chain_of, of_address, of_any, of_class, of_endpoint, of_range, put_direction,
-        remove_direction,
+        self, Entry, Lookup, chain_of, of_address, of_any, of_band, of_class, of_endpoint, of_range,
+        put_band, put_direction, remove_band, remove_direction,
     },
     table::Table,
 };
@@ -21,7 +22,39 @@ use crate::decide::Admitted;
 #[derive(Debug, Default)]
 pub(super) struct LaidOut {
     endpoints: BTreeMap<EndpointId, (Admitted, Vec<Entry>)>,
-    directions: BTreeMap<(PolicySetId, Way), (Direction, Vec<Lookup>)>,
+    directions: BTreeMap<(PolicySetId, Way), Held>,
+}
+
+/// A direction as the table holds it.
+#[derive(Debug)]
+struct Held {
+    direction: Direction,
+    lookups: Vec<Lookup>,
+    bands: Bands,
+}
+
+impl Held {
+    /// Has the table hold these bands, and what classes may do on them.
+    fn cut(&mut self, bands: Bands, chain: &str, table: &mut Table) {
+        let before = std::mem::replace(&mut self.bands, bands);
+        let entries = |bands: &Bands| {
+            let classes = self.direction.classes.iter();
+            let of_classes = classes.flat_map(|(id, entries)| of_class(chain, *id, entries, bands));
+            bands.all().map(|band| of_band(chain, band)).chain(of_classes).collect::<Vec<Entry>>()
+        };
+        for entry in entries(&before) {
+            entry.remove(table);
+        }
+        for band in before.all() {
+            remove_band(table, chain, band);
+        }
+        for band in self.bands.all() {
+            put_band(table, chain, band);
+        }
+        for entry in entries(&self.bands) {
+            entry.put(table);
+        }
+    }
 }
 
 impl LaidOut {
@@ -51,7 +84,8 @@ impl LaidOut {
                 let chain = chain_of(*id, way);
                 let now = set.and_then(|set| set.way(way));
                 let Some(now) = now else {
-                    if self.directions.remove(&(*id, way)).is_some() {
+                    if let Some(mut held) = self.directions.remove(&(*id, way)) {
+                        held.cut(Bands::default(), &chain, table);
                         remove_direction(table, &chain);
                     }
                     continue;
@@ -61,27 +95,32 @@ impl LaidOut {
                 let held = self.directions.entry((*id, way)).or_insert_with(|| {
                     // One that says nothing of any class yet.
                     put_direction(table, &chain, way, now, &lookups);
-                    (Direction { classes: BTreeMap::new(), ..now.clone() }, lookups.clone())
+                    let direction = Direction { classes: BTreeMap::new(), ..now.clone() };
+                    Held { direction, lookups: lookups.clone(), bands: Bands::default() }
                 });
-                let (held, asked) = held;
-                if change.any || *asked != lookups {
-                    for entry in of_any(&chain, &held.any) {
+                if change.any || held.lookups != lookups {
+                    for entry in of_any(&chain, &held.direction.any) {
                         entry.remove(table);
                     }
                     put_direction(table, &chain, way, now, &lookups);
-                    *asked = lookups;
-                    held.any = now.any.clone();
+                    held.lookups = lookups;
+                    held.direction.any = now.any.clone();
+                }
+                let bands = Bands::of(now);
+                if held.bands != bands {
+                    held.cut(bands, &chain, table);
                 }
                 for class in &change.classes {
-                    let before = held.classes.remove(class);
-                    for entry in before.iter().flat_map(|entries| of_class(&chain, *class, entries)) {
+                    let of_class = |entries| of_class(&chain, *class, entries, &held.bands);
+                    let before = held.direction.classes.remove(class);
+                    for entry in before.iter().flat_map(of_class) {
                         entry.remove(table);
                     }
                     if let Some(entries) = now.classes.get(class) {
-                        for entry in of_class(&chain, *class, entries) {
+                        for entry in of_class(entries) {
                             entry.put(table);
                         }
-                        held.classes.insert(*class, entries.clone());
+                        held.direction.classes.insert(*class, entries.clone());
                     }
                 }
             }

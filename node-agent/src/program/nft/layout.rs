@@ -10,12 +10,13 @@ use margay_netlink::nftables::{
     self, Base, Chain, Data, Expr, Field, Found, Hook, Key, Policy, Rule, SetKind, Type,
 };
 use margay_policy::{
-    AddressRange, PortRange,
+    AddressRange, PortRange, Protocol,
     compile::{self, CauseId, ClassId, Direction, Entries, PolicySetId, PortEntry, Verdict, Way},
 };
 
 use super::{
-    rule::{self, Address, ByteOrder, Family, Interface, goto, jump, rule, verdict},
+    band::{Bands, is_range},
+    rule::{self, Address, Family, Interface, goto, jump, rule, verdict},
     table::Table,
 };
 
@@ -216,7 +217,7 @@ pub(crate) fn of_endpoint(
 pub(crate) enum Lookup {
     /// What a class may do on a port.
     Ports,
-    /// The same on ports from one to another: a map that is slower, to change most of all.
+    /// The same on ports from one to another, which are of a band.
     Ranges,
     /// The rest of a class.
     Classes,
@@ -259,34 +260,95 @@ impl Lookup {
     }
 
     fn kind(self) -> SetKind {
-        use Type::{ClassId, InetProto, InetService};
-        let (key, intervals): (&[Type], bool) = match self {
-            Self::Ports => (&[ClassId, InetProto, InetService], false),
-            Self::Ranges => (&[ClassId, InetProto, InetService], true),
-            Self::Classes => (&[ClassId], false),
-            Self::Any => (&[InetProto, InetService], false),
-            Self::AnyRanges => (&[InetProto, InetService], true),
+        use Type::{ClassId, InetProto, InetService, Verdict};
+        let (key, data, intervals): (&[Type], Type, bool) = match self {
+            Self::Ports => (&[ClassId, InetProto, InetService], ClassId, false),
+            Self::Ranges => (&[InetProto, InetService], Verdict, true),
+            Self::Classes => (&[ClassId], ClassId, false),
+            Self::Any => (&[InetProto, InetService], ClassId, false),
+            Self::AnyRanges => (&[InetProto, InetService], ClassId, true),
         };
-        SetKind { key, data: Some(ClassId), intervals }
+        SetKind { key, data: Some(data), intervals }
     }
 
+    /// Loads the key.
     fn key(self) -> Rule {
         match self {
-            Self::Ports => rule::class_and_port(ByteOrder::Host),
-            Self::Ranges => rule::class_and_port(ByteOrder::Network),
+            Self::Ports => rule::class_and_port(),
             Self::Classes => vec![rule::priority()],
-            Self::Any | Self::AnyRanges => rule::protocol_and_port(),
+            Self::Ranges | Self::Any | Self::AnyRanges => rule::protocol_and_port(),
+        }
+    }
+
+    /// What it decides, or leaves to the chain of a band, in the direction that [`chain_of`] names.
+    fn rule(self, chain: &str) -> Rule {
+        if self == Self::Ranges {
+            rule([self.key(), vec![rule::lookup(&self.name(chain), Found::Verdict)]])
+        } else {
+            decided(self.key(), &self.name(chain), chain)
         }
     }
 }
 
-/// The elements of a class in a direction that [`chain_of`] names.
-pub(crate) fn of_class(chain: &str, id: ClassId, entries: &Entries) -> Vec<Entry> {
-    let class = [Field::Number(id.0)];
-    let ports = entries
-        .ports
-        .iter()
-        .flat_map(|entry| of_ports(chain, entry, &class, [Lookup::Ports, Lookup::Ranges]));
+/// The name of the chain of a band, which [`Lookup::Ranges`] leads to, in a direction that [`chain_of`] names.
+fn band_chain(chain: &str, protocol: Protocol, band: PortRange) -> String {
+    format!("{chain}_{}_{}", protocol.to_string().to_lowercase(), band.first)
+}
+
+/// The name of what the chain of a band asks: what each class may do on its ports.
+fn classes_of(band_chain: &str) -> String {
+    format!("{band_chain}_classes")
+}
+
+/// Wants the chain of a band and what it asks.
+pub(crate) fn put_band(table: &mut Table, chain: &str, (protocol, band): (Protocol, PortRange)) {
+    let name = band_chain(chain, protocol, band);
+    table.put_set(&classes_of(&name), Lookup::Classes.kind());
+    let rules = vec![decided(Lookup::Classes.key(), &classes_of(&name), chain)];
+    table.put_chain(&name, Chain::regular(rules));
+}
+
+/// Wants a band no more.
+pub(crate) fn remove_band(table: &mut Table, chain: &str, (protocol, band): (Protocol, PortRange)) {
+    let name = band_chain(chain, protocol, band);
+    table.remove_chain(&name);
+    table.remove_set(&classes_of(&name));
+}
+
+/// The element that leads to a band.
+pub(crate) fn of_band(chain: &str, (protocol, band): (Protocol, PortRange)) -> Entry {
+    let verdict = nftables::Verdict::Jump(band_chain(chain, protocol, band));
+    Entry {
+        set: Lookup::Ranges.name(chain).into(),
+        key: vec![number_of(protocol), numbers_of(band)],
+        data: Some(Data::Verdict(verdict)),
+    }
+}
+
+/// The name of the chain that does what was decided.
+fn verdict_chain(chain: &str) -> String {
+    format!("{chain}_verdict")
+}
+
+/// Ends the direction with what a map holds for a key, if it holds anything.
+fn decided(key: Rule, map: &str, chain: &str) -> Rule {
+    let decision = rule::lookup(map, Found::Value(rule::FIRST));
+    rule([key, vec![decision, rule::set_priority()], goto(&verdict_chain(chain))])
+}
+
+/// The elements of a class in a direction that [`chain_of`] names, with these bands.
+pub(crate) fn of_class(chain: &str, id: ClassId, entries: &Entries, bands: &Bands) -> Vec<Entry> {
+    let class = Field::Number(id.0);
+    let ports = entries.ports.iter().flat_map(|entry| {
+        if is_range(entry) {
+            let set = |band| classes_of(&band_chain(chain, entry.protocol, band));
+            bands.within(entry).map(|band| of_entry(set(band), vec![class.clone()], entry)).collect()
+        } else {
+            let key = |port: u16| vec![class.clone(), number_of(entry.protocol), Field::Number(port.into())];
+            let set = Lookup::Ports.name(chain);
+            each(entry.ports).map(|port| of_entry(set.clone(), key(port), entry)).collect::<Vec<_>>()
+        }
+    });
     let rest = Entry {
         set: Lookup::Classes.name(chain).into(),
         key: vec![Field::Number(id.0)],
@@ -297,35 +359,37 @@ pub(crate) fn of_class(chain: &str, id: ClassId, entries: &Entries) -> Vec<Entry
 
 /// The elements of what a direction says of everybody else.
 pub(crate) fn of_any(chain: &str, any: &Entries) -> Vec<Entry> {
-    any.ports.iter().flat_map(|entry| of_ports(chain, entry, &[], [Lookup::Any, Lookup::AnyRanges])).collect()
+    let of_ports = |entry: &PortEntry| {
+        if is_range(entry) {
+            let key = vec![number_of(entry.protocol), numbers_of(entry.ports)];
+            vec![of_entry(Lookup::AnyRanges.name(chain), key, entry)]
+        } else {
+            let key = |port: u16| vec![number_of(entry.protocol), Field::Number(port.into())];
+            let set = Lookup::Any.name(chain);
+            each(entry.ports).map(|port| of_entry(set.clone(), key(port), entry)).collect()
+        }
+    };
+    any.ports.iter().flat_map(of_ports).collect()
 }
 
-/// Ports that follow one another and are written one by one: a map of ranges costs more than that.
-const FEW: u16 = 8;
-
-fn is_range(entry: &PortEntry) -> bool {
-    entry.ports.last - entry.ports.first >= FEW
+fn of_entry(set: String, key: Key, entry: &PortEntry) -> Entry {
+    Entry { set: set.into(), key, data: Some(Decision::from(entry.verdict).data()) }
 }
 
-fn of_ports(chain: &str, entry: &PortEntry, class: &[Field], [ports, ranges]: [Lookup; 2]) -> Vec<Entry> {
-    let PortRange { first, last } = entry.ports;
-    let (lookup, numbers) = if is_range(entry) {
-        (ranges, vec![Field::Numbers(first.into(), last.into())])
-    } else {
-        (ports, (first..=last).map(|port| Field::Number(port.into())).collect())
-    };
-    let protocol = Field::Number(entry.protocol.number().into());
-    let data = Decision::from(entry.verdict).data();
-    let entry = |number| Entry {
-        set: lookup.name(chain).into(),
-        key: [class, &[protocol.clone(), number]].concat(),
-        data: Some(data.clone()),
-    };
-    numbers.into_iter().map(entry).collect()
+fn each(ports: PortRange) -> impl Iterator<Item = u16> {
+    ports.first..=ports.last
+}
+
+fn number_of(protocol: Protocol) -> Field {
+    Field::Number(protocol.number().into())
+}
+
+fn numbers_of(ports: PortRange) -> Field {
+    Field::Numbers(ports.first.into(), ports.last.into())
 }
 
 /// Wants the chains of a direction that [`chain_of`] names, its sets, its causes and what it says of everybody else; its
-/// classes are not among that. Where it is there already, what it said of everybody else is taken away before, by
+/// bands and classes are not among that. Where it is there already, what it said of everybody else is taken away before, by
 /// the elements of [`of_any`].
 pub(crate) fn put_direction(
     table: &mut Table,
@@ -343,17 +407,12 @@ pub(crate) fn put_direction(
     } else {
         put_own_cause(table, chain, way, Cause::Audit);
     }
-    let verdict_chain = format!("{chain}_verdict");
-    let decided = |lookup: &Lookup| {
-        let decision = rule::lookup(&lookup.name(chain), Found::Value(rule::FIRST));
-        rule([lookup.key(), vec![decision, rule::set_priority()], goto(&verdict_chain)])
-    };
     let last = match Decision::from(direction.any.rest) {
         Decision::Pass => verdict(nftables::Verdict::Return),
         Decision::Own(cause) => goto(&cause_of(chain, cause)),
         Decision::Cluster(id, cause) => goto(&cause_of(&cluster_cause(id), cause)),
     };
-    let mut rules: Vec<Rule> = lookups.iter().map(decided).collect();
+    let mut rules: Vec<Rule> = lookups.iter().map(|lookup| lookup.rule(chain)).collect();
     rules.push(last);
     table.put_chain(chain, Chain::regular(rules));
     let is = |decision: Decision| rule::priority_is(decision.number());
@@ -364,7 +423,7 @@ pub(crate) fn put_direction(
     rules.push(rule([vec![rule::priority(), rule::lookup(CAUSES, Found::Verdict)]]));
     // What no cause is known of is dropped, too.
     rules.push(goto(&cause_of(chain, Cause::Drop)));
-    table.put_chain(&verdict_chain, Chain::regular(rules));
+    table.put_chain(&verdict_chain(chain), Chain::regular(rules));
     for entry in of_any(chain, &direction.any) {
         entry.put(table);
     }
@@ -392,10 +451,10 @@ pub(crate) fn remove_cluster_cause(table: &mut Table, id: CauseId) {
     }
 }
 
-/// Wants a direction no more, nor its sets with all classes, nor its cause.
+/// Wants a direction no more, nor its sets with all classes, nor its cause; its bands are gone.
 pub(crate) fn remove_direction(table: &mut Table, chain: &str) {
     table.remove_chain(chain);
-    table.remove_chain(&format!("{chain}_verdict"));
+    table.remove_chain(&verdict_chain(chain));
     for lookup in Lookup::ALL {
         table.remove_set(&lookup.name(chain));
     }

@@ -11,8 +11,8 @@
 //!  output (filter)     the node's own, established, or from a pod to itself -> pass; midstream as in forward
 //!                      the rest as in forward, with the policy set of the source's address instead of iifname's
 //!  chain of a policy set and direction:
-//!                      (class, protocol, port) -> decision   what a class may; ranges of ports have a map of their own,
-//!                                                            and maps without elements are not looked at
+//!                      (class, protocol, port) -> decision   what a class may; maps without elements are not looked at
+//!                      (protocol, ports) -> chain of a band  the same on a range of ports: class -> decision
 //!                      class -> decision                     the rest of a class that a rule names
 //!                      (protocol, port) -> decision          what everybody may
 //!                      cause or return                       the rest
@@ -34,6 +34,7 @@
 //! transaction too.
 
 mod apply;
+mod band;
 mod driver;
 mod layout;
 mod origin;

@@ -188,17 +188,9 @@ pub(super) fn priority_is(number: u32) -> Vec<Expr> {
     vec![priority(), is(&number.to_ne_bytes())]
 }
 
-/// The order of octets that a class has in a key: the network's where a field may be a range.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ByteOrder {
-    Host,
-    Network,
-}
-
 /// Class, protocol and port of a packet.
-pub(super) fn class_and_port(order: ByteOrder) -> Vec<Expr> {
-    let turned = (order == ByteOrder::Network).then_some(Expr::ToNetworkOrder(FIRST));
-    rule([vec![priority()], turned.into_iter().collect(), port(SECOND, THIRD)])
+pub(super) fn class_and_port() -> Vec<Expr> {
+    rule([vec![priority()], port(SECOND, THIRD)])
 }
 
 /// Protocol and port of a packet.
