@@ -1,6 +1,8 @@
 //! The task that owns the routing tables.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Duration, Instant, sleep_until};
@@ -37,8 +39,8 @@ pub(super) struct Updates {
 pub(super) enum RibInput {
     /// The configuration, as far as the tables care.
     Settings(Box<Settings>),
-    /// A session came up; what is for it goes to `deliveries`, which has room for two.
-    Up { peer: PeerId, info: Box<PeerInfo>, deliveries: mpsc::Sender<Delivery> },
+    /// A session came up.
+    Up { peer: PeerId, info: Box<PeerInfo>, outlet: Outlet },
     /// A session ended; paths of the families to retain stay, stale, and all others go.
     Down { peer: PeerId, retain: Option<FamilySet> },
     /// Stale paths of these families go. Happens by itself at End-of-RIB.
@@ -59,8 +61,8 @@ pub(super) enum RibInput {
     Keepalive { peer: PeerId },
     /// The peer wants to be told all again.
     Refresh { peer: PeerId, family: Family },
-    /// The last batch was handed to the peer's socket.
-    Written { peer: PeerId },
+    /// A batch was handed to the peer's socket, and the tables wait for that.
+    Written,
     /// How many prefixes each peer announced and was announced.
     Counts(oneshot::Sender<BTreeMap<PeerId, (usize, usize)>>),
     /// All paths.
@@ -85,9 +87,52 @@ const HOLD: Duration = Duration::from_millis(20);
 /// Inputs taken together, before anything is decided or sent.
 const INPUTS: usize = 1024;
 
-struct Outlet {
+/// The way to a session.
+#[derive(Debug)]
+pub(super) struct Outlet {
     deliveries: mpsc::Sender<Delivery>,
-    busy: bool,
+    /// Set when there was no room: the session then says when there is.
+    waiting: Arc<AtomicBool>,
+}
+
+/// The session's end of an [`Outlet`].
+#[derive(Debug)]
+pub(super) struct Inlet {
+    pub(super) deliveries: mpsc::Receiver<Delivery>,
+    waiting: Arc<AtomicBool>,
+}
+
+/// Batches on their way to a session, beside the one that it writes.
+const BATCHES: usize = 1;
+
+/// A way to a session, with room for batches and one word about its end.
+pub(super) fn outlet() -> (Outlet, Inlet) {
+    let (sender, receiver) = mpsc::channel(BATCHES + 1);
+    let waiting = Arc::new(AtomicBool::new(false));
+    (Outlet { deliveries: sender, waiting: Arc::clone(&waiting) }, Inlet { deliveries: receiver, waiting })
+}
+
+impl Outlet {
+    fn is_full(&self) -> bool {
+        self.deliveries.capacity() <= 1
+    }
+
+    /// Whether a batch can go; if not, the session will say when.
+    fn is_ready(&self) -> bool {
+        if self.is_full() {
+            self.waiting.store(true, Ordering::SeqCst);
+            // Room that was made before the session could see that is seen here.
+            return !self.is_full();
+        }
+        true
+    }
+}
+
+impl Inlet {
+    /// Whether the tables wait for room; they are to be told once.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.waiting.swap(false, Ordering::SeqCst)
+    }
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -173,9 +218,9 @@ impl RibTask {
                     self.settling = Settling::Until(Instant::now() + settle_time);
                 }
             }
-            RibInput::Up { peer, info, deliveries } => {
+            RibInput::Up { peer, info, outlet } => {
                 self.convergence.up(peer, info.families);
-                self.outlets.insert(peer, Outlet { deliveries, busy: false });
+                self.outlets.insert(peer, outlet);
                 self.rib.peer_up(peer, *info);
             }
             RibInput::Down { peer, retain } => {
@@ -195,11 +240,8 @@ impl RibTask {
             RibInput::Updates(updates) => self.updates(updates),
             RibInput::Keepalive { peer } => self.convergence.keepalive(peer),
             RibInput::Refresh { peer, family } => self.rib.refresh(peer, family),
-            RibInput::Written { peer } => {
-                if let Some(outlet) = self.outlets.get_mut(&peer) {
-                    outlet.busy = false;
-                }
-            }
+            // What there is for it goes out with all other news.
+            RibInput::Written => {}
             RibInput::Counts(answer) => {
                 let counts = self.outlets.keys().map(|peer| (*peer, self.rib.counts(*peer))).collect();
                 // Whoever asked may have gone away.
@@ -255,14 +297,13 @@ impl RibTask {
             tracing::info!("all neighbours have told their routes");
             self.settling = Settling::Over;
         }
-        for (peer, outlet) in &mut self.outlets {
-            if outlet.busy {
-                continue;
-            }
-            if let Some(batch) = self.rib.export(*peer) {
-                // The channel has room for the one batch that is under way; a closed one belongs to a session
-                // whose end is on its way to us.
-                outlet.busy = outlet.deliveries.try_send(Delivery::Messages(batch)).is_ok();
+        for (peer, outlet) in &self.outlets {
+            while self.rib.has_news(*peer) && outlet.is_ready() {
+                let Some(batch) = self.rib.export(*peer) else { break };
+                // A closed channel belongs to a session whose end is on its way to us.
+                if outlet.deliveries.try_send(Delivery::Messages(batch)).is_err() {
+                    break;
+                }
             }
         }
         self.rib.tidy();

@@ -13,7 +13,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
 use super::interfaces::local_view;
-use super::rib_task::{Delivery, RibInput, Updates};
+use super::rib_task::{self, Delivery, Inlet, RibInput, Updates};
 use super::transport::{self, Amount, Transport};
 use crate::FamilySet;
 use crate::config::CheckedNeighbor;
@@ -66,7 +66,7 @@ struct SessionTask {
     rib: mpsc::Sender<RibInput>,
     /// What the rib task must still get; reading stops while there is any.
     pending: VecDeque<RibInput>,
-    deliveries: Option<mpsc::Receiver<Delivery>>,
+    inlet: Option<Inlet>,
     /// A batch is being written, which the rib task waits for.
     writing_batch: bool,
     status: watch::Sender<SessionStatus>,
@@ -99,7 +99,7 @@ pub(super) fn start(peer: PeerId, neighbor: CheckedNeighbor, rib: mpsc::Sender<R
         closing: JoinSet::new(),
         rib,
         pending: VecDeque::new(),
-        deliveries: None,
+        inlet: None,
         writing_batch: false,
         status,
     };
@@ -138,7 +138,7 @@ impl SessionTask {
                     }
                     Err(_) => return self.stop(Notification::administrative_shutdown()).await,
                 },
-                Some(delivery) = next_delivery(&mut self.deliveries), if !self.writing_batch => self.deliver(delivery),
+                Some(delivery) = next_delivery(&mut self.inlet), if !self.writing_batch => self.deliver(delivery),
                 () = until(deadline) => self.tick(),
             }
         }
@@ -232,8 +232,12 @@ impl SessionTask {
             transport.write()?;
             let flushed = transport.is_flushed();
             let established = self.machine.established().is_some_and(|(up, _)| up == direction);
-            if flushed && established && std::mem::take(&mut self.writing_batch) {
-                self.pending.push_back(RibInput::Written { peer: self.peer });
+            if flushed
+                && established
+                && std::mem::take(&mut self.writing_batch)
+                && self.inlet.as_ref().is_some_and(Inlet::is_awaited)
+            {
+                self.pending.push_back(RibInput::Written);
             }
         }
         Ok(())
@@ -419,7 +423,7 @@ impl SessionTask {
             Output::Down(reason) => {
                 tracing::warn!(neighbor = %self.neighbor.address, %reason, "session down");
                 self.note_error(reason.to_string());
-                self.deliveries = None;
+                self.inlet = None;
                 self.writing_batch = false;
                 self.pending.push_back(RibInput::Down { peer: self.peer, retain: None });
             }
@@ -470,10 +474,10 @@ impl SessionTask {
             policy: neighbor.policy,
             prefix_limit: neighbor.prefix_limit,
         };
-        let (deliveries, receiver) = mpsc::channel(2);
-        self.deliveries = Some(receiver);
+        let (outlet, inlet) = rib_task::outlet();
+        self.inlet = Some(inlet);
         self.writing_batch = false;
-        self.pending.push_back(RibInput::Up { peer: self.peer, info: Box::new(info), deliveries });
+        self.pending.push_back(RibInput::Up { peer: self.peer, info: Box::new(info), outlet });
     }
 
     fn note_error(&mut self, error: String) {
@@ -495,9 +499,9 @@ async fn ready_dial(dial: &mut Option<Dial>) -> io::Result<TcpStream> {
     }
 }
 
-async fn next_delivery(deliveries: &mut Option<mpsc::Receiver<Delivery>>) -> Option<Delivery> {
-    match deliveries {
-        Some(deliveries) => deliveries.recv().await,
+async fn next_delivery(inlet: &mut Option<Inlet>) -> Option<Delivery> {
+    match inlet {
+        Some(inlet) => inlet.deliveries.recv().await,
         None => std::future::pending().await,
     }
 }

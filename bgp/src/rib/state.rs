@@ -442,13 +442,17 @@ impl Rib {
         !self.fib_marks.is_empty() || (self.fib == Fib::Wanted && !self.undecided.is_empty())
     }
 
+    /// Whether [`Rib::export`] may have something for a peer.
+    pub fn has_news(&self, id: PeerId) -> bool {
+        let peer = self.peers.find(id).filter(|peer| peer.up);
+        let group = peer.and_then(|peer| self.groups[peer.group].as_ref());
+        group.is_some_and(|group| group.has_news(id))
+    }
+
     /// The next messages for a peer, of what is encoded; `None` when it has all that. Call again until then.
     pub fn export(&mut self, id: PeerId) -> Option<Batch> {
         let peer = self.peers.find(id).filter(|peer| peer.up)?;
         let group = self.groups[peer.group].as_mut()?;
-        if !group.has_news(id) {
-            return None;
-        }
         while group.has_news(id) {
             if let Some(batch) = group.next_batch(id, &self.table, &self.interners) {
                 return Some(batch);
