@@ -18,6 +18,7 @@
 //! Invariants: the result depends on the current paths only, not on the order in which they came; the order of
 //! output depends on the order of input only.
 
+mod adj_in;
 mod buckets;
 mod decision;
 mod explain;
@@ -31,6 +32,7 @@ mod peer;
 mod state;
 mod table;
 
+pub use adj_in::LimitReached;
 pub use decision::{DecisionOptions, Loss, Step};
 pub use explain::{Advertisement, Explanation, PathKey};
 pub use export::{ExportView, Withheld};
@@ -38,7 +40,7 @@ pub use fib::{Fib, FibChange, FibNextHop, FibRoute};
 pub use log::{Batch, Segment};
 pub use next_hop::Tracking;
 pub use peer::{AddPath, Excess, PeerId, PeerInfo, Policy, PrefixLimit, Source};
-pub use state::{LimitReached, PathView, Rib, Speaker};
+pub use state::{PathView, Rib, Speaker};
 
 #[cfg(test)]
 mod history_tests;
