@@ -6,7 +6,7 @@ export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 PROFILE := debug
 BIN := target/$(PROFILE)
 CASES := $(foreach suite,netpol clusternetworkpolicy corners,tests/conformance/$(suite)/cases)
-BENCHES := cni policy traffic
+BENCHES := cni policy traffic bgp
 FUZZ := 10
 FUZZED := margay-policy margay-ipam margay-bgp margay-netlink
 
@@ -60,9 +60,10 @@ plugin: setup ## build the CNI plugin as it is shipped: optimised, static, for a
 bench: plugin ## run the benchmarks, or one of them: make bench BENCH=cni
 	@$(foreach bench,$(if $(BENCH),$(BENCH),$(BENCHES)),$(if $(filter $(bench),$(BENCHES)),,\
 	    $(error no benchmark `$(bench)`; there is: $(BENCHES))))true
-	cargo build --locked --release --bins -p margay-node
+	cargo build --locked --release --bins -p margay-node -p margay-bgp
 # The API server that the agent talks to is part of what measures it: it must not be slow.
 	@set -e; for bench in $(if $(BENCH),$(BENCH),$(BENCHES)); do \
+	    if [ $$bench = bgp ]; then tests/bench/bgp; continue; fi; \
 	    cargo bench --locked --profile release -p margay-tests --bench $$bench; done
 
 fmt: ## format the code

@@ -104,6 +104,12 @@ impl FamilySet {
         Self(self.0 & other.0)
     }
 
+    /// The families in either set.
+    #[must_use]
+    pub fn union(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
     /// Whether there is none.
     pub fn is_empty(self) -> bool {
         self.0 == 0

@@ -14,8 +14,8 @@
 //!
 //! - All channels are bounded. A session that cannot hand on what it read stops reading, but keeps its timers: a
 //!   long computation in the rib task never costs a session.
-//! - The rib task never waits for a session: it has one batch of messages under way to each, and forms the next
-//!   when that is written. It waits for the kernel task only in a select, and what changes meanwhile is merged.
+//! - The rib task never waits for a session: it has at most two batches of messages under way to each, and forms
+//!   the next when there is room. It waits for the kernel task only in a select, and what changes meanwhile is merged.
 //! - The order of a session's `Up`, updates and `Down` is that of one channel.
 //! - Nothing is written to the kernel before the first configuration, and routes of an earlier run stay until all
 //!   neighbours have said what they know, or the settle time is over.

@@ -22,7 +22,7 @@ pub use message::Message;
 pub use notification::Notification;
 pub use open::Open;
 pub use refresh::RouteRefresh;
-pub use update::{PeerKind, Update, UpdateContext};
+pub use update::{OwnedUpdate, PeerKind, Update, UpdateContext};
 
 #[cfg(test)]
 mod tests;

@@ -112,6 +112,11 @@ impl Notification {
         Self::new(5, 3, [kind.code()])
     }
 
+    /// 6/1: more prefixes than allowed.
+    pub fn maximum_prefixes_reached() -> Self {
+        Self::new(6, 1, [])
+    }
+
     /// 6/2: the operator or the host shuts the speaker down.
     pub fn administrative_shutdown() -> Self {
         Self::new(6, 2, [])

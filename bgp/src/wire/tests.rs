@@ -34,8 +34,51 @@ fn prefix(text: &str) -> Prefix {
     text.parse().unwrap()
 }
 
+/// Messages that announce the prefixes, as full as they get.
+fn announce(
+    family: Family,
+    attributes: &Attributes,
+    width: AsWidth,
+    prefixes: &[Prefix],
+    out: &mut Vec<u8>,
+) -> Result<(), encode::AttributesTooLong> {
+    let announcement = encode::Announcement::new(family, attributes, width, MAX_MESSAGE_LEN)?;
+    for octets in packed(prefixes, announcement.room()) {
+        announcement.append(&octets, out);
+    }
+    Ok(())
+}
+
+fn withdraw(family: Family, prefixes: &[Prefix], out: &mut Vec<u8>) {
+    for octets in packed(prefixes, encode::withdrawal_room(family, MAX_MESSAGE_LEN)) {
+        encode::append_withdrawal(family, &octets, out);
+    }
+}
+
+fn packed(prefixes: &[Prefix], room: usize) -> Vec<Vec<u8>> {
+    let mut packed: Vec<Vec<u8>> = Vec::new();
+    for prefix in prefixes {
+        match packed.last_mut() {
+            Some(last) if last.len().saturating_add(nlri::encoded_len(*prefix)) <= room => {
+                nlri::encode(None, *prefix, last);
+            }
+            _ => {
+                packed.push(Vec::new());
+                nlri::encode(None, *prefix, packed.last_mut().unwrap());
+            }
+        }
+    }
+    packed
+}
+
 fn context(peer: PeerKind, as_width: AsWidth) -> UpdateContext {
-    UpdateContext { as_width, peer, families: FamilySet::from_iter(Family::ALL) }
+    UpdateContext {
+        as_width,
+        peer,
+        families: FamilySet::from_iter(Family::ALL),
+        add_path: FamilySet::EMPTY,
+        extended_next_hop: false,
+    }
 }
 
 const EXTERNAL: fn() -> UpdateContext = || context(PeerKind::External, AsWidth::Four);
@@ -55,6 +98,7 @@ fn update_with(attributes: &str) -> Vec<u8> {
 }
 
 const MANDATORY: &str = "40010100 400206 02010000fbf0 400304c0000201";
+const PREFERENCE: &str = "40050400000064";
 
 #[test]
 fn open_of_bird_is_decoded() {
@@ -85,14 +129,8 @@ fn ipv4_update_of_bird_is_decoded_and_encoded_to_the_same_bytes() {
 
     let mut out = Vec::new();
     let attributes = Attributes { next_hop, ..update.attributes };
-    encode::encode_announcements(
-        Family::Ipv4Unicast,
-        &attributes,
-        AsWidth::Four,
-        &[prefix("198.51.100.0/24")],
-        &mut out,
-    )
-    .unwrap();
+    announce(Family::Ipv4Unicast, &attributes, AsWidth::Four, &[prefix("198.51.100.0/24")], &mut out)
+        .unwrap();
     assert_eq!(out, message);
 }
 
@@ -112,11 +150,10 @@ fn ipv6_update_of_bird_is_decoded_and_encoded_to_the_same_bytes() {
     let mut out = Vec::new();
     let attributes = Attributes { next_hop, ..update.attributes };
     let prefixes = [prefix("2001:db8:100::/40")];
-    encode::encode_announcements(Family::Ipv6Unicast, &attributes, AsWidth::Four, &prefixes, &mut out)
-        .unwrap();
+    announce(Family::Ipv6Unicast, &attributes, AsWidth::Four, &prefixes, &mut out).unwrap();
     assert_eq!(out, message);
     out.clear();
-    encode::encode_withdrawals(Family::Ipv6Unicast, &prefixes, &mut out);
+    withdraw(Family::Ipv6Unicast, &prefixes, &mut out);
     assert_eq!(out, bytes(BIRD_WITHDRAW_V6));
 }
 
@@ -224,6 +261,30 @@ fn update_faults_that_cost_the_session_get_code_3() {
 }
 
 #[test]
+fn path_identifiers_come_before_prefixes_where_they_were_agreed() {
+    let mut body = update_with(MANDATORY);
+    // What `update_with` announces is one /24.
+    body.truncate(body.len() - 4);
+    body.extend([0, 0, 0, 7, 24, 192, 0, 2, 0, 0, 0, 8, 24, 192, 0, 2]);
+    let add_path = FamilySet::from_iter([Family::Ipv4Unicast]);
+    let update = Update::decode(&body, UpdateContext { add_path, ..EXTERNAL() }).unwrap();
+    let paths: Vec<_> = update.announced[0].nlri.paths().collect();
+    assert_eq!(paths, [(7, prefix("192.0.2.0/24")), (8, prefix("192.0.2.0/24"))]);
+}
+
+#[test]
+fn an_ipv6_next_hop_of_ipv4_prefixes_is_taken_where_it_was_agreed() {
+    let mp_reach = "800e19 0001 01 10 20010db8000000000000000000000001 00 18c00002";
+    let mut body = update_with(&format!("40010100 400206 02010000fbf0 {mp_reach}"));
+    body.truncate(body.len() - 4);
+    assert!(Update::decode(&body, EXTERNAL()).is_err());
+    let update = Update::decode(&body, UpdateContext { extended_next_hop: true, ..EXTERNAL() }).unwrap();
+    let next_hop = NextHop::V6 { global: "2001:db8::1".parse().unwrap(), link_local: None };
+    assert_eq!(update.announced[0].next_hop, next_hop);
+    assert_eq!(update.announced[0].nlri.iter().collect::<Vec<_>>(), [prefix("192.0.2.0/24")]);
+}
+
+#[test]
 fn attribute_faults_cost_the_routes_or_the_attribute_as_rfc_7606_says() {
     use FaultAction::{Discard, TreatAsWithdraw};
     let internal = context(PeerKind::Internal, AsWidth::Four);
@@ -257,6 +318,44 @@ fn attribute_faults_cost_the_routes_or_the_attribute_as_rfc_7606_says() {
         ("COMMUNITIES of 3 octets", &format!("{MANDATORY} c00803010203"), external, TreatAsWithdraw),
         ("empty COMMUNITIES", &format!("{MANDATORY} c00800"), external, TreatAsWithdraw),
         ("MED twice", &format!("{MANDATORY} 80040400000001 80040400000002"), external, Discard),
+        ("ORIGINATOR_ID from outside", &format!("{MANDATORY} 800904c0000209"), external, Discard),
+        (
+            "ORIGINATOR_ID of 3 octets",
+            &format!("{MANDATORY} {PREFERENCE} 800903c00002"),
+            internal,
+            TreatAsWithdraw,
+        ),
+        ("CLUSTER_LIST from outside", &format!("{MANDATORY} 800a04c0000209"), external, Discard),
+        (
+            "CLUSTER_LIST of 6 octets",
+            &format!("{MANDATORY} {PREFERENCE} 800a06c0000209c000"),
+            internal,
+            TreatAsWithdraw,
+        ),
+        ("empty CLUSTER_LIST", &format!("{MANDATORY} {PREFERENCE} 800a00"), internal, TreatAsWithdraw),
+        (
+            "EXTENDED_COMMUNITIES of 7 octets",
+            &format!("{MANDATORY} c01007 00020000000000"),
+            external,
+            TreatAsWithdraw,
+        ),
+        (
+            "LARGE_COMMUNITIES of 11 octets",
+            &format!("{MANDATORY} c0200b 0000000000000000000000"),
+            external,
+            TreatAsWithdraw,
+        ),
+        ("empty LARGE_COMMUNITIES", &format!("{MANDATORY} c02000"), external, TreatAsWithdraw),
+        ("NEXT_HOP of 5 octets", "40010100 400206 02010000fbf0 400305c000020100", external, TreatAsWithdraw),
+        ("ORIGIN of 2 octets", "4001020000 400206 02010000fbf0 400304c0000201", external, TreatAsWithdraw),
+        ("AS_PATH that overruns", "40010100 400206 02020000fbf0 400304c0000201", external, TreatAsWithdraw),
+        ("AGGREGATOR of AS 0", &format!("{MANDATORY} c00708 00000000 c0000201"), external, Discard),
+        (
+            "AS4_PATH between four-octet speakers",
+            &format!("{MANDATORY} c01106 02010000fbf0"),
+            external,
+            Discard,
+        ),
         ("attribute overruns", &format!("{MANDATORY} 8004ff00"), external, TreatAsWithdraw),
     ];
     for (what, attributes, context, action) in cases {
@@ -319,8 +418,7 @@ fn messages_are_split_at_4096_octets_and_filled_before_that() {
         ..Attributes::default()
     };
     let mut out = Vec::new();
-    encode::encode_announcements(Family::Ipv4Unicast, &attributes, AsWidth::Four, &prefixes, &mut out)
-        .unwrap();
+    announce(Family::Ipv4Unicast, &attributes, AsWidth::Four, &prefixes, &mut out).unwrap();
     let mut rest = &out[..];
     let mut lengths = Vec::new();
     let mut received = Vec::new();
@@ -344,8 +442,7 @@ fn attributes_that_fill_a_message_are_refused() {
     };
     let mut out = Vec::new();
     let prefixes = [prefix("192.0.2.0/24")];
-    let result =
-        encode::encode_announcements(Family::Ipv4Unicast, &attributes, AsWidth::Four, &prefixes, &mut out);
+    let result = announce(Family::Ipv4Unicast, &attributes, AsWidth::Four, &prefixes, &mut out);
     assert!(result.is_err());
     assert!(out.is_empty());
 }
@@ -387,6 +484,11 @@ fn any_attributes() -> impl Strategy<Value = Attributes> {
                         asn: Asn::new(asn).unwrap(),
                         address: Ipv4Addr::from_bits(address),
                     }),
+                    originator_id: med.map(Ipv4Addr::from_bits),
+                    cluster_list: communities
+                        .iter()
+                        .map(|community| Ipv4Addr::from_bits(community.0))
+                        .collect(),
                     communities,
                     opaque: opaque
                         .into_iter()
@@ -414,7 +516,7 @@ proptest! {
             let sent = Attributes { next_hop, ..attributes.clone() };
             let mut out = Vec::new();
             prop_assume!(
-                encode::encode_announcements(family, &sent, AsWidth::Four, &prefixes, &mut out).is_ok()
+                announce(family, &sent, AsWidth::Four, &prefixes, &mut out).is_ok()
             );
             let mut rest = &out[..];
             let mut received = Vec::new();
@@ -430,7 +532,7 @@ proptest! {
             prop_assert!(rest.is_empty());
             prop_assert_eq!(&received, &prefixes);
             let mut out = Vec::new();
-            encode::encode_withdrawals(family, &prefixes, &mut out);
+            withdraw(family, &prefixes, &mut out);
             let mut rest = &out[..];
             let mut received = Vec::new();
             while let Some(frame) = Frame::split(rest).unwrap() {
@@ -454,7 +556,7 @@ proptest! {
         };
         let mut out = Vec::new();
         let prefixes = [prefix("192.0.2.0/24")];
-        encode::encode_announcements(Family::Ipv4Unicast, &sent, AsWidth::Two, &prefixes, &mut out).unwrap();
+        announce(Family::Ipv4Unicast, &sent, AsWidth::Two, &prefixes, &mut out).unwrap();
         let update = Update::decode(body(&out), context(PeerKind::External, AsWidth::Two)).unwrap();
         prop_assert_eq!(update.attributes.as_path, sent.as_path);
     }
