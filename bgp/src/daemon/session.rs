@@ -17,7 +17,9 @@ use super::transport::{self, Transport};
 use crate::config::CheckedNeighbor;
 use crate::fsm::{Direction, Input, Negotiated, Output, Received, Session, SessionConfig, State};
 use crate::rib::{Batch, ExportView, PeerId, PeerInfo};
-use crate::wire::{Frame, Message, Notification, Update, UpdateContext, header};
+use crate::wire::{
+    Frame, MAX_MESSAGE_LEN, Message, Notification, RefreshKind, Update, UpdateContext, header,
+};
 
 /// What the supervisor tells a session.
 #[derive(Debug)]
@@ -79,7 +81,8 @@ pub(super) fn start(peer: PeerId, neighbor: CheckedNeighbor, rib: mpsc::Sender<R
         hold_time: neighbor.hold_time,
         connect_retry: neighbor.connect_retry,
         passive: neighbor.passive,
-        families: neighbor.families,
+        capabilities: neighbor.capabilities(),
+        restarting_until: None,
         seed: seed(&neighbor),
     });
     let task = SessionTask {
@@ -252,7 +255,8 @@ impl SessionTask {
         let mut rest = &received[..];
         // A fault closes the connection, and what follows it means nothing.
         while self.slot(direction).is_some() {
-            match Frame::split(rest) {
+            let limit = self.negotiated(direction).map_or(MAX_MESSAGE_LEN, |session| session.message_limit);
+            match Frame::split_within(rest, limit) {
                 Ok(None) => break,
                 Ok(Some(frame)) => {
                     rest = rest.get(frame.length..).unwrap_or_default();
@@ -285,7 +289,9 @@ impl SessionTask {
             }
             Message::RouteRefresh(refresh) => {
                 self.step(Input::Message(direction, Received::RouteRefresh));
-                if let (Some(_), Some(family)) = (self.negotiated(direction), refresh.family) {
+                if let (Some(_), Some((family, RefreshKind::Request))) =
+                    (self.negotiated(direction), refresh.content)
+                {
                     self.pending.push_back(RibInput::Refresh { peer, family });
                 }
             }

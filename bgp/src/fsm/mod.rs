@@ -23,7 +23,7 @@ mod connection;
 mod session;
 
 pub use connection::{Direction, Negotiated};
-pub use session::{DownReason, Input, Output, Received, Session, SessionConfig, State};
+pub use session::{DownReason, Input, Output, Received, Sending, Session, SessionConfig, State};
 
 #[cfg(test)]
 mod tests;

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::backoff::Jitter;
 use super::*;
-use crate::wire::{Notification, Open};
+use crate::wire::{Capabilities, Notification, Open};
 use crate::{Asn, BgpIdentifier, Family, FamilySet, HoldTime};
 
 const ZERO: Duration = Duration::ZERO;
@@ -30,7 +30,8 @@ fn config(last: u8, remote: u8) -> SessionConfig {
         hold_time: HoldTime::DEFAULT,
         connect_retry: seconds(5),
         passive: false,
-        families: FamilySet::from_iter(Family::ALL),
+        capabilities: capabilities(64496 + u32::from(last)),
+        restarting_until: None,
         seed: last.into(),
     }
 }
@@ -40,9 +41,16 @@ fn open(last: u8) -> Open {
         asn: Asn::new(64496 + u32::from(last)).unwrap(),
         hold_time: HoldTime::new(30).unwrap(),
         identifier: identifier(last),
+        capabilities: capabilities(64496 + u32::from(last)),
+    }
+}
+
+fn capabilities(asn: u32) -> Capabilities {
+    Capabilities {
         families: FamilySet::from_iter(Family::ALL),
-        four_octet_as: true,
+        four_octet_as: Some(asn),
         route_refresh: true,
+        ..Capabilities::default()
     }
 }
 
@@ -131,7 +139,7 @@ fn open_faults_get_the_notification_of_section_6_2() {
     let cases = [
         (Open { asn: Asn::new(65000).unwrap(), ..open(1) }, Notification::bad_peer_as()),
         (
-            Open { families: FamilySet::EMPTY, ..open(1) },
+            Open { capabilities: Capabilities::default(), ..open(1) },
             Notification::unsupported_capability([1, 4, 0, 1, 0, 1, 1, 4, 0, 2, 0, 1]),
         ),
     ];
