@@ -16,6 +16,7 @@ use crate::family::{Family, FamilySet};
 use crate::hold_time::HoldTime;
 use crate::identifier::BgpIdentifier;
 use crate::prefix::Prefix;
+use crate::rib::{DecisionOptions, Policy, PrefixLimit};
 use crate::wire::notification::LONGEST_COMMUNICATION;
 use crate::wire::{Capabilities, GracefulRestart, LongLived, PeerKind};
 
@@ -38,6 +39,15 @@ pub struct Config {
     /// Seconds from a failed dial to the next, 1 to 3600. Default 5.
     #[serde(default = "default_connect_retry")]
     pub connect_retry: u16,
+    /// Whether external peers without a policy exchange nothing (RFC 8212). Default true.
+    #[serde(default = "yes")]
+    pub ebgp_requires_policy: bool,
+    /// The cluster that the speaker reflects routes for (RFC 4456). Default: its identifier.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster_id: Option<Ipv4Addr>,
+    /// How paths are compared.
+    #[serde(default)]
+    pub decision: Decision,
     /// Prefixes that the speaker originates.
     #[serde(default)]
     pub networks: Vec<Network>,
@@ -57,6 +67,35 @@ pub struct Config {
     /// What to do with routes in the kernel.
     #[serde(default)]
     pub kernel: Kernel,
+}
+
+/// How paths are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Decision {
+    /// Whether `MULTI_EXIT_DISC` is compared between paths of different neighbouring ASes. Default false.
+    pub always_compare_med: bool,
+    /// Equal paths of external peers used at once, 1 to 255. Default 64.
+    pub external_paths: u8,
+    /// Equal paths of internal peers used at once, 1 to 255. Default 64.
+    pub internal_paths: u8,
+}
+
+impl Default for Decision {
+    fn default() -> Self {
+        Self { always_compare_med: false, external_paths: 64, internal_paths: 64 }
+    }
+}
+
+/// How many prefixes a peer may announce.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MaxPrefixes {
+    /// With more, the session ends with Cease, maximum number of prefixes reached.
+    pub limit: u32,
+    /// The share of the limit from which a warning is logged, 1 to 100. Default 75.
+    #[serde(default = "default_warn_percent")]
+    pub warn_percent: u8,
 }
 
 /// A prefix that the speaker originates.
@@ -127,6 +166,12 @@ pub struct Neighbor {
     /// interface.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_hop_ipv6: Option<Ipv6Addr>,
+    /// Whether routes are reflected for it (RFC 4456); of an internal peer only. Default false.
+    #[serde(default)]
+    pub route_reflector_client: bool,
+    /// How many prefixes it may announce. Default: any number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_prefixes: Option<MaxPrefixes>,
     /// For people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
@@ -151,6 +196,8 @@ impl Neighbor {
             hold_time: None,
             next_hop_ipv4: None,
             next_hop_ipv6: None,
+            route_reflector_client: false,
+            max_prefixes: None,
             description: None,
         }
     }
@@ -188,6 +235,10 @@ fn default_listen() -> Vec<SocketAddr> {
 
 fn default_hold_time() -> HoldTime {
     HoldTime::DEFAULT
+}
+
+fn default_warn_percent() -> u8 {
+    75
 }
 
 fn default_connect_retry() -> u16 {
@@ -231,6 +282,8 @@ pub enum ConfigError {
 pub struct Checked {
     pub(crate) asn: Asn,
     pub(crate) router_id: BgpIdentifier,
+    pub(crate) cluster_id: Ipv4Addr,
+    pub(crate) options: DecisionOptions,
     pub(crate) listen: Vec<SocketAddr>,
     pub(crate) networks: BTreeMap<Prefix, bool>,
     pub(crate) neighbors: BTreeMap<IpAddr, CheckedNeighbor>,
@@ -262,6 +315,9 @@ pub(crate) struct CheckedNeighbor {
     pub(crate) connect_retry: Duration,
     pub(crate) next_hop_ipv4: Option<Ipv4Addr>,
     pub(crate) next_hop_ipv6: Option<Ipv6Addr>,
+    pub(crate) route_reflector_client: bool,
+    pub(crate) policy: Policy,
+    pub(crate) prefix_limit: Option<PrefixLimit>,
 }
 
 /// Neighbours that may dial from a prefix, with nothing left to look up elsewhere.
@@ -325,6 +381,9 @@ impl Config {
             listen: default_listen(),
             hold_time: default_hold_time(),
             connect_retry: default_connect_retry(),
+            ebgp_requires_policy: true,
+            cluster_id: None,
+            decision: Decision::default(),
             networks: Vec::new(),
             neighbors: Vec::new(),
             dynamic_neighbors: Vec::new(),
@@ -350,6 +409,14 @@ impl Config {
         let wrong = |path: &str, reason: String| ConfigError::Value { path: path.to_owned(), reason };
         if !(1..=3600).contains(&self.connect_retry) {
             return Err(wrong("connect_retry", format!("{} s: expected 1 to 3600", self.connect_retry)));
+        }
+        for (path, paths) in [
+            ("decision.external_paths", self.decision.external_paths),
+            ("decision.internal_paths", self.decision.internal_paths),
+        ] {
+            if paths == 0 {
+                return Err(wrong(path, "0: expected 1 to 255".to_owned()));
+            }
         }
         if self.kernel.metric == 0 {
             return Err(wrong("kernel.metric", "0: expected at least 1".to_owned()));
@@ -416,6 +483,12 @@ impl Config {
         Ok(Checked {
             asn: self.asn,
             router_id: self.router_id,
+            cluster_id: self.cluster_id.unwrap_or(self.router_id.octets().into()),
+            options: DecisionOptions {
+                always_compare_med: self.decision.always_compare_med,
+                external_paths: self.decision.external_paths,
+                internal_paths: self.decision.internal_paths,
+            },
             listen: self.listen.clone(),
             networks,
             neighbors,
@@ -481,7 +554,16 @@ impl Config {
         if neighbor.families.is_empty() {
             return Err(("families", "is empty: expected ipv4-unicast, ipv6-unicast or both".to_owned()));
         }
+        if let Some(max) = neighbor.max_prefixes
+            && !(1..=100).contains(&max.warn_percent)
+        {
+            return Err(("max_prefixes.warn_percent", format!("{}: expected 1 to 100", max.warn_percent)));
+        }
         let internal = neighbor.remote_as == self.asn;
+        if neighbor.route_reflector_client && !internal {
+            let reason = format!("{address} is not in AS {}, and only internal peers are clients", self.asn);
+            return Err(("route_reflector_client", reason));
+        }
         Ok(CheckedNeighbor {
             local_as: self.asn,
             router_id: self.router_id,
@@ -505,6 +587,11 @@ impl Config {
             connect_retry: Duration::from_secs(self.connect_retry.into()),
             next_hop_ipv4: neighbor.next_hop_ipv4,
             next_hop_ipv6: neighbor.next_hop_ipv6,
+            route_reflector_client: neighbor.route_reflector_client,
+            policy: if self.ebgp_requires_policy && !internal { Policy::Nothing } else { Policy::Everything },
+            prefix_limit: neighbor
+                .max_prefixes
+                .map(|max| PrefixLimit { maximum: max.limit, warn_percent: max.warn_percent }),
         })
     }
 }
@@ -578,6 +665,15 @@ mod tests {
             ),
             ("kernel: {protocol: 2}", "kernel.protocol: 2"),
             ("connect_retry: 0", "connect_retry: 0 s"),
+            ("decision: {external_paths: 0}", "decision.external_paths: 0"),
+            (
+                "neighbors: [{address: 192.0.2.2, remote_as: 1, route_reflector_client: true}]",
+                "neighbors[0].route_reflector_client: 192.0.2.2 is not in AS 64500",
+            ),
+            (
+                "neighbors: [{address: 192.0.2.2, remote_as: 1, max_prefixes: {limit: 9, warn_percent: 0}}]",
+                "neighbors[0].max_prefixes.warn_percent: 0",
+            ),
         ];
         for (line, expected) in cases {
             let result = Config::from_yaml(&format!("{SMALL}{line}")).and_then(|config| config.check());

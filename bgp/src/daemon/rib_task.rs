@@ -7,47 +7,54 @@ use tokio::time::{Duration, Instant, sleep_until};
 
 use super::convergence::Convergence;
 use super::kernel::KernelInput;
-use crate::asn::Asn;
-use crate::family::Family;
+use crate::family::{Family, FamilySet};
 use crate::prefix::Prefix;
-use crate::rib::{Batch, PathView, PeerId, PeerInfo, Rib};
-use crate::wire::{Attributes, NextHop, Update};
+use crate::rib::{
+    Batch, DecisionOptions, Excess, Fib, LimitReached, PathView, PeerId, PeerInfo, Rib, Speaker,
+};
+use crate::wire::OwnedUpdate;
 
-/// An UPDATE with its prefixes copied out of the message.
+/// What a session is given.
 #[derive(Debug)]
-pub(super) struct OwnedUpdate {
-    withdrawn: Vec<Prefix>,
-    announced: Vec<(NextHop, Vec<Prefix>)>,
-    attributes: Attributes,
-    end_of_rib: Option<Family>,
+pub(super) enum Delivery {
+    /// Messages to send; the next come when these are written.
+    Messages(Batch),
+    /// The peer announces more than it may, and the session is to end.
+    TooManyPrefixes(LimitReached),
 }
 
-impl OwnedUpdate {
-    pub(super) fn new(update: &Update<'_>) -> Self {
-        Self {
-            withdrawn: update.withdrawn.iter().flat_map(|nlri| nlri.iter()).collect(),
-            announced: update
-                .announced
-                .iter()
-                .map(|reach| (reach.next_hop, reach.nlri.iter().collect()))
-                .collect(),
-            attributes: update.attributes.clone(),
-            end_of_rib: update.end_of_rib,
-        }
-    }
+/// UPDATEs of a peer, as many as one read brought.
+#[derive(Debug)]
+pub(super) struct Updates {
+    pub(super) peer: PeerId,
+    pub(super) messages: Vec<OwnedUpdate>,
+    /// Whether more can be read at once.
+    pub(super) more: bool,
 }
 
 /// What the tables are told or asked.
 #[derive(Debug)]
 pub(super) enum RibInput {
     /// The configuration, as far as the tables care.
-    Settings { asn: Asn, networks: BTreeMap<Prefix, bool>, peers: BTreeSet<PeerId>, settle_time: Duration },
-    /// A session came up; messages for it go to `batches`.
-    Up { peer: PeerId, info: Box<PeerInfo>, batches: mpsc::Sender<Batch> },
-    /// A session ended.
-    Down { peer: PeerId },
-    /// An UPDATE arrived.
-    Update { peer: PeerId, update: Box<OwnedUpdate> },
+    Settings(Box<Settings>),
+    /// A session came up; what is for it goes to `deliveries`, which has room for two.
+    Up { peer: PeerId, info: Box<PeerInfo>, deliveries: mpsc::Sender<Delivery> },
+    /// A session ended; paths of the families to retain stay, stale, and all others go.
+    Down { peer: PeerId, retain: Option<FamilySet> },
+    /// Stale paths of these families go. Happens by itself at End-of-RIB.
+    #[expect(dead_code, reason = "for sessions that keep routes over a restart")]
+    Sweep { peer: PeerId, families: FamilySet },
+    /// Stale paths of these families become those of last resort (RFC 9494).
+    #[expect(dead_code, reason = "for sessions that keep routes over a restart")]
+    LongLived { peer: PeerId, families: FamilySet },
+    /// The peer begins to tell all of a family again (RFC 7313): what it said before is stale.
+    #[expect(dead_code, reason = "for sessions that keep routes over a restart")]
+    RefreshBegins { peer: PeerId, family: Family },
+    /// The peer has told all of a family again: what is still stale goes.
+    #[expect(dead_code, reason = "for sessions that keep routes over a restart")]
+    RefreshEnds { peer: PeerId, family: Family },
+    /// UPDATEs arrived.
+    Updates(Updates),
     /// A KEEPALIVE arrived on an established session.
     Keepalive { peer: PeerId },
     /// The peer wants to be told all again.
@@ -60,11 +67,26 @@ pub(super) enum RibInput {
     Paths(oneshot::Sender<Vec<PathView>>),
 }
 
+/// The configuration, as far as the tables care.
+#[derive(Debug)]
+pub(super) struct Settings {
+    pub(super) speaker: Speaker,
+    pub(super) networks: BTreeMap<Prefix, bool>,
+    pub(super) peers: BTreeSet<PeerId>,
+    pub(super) settle_time: Duration,
+    /// Whether the kernel is told anything.
+    pub(super) fib: Fib,
+    pub(super) options: DecisionOptions,
+}
+
+/// How long messages that are not full may wait for what is still being read.
+const HOLD: Duration = Duration::from_millis(20);
+
 /// Inputs taken together, before anything is decided or sent.
 const INPUTS: usize = 1024;
 
 struct Outlet {
-    batches: mpsc::Sender<Batch>,
+    deliveries: mpsc::Sender<Delivery>,
     busy: bool,
 }
 
@@ -82,15 +104,25 @@ struct RibTask {
     convergence: Convergence,
     settling: Settling,
     outlets: BTreeMap<PeerId, Outlet>,
+    /// Peers of which more can be read at once.
+    reading: BTreeSet<PeerId>,
+    /// When messages that are not full are sent whatever is still being read.
+    held_until: Option<Instant>,
 }
 
 /// Runs until all senders are gone.
-pub(super) async fn run(mut inputs: mpsc::Receiver<RibInput>, kernel: mpsc::Sender<KernelInput>, asn: Asn) {
+pub(super) async fn run(
+    mut inputs: mpsc::Receiver<RibInput>,
+    kernel: mpsc::Sender<KernelInput>,
+    speaker: Speaker,
+) {
     let mut task = RibTask {
-        rib: Rib::new(asn),
+        rib: Rib::new(speaker),
         convergence: Convergence::default(),
         settling: Settling::NotConfigured,
         outlets: BTreeMap::new(),
+        reading: BTreeSet::new(),
+        held_until: None,
     };
     let mut batch = Vec::with_capacity(INPUTS);
     loop {
@@ -111,13 +143,16 @@ pub(super) async fn run(mut inputs: mpsc::Receiver<RibInput>, kernel: mpsc::Send
                 Ok(permit) => permit.send(task.kernel_input()),
                 Err(_) => return,
             },
-            () = settle(settled_at) => task.settling = Settling::Over,
+            () = until(settled_at) => task.settling = Settling::Over,
+            () = until(task.held_until) => {}
         }
-        task.flush();
+        task.flush(inputs.is_empty());
+        // Sessions that have something to send now come before what else has arrived.
+        tokio::task::yield_now().await;
     }
 }
 
-async fn settle(at: Option<Instant>) {
+async fn until(at: Option<Instant>) {
     match at {
         Some(at) => sleep_until(at).await,
         None => std::future::pending().await,
@@ -127,25 +162,37 @@ async fn settle(at: Option<Instant>) {
 impl RibTask {
     fn take(&mut self, input: RibInput) {
         match input {
-            RibInput::Settings { asn, networks, peers, settle_time } => {
-                self.rib.set_local_as(asn);
+            RibInput::Settings(settings) => {
+                let Settings { speaker, networks, peers, settle_time, fib, options } = *settings;
+                self.rib.set_speaker(speaker);
+                self.rib.set_fib(fib);
+                self.rib.set_options(options);
                 self.rib.originate(networks);
                 self.convergence.configure(peers);
                 if self.settling == Settling::NotConfigured {
                     self.settling = Settling::Until(Instant::now() + settle_time);
                 }
             }
-            RibInput::Up { peer, info, batches } => {
+            RibInput::Up { peer, info, deliveries } => {
                 self.convergence.up(peer, info.families);
-                self.outlets.insert(peer, Outlet { batches, busy: false });
+                self.outlets.insert(peer, Outlet { deliveries, busy: false });
                 self.rib.peer_up(peer, *info);
             }
-            RibInput::Down { peer } => {
+            RibInput::Down { peer, retain } => {
                 self.convergence.down(peer);
                 self.outlets.remove(&peer);
-                self.rib.peer_down(peer);
+                self.reading.remove(&peer);
+                self.rib.peer_down(peer, retain);
             }
-            RibInput::Update { peer, update } => self.update(peer, *update),
+            RibInput::Sweep { peer, families } => self.rib.sweep(peer, families),
+            RibInput::LongLived { peer, families } => self.rib.long_lived(peer, families),
+            RibInput::RefreshBegins { peer, family } => {
+                self.rib.mark_stale(peer, FamilySet::from_iter([family]));
+            }
+            RibInput::RefreshEnds { peer, family } => {
+                self.rib.sweep(peer, FamilySet::from_iter([family]));
+            }
+            RibInput::Updates(updates) => self.updates(updates),
             RibInput::Keepalive { peer } => self.convergence.keepalive(peer),
             RibInput::Refresh { peer, family } => self.rib.refresh(peer, family),
             RibInput::Written { peer } => {
@@ -165,20 +212,45 @@ impl RibTask {
         }
     }
 
-    fn update(&mut self, peer: PeerId, update: OwnedUpdate) {
-        let OwnedUpdate { withdrawn, announced, attributes, end_of_rib } = update;
-        self.rib.withdraw(peer, withdrawn);
-        for (next_hop, prefixes) in announced {
-            self.rib.announce(peer, Attributes { next_hop, ..attributes.clone() }, prefixes);
+    fn updates(&mut self, Updates { peer, messages, more }: Updates) {
+        for update in messages {
+            if let Some(family) = update.end_of_rib {
+                self.convergence.end_of_rib(peer, family);
+            }
+            self.rib.update(peer, update);
         }
-        if let Some(family) = end_of_rib {
-            self.convergence.end_of_rib(peer, family);
+        for reached in self.rib.take_limits_reached() {
+            tracing::warn!(peer = %reached.peer, received = reached.received, limit = ?reached.limit, "prefix limit");
+            if reached.excess == Excess::Beyond
+                && let Some(outlet) = self.outlets.get(&reached.peer)
+                && let Err(error) = outlet.deliveries.try_send(Delivery::TooManyPrefixes(reached))
+            {
+                tracing::debug!(%error, "the session ends already");
+            }
+        }
+        if more {
+            self.reading.insert(peer);
+        } else {
+            self.reading.remove(&peer);
+        }
+    }
+
+    /// Encodes what is not in full messages yet, unless more of the same may come at once.
+    fn write_pending(&mut self, idle: bool) {
+        if !self.rib.is_pending() {
+            self.held_until = None;
+        } else if idle && self.reading.is_empty() || self.held_until.is_some_and(|at| at <= Instant::now()) {
+            self.held_until = None;
+            self.rib.write_pending();
+        } else if self.held_until.is_none() {
+            self.held_until = Some(Instant::now() + HOLD);
         }
     }
 
     /// Gives each peer that can take one its next batch of messages.
-    fn flush(&mut self) {
+    fn flush(&mut self, idle: bool) {
         self.rib.decide();
+        self.write_pending(idle);
         if matches!(self.settling, Settling::Until(_)) && self.convergence.is_reached() {
             tracing::info!("all neighbours have told their routes");
             self.settling = Settling::Over;
@@ -190,9 +262,10 @@ impl RibTask {
             if let Some(batch) = self.rib.export(*peer) {
                 // The channel has room for the one batch that is under way; a closed one belongs to a session
                 // whose end is on its way to us.
-                outlet.busy = outlet.batches.try_send(batch).is_ok();
+                outlet.busy = outlet.deliveries.try_send(Delivery::Messages(batch)).is_ok();
             }
         }
+        self.rib.tidy();
     }
 
     fn has_kernel_input(&self) -> bool {

@@ -1,5 +1,6 @@
 //! The task of one neighbour: its sockets, its timers, its place between the wire and the tables.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
@@ -12,11 +13,12 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
 use super::interfaces::local_view;
-use super::rib_task::{OwnedUpdate, RibInput};
-use super::transport::{self, Transport};
+use super::rib_task::{Delivery, RibInput, Updates};
+use super::transport::{self, Amount, Transport};
+use crate::FamilySet;
 use crate::config::CheckedNeighbor;
 use crate::fsm::{Direction, Input, Negotiated, Output, Received, Session, SessionConfig, State};
-use crate::rib::{Batch, ExportView, PeerId, PeerInfo};
+use crate::rib::{AddPath, Batch, ExportView, PeerId, PeerInfo};
 use crate::wire::{
     Frame, MAX_MESSAGE_LEN, Message, Notification, RefreshKind, Update, UpdateContext, header,
 };
@@ -48,6 +50,10 @@ pub(super) struct SessionHandle {
     pub(super) task: JoinHandle<()>,
 }
 
+thread_local! {
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
 type Dial = Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send>>;
 
 struct SessionTask {
@@ -62,7 +68,7 @@ struct SessionTask {
     rib: mpsc::Sender<RibInput>,
     /// What the rib task must still get; reading stops while there is any.
     pending: VecDeque<RibInput>,
-    batches: Option<mpsc::Receiver<Batch>>,
+    deliveries: Option<mpsc::Receiver<Delivery>>,
     /// A batch is being written, which the rib task waits for.
     writing_batch: bool,
     status: watch::Sender<SessionStatus>,
@@ -96,7 +102,7 @@ pub(super) fn start(peer: PeerId, neighbor: CheckedNeighbor, rib: mpsc::Sender<R
         closing: JoinSet::new(),
         rib,
         pending: VecDeque::new(),
-        batches: None,
+        deliveries: None,
         writing_batch: false,
         status,
     };
@@ -135,7 +141,7 @@ impl SessionTask {
                     }
                     Err(_) => return self.stop(Notification::administrative_shutdown()).await,
                 },
-                Some(batch) = next_batch(&mut self.batches), if !self.writing_batch => self.send_batch(batch),
+                Some(delivery) = next_delivery(&mut self.deliveries), if !self.writing_batch => self.deliver(delivery),
                 () = until(deadline) => self.tick(),
             }
         }
@@ -238,21 +244,26 @@ impl SessionTask {
 
     /// Reads until nothing is there or the rib task must catch up.
     fn read(&mut self, direction: Direction) -> io::Result<()> {
-        while self.pending.is_empty() {
-            let Some(transport) = self.slot(direction) else { return Ok(()) };
-            if !transport.read()? {
-                return Ok(());
+        // One for all sessions of a thread: an idle session has none.
+        BUFFER.with_borrow_mut(|buffer| {
+            while self.pending.is_empty() {
+                let Some(transport) = self.slot(direction) else { return Ok(()) };
+                let Amount::Read { octets, more } = transport.read(buffer)? else { return Ok(()) };
+                self.messages(direction, buffer.get(..octets).unwrap_or_default());
+                match self.pending.back_mut() {
+                    Some(RibInput::Updates(updates)) => updates.more = more,
+                    // What is there is read, and the next read would say so.
+                    _ if !more => return Ok(()),
+                    _ => {}
+                }
             }
-            self.messages(direction);
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     /// Takes all whole messages out of what was received.
-    fn messages(&mut self, direction: Direction) {
-        let Some(transport) = self.slot(direction) else { return };
-        let received = std::mem::take(&mut transport.received);
-        let mut rest = &received[..];
+    fn messages(&mut self, direction: Direction, received: &[u8]) {
+        let mut rest = received;
         // A fault closes the connection, and what follows it means nothing.
         while self.slot(direction).is_some() {
             let limit = self.negotiated(direction).map_or(MAX_MESSAGE_LEN, |session| session.message_limit);
@@ -313,16 +324,34 @@ impl SessionTask {
             as_width: negotiated.as_width,
             peer: self.neighbor.kind(),
             families: negotiated.families,
+            add_path: FamilySet::EMPTY,
+            extended_next_hop: false,
         };
         match Update::decode(body, context) {
             Ok(update) => {
                 for fault in &update.faults {
                     tracing::warn!(neighbor = %self.neighbor.address, action = ?fault.action, "UPDATE: {fault}");
                 }
-                let update = OwnedUpdate::new(&update);
-                self.pending.push_back(RibInput::Update { peer: self.peer, update: Box::new(update) });
+                // Those of one read travel together.
+                if let Some(RibInput::Updates(updates)) = self.pending.back_mut() {
+                    updates.messages.push(update.into());
+                } else {
+                    let updates = Updates { peer: self.peer, messages: vec![update.into()], more: false };
+                    self.pending.push_back(RibInput::Updates(updates));
+                }
             }
             Err(notification) => self.step(Input::Malformed(direction, notification)),
+        }
+    }
+
+    fn deliver(&mut self, delivery: Delivery) {
+        match delivery {
+            Delivery::Messages(batch) => self.send_batch(batch),
+            Delivery::TooManyPrefixes(reached) => {
+                let Some((direction, _)) = self.machine.established() else { return };
+                self.note_error(format!("{} prefixes, {} allowed", reached.received, reached.limit.maximum));
+                self.step(Input::Malformed(direction, Notification::maximum_prefixes_reached()));
+            }
         }
     }
 
@@ -330,7 +359,9 @@ impl SessionTask {
         let Some((direction, _)) = self.machine.established() else { return };
         self.writing_batch = true;
         if let Some(transport) = self.slot(direction) {
-            transport.queue(batch);
+            for segment in batch {
+                transport.queue(segment);
+            }
         }
         self.flush(direction);
     }
@@ -394,9 +425,9 @@ impl SessionTask {
             Output::Down(reason) => {
                 tracing::warn!(neighbor = %self.neighbor.address, %reason, "session down");
                 self.note_error(reason.to_string());
-                self.batches = None;
+                self.deliveries = None;
                 self.writing_batch = false;
-                self.pending.push_back(RibInput::Down { peer: self.peer });
+                self.pending.push_back(RibInput::Down { peer: self.peer, retain: None });
             }
             Output::Failed(reason) => {
                 tracing::info!(neighbor = %self.neighbor.address, %reason, "session not established");
@@ -437,11 +468,18 @@ impl SessionTask {
             families: negotiated.families,
             view,
             ifindex: local.ifindex,
+            add_path: AddPath::default(),
+            message_limit: MAX_MESSAGE_LEN,
+            extended_next_hop: false,
+            route_reflector_client: neighbor.route_reflector_client,
+            long_lived: false,
+            policy: neighbor.policy,
+            prefix_limit: neighbor.prefix_limit,
         };
-        let (batches, receiver) = mpsc::channel(1);
-        self.batches = Some(receiver);
+        let (deliveries, receiver) = mpsc::channel(2);
+        self.deliveries = Some(receiver);
         self.writing_batch = false;
-        self.pending.push_back(RibInput::Up { peer: self.peer, info: Box::new(info), batches });
+        self.pending.push_back(RibInput::Up { peer: self.peer, info: Box::new(info), deliveries });
     }
 
     fn note_error(&mut self, error: String) {
@@ -463,9 +501,9 @@ async fn ready_dial(dial: &mut Option<Dial>) -> io::Result<TcpStream> {
     }
 }
 
-async fn next_batch(batches: &mut Option<mpsc::Receiver<Batch>>) -> Option<Batch> {
-    match batches {
-        Some(batches) => batches.recv().await,
+async fn next_delivery(deliveries: &mut Option<mpsc::Receiver<Delivery>>) -> Option<Delivery> {
+    match deliveries {
+        Some(deliveries) => deliveries.recv().await,
         None => std::future::pending().await,
     }
 }

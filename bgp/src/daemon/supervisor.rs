@@ -14,13 +14,13 @@ use tokio::time::{Duration, timeout};
 use super::control_server::{self, ControlRequest};
 use super::kernel::{self, KernelInput};
 use super::listener::Listener;
-use super::rib_task::{self, RibInput};
+use super::rib_task::{self, RibInput, Settings};
 use super::session::{self, Command, SessionHandle};
 use super::transport;
 use super::{Options, RoutesOnExit};
 use crate::config::{Checked, CheckedNeighbor, Config, ConfigError};
 use crate::control::{NeighborStatus, Request, Response, RouteView, Status};
-use crate::rib::{PathView, PeerId};
+use crate::rib::{Fib, PathView, PeerId, Speaker};
 use crate::wire::{NextHop, Notification};
 
 /// Why the speaker cannot run.
@@ -147,13 +147,15 @@ impl Supervisor {
             let handle = session::start(peer, neighbor.clone(), rib.clone());
             self.sessions.insert(neighbor.address, handle);
         }
-        let settings = RibInput::Settings {
-            asn: checked.asn,
+        let settings = Settings {
+            speaker: speaker(&checked),
             networks: checked.networks.clone(),
             peers: self.sessions.values().map(|session| session.peer).collect(),
             settle_time: Duration::from_secs(checked.kernel.settle_time.into()),
+            options: checked.options,
+            fib: if checked.kernel.install { Fib::Wanted } else { Fib::Unwanted },
         };
-        self.tell_rib(settings).await;
+        self.tell_rib(RibInput::Settings(Box::new(settings))).await;
         tracing::info!(asn = %checked.asn, neighbors = checked.neighbors.len(), "configured");
         self.config = Some(checked);
         Ok(())
@@ -178,12 +180,12 @@ impl Supervisor {
 
     /// The way to the rib task, which is started with the first configuration.
     fn rib(&mut self, checked: &Checked) -> mpsc::Sender<RibInput> {
-        let (kernel, asn) = (self.kernel.clone(), checked.asn);
+        let (kernel, speaker) = (self.kernel.clone(), speaker(checked));
         let rib_task = &mut self.rib_task;
         self.rib
             .get_or_insert_with(|| {
-                let (sender, inputs) = mpsc::channel(4096);
-                *rib_task = Some(tokio::spawn(rib_task::run(inputs, kernel, asn)));
+                let (sender, inputs) = mpsc::channel(512);
+                *rib_task = Some(tokio::spawn(rib_task::run(inputs, kernel, speaker)));
                 sender
             })
             .clone()
@@ -297,6 +299,10 @@ async fn end_sessions(ending: Vec<(SessionHandle, Notification)>) {
             tracing::error!(%error, "session task");
         }
     }
+}
+
+fn speaker(checked: &Checked) -> Speaker {
+    Speaker { cluster_id: checked.cluster_id, ..Speaker::new(checked.asn, checked.router_id) }
 }
 
 fn route_view(path: &PathView, addresses: &BTreeMap<PeerId, IpAddr>) -> RouteView {

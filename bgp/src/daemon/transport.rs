@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use super::interfaces::LocalView;
 use crate::config::CheckedNeighbor;
-use crate::rib::Batch;
+use crate::rib::Segment;
 use crate::wire::Notification;
 
 /// How long a dial may take.
@@ -21,11 +21,20 @@ const DIAL_TIME: Duration = Duration::from_secs(10);
 /// How long a connection that is being closed may take to deliver its last message.
 const CLOSE_TIME: Duration = Duration::from_secs(1);
 /// Octets read at a time.
-const READ_OCTETS: usize = 64 * 1024;
+const READ_OCTETS: usize = 128 * 1024;
 /// Segments in one system call.
 const SEGMENTS: usize = 64;
 /// Internetwork control (RFC 4271 does not say; everyone marks BGP so).
 const TRAFFIC_CLASS: u32 = 0xc0;
+
+/// What a read came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Amount {
+    /// Nothing is there.
+    Nothing,
+    /// This many octets, with those that were left from before.
+    Read { octets: usize, more: bool },
+}
 
 /// A connection; nothing in it waits.
 #[derive(Debug)]
@@ -33,7 +42,7 @@ pub(super) struct Transport {
     stream: TcpStream,
     /// What was read and is not yet a whole message.
     pub(super) received: Vec<u8>,
-    queue: VecDeque<Batch>,
+    queue: VecDeque<Segment>,
     /// Octets of the first segment that are written already.
     written: usize,
     pub(super) local: LocalView,
@@ -60,9 +69,9 @@ impl Transport {
         self.queue.is_empty()
     }
 
-    pub(super) fn queue(&mut self, batch: Batch) {
-        if !batch.is_empty() {
-            self.queue.push_back(batch);
+    pub(super) fn queue(&mut self, segment: Segment) {
+        if !segment.is_empty() {
+            self.queue.push_back(segment);
         }
     }
 
@@ -99,16 +108,21 @@ impl Transport {
         }
     }
 
-    /// Reads once what is there; `false` if nothing is.
-    pub(super) fn read(&mut self) -> io::Result<bool> {
+    /// Reads once what is there, behind what was there before, into the buffer of this thread.
+    pub(super) fn read(&mut self, buffer: &mut Vec<u8>) -> io::Result<Amount> {
         let filled = self.received.len();
-        self.received.resize(filled + READ_OCTETS, 0);
-        let result = self.stream.try_read(&mut self.received[filled..]);
-        self.received.truncate(filled + result.as_ref().copied().unwrap_or(0));
-        match result {
+        if buffer.len() < filled + READ_OCTETS {
+            buffer.resize(filled + READ_OCTETS, 0);
+        }
+        match self.stream.try_read(&mut buffer[filled..]) {
             Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(_) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Ok(octets) => {
+                buffer[..filled].copy_from_slice(&self.received);
+                self.received = Vec::new();
+                let more = filled + octets == buffer.len();
+                Ok(Amount::Read { octets: filled + octets, more })
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Amount::Nothing),
             Err(error) => Err(error),
         }
     }

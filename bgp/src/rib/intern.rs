@@ -1,31 +1,23 @@
 //! Each set of attributes once, under a number.
 
-use std::collections::HashMap;
+use std::hash::BuildHasher;
 use std::num::NonZeroU32;
-use std::sync::Arc;
 
-use super::export::ExportKey;
+use foldhash::fast::FixedState;
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry as Place;
+
 use crate::wire::Attributes;
 
 /// The number of an interned set of attributes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct AttrId(NonZeroU32);
 
-/// What the interner knows about the export of some attributes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Exported {
-    /// Nothing yet.
-    NotWorkedOut,
-    /// They go out as these, or not at all.
-    As(Option<AttrId>),
-}
-
 #[derive(Debug)]
 struct Entry {
-    attributes: Arc<Attributes>,
+    attributes: Box<Attributes>,
+    hash: u64,
     references: u32,
-    /// What each group of peers is told in place of these attributes; holds a reference to the result.
-    exports: Vec<(ExportKey, Option<AttrId>)>,
 }
 
 /// All attribute sets in use, counted by reference.
@@ -33,60 +25,86 @@ struct Entry {
 pub(super) struct Interner {
     entries: Vec<Option<Entry>>,
     free: Vec<AttrId>,
-    ids: HashMap<Arc<Attributes>, AttrId>,
+    /// Numbers without a meaning that somebody may still remember.
+    forgotten: Vec<AttrId>,
+    ids: HashTable<AttrId>,
 }
 
 impl AttrId {
-    fn index(self) -> usize {
+    pub(super) fn index(self) -> usize {
         usize::try_from(self.0.get() - 1).unwrap_or(usize::MAX)
+    }
+
+    fn of(index: usize) -> Self {
+        Self(u32::try_from(index + 1).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MAX))
     }
 }
 
 impl Interner {
-    /// The number of these attributes, with one more reference to it.
-    pub(super) fn intern(&mut self, attributes: Attributes) -> AttrId {
-        if let Some(id) = self.ids.get(&attributes) {
-            let id = *id;
-            self.acquire(id);
-            return id;
-        }
-        let attributes = Arc::new(attributes);
-        let entry = Entry { attributes: Arc::clone(&attributes), references: 1, exports: Vec::new() };
-        let id = if let Some(id) = self.free.pop() {
-            self.entries[id.index()] = Some(entry);
-            id
-        } else {
-            self.entries.push(Some(entry));
-            let number = u32::try_from(self.entries.len()).ok().and_then(NonZeroU32::new);
-            AttrId(number.unwrap_or(NonZeroU32::MAX))
+    /// The number of these attributes, with one more reference to it, and whether they are new.
+    pub(super) fn intern(&mut self, attributes: Attributes) -> (AttrId, bool) {
+        const STATE: FixedState = FixedState::with_seed(0x6d61_7267_6179);
+        let hash = STATE.hash_one(&attributes);
+        let Self { entries, free, ids, .. } = self;
+        let place = ids.entry(
+            hash,
+            |id| {
+                let entry = entries[id.index()].as_ref();
+                entry.is_some_and(|entry| entry.hash == hash && *entry.attributes == attributes)
+            },
+            |id| entries[id.index()].as_ref().map_or(0, |entry| entry.hash),
+        );
+        let vacant = match place {
+            Place::Occupied(place) => {
+                let id = *place.get();
+                self.acquire(id, 1);
+                return (id, false);
+            }
+            Place::Vacant(place) => place,
         };
-        self.ids.insert(attributes, id);
-        id
+        let entry = Entry { attributes: Box::new(attributes), hash, references: 1 };
+        let id = free.pop().unwrap_or(AttrId::of(entries.len()));
+        vacant.insert(id);
+        match entries.get_mut(id.index()) {
+            Some(place) => *place = Some(entry),
+            None => entries.push(Some(entry)),
+        }
+        (id, true)
     }
 
-    /// One more reference.
-    pub(super) fn acquire(&mut self, id: AttrId) {
-        if let Some(entry) = self.entry_mut(id) {
-            entry.references += 1;
+    /// More references.
+    pub(super) fn acquire(&mut self, id: AttrId, count: u32) {
+        if let Some(Some(entry)) = self.entries.get_mut(id.index()) {
+            entry.references += count;
         }
     }
 
-    /// One reference less; the last one frees the number.
-    pub(super) fn release(&mut self, id: AttrId) {
-        let Some(entry) = self.entry_mut(id) else { return };
+    /// One reference less; gives the attributes back when it was the last one.
+    ///
+    /// The number gets no new meaning before [`Interner::take_forgotten`].
+    pub(super) fn release(&mut self, id: AttrId) -> Option<Box<Attributes>> {
+        let place = self.entries.get_mut(id.index())?;
+        let entry = place.as_mut()?;
         entry.references -= 1;
         if entry.references > 0 {
-            return;
+            return None;
         }
-        if let Some(entry) = self.entries[id.index()].take() {
-            self.ids.remove(&entry.attributes);
-            self.free.push(id);
-            for (_, exported) in entry.exports {
-                if let Some(exported) = exported {
-                    self.release(exported);
-                }
-            }
+        let entry = place.take()?;
+        if let Ok(found) = self.ids.find_entry(entry.hash, |other| *other == id) {
+            found.remove();
         }
+        self.forgotten.push(id);
+        Some(entry.attributes)
+    }
+
+    /// Numbers that lost their meaning; the caller forgets them, after which they are given again.
+    pub(super) fn take_forgotten(&mut self) -> Vec<AttrId> {
+        let forgotten = std::mem::take(&mut self.forgotten);
+        self.free.extend_from_slice(&forgotten);
+        if self.ids.is_empty() {
+            *self = Self::default();
+        }
+        forgotten
     }
 
     /// The attributes with this number.
@@ -95,37 +113,15 @@ impl Interner {
         self.entries.get(id.index()).and_then(Option::as_ref).map_or(&NONE, |entry| &entry.attributes)
     }
 
-    /// What is told in place of `id` under `key`.
-    pub(super) fn exported(&self, id: AttrId, key: ExportKey) -> Exported {
-        let entry = self.entries.get(id.index()).and_then(Option::as_ref);
-        let known = entry.and_then(|entry| entry.exports.iter().find(|(known, _)| *known == key));
-        match known {
-            None => Exported::NotWorkedOut,
-            Some((_, exported)) => Exported::As(*exported),
-        }
-    }
-
-    /// Remembers what is told in place of `id` under `key`.
-    pub(super) fn remember(
-        &mut self,
-        id: AttrId,
-        key: ExportKey,
-        exported: Option<Attributes>,
-    ) -> Option<AttrId> {
-        let exported = exported.map(|attributes| self.intern(attributes));
-        if let Some(entry) = self.entry_mut(id) {
-            entry.exports.push((key, exported));
-        }
-        exported
+    /// Every set of attributes in use.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (AttrId, &Attributes)> {
+        let entries = self.entries.iter().enumerate();
+        entries.filter_map(|(index, entry)| Some((AttrId::of(index), &*entry.as_ref()?.attributes)))
     }
 
     /// Attribute sets in use.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.ids.len()
-    }
-
-    fn entry_mut(&mut self, id: AttrId) -> Option<&mut Entry> {
-        self.entries.get_mut(id.index())?.as_mut()
     }
 }

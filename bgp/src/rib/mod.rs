@@ -17,17 +17,29 @@
 //! Invariants: the result depends on the current paths only, not on the order in which they came; the order of
 //! output depends on the order of input only.
 
-mod adj_out;
+mod buckets;
 mod decision;
+mod explain;
 mod export;
+mod fib;
+mod group;
 mod intern;
+mod log;
+mod next_hop;
+mod peer;
 mod state;
 mod table;
 
-pub use adj_out::Batch;
-pub use decision::Source;
-pub use export::ExportView;
-pub use state::{FibChange, FibNextHop, FibRoute, PathView, PeerId, PeerInfo, Rib};
+pub use decision::{DecisionOptions, Loss, Step};
+pub use explain::{Advertisement, Explanation, PathKey};
+pub use export::{ExportView, Withheld};
+pub use fib::{Fib, FibChange, FibNextHop, FibRoute};
+pub use log::{Batch, Segment};
+pub use next_hop::Tracking;
+pub use peer::{AddPath, Excess, PeerId, PeerInfo, Policy, PrefixLimit, Source};
+pub use state::{LimitReached, PathView, Rib, Speaker};
 
+#[cfg(test)]
+mod history_tests;
 #[cfg(test)]
 mod tests;

@@ -1,69 +1,40 @@
 //! The tables together, and the way of a change through them.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
-use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
-use super::adj_out::{AdjRibOut, Batch, Delta, Mark};
-use super::decision::{Candidate, Source, select};
-use super::export::{ExportKey, ExportView, export};
-use super::intern::{AttrId, Exported, Interner};
-use super::table::{Path, SlotId, Table};
+use super::decision::{Candidate, Decision, DecisionOptions, decide};
+use super::fib::{Fib, FibChange, FibRoute, gateway};
+use super::group::{Group, GroupKey, Interners, Offer, Wanted};
+use super::intern::AttrId;
+use super::log::Batch;
+use super::next_hop::{self, NextHops, Tracking};
+use super::peer::{Excess, Peer, PeerId, PeerInfo, Peers, Policy, PrefixLimit, Source};
+use super::table::{Path, Slot, SlotId, Table, hash};
 use crate::asn::Asn;
 use crate::family::{Family, FamilySet};
 use crate::identifier::BgpIdentifier;
 use crate::prefix::Prefix;
-use crate::wire::{Attributes, NextHop};
+use crate::wire::attr::Community;
+use crate::wire::{Attributes, OwnedUpdate, PeerKind};
 
-/// The number of a neighbour, never used again for another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PeerId(pub u32);
-
-impl PeerId {
-    /// Stands for this speaker as the source of the routes it originates.
-    pub const LOCAL: PeerId = PeerId(0);
-}
-
-/// What the tables know about a peer whose session is up.
-#[derive(Clone, Debug)]
-pub struct PeerInfo {
-    /// Its identifier, a tie-break.
+/// Who we are to our peers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Speaker {
+    /// Our AS, which loops are found by.
+    pub asn: Asn,
+    /// Our identifier: a path that we brought into the AS ourselves is a loop.
     pub identifier: BgpIdentifier,
-    /// Its address, the last tie-break.
-    pub address: IpAddr,
-    /// Families negotiated.
-    pub families: FamilySet,
-    /// What makes other peers be told the same.
-    pub view: ExportView,
-    /// The interface on which its link-local addresses are, if it is on a link of ours.
-    pub ifindex: Option<u32>,
+    /// The cluster that we reflect for (RFC 4456).
+    pub cluster_id: Ipv4Addr,
 }
 
-/// A gateway for the kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct FibNextHop {
-    /// The router.
-    pub via: IpAddr,
-    /// Its interface, needed for link-local addresses only.
-    pub ifindex: Option<u32>,
-}
-
-/// What the kernel should do with packets for a prefix.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum FibRoute {
-    /// Drop what no longer prefix covers.
-    Blackhole,
-    /// Send to one of these, at least one, in ascending order.
-    Unicast(Vec<FibNextHop>),
-}
-
-/// The wanted kernel route of one prefix.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FibChange {
-    /// Which prefix.
-    pub prefix: Prefix,
-    /// The route; `None` for none.
-    pub route: Option<FibRoute>,
+impl Speaker {
+    /// A speaker whose cluster has its identifier.
+    pub fn new(asn: Asn, identifier: BgpIdentifier) -> Self {
+        Self { asn, identifier, cluster_id: identifier.octets().into() }
+    }
 }
 
 /// One path, for people to look at.
@@ -73,62 +44,95 @@ pub struct PathView {
     pub prefix: Prefix,
     /// Who said so; [`PeerId::LOCAL`] for our own.
     pub peer: PeerId,
+    /// The peer's number for the path.
+    pub path_id: u32,
     /// With what attributes.
     pub attributes: Attributes,
     /// Whether it is the best path.
     pub best: bool,
-    /// Whether it is the best path, or equal to it up to the IGP step.
+    /// Whether it is the best path, or used beside it.
     pub multipath: bool,
+    /// Whether the peer has yet to say it again.
+    pub stale: bool,
 }
 
-#[derive(Debug)]
-struct Peer {
-    info: PeerInfo,
-    group: u32,
-    received: usize,
-    out: AdjRibOut,
-}
-
-/// Blackhole routes beneath originated prefixes, or none.
-type Networks = BTreeMap<Prefix, bool>;
-
-/// Adj-RIB-In of all peers, Loc-RIB and Adj-RIB-Out of all peers.
+/// Adj-RIB-In of all peers, Loc-RIB, and Adj-RIB-Out of all groups of peers.
 #[derive(Debug)]
 pub struct Rib {
-    local_as: Asn,
-    table: Table,
-    interner: Interner,
-    networks: Networks,
-    peers: BTreeMap<PeerId, Peer>,
-    views: Vec<ExportView>,
+    speaker: Speaker,
+    options: DecisionOptions,
+    fib: Fib,
+    pub(super) table: Table,
+    pub(super) interners: Interners,
+    pub(super) next_hops: NextHops,
+    /// Originated prefixes, with whether a blackhole route belongs beneath each.
+    networks: BTreeMap<Prefix, bool>,
+    pub(super) peers: Peers,
+    pub(super) groups: Vec<Option<Group>>,
     undecided: Vec<SlotId>,
     fib_marks: Vec<SlotId>,
-    /// The last encoding of each group, good until attribute numbers can change.
-    encoded: BTreeMap<u32, (Delta, Batch)>,
+    /// Prefixes of the UPDATE at hand with path identifiers and hashes; kept for its memory.
+    scratch: Vec<(u32, Prefix, u64)>,
+    found: Vec<Option<SlotId>>,
+    limits: Vec<LimitReached>,
 }
 
-/// Prefixes looked at for one batch; bounds the memory of messages under way to a peer.
-const EXPORT_LIMIT: usize = 16 * 1024;
+/// A peer announces more than it should.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LimitReached {
+    /// Which peer.
+    pub peer: PeerId,
+    /// How many paths it announces.
+    pub received: usize,
+    /// How many it may.
+    pub limit: PrefixLimit,
+    /// How bad it is.
+    pub excess: Excess,
+}
+
+/// Changed prefixes after which to decide rather than to take in more, while they are in the processor's cache.
+const UNDECIDED: usize = 4096;
 
 impl Rib {
-    /// Empty tables of a speaker in this AS.
-    pub fn new(local_as: Asn) -> Self {
+    /// Empty tables.
+    pub fn new(speaker: Speaker) -> Self {
         Self {
-            local_as,
+            speaker,
+            options: DecisionOptions::default(),
+            fib: Fib::default(),
             table: Table::default(),
-            interner: Interner::default(),
-            networks: Networks::new(),
-            peers: BTreeMap::new(),
-            views: Vec::new(),
+            interners: Interners::default(),
+            next_hops: NextHops::default(),
+            networks: BTreeMap::new(),
+            peers: Peers::default(),
+            groups: Vec::new(),
             undecided: Vec::new(),
             fib_marks: Vec::new(),
-            encoded: BTreeMap::new(),
+            scratch: Vec::new(),
+            found: Vec::new(),
+            limits: Vec::new(),
         }
     }
 
-    /// Sets our AS, which loops are found by; the sessions of another AS must be down.
-    pub fn set_local_as(&mut self, local_as: Asn) {
-        self.local_as = local_as;
+    /// Sets who we are; the sessions of another AS or identifier must be down.
+    pub fn set_speaker(&mut self, speaker: Speaker) {
+        self.speaker = speaker;
+    }
+
+    /// Sets how paths are compared.
+    pub fn set_options(&mut self, options: DecisionOptions) {
+        if self.options != options {
+            self.options = options;
+            self.redecide(|_| true);
+        }
+    }
+
+    /// Sets whether [`Rib::take_fib_changes`] is asked at all.
+    pub fn set_fib(&mut self, fib: Fib) {
+        if self.fib != fib {
+            self.fib = fib;
+            self.redecide(|_| true);
+        }
     }
 
     /// Sets all originated prefixes, each with whether a blackhole route belongs beneath it.
@@ -136,106 +140,288 @@ impl Rib {
         let before = std::mem::replace(&mut self.networks, networks);
         for prefix in before.keys() {
             if !self.networks.contains_key(prefix) {
-                self.remove_path(PeerId::LOCAL, *prefix);
+                self.remove_path(PeerId::LOCAL, 0, *prefix);
             }
         }
-        let now: Vec<_> = self.networks.iter().map(|(prefix, blackhole)| (*prefix, *blackhole)).collect();
-        for (prefix, blackhole) in now {
-            if before.get(&prefix) != Some(&blackhole) {
-                let attr = self.interner.intern(Attributes::default());
-                self.put_path(PeerId::LOCAL, attr, prefix);
-            }
+        let changed =
+            self.networks.iter().filter(|(prefix, blackhole)| before.get(prefix) != Some(blackhole));
+        let changed: Vec<Prefix> = changed.map(|(prefix, _)| *prefix).collect();
+        for prefix in changed {
+            let attr = self.intern(Attributes::default());
+            let slot = self.table.slot_of(prefix, hash(prefix));
+            self.put_path(PeerId::LOCAL, 0, attr, slot);
+            // Whether there is a blackhole is no part of the attributes.
+            self.mark_undecided(slot);
         }
     }
 
-    /// A session came up: the peer gets all that it may know, then End-of-RIB.
+    /// A session came up: the peer gets all that it may know, then End-of-RIB. Paths that an earlier session left
+    /// stay until they are swept.
     pub fn peer_up(&mut self, id: PeerId, info: PeerInfo) {
-        self.peer_down(id);
-        let group = self.views.iter().position(|view| *view == info.view).unwrap_or_else(|| {
-            self.views.push(info.view);
-            self.views.len() - 1
+        if self.peers.find(id).is_some_and(|peer| peer.up) {
+            self.peer_down(id, None);
+        }
+        self.decide();
+        let received = self.peers.find(id).map_or(0, |peer| peer.received);
+        let key = GroupKey::of(&info);
+        let found = self.groups.iter().position(|group| group.as_ref().is_some_and(|group| group.key == key));
+        let index = found.unwrap_or_else(|| {
+            let free = self.groups.iter().position(Option::is_none);
+            let index = free.unwrap_or(self.groups.len());
+            self.groups.resize_with(self.groups.len().max(index + 1), || None);
+            self.groups[index] = Some(Group::new(key, self.speaker.cluster_id));
+            index
         });
-        let group = u32::try_from(group).unwrap_or(u32::MAX);
-        let families = info.families;
-        self.peers.insert(id, Peer { info, group, received: 0, out: AdjRibOut::default() });
-        self.mark_all(id, families);
-    }
-
-    /// A session ended: nothing the peer said holds any more.
-    pub fn peer_down(&mut self, id: PeerId) {
-        let Some(peer) = self.peers.remove(&id) else { return };
-        self.encoded.clear();
-        let (marks, told) = peer.out.into_holds();
-        let slots: Vec<SlotId> = self.table.all().collect();
-        for slot in marks {
-            self.table.slot_mut(slot).holds -= 1;
+        self.peers.insert(id, Peer { info, up: true, received, group: index, excess: Excess::None });
+        let Some(group) = self.groups[index].as_mut() else { return };
+        let members: Vec<PeerId> = group.members().collect();
+        group.join(id);
+        // A group of one is not told what that one says, and an empty one nothing.
+        if let [] | [_] = members[..] {
+            self.fill(index, members.first().copied());
         }
-        for (index, attr) in told {
-            self.table.slot_mut(slots[index]).holds -= 1;
-            self.interner.release(attr);
+        if let Some(group) = self.groups[index].as_mut() {
+            group.joined();
         }
-        for slot in slots {
-            self.remove_path_of(id, slot);
-            self.table.free_unused(slot);
+        if received > 0 {
+            self.redecide(|slot| slot.paths.as_slice().iter().any(|path| path.peer == id));
+            self.decide();
+        }
+        if let Some(group) = self.groups[index].as_mut() {
+            group.begin(id);
         }
     }
 
-    /// A peer announced prefixes, all with these attributes.
+    /// A session ended: what the peer said holds no more, but paths of the families to retain stay, stale.
+    pub fn peer_down(&mut self, id: PeerId, retain: Option<FamilySet>) {
+        let Some(peer) = self.peers.find_mut(id) else { return };
+        if std::mem::replace(&mut peer.up, false) {
+            let index = peer.group;
+            let retained = retain.is_some();
+            // Others may be told in the end what the last one said.
+            if let Some(group) = self.groups[index].as_mut() {
+                group.leave(id);
+            }
+            if !retained || self.groups[index].as_ref().is_some_and(Group::is_empty) {
+                self.dissolve_if_empty(index);
+            }
+        }
+        let retain = retain.unwrap_or(FamilySet::EMPTY);
+        self.mark_stale(id, retain);
+        self.remove_paths(id, |slot, _| !retain.contains(slot.prefix.family()));
+        self.forget_if_gone(id);
+    }
+
+    /// All paths of these families that the peer said are stale until it says them again (RFC 7313 `BoRR`).
+    pub fn mark_stale(&mut self, id: PeerId, families: FamilySet) {
+        if families.is_empty() {
+            return;
+        }
+        for slot in self.table.all() {
+            let slot = self.table.slot_mut(slot);
+            if families.contains(slot.prefix.family()) {
+                for path in slot.paths.as_mut_slice().iter_mut().filter(|path| path.peer == id) {
+                    path.stale = true;
+                }
+            }
+        }
+    }
+
+    /// Paths of these families that are still stale go.
+    pub fn sweep(&mut self, id: PeerId, families: FamilySet) {
+        self.remove_paths(id, |slot, path| path.stale && families.contains(slot.prefix.family()));
+        self.forget_if_gone(id);
+    }
+
+    /// The peer stays away: paths of these families that are still stale become those of last resort (RFC 9494).
+    pub fn long_lived(&mut self, id: PeerId, families: FamilySet) {
+        for slot in self.table.all() {
+            if !families.contains(self.table.slot(slot).prefix.family()) {
+                continue;
+            }
+            let paths = self.table.slot(slot).paths.as_slice();
+            let stale: Vec<Path> =
+                paths.iter().copied().filter(|path| path.peer == id && path.stale).collect();
+            for path in stale {
+                let attributes = self.interners.received.attributes(path.attr);
+                if attributes.communities.contains(&Community::NO_LLGR) {
+                    self.remove_path_of(id, path.remote_id, slot);
+                } else if !attributes.communities.contains(&Community::LLGR_STALE) {
+                    let mut attributes = attributes.clone();
+                    attributes.communities.push(Community::LLGR_STALE);
+                    let attr = self.intern(attributes);
+                    self.put_path(id, path.remote_id, attr, slot);
+                    let paths = self.table.slot_mut(slot).paths.as_mut_slice();
+                    if let Some(put) =
+                        paths.iter_mut().find(|put| (put.peer, put.remote_id) == (id, path.remote_id))
+                    {
+                        put.stale = true;
+                    }
+                }
+            }
+        }
+        self.forget_if_gone(id);
+    }
+
+    /// A peer sent an UPDATE.
+    pub fn update(&mut self, id: PeerId, update: OwnedUpdate) {
+        let OwnedUpdate { withdrawn, mut announced, attributes, end_of_rib } = update;
+        for nlri in &withdrawn {
+            self.withdraw(id, nlri.borrowed().paths());
+        }
+        if let Some((last_hop, last)) = announced.pop() {
+            for (next_hop, nlri) in &announced {
+                let attributes = Attributes { next_hop: *next_hop, ..attributes.clone() };
+                self.announce(id, attributes, nlri.borrowed().paths());
+            }
+            self.announce(id, Attributes { next_hop: last_hop, ..attributes }, last.borrowed().paths());
+        }
+        if let Some(family) = end_of_rib {
+            self.sweep(id, FamilySet::from_iter([family]));
+        }
+        if self.undecided.len() >= UNDECIDED {
+            self.decide();
+        }
+    }
+
+    /// A peer announced paths, all with these attributes: a path identifier, or 0, and a prefix each.
     pub fn announce(
         &mut self,
         id: PeerId,
-        attributes: Attributes,
-        prefixes: impl IntoIterator<Item = Prefix>,
+        mut attributes: Attributes,
+        paths: impl IntoIterator<Item = (u32, Prefix)>,
     ) {
-        if !self.peers.contains_key(&id) {
+        let Some(peer) = self.peers.find(id).filter(|peer| peer.up) else { return };
+        // Beyond the limit the session is about to end.
+        if peer.excess == Excess::Beyond {
             return;
         }
-        // RFC 4271 section 9.1.2: a path through our own AS is a loop.
-        if attributes.as_path.contains(self.local_as) {
-            return self.withdraw(id, prefixes);
+        if self.is_loop(&attributes) || peer.info.policy == Policy::Nothing {
+            return self.withdraw(id, paths);
         }
-        let attr = self.interner.intern(attributes);
-        for prefix in prefixes {
-            self.interner.acquire(attr);
-            self.put_path(id, attr, prefix);
+        if peer.info.view.kind == PeerKind::External
+            && attributes.communities.contains(&Community::GRACEFUL_SHUTDOWN)
+        {
+            // RFC 8326 section 4.2: the path of last resort in the AS.
+            attributes.local_pref = Some(0);
         }
-        self.interner.release(attr);
+        self.look_up(paths);
+        let attr = self.intern(attributes);
+        let scratch = std::mem::take(&mut self.scratch);
+        let found = std::mem::take(&mut self.found);
+        let count = u32::try_from(scratch.len()).unwrap_or(u32::MAX);
+        self.interners.received.acquire(attr, count);
+        for ((path_id, prefix, hash), slot) in scratch.iter().zip(&found) {
+            let slot = slot.unwrap_or_else(|| self.table.slot_of(*prefix, *hash));
+            self.put_path(id, *path_id, attr, slot);
+        }
+        self.release(attr);
+        (self.scratch, self.found) = (scratch, found);
+        if let Some(peer) = self.peers.find_mut(id)
+            && let Some(limit) = peer.info.prefix_limit
+            && let Some(excess) = peer.new_excess(limit)
+        {
+            self.limits.push(LimitReached { peer: id, received: peer.received, limit, excess });
+        }
     }
 
-    /// A peer withdrew prefixes.
-    pub fn withdraw(&mut self, id: PeerId, prefixes: impl IntoIterator<Item = Prefix>) {
-        for prefix in prefixes {
-            self.remove_path(id, prefix);
+    /// Limits that peers reached since this was last asked.
+    pub fn take_limits_reached(&mut self) -> Vec<LimitReached> {
+        std::mem::take(&mut self.limits)
+    }
+
+    /// A peer withdrew paths: a path identifier, or 0, and a prefix each.
+    pub fn withdraw(&mut self, id: PeerId, paths: impl IntoIterator<Item = (u32, Prefix)>) {
+        self.look_up(paths);
+        let scratch = std::mem::take(&mut self.scratch);
+        let found = std::mem::take(&mut self.found);
+        for ((path_id, ..), slot) in scratch.iter().zip(&found) {
+            if let Some(slot) = slot {
+                self.remove_path_of(id, *path_id, *slot);
+            }
         }
+        (self.scratch, self.found) = (scratch, found);
+    }
+
+    /// Finds the slots of a whole UPDATE in a loop of its own, whose waits for memory overlap.
+    fn look_up(&mut self, paths: impl IntoIterator<Item = (u32, Prefix)>) {
+        self.scratch.clear();
+        self.scratch.extend(paths.into_iter().map(|(path_id, prefix)| (path_id, prefix, hash(prefix))));
+        self.found.clear();
+        self.found.extend(self.scratch.iter().map(|(_, prefix, hash)| self.table.find(*prefix, *hash)));
     }
 
     /// A peer wants all routes of a family again (RFC 2918).
     pub fn refresh(&mut self, id: PeerId, family: Family) {
         self.decide();
-        let slots: Vec<SlotId> = self.table.all().collect();
-        for slot in slots {
-            if self.table.slot(slot).prefix.family() != family || self.table.slot(slot).selected.is_none() {
-                continue;
-            }
-            let Some(peer) = self.peers.get_mut(&id) else { return };
-            if peer.out.mark(slot, Mark::Refresh) {
-                self.table.slot_mut(slot).holds += 1;
-            }
-        }
-        if let Some(peer) = self.peers.get_mut(&id) {
-            peer.out.end_of_rib.insert(family);
+        let Some(peer) = self.peers.find(id).filter(|peer| peer.up) else { return };
+        if let Some(group) = self.groups[peer.group].as_mut()
+            && group.takes(family)
+        {
+            group.refresh(id, FamilySet::from_iter([family]));
         }
     }
 
-    /// Selects paths wherever something changed, and marks what follows from it.
+    /// What it costs to reach a next hop, `None` if it cannot be reached. Next hops of which nothing is said cost 0.
+    pub fn next_hop(&mut self, address: IpAddr, metric: Option<u32>) {
+        if !self.next_hops.set(address, metric) {
+            return;
+        }
+        let sets = self.interners.received.iter();
+        let concerned: std::collections::BTreeSet<AttrId> = sets
+            .filter(|(_, attributes)| next_hop::address(attributes.next_hop) == Some(address))
+            .map(|(attr, _)| attr)
+            .collect();
+        self.redecide(|slot| slot.paths.as_slice().iter().any(|path| concerned.contains(&path.attr)));
+    }
+
+    /// Next hops to tell [`Rib::next_hop`] of, or not any more, since this was last asked.
+    pub fn take_tracking(&mut self) -> Vec<Tracking> {
+        self.next_hops.take_changes()
+    }
+
+    /// Selects paths wherever something changed, and encodes what follows from it as far as it fills messages.
     pub fn decide(&mut self) {
         if self.undecided.is_empty() {
             return;
         }
-        self.encoded.clear();
-        for slot in std::mem::take(&mut self.undecided) {
+        let mut undecided = std::mem::take(&mut self.undecided);
+        for slot in undecided.drain(..) {
             self.decide_slot(slot);
         }
+        self.undecided = undecided;
+        for attr in self.interners.received.take_forgotten() {
+            for group in self.groups.iter_mut().flatten() {
+                group.forget(attr, &mut self.interners.told);
+            }
+        }
+        self.interners.told.take_forgotten();
+        for group in self.groups.iter_mut().flatten() {
+            group.seal();
+        }
+    }
+
+    /// Gives memory back that is not needed any more; to be called when all who can have taken what there is.
+    pub fn tidy(&mut self) {
+        for group in self.groups.iter_mut().flatten() {
+            group.tidy(&self.table);
+        }
+        if self.table.end() == 0 {
+            (self.scratch, self.found, self.undecided) = (Vec::new(), Vec::new(), Vec::new());
+        }
+    }
+
+    /// Encodes everything, full messages or not.
+    pub fn write_pending(&mut self) {
+        self.decide();
+        for group in self.groups.iter_mut().flatten() {
+            group.write_pending();
+        }
+    }
+
+    /// Whether [`Rib::write_pending`] has something to do.
+    pub fn is_pending(&self) -> bool {
+        !self.undecided.is_empty() || self.groups.iter().flatten().any(Group::is_pending)
     }
 
     /// The kernel routes that may have changed since they were last taken.
@@ -244,9 +430,7 @@ impl Rib {
         let marks = std::mem::take(&mut self.fib_marks);
         let mut changes = Vec::with_capacity(marks.len());
         for id in marks {
-            let slot = self.table.slot_mut(id);
-            slot.fib_marked = false;
-            slot.holds -= 1;
+            self.table.slot_mut(id).fib_marked = false;
             changes.push(FibChange { prefix: self.table.slot(id).prefix, route: self.fib_route(id) });
             self.table.free_unused(id);
         }
@@ -255,41 +439,29 @@ impl Rib {
 
     /// Whether [`Rib::take_fib_changes`] may have any.
     pub fn has_fib_changes(&self) -> bool {
-        !self.fib_marks.is_empty() || !self.undecided.is_empty()
+        !self.fib_marks.is_empty() || (self.fib == Fib::Wanted && !self.undecided.is_empty())
     }
 
-    /// The next messages for a peer; `None` when it knows all. Call again until then.
+    /// The next messages for a peer, of what is encoded; `None` when it has all that. Call again until then.
     pub fn export(&mut self, id: PeerId) -> Option<Batch> {
-        self.decide();
-        loop {
-            let peer = self.peers.get_mut(&id)?;
-            let marks = peer.out.take_marks(EXPORT_LIMIT);
-            let mut delta = self.delta(id, marks);
-            let peer = self.peers.get_mut(&id)?;
-            if !peer.out.is_marked() {
-                delta.end_of_rib = std::mem::take(&mut peer.out.end_of_rib);
-            }
-            if delta.is_empty() {
-                if peer.out.is_marked() {
-                    continue;
-                }
-                return None;
-            }
-            let group = peer.group;
-            if let Some((known, batch)) = self.encoded.get(&group)
-                && *known == delta
-            {
-                return Some(Batch::clone(batch));
-            }
-            let batch = delta.encode(&self.interner, peer.info.view.as_width);
-            self.encoded.insert(group, (delta, Batch::clone(&batch)));
-            return Some(batch);
+        let peer = self.peers.find(id).filter(|peer| peer.up)?;
+        let group = self.groups[peer.group].as_mut()?;
+        if !group.has_news(id) {
+            return None;
         }
+        while group.has_news(id) {
+            if let Some(batch) = group.next_batch(id, &self.table, &self.interners) {
+                return Some(batch);
+            }
+        }
+        None
     }
 
-    /// Prefixes that a peer announced and was announced.
+    /// Paths that a peer announced and was announced.
     pub fn counts(&self, id: PeerId) -> (usize, usize) {
-        self.peers.get(&id).map_or((0, 0), |peer| (peer.received, peer.out.count))
+        let Some(peer) = self.peers.find(id) else { return (0, 0) };
+        let group = self.groups[peer.group].as_ref().filter(|_| peer.up);
+        (peer.received, group.map_or(0, |group| group.count(id)))
     }
 
     /// Every path, by prefix and preference.
@@ -297,13 +469,15 @@ impl Rib {
         let mut views = Vec::new();
         for id in self.table.all() {
             let slot = self.table.slot(id);
-            for (index, path) in slot.paths.iter().enumerate() {
+            for (index, path) in slot.paths.as_slice().iter().enumerate() {
                 views.push(PathView {
                     prefix: slot.prefix,
                     peer: path.peer,
-                    attributes: self.interner.attributes(path.attr).clone(),
-                    best: index == 0 && slot.multipath > 0,
-                    multipath: index < usize::from(slot.multipath),
+                    path_id: path.remote_id,
+                    attributes: self.interners.received.attributes(path.attr).clone(),
+                    best: index == 0 && slot.used > 0,
+                    multipath: index < usize::from(slot.used),
+                    stale: path.stale,
                 });
             }
         }
@@ -312,168 +486,247 @@ impl Rib {
         views
     }
 
-    fn source(&self, id: PeerId) -> Source {
-        self.peers.get(&id).map_or(Source::Local, |peer| Source::Peer(peer.info.view.kind))
+    fn is_loop(&self, attributes: &Attributes) -> bool {
+        // RFC 4271 section 9.1.2, RFC 4456 section 8.
+        attributes.as_path.contains(self.speaker.asn)
+            || attributes.originator_id.is_some_and(|id| id.octets() == self.speaker.identifier.octets())
+            || attributes.cluster_list.contains(&self.speaker.cluster_id)
     }
 
-    fn mark_all(&mut self, id: PeerId, families: FamilySet) {
-        let Some(peer) = self.peers.get_mut(&id) else { return };
-        for slot in self.table.all() {
-            let entry = self.table.slot_mut(slot);
-            if entry.selected.is_some()
-                && families.contains(entry.prefix.family())
-                && peer.out.mark(slot, Mark::Changed)
-            {
-                entry.holds += 1;
-            }
+    fn intern(&mut self, attributes: Attributes) -> AttrId {
+        let next_hop = attributes.next_hop;
+        let (attr, new) = self.interners.received.intern(attributes);
+        if new {
+            self.next_hops.begin(next_hop);
         }
-        peer.out.end_of_rib = families;
+        attr
+    }
+
+    fn release(&mut self, attr: AttrId) {
+        if let Some(attributes) = self.interners.received.release(attr) {
+            self.next_hops.end(attributes.next_hop);
+        }
     }
 
     /// Puts a path in the place of the peer's earlier one; takes over a reference to `attr`.
-    fn put_path(&mut self, id: PeerId, attr: AttrId, prefix: Prefix) {
-        let slot = self.table.slot_of(prefix);
+    fn put_path(&mut self, id: PeerId, path_id: u32, attr: AttrId, slot: SlotId) {
         let paths = &mut self.table.slot_mut(slot).paths;
-        if let Some(path) = paths.iter_mut().find(|path| path.peer == id) {
+        let mine = paths.as_mut_slice().iter_mut().find(|path| path.peer == id && path.remote_id == path_id);
+        if let Some(path) = mine {
+            path.stale = false;
             let before = std::mem::replace(&mut path.attr, attr);
-            self.interner.release(before);
+            self.release(before);
+            if before == attr {
+                return;
+            }
         } else {
-            paths.push(Path { peer: id, attr });
-            if let Some(peer) = self.peers.get_mut(&id) {
+            paths.push(Path { peer: id, attr, remote_id: path_id, local_id: 0, stale: false });
+            if let Some(peer) = self.peers.find_mut(id) {
                 peer.received += 1;
             }
         }
         self.mark_undecided(slot);
     }
 
-    fn remove_path(&mut self, id: PeerId, prefix: Prefix) {
-        if let Some(slot) = self.table.find(prefix) {
-            self.remove_path_of(id, slot);
+    fn remove_path(&mut self, id: PeerId, path_id: u32, prefix: Prefix) {
+        if let Some(slot) = self.table.find(prefix, hash(prefix)) {
+            self.remove_path_of(id, path_id, slot);
         }
     }
 
-    fn remove_path_of(&mut self, id: PeerId, slot: SlotId) {
+    fn remove_path_of(&mut self, id: PeerId, path_id: u32, slot: SlotId) {
         let paths = &mut self.table.slot_mut(slot).paths;
-        let Some(position) = paths.iter().position(|path| path.peer == id) else { return };
-        let path = paths.remove(position);
-        self.interner.release(path.attr);
-        if let Some(peer) = self.peers.get_mut(&id) {
+        let mine = |path: &Path| path.peer == id && path.remote_id == path_id;
+        let Some(position) = paths.as_slice().iter().position(mine) else { return };
+        let attr = paths.as_slice()[position].attr;
+        paths.remove(position);
+        self.release(attr);
+        if let Some(peer) = self.peers.find_mut(id) {
             peer.received -= 1;
         }
         self.mark_undecided(slot);
     }
 
+    fn remove_paths(&mut self, id: PeerId, condition: impl Fn(&Slot, &Path) -> bool) {
+        if self.peers.find(id).is_none_or(|peer| peer.received == 0) {
+            return;
+        }
+        for slot in self.table.all() {
+            loop {
+                let entry = self.table.slot(slot);
+                let mut paths = entry.paths.as_slice().iter();
+                let Some(path) = paths.find(|path| path.peer == id && condition(entry, path)) else { break };
+                self.remove_path_of(id, path.remote_id, slot);
+            }
+        }
+    }
+
+    fn forget_if_gone(&mut self, id: PeerId) {
+        if self.peers.find(id).is_some_and(|peer| peer.received == 0 && !peer.up) {
+            // The decision about its last paths needs it no more than any other.
+            self.peers.remove(id);
+        }
+    }
+
+    fn dissolve_if_empty(&mut self, index: usize) {
+        if let Some(group) = self.groups[index].take_if(|group| group.is_empty()) {
+            group.dissolve(&mut self.interners.told);
+        }
+    }
+
+    fn redecide(&mut self, condition: impl Fn(&Slot) -> bool) {
+        for slot in self.table.all() {
+            if condition(self.table.slot(slot)) {
+                self.mark_undecided(slot);
+            }
+        }
+    }
+
     fn mark_undecided(&mut self, id: SlotId) {
         let slot = self.table.slot_mut(id);
-        // Until the next decision no path is known to be the best one.
-        slot.multipath = 0;
         if !std::mem::replace(&mut slot.undecided, true) {
-            slot.holds += 1;
             self.undecided.push(id);
         }
     }
 
-    fn decide_slot(&mut self, id: SlotId) {
-        let slot = self.table.slot(id);
+    /// The paths of a prefix as the decision sees them.
+    pub(super) fn decision(&self, slot: &Slot) -> Decision {
         let candidates: Vec<Candidate<'_>> = slot
             .paths
+            .as_slice()
             .iter()
-            .map(|path| Candidate {
-                attributes: self.interner.attributes(path.attr),
-                source: self.source(path.peer),
-                peer: self.peers.get(&path.peer).map(|peer| (peer.info.identifier, peer.info.address)),
+            .map(|path| {
+                let peer = self.peers.find(path.peer);
+                let attributes = self.interners.received.attributes(path.attr);
+                Candidate {
+                    attributes,
+                    source: peer.map_or(Source::Local, |peer| peer.info.source()),
+                    peer: peer.map(|peer| (peer.info.identifier, peer.info.address)),
+                    path_id: path.remote_id,
+                    metric: self.next_hops.metric(attributes.next_hop),
+                }
             })
             .collect();
-        let chosen = select(&candidates);
-        let mut order: Vec<Path> = chosen.iter().map(|&index| slot.paths[index]).collect();
-        let mut rest: Vec<Path> = slot.paths.iter().copied().filter(|path| !order.contains(path)).collect();
-        rest.sort_by_key(|path| path.peer);
-        order.extend(rest);
-        let best = order.first().copied();
-        let before = slot.selected;
-        let family = slot.prefix.family();
+        decide(&candidates, self.options)
+    }
 
+    fn decide_slot(&mut self, id: SlotId) {
+        let slot = self.table.slot(id);
+        let used = match slot.paths.as_slice() {
+            [] => 0,
+            [only] => usize::from(self.is_reachable(only)),
+            paths => {
+                let decision = self.decision(slot);
+                // Behind those in use, whoever lost later is better.
+                let mut rest: Vec<usize> =
+                    (0..paths.len()).filter(|index| !decision.used.contains(index)).collect();
+                rest.sort_by_key(|index| {
+                    let step = decision.losses[*index].map(|loss| loss.step);
+                    (Reverse(step), paths[*index].peer, paths[*index].remote_id)
+                });
+                let order: Vec<Path> = decision.used.iter().chain(&rest).map(|index| paths[*index]).collect();
+                self.table.slot_mut(id).paths.as_mut_slice().copy_from_slice(&order);
+                decision.used.len()
+            }
+        };
+        let fib = self.fib;
         let slot = self.table.slot_mut(id);
-        slot.paths = order;
-        slot.multipath = u16::try_from(chosen.len()).unwrap_or(u16::MAX);
+        slot.used = u8::try_from(used).unwrap_or(u8::MAX);
         slot.undecided = false;
-        slot.holds -= 1;
-        slot.selected = best;
-        if !std::mem::replace(&mut slot.fib_marked, true) {
-            slot.holds += 1;
+        if fib == Fib::Wanted && !std::mem::replace(&mut slot.fib_marked, true) {
             self.fib_marks.push(id);
         }
-        if best != before {
-            for peer in self.peers.values_mut() {
-                if peer.info.families.contains(family) && peer.out.mark(id, Mark::Changed) {
-                    slot.holds += 1;
-                }
-            }
-            if let Some(path) = best {
-                self.interner.acquire(path.attr);
-            }
-            if let Some(path) = before {
-                self.interner.release(path.attr);
-            }
+        for index in 0..self.groups.len() {
+            self.tell_group(index, id);
         }
         self.table.free_unused(id);
     }
 
-    /// What the marked slots come to for one peer; records it as told.
-    fn delta(&mut self, id: PeerId, marks: Vec<(SlotId, Mark)>) -> Delta {
-        let mut delta = Delta::default();
-        for (slot, mark) in marks {
-            let wanted = self.wanted(id, slot);
-            let Some(peer) = self.peers.get_mut(&id) else { break };
-            let entry = self.table.slot_mut(slot);
-            entry.holds -= 1;
-            let told = peer.out.told(slot);
-            if told != wanted || (mark == Mark::Refresh && told.is_some()) {
-                let family = entry.prefix.family();
-                match wanted {
-                    Some(attr) => {
-                        self.interner.acquire(attr);
-                        entry.holds += 1;
-                        delta.announced.entry((family, attr)).or_default().push(entry.prefix);
-                    }
-                    None => delta.withdrawn.entry(family).or_default().push(entry.prefix),
-                }
-                if let Some(before) = peer.out.tell(slot, wanted) {
-                    self.interner.release(before);
-                    entry.holds -= 1;
-                }
-            }
-            self.table.free_unused(slot);
-        }
-        delta
+    pub(super) fn is_reachable(&self, path: &Path) -> bool {
+        let next_hop = self.interners.received.attributes(path.attr).next_hop;
+        self.next_hops.metric(next_hop).is_some()
     }
 
-    /// The attributes that a peer should know for a slot.
-    fn wanted(&mut self, id: PeerId, slot: SlotId) -> Option<AttrId> {
-        let slot = self.table.slot(slot);
-        let path = slot.selected.filter(|path| path.peer != id)?;
-        let peer = self.peers.get(&id)?;
-        let key =
-            ExportKey { group: peer.group, source: self.source(path.peer), family: slot.prefix.family() };
-        if let Exported::As(known) = self.interner.exported(path.attr, key) {
-            return known;
+    pub(super) fn speaker(&self) -> Speaker {
+        self.speaker
+    }
+
+    pub(super) fn offer(&self, path: &Path) -> Offer {
+        let peer = self.peers.find(path.peer);
+        Offer {
+            peer: path.peer,
+            attr: path.attr,
+            local_id: path.local_id,
+            source: peer.map_or(Source::Local, |peer| peer.info.source()),
+            originator: peer
+                .filter(|peer| peer.info.view.kind == PeerKind::Internal)
+                .map(|peer| peer.info.identifier.octets().into()),
         }
-        let told = export(self.interner.attributes(path.attr), key.source, key.family, &peer.info.view);
-        self.interner.remember(path.attr, key, told)
+    }
+
+    /// The paths that a group may be told of, in order of preference.
+    pub(super) fn offers(&self, slot: &Slot, limit: usize) -> Vec<Offer> {
+        let paths = slot.paths.as_slice().iter().filter(|path| self.is_reachable(path));
+        paths.take(limit).map(|path| self.offer(path)).collect()
+    }
+
+    /// Makes a group know what it should of a prefix.
+    fn tell_group(&mut self, index: usize, id: SlotId) {
+        let slot = self.table.slot(id);
+        let (prefix, family) = (slot.prefix, slot.prefix.family());
+        let Some(group) = self.groups[index].as_ref().filter(|group| group.takes(family)) else { return };
+        let limit = group.key.limit(family);
+        if limit == 1 && !group.key.has_path_ids(family) {
+            let best =
+                slot.paths.as_slice().first().filter(|path| slot.used > 0 && !group.is_only(path.peer));
+            let offer = best.map(|path| self.offer(path));
+            let Self { groups, interners, .. } = self;
+            let Some(group) = groups[index].as_mut() else { return };
+            let wanted = offer.and_then(|offer| {
+                let attr = group.exported(offer, family, interners)?;
+                Some(Wanted { path_id: 0, attr, peer: offer.peer })
+            });
+            group.tell(id, prefix, wanted, interners);
+            return;
+        }
+        let offers = self.offers(slot, limit);
+        let Self { groups, interners, .. } = self;
+        let Some(group) = groups[index].as_mut() else { return };
+        let wanted: Vec<Wanted> = offers
+            .into_iter()
+            .filter_map(|offer| {
+                let attr = group.exported(offer, family, interners)?;
+                Some(Wanted { path_id: offer.local_id.into(), attr, peer: offer.peer })
+            })
+            .collect();
+        group.tell_all(id, prefix, &wanted, interners);
+    }
+
+    /// Makes a group that gets its first or second member know what that member makes it know: all, or what the only
+    /// one before said. Nobody is told: the new member is about to be told everything.
+    fn fill(&mut self, index: usize, only: Option<PeerId>) {
+        for id in self.table.all() {
+            let slot = self.table.slot(id);
+            let best = slot.paths.as_slice().first();
+            if only.is_none() || best.is_some_and(|path| Some(path.peer) == only) {
+                self.tell_group(index, id);
+            }
+        }
     }
 
     fn fib_route(&self, id: SlotId) -> Option<FibRoute> {
         let slot = self.table.slot(id);
-        let best = slot.selected?;
+        let used = slot.paths.as_slice().get(..slot.used.into())?;
+        let best = used.first()?;
         if best.peer == PeerId::LOCAL {
             let blackhole = self.networks.get(&slot.prefix).copied().unwrap_or(false);
             return blackhole.then_some(FibRoute::Blackhole);
         }
-        let mut next_hops: Vec<FibNextHop> = slot.paths[..usize::from(slot.multipath)]
+        let mut next_hops: Vec<_> = used
             .iter()
             .filter_map(|path| {
-                let ifindex = self.peers.get(&path.peer)?.info.ifindex;
-                fib_next_hop(self.interner.attributes(path.attr).next_hop, ifindex)
+                let ifindex = self.peers.find(path.peer)?.info.ifindex;
+                gateway(self.interners.received.attributes(path.attr).next_hop, ifindex)
             })
             .collect();
         next_hops.sort();
@@ -482,28 +735,7 @@ impl Rib {
     }
 
     #[cfg(test)]
-    pub(super) fn sizes(&self) -> (usize, usize) {
-        (self.table.len(), self.interner.len())
-    }
-}
-
-fn fib_next_hop(next_hop: NextHop, ifindex: Option<u32>) -> Option<FibNextHop> {
-    match next_hop {
-        NextHop::Local => None,
-        NextHop::V4(address) => Some(FibNextHop { via: address.into(), ifindex: None }),
-        NextHop::V6 { global, link_local } => {
-            if !global.is_unicast_link_local() {
-                return Some(FibNextHop { via: global.into(), ifindex: None });
-            }
-            // A peer without a global address on the link puts its link-local one in both places.
-            let via = link_local.unwrap_or(global).into();
-            ifindex.map(|ifindex| FibNextHop { via, ifindex: Some(ifindex) })
-        }
-    }
-}
-
-impl fmt::Display for PeerId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "peer {}", self.0)
+    pub(super) fn sizes(&self) -> (usize, usize, usize) {
+        (self.table.len(), self.interners.received.len(), self.interners.told.len())
     }
 }

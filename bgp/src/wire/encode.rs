@@ -1,110 +1,144 @@
 //! UPDATE messages from routes, as few and as full as the length limit allows.
 
 use super::attr::{self, AsWidth, Attributes, ClassicNextHop, NextHop, code, flag};
-use super::header::{MAX_MESSAGE_LEN, MessageKind, finish_message, start_message};
-use super::nlri;
+use super::header::{HEADER_LEN, MessageKind, finish_message, start_message};
 use crate::family::Family;
-use crate::prefix::Prefix;
 
 /// Attributes that leave no room for a prefix in a message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("attributes of {octets} octets leave no room for a prefix in a message of 4096")]
+#[error("attributes of {octets} octets leave no room for a prefix in a message of {limit}")]
 pub struct AttributesTooLong {
     /// Octets that the attributes take.
     pub octets: usize,
+    /// Octets of the longest message.
+    pub limit: usize,
 }
 
-/// Appends messages that withdraw the prefixes, all of one family.
-pub fn encode_withdrawals(family: Family, prefixes: &[Prefix], out: &mut Vec<u8>) {
-    let mut prefixes = prefixes;
-    while !prefixes.is_empty() {
-        let start = start_message(MessageKind::Update, out);
-        prefixes = match family {
-            Family::Ipv4Unicast => {
-                let field = start_long_block(out);
-                // The attribute length follows the withdrawn routes.
-                let rest = fill(prefixes, start, 2, out);
-                finish_long_block(field, out);
-                out.extend_from_slice(&[0, 0]);
-                rest
-            }
-            Family::Ipv6Unicast => {
-                out.extend_from_slice(&[0, 0]);
-                let attributes = start_long_block(out);
-                let value = start_mp_attribute(code::MP_UNREACH_NLRI, out);
-                out.extend_from_slice(&family.afi().to_be_bytes());
-                out.push(family.safi());
-                let rest = fill(prefixes, start, 0, out);
-                finish_long_block(value, out);
-                finish_long_block(attributes, out);
-                rest
+/// The constant part of messages that announce prefixes of one family with the same attributes.
+#[derive(Clone, Debug)]
+pub struct Announcement {
+    /// Everything before the prefixes when they end the message, else what follows them.
+    common: Vec<u8>,
+    form: Form,
+    room: usize,
+}
+
+/// Where the prefixes are.
+#[derive(Clone, Debug)]
+enum Form {
+    /// At the end of the message.
+    Classic,
+    /// In `MP_REACH_NLRI`, behind this much of its value.
+    Multiprotocol(Vec<u8>),
+}
+
+/// Octets before the withdrawn routes, whose length and that of the attributes follow.
+const FIXED: usize = HEADER_LEN + 4;
+/// Octets of the flags, the code and the length of an attribute with a long length.
+const ATTRIBUTE: usize = 4;
+/// Octets of AFI and SAFI.
+const AFI_SAFI: usize = 3;
+
+impl Announcement {
+    /// Encodes the attributes for messages of up to `limit` octets.
+    ///
+    /// # Errors
+    /// When the attributes leave no room for a prefix.
+    pub fn new(
+        family: Family,
+        attributes: &Attributes,
+        width: AsWidth,
+        limit: usize,
+    ) -> Result<Self, AttributesTooLong> {
+        let next_hop = match (family, attributes.next_hop) {
+            (Family::Ipv4Unicast, NextHop::V4(address)) => ClassicNextHop::Present(address),
+            _ => ClassicNextHop::Absent,
+        };
+        let mut common = Vec::new();
+        attr::encode(attributes, next_hop, width, &mut common);
+        let (form, overhead) = match next_hop {
+            ClassicNextHop::Present(_) => (Form::Classic, FIXED),
+            ClassicNextHop::Absent => {
+                let mut head = Vec::new();
+                attr::encode_mp_header(family, attributes.next_hop, &mut head);
+                let overhead = FIXED.saturating_add(ATTRIBUTE).saturating_add(head.len());
+                (Form::Multiprotocol(head), overhead)
             }
         };
-        finish_message(start, out);
+        let octets = common.len();
+        let longest = usize::from(family.address_bits().div_ceil(8)).saturating_add(1);
+        match limit.checked_sub(overhead).and_then(|rest| rest.checked_sub(octets)) {
+            Some(room) if room >= longest => Ok(Self { common, form, room }),
+            _ => Err(AttributesTooLong { octets, limit }),
+        }
     }
-}
 
-/// Appends messages that announce the prefixes, all of one family, with the same attributes.
-///
-/// # Errors
-/// When the attributes alone fill a message; nothing was appended.
-pub fn encode_announcements(
-    family: Family,
-    attributes: &Attributes,
-    width: AsWidth,
-    prefixes: &[Prefix],
-    out: &mut Vec<u8>,
-) -> Result<(), AttributesTooLong> {
-    let (common, next_hop) = encode_common(family, attributes, width)?;
-    let mut prefixes = prefixes;
-    while !prefixes.is_empty() {
+    /// Octets of prefixes that one message takes.
+    pub fn room(&self) -> usize {
+        self.room
+    }
+
+    /// Appends a message with these encoded prefixes, which must fit.
+    pub fn append(&self, prefixes: &[u8], out: &mut Vec<u8>) {
         let start = start_message(MessageKind::Update, out);
         out.extend_from_slice(&[0, 0]);
         let field = start_long_block(out);
-        prefixes = match next_hop {
-            ClassicNextHop::Present(_) => {
-                out.extend_from_slice(&common);
+        match &self.form {
+            Form::Classic => {
+                out.extend_from_slice(&self.common);
                 finish_long_block(field, out);
-                fill(prefixes, start, 0, out)
+                out.extend_from_slice(prefixes);
             }
-            ClassicNextHop::Absent => {
+            Form::Multiprotocol(head) => {
                 // RFC 7606 section 5.1: MP_REACH_NLRI comes first.
                 let value = start_mp_attribute(code::MP_REACH_NLRI, out);
-                attr::encode_mp_header(family, attributes.next_hop, out);
-                let rest = fill(prefixes, start, common.len(), out);
+                out.extend_from_slice(head);
+                out.extend_from_slice(prefixes);
                 finish_long_block(value, out);
-                out.extend_from_slice(&common);
+                out.extend_from_slice(&self.common);
                 finish_long_block(field, out);
-                rest
             }
-        };
+        }
         finish_message(start, out);
     }
-    Ok(())
 }
 
-/// Whether a message with these attributes has room for a prefix of the family.
-pub fn fits(family: Family, attributes: &Attributes, width: AsWidth) -> bool {
-    encode_common(family, attributes, width).is_ok()
-}
-
-/// The attributes that do not depend on the prefixes, and the form in which the next hop goes.
-fn encode_common(
-    family: Family,
-    attributes: &Attributes,
-    width: AsWidth,
-) -> Result<(Vec<u8>, ClassicNextHop), AttributesTooLong> {
-    // Header, two lengths, the longest prefix; MP_REACH_NLRI adds its own header, AFI, SAFI, next hop.
-    let (next_hop, overhead) = match (family, attributes.next_hop) {
-        (Family::Ipv4Unicast, NextHop::V4(address)) => (ClassicNextHop::Present(address), 23_usize + 5),
-        _ => (ClassicNextHop::Absent, 23_usize + 4 + 3 + 33 + 1 + 17),
+/// Octets of prefixes that one message of up to `limit` octets withdraws.
+pub fn withdrawal_room(family: Family, limit: usize) -> usize {
+    let overhead = match family {
+        Family::Ipv4Unicast => FIXED,
+        Family::Ipv6Unicast => FIXED.saturating_add(ATTRIBUTE).saturating_add(AFI_SAFI),
     };
-    let mut common = Vec::new();
-    attr::encode(attributes, next_hop, width, &mut common);
-    if common.len().saturating_add(overhead) > MAX_MESSAGE_LEN {
-        return Err(AttributesTooLong { octets: common.len() });
+    limit.saturating_sub(overhead)
+}
+
+/// Appends a message that withdraws these encoded prefixes, which must fit.
+pub fn append_withdrawal(family: Family, prefixes: &[u8], out: &mut Vec<u8>) {
+    let start = start_message(MessageKind::Update, out);
+    match family {
+        Family::Ipv4Unicast => {
+            let field = start_long_block(out);
+            out.extend_from_slice(prefixes);
+            finish_long_block(field, out);
+            out.extend_from_slice(&[0, 0]);
+        }
+        Family::Ipv6Unicast => {
+            out.extend_from_slice(&[0, 0]);
+            let attributes = start_long_block(out);
+            let value = start_mp_attribute(code::MP_UNREACH_NLRI, out);
+            out.extend_from_slice(&family.afi().to_be_bytes());
+            out.push(family.safi());
+            out.extend_from_slice(prefixes);
+            finish_long_block(value, out);
+            finish_long_block(attributes, out);
+        }
     }
-    Ok((common, next_hop))
+    finish_message(start, out);
+}
+
+/// Whether a message of up to `limit` octets with these attributes has room for a prefix of the family.
+pub fn fits(family: Family, attributes: &Attributes, width: AsWidth, limit: usize) -> bool {
+    Announcement::new(family, attributes, width, limit).is_ok()
 }
 
 /// Appends the End-of-RIB marker of a family (RFC 4724 section 2).
@@ -119,21 +153,6 @@ pub fn encode_end_of_rib(family: Family, out: &mut Vec<u8>) {
     }
     finish_long_block(attributes, out);
     finish_message(start, out);
-}
-
-/// Appends prefixes while the message, with `reserved` octets after them, stays within the limit; gives the rest.
-fn fill<'a>(prefixes: &'a [Prefix], start: usize, reserved: usize, out: &mut Vec<u8>) -> &'a [Prefix] {
-    let mut rest = prefixes;
-    while let [prefix, tail @ ..] = rest {
-        let length = out.len().saturating_sub(start);
-        let wanted = length.saturating_add(nlri::encoded_len(*prefix)).saturating_add(reserved);
-        if wanted > MAX_MESSAGE_LEN {
-            break;
-        }
-        nlri::encode(*prefix, out);
-        rest = tail;
-    }
-    rest
 }
 
 fn start_mp_attribute(code: u8, out: &mut Vec<u8>) -> usize {

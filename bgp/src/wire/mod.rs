@@ -24,7 +24,7 @@ pub use message::Message;
 pub use notification::Notification;
 pub use open::Open;
 pub use refresh::{RefreshKind, RouteRefresh};
-pub use update::{PeerKind, Update, UpdateContext};
+pub use update::{OwnedUpdate, PeerKind, Update, UpdateContext};
 
 #[cfg(test)]
 mod tests;

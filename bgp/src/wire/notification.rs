@@ -3,7 +3,6 @@
 use std::fmt;
 
 use super::header::{MessageKind, finish_message, start_message};
-use crate::family::Family;
 
 /// Octets in the longest text of a shutdown communication (RFC 9003).
 pub const LONGEST_COMMUNICATION: usize = 255;
@@ -116,12 +115,9 @@ impl Notification {
         Self::new(5, 3, [kind.code()])
     }
 
-    /// 6/1: more prefixes than the neighbour may announce; the data is the family and the limit (RFC 4486).
-    pub fn maximum_prefixes(family: Family, limit: u32) -> Self {
-        let mut data = family.afi().to_be_bytes().to_vec();
-        data.push(family.safi());
-        data.extend_from_slice(&limit.to_be_bytes());
-        Self::new(6, 1, data)
+    /// 6/1: more prefixes than allowed.
+    pub fn maximum_prefixes_reached() -> Self {
+        Self::new(6, 1, [])
     }
 
     /// 6/2: the operator or the host shuts the speaker down.
@@ -325,11 +321,5 @@ mod tests {
         assert_eq!(hard.data, [6, 2, 3, b'b', b'y', b'e']);
         assert!(hard.is_hard_reset());
         assert_eq!(hard.to_string(), "hard reset (6/9): bye");
-    }
-
-    #[test]
-    fn the_limit_of_prefixes_is_told_with_its_family() {
-        let notification = Notification::maximum_prefixes(Family::Ipv6Unicast, 1000);
-        assert_eq!(notification.data, [0, 2, 1, 0, 0, 3, 0xe8]);
     }
 }

@@ -34,8 +34,51 @@ fn prefix(text: &str) -> Prefix {
     text.parse().unwrap()
 }
 
+/// Messages that announce the prefixes, as full as they get.
+fn announce(
+    family: Family,
+    attributes: &Attributes,
+    width: AsWidth,
+    prefixes: &[Prefix],
+    out: &mut Vec<u8>,
+) -> Result<(), encode::AttributesTooLong> {
+    let announcement = encode::Announcement::new(family, attributes, width, MAX_MESSAGE_LEN)?;
+    for octets in packed(prefixes, announcement.room()) {
+        announcement.append(&octets, out);
+    }
+    Ok(())
+}
+
+fn withdraw(family: Family, prefixes: &[Prefix], out: &mut Vec<u8>) {
+    for octets in packed(prefixes, encode::withdrawal_room(family, MAX_MESSAGE_LEN)) {
+        encode::append_withdrawal(family, &octets, out);
+    }
+}
+
+fn packed(prefixes: &[Prefix], room: usize) -> Vec<Vec<u8>> {
+    let mut packed: Vec<Vec<u8>> = Vec::new();
+    for prefix in prefixes {
+        match packed.last_mut() {
+            Some(last) if last.len().saturating_add(nlri::encoded_len(*prefix)) <= room => {
+                nlri::encode(None, *prefix, last);
+            }
+            _ => {
+                packed.push(Vec::new());
+                nlri::encode(None, *prefix, packed.last_mut().unwrap());
+            }
+        }
+    }
+    packed
+}
+
 fn context(peer: PeerKind, as_width: AsWidth) -> UpdateContext {
-    UpdateContext { as_width, peer, families: FamilySet::from_iter(Family::ALL) }
+    UpdateContext {
+        as_width,
+        peer,
+        families: FamilySet::from_iter(Family::ALL),
+        add_path: FamilySet::EMPTY,
+        extended_next_hop: false,
+    }
 }
 
 const EXTERNAL: fn() -> UpdateContext = || context(PeerKind::External, AsWidth::Four);
@@ -90,14 +133,8 @@ fn ipv4_update_of_bird_is_decoded_and_encoded_to_the_same_bytes() {
 
     let mut out = Vec::new();
     let attributes = Attributes { next_hop, ..update.attributes };
-    encode::encode_announcements(
-        Family::Ipv4Unicast,
-        &attributes,
-        AsWidth::Four,
-        &[prefix("198.51.100.0/24")],
-        &mut out,
-    )
-    .unwrap();
+    announce(Family::Ipv4Unicast, &attributes, AsWidth::Four, &[prefix("198.51.100.0/24")], &mut out)
+        .unwrap();
     assert_eq!(out, message);
 }
 
@@ -117,11 +154,10 @@ fn ipv6_update_of_bird_is_decoded_and_encoded_to_the_same_bytes() {
     let mut out = Vec::new();
     let attributes = Attributes { next_hop, ..update.attributes };
     let prefixes = [prefix("2001:db8:100::/40")];
-    encode::encode_announcements(Family::Ipv6Unicast, &attributes, AsWidth::Four, &prefixes, &mut out)
-        .unwrap();
+    announce(Family::Ipv6Unicast, &attributes, AsWidth::Four, &prefixes, &mut out).unwrap();
     assert_eq!(out, message);
     out.clear();
-    encode::encode_withdrawals(Family::Ipv6Unicast, &prefixes, &mut out);
+    withdraw(Family::Ipv6Unicast, &prefixes, &mut out);
     assert_eq!(out, bytes(BIRD_WITHDRAW_V6));
 }
 
@@ -324,8 +360,7 @@ fn messages_are_split_at_4096_octets_and_filled_before_that() {
         ..Attributes::default()
     };
     let mut out = Vec::new();
-    encode::encode_announcements(Family::Ipv4Unicast, &attributes, AsWidth::Four, &prefixes, &mut out)
-        .unwrap();
+    announce(Family::Ipv4Unicast, &attributes, AsWidth::Four, &prefixes, &mut out).unwrap();
     let mut rest = &out[..];
     let mut lengths = Vec::new();
     let mut received = Vec::new();
@@ -349,8 +384,7 @@ fn attributes_that_fill_a_message_are_refused() {
     };
     let mut out = Vec::new();
     let prefixes = [prefix("192.0.2.0/24")];
-    let result =
-        encode::encode_announcements(Family::Ipv4Unicast, &attributes, AsWidth::Four, &prefixes, &mut out);
+    let result = announce(Family::Ipv4Unicast, &attributes, AsWidth::Four, &prefixes, &mut out);
     assert!(result.is_err());
     assert!(out.is_empty());
 }
@@ -392,6 +426,11 @@ fn any_attributes() -> impl Strategy<Value = Attributes> {
                         asn: Asn::new(asn).unwrap(),
                         address: Ipv4Addr::from_bits(address),
                     }),
+                    originator_id: med.map(Ipv4Addr::from_bits),
+                    cluster_list: communities
+                        .iter()
+                        .map(|community| Ipv4Addr::from_bits(community.0))
+                        .collect(),
                     communities,
                     opaque: opaque
                         .into_iter()
@@ -419,7 +458,7 @@ proptest! {
             let sent = Attributes { next_hop, ..attributes.clone() };
             let mut out = Vec::new();
             prop_assume!(
-                encode::encode_announcements(family, &sent, AsWidth::Four, &prefixes, &mut out).is_ok()
+                announce(family, &sent, AsWidth::Four, &prefixes, &mut out).is_ok()
             );
             let mut rest = &out[..];
             let mut received = Vec::new();
@@ -435,7 +474,7 @@ proptest! {
             prop_assert!(rest.is_empty());
             prop_assert_eq!(&received, &prefixes);
             let mut out = Vec::new();
-            encode::encode_withdrawals(family, &prefixes, &mut out);
+            withdraw(family, &prefixes, &mut out);
             let mut rest = &out[..];
             let mut received = Vec::new();
             while let Some(frame) = Frame::split(rest).unwrap() {
@@ -459,7 +498,7 @@ proptest! {
         };
         let mut out = Vec::new();
         let prefixes = [prefix("192.0.2.0/24")];
-        encode::encode_announcements(Family::Ipv4Unicast, &sent, AsWidth::Two, &prefixes, &mut out).unwrap();
+        announce(Family::Ipv4Unicast, &sent, AsWidth::Two, &prefixes, &mut out).unwrap();
         let update = Update::decode(body(&out), context(PeerKind::External, AsWidth::Two)).unwrap();
         prop_assert_eq!(update.attributes.as_path, sent.as_path);
     }

@@ -1,7 +1,7 @@
 //! The UPDATE message, read in place.
 
 use super::attr::{self, AsWidth, AttributeFault, Attributes, FaultAction, NextHop, code};
-use super::nlri::Nlri;
+use super::nlri::{Nlri, OwnedNlri, PathIds};
 use super::notification::Notification;
 use super::reader::Reader;
 use crate::family::{Family, FamilySet};
@@ -24,6 +24,17 @@ pub struct UpdateContext {
     pub peer: PeerKind,
     /// Families both sides announced.
     pub families: FamilySet,
+    /// Families whose prefixes come with a path identifier (RFC 7911).
+    pub add_path: FamilySet,
+    /// Whether IPv4 prefixes may have an IPv6 next hop (RFC 8950).
+    pub extended_next_hop: bool,
+}
+
+impl UpdateContext {
+    /// How prefixes of a family are written.
+    pub(super) fn path_ids(self, family: Family) -> PathIds {
+        if self.add_path.contains(family) { PathIds::Present } else { PathIds::Absent }
+    }
 }
 
 /// Prefixes reachable through one next hop.
@@ -62,10 +73,11 @@ impl<'a> Update<'a> {
         let reachable = reader.rest();
         let end_of_rib = end_of_rib(withdrawn, attributes, reachable, context);
 
-        let withdrawn =
-            Nlri::parse(Family::Ipv4Unicast, withdrawn).ok_or_else(Notification::invalid_network_field)?;
-        let reachable =
-            Nlri::parse(Family::Ipv4Unicast, reachable).ok_or_else(Notification::invalid_network_field)?;
+        let path_ids = context.path_ids(Family::Ipv4Unicast);
+        let classic = |bytes| {
+            Nlri::parse(Family::Ipv4Unicast, path_ids, bytes).ok_or_else(Notification::invalid_network_field)
+        };
+        let (withdrawn, reachable) = (classic(withdrawn)?, classic(reachable)?);
         let mut decoded = attr::decode(attributes, context)?;
 
         let mut announced = Vec::new();
@@ -94,6 +106,31 @@ impl<'a> Update<'a> {
             faults: decoded.faults,
             end_of_rib,
         })
+    }
+}
+
+/// An UPDATE copied out of its message, on its way to the tables.
+#[derive(Clone, Debug)]
+pub struct OwnedUpdate {
+    /// Prefixes no longer reachable.
+    pub withdrawn: Vec<OwnedNlri>,
+    /// Prefixes now reachable, by next hop.
+    pub announced: Vec<(NextHop, OwnedNlri)>,
+    /// The attributes of all the announced prefixes, without a next hop.
+    pub attributes: Attributes,
+    /// The family whose initial routes are complete with this message.
+    pub end_of_rib: Option<Family>,
+}
+
+impl From<Update<'_>> for OwnedUpdate {
+    fn from(update: Update<'_>) -> Self {
+        let announced = update.announced.into_iter();
+        Self {
+            withdrawn: update.withdrawn.into_iter().map(OwnedNlri::from).collect(),
+            announced: announced.map(|reach| (reach.next_hop, reach.nlri.into())).collect(),
+            attributes: update.attributes,
+            end_of_rib: update.end_of_rib,
+        }
     }
 }
 

@@ -19,6 +19,8 @@ pub(super) fn speaker(state: &State, settings: &Bgp) -> Option<Config> {
     }
     let prefixes =
         state.blocks().iter().filter_map(|network| Prefix::masked(network.network(), network.prefix()));
+    // Whom the agent peers with, and what it tells, is its configuration's policy.
+    config.ebgp_requires_policy = false;
     config.networks = prefixes.map(Network::from).collect();
     let mesh = state.other_nodes().filter(|_| settings.mesh).filter_map(|(name, node)| {
         // One session carries both families: over IPv4 where both nodes have it.

@@ -241,6 +241,7 @@ impl Pair {
             ["203.0.113.0/25", "2001:db8:200::/40"].map(|text| Network::from(prefix(text))).to_vec();
         config.neighbors = vec![Neighbor::new(bird.parse().unwrap(), asn(BIRD_AS))];
         config.connect_retry = 1;
+        config.ebgp_requires_policy = false;
         config
     }
 

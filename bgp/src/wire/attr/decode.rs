@@ -152,13 +152,23 @@ impl<'a> Decoded<'a> {
                 None => self.discard(raw.code, "is malformed"),
             },
             code::COMMUNITIES => self.communities(raw.value),
-            // Valid lengths only; what route reflection does with them belongs to the reflector.
-            code::ORIGINATOR_ID if raw.value.len() != 4 && context.peer == PeerKind::Internal => {
-                self.withdraw(raw.code, "is not 4 octets long");
-            }
-            code::CLUSTER_LIST if !is_list_of(raw.value, 4) && context.peer == PeerKind::Internal => {
-                self.withdraw(raw.code, "is not a list of 4 octets each");
-            }
+            code::ORIGINATOR_ID => match (context.peer, exactly_u32(raw.value)) {
+                (PeerKind::External, _) => self.discard(raw.code, "came from an external peer"),
+                (PeerKind::Internal, Some(value)) => {
+                    self.attributes.originator_id = Some(Ipv4Addr::from_bits(value));
+                }
+                (PeerKind::Internal, None) => self.withdraw(raw.code, "is not 4 octets long"),
+            },
+            code::CLUSTER_LIST => match context.peer {
+                PeerKind::External => self.discard(raw.code, "came from an external peer"),
+                PeerKind::Internal if is_list_of(raw.value, 4) => {
+                    let mut reader = Reader::new(raw.value);
+                    while let Some(cluster) = reader.u32() {
+                        self.attributes.cluster_list.push(Ipv4Addr::from_bits(cluster));
+                    }
+                }
+                PeerKind::Internal => self.withdraw(raw.code, "is not a list of 4 octets each"),
+            },
             code::MP_REACH_NLRI => self.mp_reach(raw, context)?,
             code::MP_UNREACH_NLRI => self.mp_unreach(raw, context)?,
             code::EXTENDED_COMMUNITIES if is_list_of(raw.value, 8) => self.keep_opaque(raw, false),
@@ -222,8 +232,9 @@ impl<'a> Decoded<'a> {
         else {
             return Ok(());
         };
-        let next_hop = decode_mp_next_hop(family, next_hop).ok_or_else(malformed)?;
-        let nlri = Nlri::parse(family, reader.rest()).ok_or_else(malformed)?;
+        let next_hop =
+            decode_mp_next_hop(family, context.extended_next_hop, next_hop).ok_or_else(malformed)?;
+        let nlri = Nlri::parse(family, context.path_ids(family), reader.rest()).ok_or_else(malformed)?;
         self.mp_reach = Some(Reach { next_hop, nlri });
         Ok(())
     }
@@ -235,7 +246,8 @@ impl<'a> Decoded<'a> {
         let safi = reader.u8().ok_or_else(malformed)?;
         if let Some(family) = Family::from_wire(afi, safi).filter(|family| context.families.contains(*family))
         {
-            self.mp_unreach = Some(Nlri::parse(family, reader.rest()).ok_or_else(malformed)?);
+            self.mp_unreach =
+                Some(Nlri::parse(family, context.path_ids(family), reader.rest()).ok_or_else(malformed)?);
         }
         Ok(())
     }
@@ -277,11 +289,12 @@ fn decode_aggregator(value: &[u8], width: AsWidth) -> Option<Aggregator> {
 }
 
 /// The length decides the form; a length that the family does not have is `None` (RFC 7606 section 7.11).
-fn decode_mp_next_hop(family: Family, bytes: &[u8]) -> Option<NextHop> {
+fn decode_mp_next_hop(family: Family, extended: bool, bytes: &[u8]) -> Option<NextHop> {
     let mut reader = Reader::new(bytes);
     match (family, bytes.len()) {
         (Family::Ipv4Unicast, 4) => reader.array().map(|octets: [u8; 4]| NextHop::V4(octets.into())),
-        (Family::Ipv6Unicast, 16 | 32) => {
+        (Family::Ipv4Unicast, 16 | 32) if !extended => None,
+        (_, 16 | 32) => {
             let global = Ipv6Addr::from(reader.array::<16>()?);
             let link_local = reader.array::<16>().map(Ipv6Addr::from).filter(Ipv6Addr::is_unicast_link_local);
             Some(NextHop::V6 { global, link_local })

@@ -58,6 +58,16 @@ pub(in crate::wire) fn encode(
         }
         attribute(flag::OPTIONAL | flag::TRANSITIVE, code::COMMUNITIES, &value, out);
     }
+    if let Some(originator) = attributes.originator_id {
+        attribute(flag::OPTIONAL, code::ORIGINATOR_ID, &originator.octets(), out);
+    }
+    if !attributes.cluster_list.is_empty() {
+        value.clear();
+        for cluster in &attributes.cluster_list {
+            value.extend_from_slice(&cluster.octets());
+        }
+        attribute(flag::OPTIONAL, code::CLUSTER_LIST, &value, out);
+    }
     if width == AsWidth::Two {
         encode_four_octet_as(attributes, out);
     }

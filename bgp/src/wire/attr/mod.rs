@@ -109,6 +109,12 @@ impl Community {
     pub const NO_ADVERTISE: Community = Community(0xffff_ff02);
     /// Not to be told outside of a confederation member; without confederations the same as `NO_EXPORT`.
     pub const NO_EXPORT_SUBCONFED: Community = Community(0xffff_ff03);
+    /// The path is about to go away (RFC 8326).
+    pub const GRACEFUL_SHUTDOWN: Community = Community(0xffff_0000);
+    /// On a path of a peer that has been away for long (RFC 9494).
+    pub const LLGR_STALE: Community = Community(0xffff_0006);
+    /// Not to be kept when its peer is away for long (RFC 9494).
+    pub const NO_LLGR: Community = Community(0xffff_0007);
 }
 
 impl fmt::Display for Community {
@@ -147,8 +153,26 @@ pub struct Attributes {
     pub aggregator: Option<Aggregator>,
     /// COMMUNITIES, in the order received.
     pub communities: Vec<Community>,
+    /// `ORIGINATOR_ID` (RFC 4456), the identifier of the router in our AS that brought the route into it.
+    pub originator_id: Option<Ipv4Addr>,
+    /// `CLUSTER_LIST` (RFC 4456), the clusters passed, the last one first.
+    pub cluster_list: Vec<Ipv4Addr>,
     /// Other transitive attributes, by type code.
     pub opaque: Vec<OpaqueAttribute>,
+}
+
+impl Attributes {
+    /// Drops the extended communities that must not leave the AS (RFC 4360 section 6).
+    pub fn drop_non_transitive(&mut self) {
+        const NON_TRANSITIVE: u8 = 0x40;
+        let is_kept = |community: &&[u8]| community.first().is_some_and(|kind| kind & NON_TRANSITIVE == 0);
+        self.opaque.retain_mut(|attribute| {
+            if attribute.code == code::EXTENDED_COMMUNITIES {
+                attribute.value = attribute.value.chunks(8).filter(is_kept).flatten().copied().collect();
+            }
+            attribute.code != code::EXTENDED_COMMUNITIES || !attribute.value.is_empty()
+        });
+    }
 }
 
 /// What RFC 7606 asks to be done about a faulty attribute that does not cost the session.

@@ -1,0 +1,469 @@
+//! Random histories against tables that are worked out from scratch, from what was said last and nothing else.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use proptest::prelude::*;
+
+use super::export::export;
+use super::group::GroupKey;
+use super::tests::{Knowledge, LOCAL_AS, address, asn, id, kind, path, peer, speaker};
+use super::*;
+use crate::wire::attr::Community;
+use crate::wire::{Attributes, NextHop, PeerKind};
+use crate::{Family, FamilySet, Prefix};
+
+const PEERS: std::ops::Range<u8> = 1..9;
+const BOTH: [Family; 2] = Family::ALL;
+
+#[derive(Clone, Debug)]
+enum Event {
+    Up(u8),
+    Down(u8, Option<FamilySet>),
+    Announce(u8, usize, u32, Vec<u8>),
+    Withdraw(u8, u32, Vec<u8>),
+    Originate(Vec<u8>),
+    Refresh(u8),
+    Stale(u8),
+    Sweep(u8, FamilySet),
+    LongLived(u8, FamilySet),
+    NextHop(u8, Option<u32>),
+    Read(u8),
+    Write,
+    Decide,
+}
+
+fn attribute_sets() -> Vec<Attributes> {
+    let mut sets = Vec::new();
+    for (asns, local_pref) in [(&[64501][..], 100), (&[64502, 64510], 100), (&[64501, 64510], 200)] {
+        for med in [None, Some(10)] {
+            for communities in [vec![], vec![Community::NO_EXPORT], vec![Community::NO_LLGR]] {
+                sets.push(Attributes { med, communities, local_pref: Some(local_pref), ..path(1, asns) });
+            }
+        }
+    }
+    sets.push(path(1, &[64501, LOCAL_AS]));
+    sets.push(Attributes { communities: vec![Community::GRACEFUL_SHUTDOWN], ..path(1, &[64501]) });
+    sets.push(Attributes { communities: vec![Community::LLGR_STALE], ..path(1, &[64501]) });
+    let reflected = Attributes { local_pref: Some(100), ..path(1, &[64501]) };
+    for cluster in [1, 254] {
+        let cluster_list = vec![address(cluster), address(77)];
+        sets.push(Attributes { originator_id: Some(address(9)), cluster_list, ..reflected.clone() });
+    }
+    sets.push(Attributes { originator_id: Some(address(254)), ..reflected });
+    sets
+}
+
+fn nth_prefix(number: u8) -> Prefix {
+    let address = if number.is_multiple_of(2) {
+        IpAddr::V4(Ipv4Addr::new(10, number, 0, 0))
+    } else {
+        IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, number.into(), 0, 0, 0, 0, 0))
+    };
+    Prefix::masked(address, if address.is_ipv4() { 16 } else { 48 }).unwrap()
+}
+
+/// Attributes in the family of the prefix, as one peer would send them.
+fn attributes_for(peer: u8, set: usize, prefix: Prefix) -> Attributes {
+    let mut attributes = attribute_sets().swap_remove(set);
+    if kind(peer) == PeerKind::External {
+        attributes.local_pref = None;
+        attributes.originator_id = None;
+        attributes.cluster_list.clear();
+    }
+    attributes.next_hop = match prefix.family() {
+        Family::Ipv4Unicast => NextHop::V4(address(peer)),
+        Family::Ipv6Unicast => {
+            NextHop::V6 { global: Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, peer.into()), link_local: None }
+        }
+    };
+    attributes
+}
+
+fn any_families() -> impl Strategy<Value = FamilySet> {
+    prop_oneof![
+        Just(FamilySet::from_iter(BOTH)),
+        Just(FamilySet::from_iter([Family::Ipv4Unicast])),
+        Just(FamilySet::EMPTY),
+    ]
+}
+
+fn any_event() -> impl Strategy<Value = Event> {
+    let numbers = || proptest::collection::vec(0_u8..12, 1..6);
+    prop_oneof![
+        2 => PEERS.prop_map(Event::Up),
+        1 => (PEERS, proptest::option::of(any_families())).prop_map(|(peer, retain)| Event::Down(peer, retain)),
+        8 => (PEERS, 0..attribute_sets().len(), 0_u32..3, numbers())
+            .prop_map(|(peer, set, path_id, n)| Event::Announce(peer, set, path_id, n)),
+        4 => (PEERS, 0_u32..3, numbers()).prop_map(|(peer, path_id, n)| Event::Withdraw(peer, path_id, n)),
+        1 => numbers().prop_map(Event::Originate),
+        1 => PEERS.prop_map(Event::Refresh),
+        1 => PEERS.prop_map(Event::Stale),
+        1 => (PEERS, any_families()).prop_map(|(peer, families)| Event::Sweep(peer, families)),
+        1 => (PEERS, any_families()).prop_map(|(peer, families)| Event::LongLived(peer, families)),
+        1 => (PEERS, proptest::option::of(0_u32..3)).prop_map(|(peer, metric)| Event::NextHop(peer, metric)),
+        4 => PEERS.prop_map(Event::Read),
+        1 => Just(Event::Write),
+        2 => Just(Event::Decide),
+    ]
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Said {
+    attributes: Attributes,
+    stale: bool,
+}
+
+/// What was said last, and nothing else.
+#[derive(Default)]
+struct Truth {
+    up: BTreeSet<u8>,
+    said: BTreeMap<(Prefix, u8, u32), Said>,
+    networks: BTreeSet<Prefix>,
+    metrics: BTreeMap<IpAddr, Option<u32>>,
+}
+
+/// A path with all that the comparison of two looks at.
+struct Rival {
+    peer: u8,
+    path_id: u32,
+    attributes: Attributes,
+}
+
+impl Truth {
+    fn announce(&mut self, peer: u8, path_id: u32, prefix: Prefix, mut attributes: Attributes) {
+        if !self.up.contains(&peer) {
+            return;
+        }
+        let is_loop = attributes.as_path.contains(asn(LOCAL_AS))
+            || attributes.originator_id == Some(address(254))
+            || attributes.cluster_list.contains(&address(254));
+        if is_loop {
+            self.said.remove(&(prefix, peer, path_id));
+            return;
+        }
+        if kind(peer) == PeerKind::External && attributes.communities.contains(&Community::GRACEFUL_SHUTDOWN)
+        {
+            attributes.local_pref = Some(0);
+        }
+        self.said.insert((prefix, peer, path_id), Said { attributes, stale: false });
+    }
+
+    fn long_lived(&mut self, peer: u8, families: FamilySet) {
+        self.said.retain(|(prefix, who, _), said| {
+            if *who != peer || !said.stale || !families.contains(prefix.family()) {
+                return true;
+            }
+            let communities = &mut said.attributes.communities;
+            if communities.contains(&Community::NO_LLGR) {
+                return false;
+            }
+            if !communities.contains(&Community::LLGR_STALE) {
+                communities.push(Community::LLGR_STALE);
+            }
+            true
+        });
+    }
+
+    fn metric(&self, attributes: &Attributes) -> Option<u32> {
+        let address: IpAddr = match attributes.next_hop {
+            NextHop::Local => return Some(0),
+            NextHop::V4(address) => address.into(),
+            NextHop::V6 { global, .. } => global.into(),
+        };
+        self.metrics.get(&address).copied().unwrap_or(Some(0))
+    }
+
+    fn has_next_hop(&self, address: IpAddr) -> bool {
+        self.said.values().any(|said| match said.attributes.next_hop {
+            NextHop::Local => false,
+            NextHop::V4(v4) => IpAddr::V4(v4) == address,
+            NextHop::V6 { global, .. } => IpAddr::V6(global) == address,
+        })
+    }
+
+    /// The paths that can be used: those the decision leaves at its IGP step, the best one first.
+    fn used(&self, prefix: Prefix) -> Vec<Rival> {
+        if self.networks.contains(&prefix) {
+            return vec![Rival { peer: 0, path_id: 0, attributes: Attributes::default() }];
+        }
+        let mut rivals: Vec<Rival> = self
+            .said
+            .iter()
+            .filter(|((of, ..), said)| *of == prefix && self.metric(&said.attributes).is_some())
+            .map(|((_, peer, path_id), said)| Rival {
+                peer: *peer,
+                path_id: *path_id,
+                attributes: said.attributes.clone(),
+            })
+            .collect();
+        let rank = |rival: &Rival| {
+            let a = &rival.attributes;
+            (
+                a.communities.contains(&Community::LLGR_STALE),
+                u32::MAX - a.local_pref.unwrap_or(100),
+                a.as_path.path_length(),
+                a.origin,
+            )
+        };
+        let best = rivals.iter().map(rank).min();
+        rivals.retain(|rival| Some(rank(rival)) == best);
+        let meds: Vec<_> = rivals
+            .iter()
+            .map(|rival| (rival.attributes.as_path.neighbor_as(), rival.attributes.med.unwrap_or(0)))
+            .collect();
+        rivals.retain(|rival| {
+            let (neighbor, med) = (rival.attributes.as_path.neighbor_as(), rival.attributes.med.unwrap_or(0));
+            !meds.iter().any(|(other, lower)| *other == neighbor && *lower < med)
+        });
+        let rank = |rival: &Rival| (kind(rival.peer) == PeerKind::Internal, self.metric(&rival.attributes));
+        let best = rivals.iter().map(rank).min();
+        rivals.retain(|rival| Some(rank(rival)) == best);
+        rivals.sort_by_key(|rival| {
+            let identifier = rival.attributes.originator_id.unwrap_or(address(rival.peer));
+            (identifier, rival.attributes.cluster_list.len(), rival.peer, rival.path_id)
+        });
+        rivals
+    }
+
+    fn prefixes(&self) -> BTreeSet<Prefix> {
+        self.said.keys().map(|(prefix, ..)| *prefix).chain(self.networks.iter().copied()).collect()
+    }
+
+    /// What a peer should know of a prefix, whatever the path identifiers are.
+    fn told(&self, to: u8, prefix: Prefix) -> Vec<Attributes> {
+        let info = peer(to, kind(to));
+        let told_to = GroupKey::of(&info).told(address(254), prefix.family());
+        let tell = |rival: &Rival| {
+            let (source, originator) = match rival.peer {
+                0 => (Source::Local, None),
+                from if kind(from) == PeerKind::External => (Source::External, None),
+                from => (peer(from, kind(from)).source(), Some(address(from))),
+            };
+            let told = export(&rival.attributes, source, originator, prefix.family(), &told_to).ok();
+            told.filter(|_| rival.peer != to)
+        };
+        if !info.add_path.send.contains(prefix.family()) {
+            return self.used(prefix).first().and_then(tell).into_iter().collect();
+        }
+        assert!(
+            info.add_path.send_limit.is_none(),
+            "which of the others are the better ones is not modelled"
+        );
+        let local = self.networks.contains(&prefix).then(|| Rival {
+            peer: 0,
+            path_id: 0,
+            attributes: Attributes::default(),
+        });
+        let learned = self
+            .said
+            .iter()
+            .filter(|((of, ..), said)| *of == prefix && self.metric(&said.attributes).is_some());
+        let learned = learned.map(|((_, peer, path_id), said)| Rival {
+            peer: *peer,
+            path_id: *path_id,
+            attributes: said.attributes.clone(),
+        });
+        local.into_iter().chain(learned).filter_map(|rival| tell(&rival)).collect()
+    }
+}
+
+fn sorted(mut sets: Vec<Attributes>) -> Vec<String> {
+    let mut texts: Vec<String> = sets.drain(..).map(|set| format!("{set:?}")).collect();
+    texts.sort();
+    texts
+}
+
+struct History {
+    rib: Rib,
+    truth: Truth,
+    known: BTreeMap<u8, Knowledge>,
+    fib: BTreeMap<Prefix, FibRoute>,
+}
+
+impl History {
+    fn new() -> Self {
+        Self {
+            rib: Rib::new(speaker()),
+            truth: Truth::default(),
+            known: BTreeMap::new(),
+            fib: BTreeMap::new(),
+        }
+    }
+
+    fn happen(&mut self, event: Event) {
+        let Self { rib, truth, known, .. } = self;
+        match event {
+            Event::Up(number) => {
+                if truth.up.contains(&number) {
+                    // A session that comes up again without having gone down has.
+                    truth.said.retain(|(_, peer, _), _| *peer != number);
+                }
+                rib.peer_up(id(number), peer(number, kind(number)));
+                truth.up.insert(number);
+                known.insert(number, Knowledge { lenient: true, ..Knowledge::default() });
+            }
+            Event::Down(number, retain) => {
+                truth.up.remove(&number);
+                rib.peer_down(id(number), retain);
+                known.remove(&number);
+                let retain = retain.unwrap_or(FamilySet::EMPTY);
+                truth.said.retain(|(prefix, peer, _), said| {
+                    if *peer == number {
+                        said.stale = true;
+                    }
+                    *peer != number || retain.contains(prefix.family())
+                });
+            }
+            Event::Announce(number, set, path_id, numbers) => {
+                for prefix in numbers.into_iter().map(nth_prefix) {
+                    let attributes = attributes_for(number, set, prefix);
+                    rib.announce(id(number), attributes.clone(), [(path_id, prefix)]);
+                    truth.announce(number, path_id, prefix, attributes);
+                }
+            }
+            Event::Withdraw(number, path_id, numbers) => {
+                for prefix in numbers.into_iter().map(nth_prefix) {
+                    if truth.up.contains(&number) {
+                        rib.withdraw(id(number), [(path_id, prefix)]);
+                        truth.said.remove(&(prefix, number, path_id));
+                    }
+                }
+            }
+            Event::Originate(numbers) => {
+                let networks: BTreeMap<_, _> =
+                    numbers.into_iter().map(|number| (nth_prefix(number), number % 3 == 0)).collect();
+                rib.originate(networks.clone());
+                truth.networks = networks.into_keys().collect();
+            }
+            Event::Refresh(number) => rib.refresh(id(number), Family::Ipv4Unicast),
+            Event::Stale(number) => {
+                let families = FamilySet::from_iter([Family::Ipv4Unicast]);
+                rib.mark_stale(id(number), families);
+                for ((prefix, peer, _), said) in &mut truth.said {
+                    said.stale |= *peer == number && families.contains(prefix.family());
+                }
+            }
+            Event::Sweep(number, families) => {
+                rib.sweep(id(number), families);
+                truth.said.retain(|(prefix, peer, _), said| {
+                    *peer != number || !said.stale || !families.contains(prefix.family())
+                });
+            }
+            Event::LongLived(number, families) => {
+                rib.long_lived(id(number), families);
+                truth.long_lived(number, families);
+            }
+            Event::NextHop(number, metric) => {
+                let next_hop = IpAddr::V4(address(number));
+                rib.next_hop(next_hop, metric);
+                if truth.has_next_hop(next_hop) {
+                    truth.metrics.insert(next_hop, metric);
+                }
+            }
+            Event::Read(number) => {
+                if let Some(knowledge) = known.get_mut(&number)
+                    && let Some(batch) = rib.export(id(number))
+                {
+                    knowledge.read_batch(&batch, number);
+                }
+                rib.tidy();
+                self.look_at_fib();
+            }
+            Event::Write => rib.write_pending(),
+            Event::Decide => rib.decide(),
+        }
+        let Self { truth, .. } = self;
+        let forgotten: Vec<IpAddr> =
+            truth.metrics.keys().copied().filter(|next_hop| !truth.has_next_hop(*next_hop)).collect();
+        for next_hop in forgotten {
+            truth.metrics.remove(&next_hop);
+        }
+    }
+
+    fn look_at_fib(&mut self) {
+        for change in self.rib.take_fib_changes() {
+            match change.route {
+                Some(route) => self.fib.insert(change.prefix, route),
+                None => self.fib.remove(&change.prefix),
+            };
+        }
+    }
+
+    fn check(&mut self) {
+        self.look_at_fib();
+        let views = self.rib.paths();
+        assert_eq!(views.len(), self.truth.said.len() + self.truth.networks.len());
+        for view in &views {
+            if view.peer != PeerId::LOCAL {
+                let number = u8::try_from(view.peer.0).unwrap();
+                let said = &self.truth.said[&(view.prefix, number, view.path_id)];
+                assert_eq!((&view.attributes, view.stale), (&said.attributes, said.stale), "{}", view.prefix);
+            }
+        }
+        for prefix in self.truth.prefixes() {
+            let used = self.truth.used(prefix);
+            let wanted: Vec<_> = used.iter().map(|rival| (id(rival.peer), rival.path_id)).collect();
+            let views = views.iter().filter(|view| view.prefix == prefix && view.multipath);
+            let found: Vec<_> = views.map(|view| (view.peer, view.path_id)).collect();
+            assert_eq!(found, wanted, "{prefix}");
+            let has_route = match used.first() {
+                None => false,
+                Some(best) => best.peer != 0 || (0..12).any(|n| nth_prefix(n) == prefix && n % 3 == 0),
+            };
+            assert_eq!(self.fib.contains_key(&prefix), has_route, "{prefix}");
+        }
+        assert_eq!(self.fib.keys().filter(|prefix| !self.truth.prefixes().contains(prefix)).count(), 0);
+        let numbers: Vec<u8> = self.known.keys().copied().collect();
+        for number in numbers {
+            let knowledge = self.known.get_mut(&number).unwrap();
+            knowledge.drain(&mut self.rib, number);
+            let mut prefixes = self.truth.prefixes();
+            prefixes.extend(knowledge.routes.keys().map(|(prefix, _)| *prefix));
+            for prefix in prefixes {
+                let known = knowledge.routes.range((prefix, 0)..=(prefix, u32::MAX));
+                let known = known.map(|(_, attributes)| attributes.clone()).collect();
+                let wanted = self.truth.told(number, prefix);
+                assert_eq!(sorted(known), sorted(wanted), "{prefix} at peer {number}");
+            }
+            let received = self.truth.said.keys().filter(|(_, peer, _)| *peer == number).count();
+            assert_eq!(self.rib.counts(id(number)), (received, knowledge.routes.len()), "peer {number}");
+        }
+    }
+
+    fn end(mut self) {
+        self.rib.originate(BTreeMap::new());
+        for number in PEERS {
+            self.rib.peer_down(id(number), None);
+        }
+        self.rib.take_fib_changes();
+        self.rib.decide();
+        assert_eq!(self.rib.sizes(), (0, 0, 0), "prefixes and attributes left behind");
+    }
+}
+
+/// Histories tried; `MARGAY_FUZZ_FACTOR` multiplies them.
+fn cases() -> u32 {
+    let factor = std::env::var("MARGAY_FUZZ_FACTOR").ok().and_then(|factor| factor.parse::<u32>().ok());
+    256 * factor.unwrap_or(1)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases(), ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_history_ends_like_tables_made_from_scratch(
+        events in proptest::collection::vec(any_event(), 1..120),
+        checks in proptest::collection::btree_set(0_usize..120, 0..4),
+    ) {
+        let mut history = History::new();
+        for (index, event) in events.into_iter().enumerate() {
+            history.happen(event);
+            if checks.contains(&index) {
+                history.check();
+            }
+        }
+        history.check();
+        history.end();
+    }
+}
