@@ -42,16 +42,12 @@ pub(super) enum RibInput {
     /// A session ended; paths of the families to retain stay, stale, and all others go.
     Down { peer: PeerId, retain: Option<FamilySet> },
     /// Stale paths of these families go. Happens by itself at End-of-RIB.
-    #[expect(dead_code, reason = "for sessions that keep routes over a restart")]
     Sweep { peer: PeerId, families: FamilySet },
     /// Stale paths of these families become those of last resort (RFC 9494).
-    #[expect(dead_code, reason = "for sessions that keep routes over a restart")]
     LongLived { peer: PeerId, families: FamilySet },
     /// The peer begins to tell all of a family again (RFC 7313): what it said before is stale.
-    #[expect(dead_code, reason = "for sessions that keep routes over a restart")]
     RefreshBegins { peer: PeerId, family: Family },
     /// The peer has told all of a family again: what is still stale goes.
-    #[expect(dead_code, reason = "for sessions that keep routes over a restart")]
     RefreshEnds { peer: PeerId, family: Family },
     /// UPDATEs arrived.
     Updates(Updates),

@@ -141,10 +141,11 @@ impl Supervisor {
             .values()
             .filter(|neighbor| !self.sessions.contains_key(&neighbor.address))
             .collect();
+        let restarting_for = self.config.is_none().then_some(checked.deferral_time);
         for neighbor in started {
             let peer = PeerId(self.next_peer);
             self.next_peer += 1;
-            let handle = session::start(peer, neighbor.clone(), rib.clone());
+            let handle = session::start(peer, neighbor.clone(), rib.clone(), restarting_for);
             self.sessions.insert(neighbor.address, handle);
         }
         let settings = Settings {
@@ -173,7 +174,7 @@ impl Supervisor {
                 Some(_) => Notification::other_configuration_change(),
                 None => Notification::peer_deconfigured(),
             };
-            ending.push((session, notification));
+            ending.push((session, Command::Stop(notification)));
         }
         end_sessions(ending).await;
     }
@@ -272,9 +273,14 @@ impl Supervisor {
             task.abort();
         }
         // Neighbours stop sending before routes that their packets need may go.
+        let message = self.config.as_ref().and_then(|config| config.shutdown_message.as_deref());
+        let notification = Notification::shutdown_communication(message.unwrap_or_default());
+        let command = |notification| match routes {
+            RoutesOnExit::Keep => Command::Restart(notification),
+            RoutesOnExit::Remove => Command::Stop(notification),
+        };
         let sessions = std::mem::take(&mut self.sessions).into_values();
-        end_sessions(sessions.map(|session| (session, Notification::administrative_shutdown())).collect())
-            .await;
+        end_sessions(sessions.map(|session| (session, command(notification.clone()))).collect()).await;
         let (answer, answered) = oneshot::channel();
         let kernel = async {
             self.tell_kernel(KernelInput::End(routes, answer)).await;
@@ -287,11 +293,11 @@ impl Supervisor {
     }
 }
 
-async fn end_sessions(ending: Vec<(SessionHandle, Notification)>) {
+async fn end_sessions(ending: Vec<(SessionHandle, Command)>) {
     let mut tasks = Vec::new();
-    for (session, notification) in ending {
+    for (session, command) in ending {
         // A task that is gone has ended already.
-        drop(session.commands.send(Command::Stop(notification)).await);
+        drop(session.commands.send(command).await);
         tasks.push(session.task);
     }
     for task in tasks {

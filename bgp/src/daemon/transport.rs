@@ -13,6 +13,7 @@ use tokio::time::timeout;
 
 use super::interfaces::LocalView;
 use crate::config::CheckedNeighbor;
+use crate::fsm::Sending;
 use crate::rib::Segment;
 use crate::wire::Notification;
 
@@ -45,12 +46,14 @@ pub(super) struct Transport {
     queue: VecDeque<Segment>,
     /// Octets of the first segment that are written already.
     written: usize,
+    /// Whether the peer has taken anything since this was last asked.
+    progress: bool,
     pub(super) local: LocalView,
 }
 
 impl Transport {
     pub(super) fn new(stream: TcpStream, local: LocalView) -> Self {
-        Self { stream, received: Vec::new(), queue: VecDeque::new(), written: 0, local }
+        Self { stream, received: Vec::new(), queue: VecDeque::new(), written: 0, progress: false, local }
     }
 
     /// Resolves when the socket can be read, if that is wanted, or written, if there is something to write.
@@ -97,7 +100,16 @@ impl Transport {
         Ok(())
     }
 
+    /// Whether the socket takes what is queued; `None` while there was nothing to take.
+    pub(super) fn sending(&mut self) -> Option<Sending> {
+        if std::mem::take(&mut self.progress) {
+            return Some(Sending::Progress);
+        }
+        (!self.is_flushed()).then_some(Sending::Blocked)
+    }
+
     fn advance(&mut self, octets: usize) {
+        self.progress |= octets > 0;
         self.written += octets;
         while let Some(first) = self.queue.front() {
             if self.written < first.len() {

@@ -20,9 +20,11 @@
 
 mod backoff;
 mod connection;
+mod graceful;
 mod session;
 
 pub use connection::{Direction, Negotiated};
+pub use graceful::{Helper, Order};
 pub use session::{DownReason, Input, Output, Received, Sending, Session, SessionConfig, State};
 
 #[cfg(test)]

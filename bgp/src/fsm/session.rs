@@ -108,6 +108,9 @@ pub enum Input {
     Start,
     /// The operator wants it no longer; the NOTIFICATION says why (event 2).
     Stop(Notification),
+    /// The speaker ends to begin again: peers that keep its routes meanwhile are left in silence, as a NOTIFICATION
+    /// would cost the routes (RFC 4724 section 4); others are told this.
+    Restart(Notification),
     /// A connection is there: our dial succeeded, or the peer's was accepted (events 16, 17).
     Connected(Direction),
     /// The dial that [`Output::Dial`] asked for failed (event 18).
@@ -191,6 +194,14 @@ enum Dialler {
     Waiting(Option<Duration>),
 }
 
+/// What a peer hears at the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Farewell {
+    Notification,
+    /// Nothing, if it keeps our routes until we are back.
+    SilenceToHelpers,
+}
+
 /// A session that stayed up for so long proves that the neighbour works.
 const STABLE: Duration = Duration::from_secs(30);
 
@@ -267,7 +278,8 @@ impl Session {
                     self.dial(out);
                 }
             }
-            Input::Stop(notification) => self.stop(&notification, out),
+            Input::Stop(notification) => self.stop(&notification, Farewell::Notification, out),
+            Input::Restart(notification) => self.stop(&notification, Farewell::SilenceToHelpers, out),
             Input::Connected(direction) => self.connected(direction, now, out),
             Input::DialFailed => {
                 if self.dialler == Dialler::Dialling {
@@ -327,17 +339,24 @@ impl Session {
         self.dialler = Dialler::Waiting(at);
     }
 
-    fn stop(&mut self, notification: &Notification, out: &mut Vec<Output>) {
+    fn stop(&mut self, notification: &Notification, farewell: Farewell, out: &mut Vec<Output>) {
         self.abort_dial(out);
         self.dialler = Dialler::Stopped;
+        let mut reason = DownReason::ConnectionLost;
         for direction in [Direction::Outgoing, Direction::Incoming] {
-            if self.slot(direction).take().is_some() {
+            let Some(connection) = self.slot(direction).take() else { continue };
+            let helper = connection.phase.negotiated().and_then(|negotiated| negotiated.graceful_restart);
+            if farewell == Farewell::Notification || helper.is_none() {
+                let notification = for_good(notification.clone(), connection.phase);
                 out.push(Output::SendNotification(direction, notification.clone()));
-                out.push(Output::Close(direction));
+                if matches!(connection.phase, Phase::Established(_)) {
+                    reason = DownReason::Sent(notification);
+                }
             }
+            out.push(Output::Close(direction));
         }
         if self.up_since.take().is_some() {
-            out.push(Output::Down(DownReason::Sent(notification.clone())));
+            out.push(Output::Down(reason));
         }
     }
 
@@ -465,6 +484,10 @@ impl Session {
         now: Duration,
         out: &mut Vec<Output>,
     ) {
+        let notification = match self.connection(direction) {
+            Some(connection) => for_good(notification, connection.phase),
+            None => notification,
+        };
         out.push(Output::SendNotification(direction, notification.clone()));
         self.drop_connection(direction, DownReason::Sent(notification), now, out);
     }
@@ -531,6 +554,21 @@ impl Session {
                 self.dial(out);
             }
         }
+    }
+}
+
+/// The NOTIFICATION in the form in which it costs the routes: where the peer would keep them, a hard reset for what
+/// means that they are not wanted, or no longer true (RFC 8538 section 4.1).
+fn for_good(notification: Notification, phase: Phase) -> Notification {
+    let helper = match phase {
+        Phase::Established(negotiated) => negotiated.graceful_restart,
+        Phase::OpenSent | Phase::OpenConfirm(_) => None,
+    };
+    let ends_for_good = matches!((notification.code, notification.subcode), (6, 1..=3 | 10));
+    if ends_for_good && helper.is_some_and(|restart| restart.notification) {
+        Notification::hard_reset(&notification)
+    } else {
+        notification
     }
 }
 
