@@ -20,7 +20,7 @@ use crate::rib::{DecisionOptions, Policy, PrefixLimit};
 use crate::wire::notification::LONGEST_COMMUNICATION;
 use crate::wire::{Capabilities, GracefulRestart, LongLived, PeerKind};
 
-pub use session::{DynamicNeighbors, GracefulRestartOptions, LONGEST_PASSWORD, Password};
+pub use session::{AddPathOption, DynamicNeighbors, GracefulRestartOptions, LONGEST_PASSWORD, Password};
 
 /// Everything a speaker is told; the whole of it each time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,6 +119,7 @@ impl From<Prefix> for Network {
 /// A peer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a field of the file")]
 pub struct Neighbor {
     /// Its address.
     pub address: IpAddr,
@@ -150,6 +151,13 @@ pub struct Neighbor {
     /// Messages of up to 65535 octets, if the neighbour can do them too (RFC 8654). Default true.
     #[serde(default = "yes")]
     pub extended_messages: bool,
+    /// IPv4 routes with IPv6 next hops, if the neighbour can do them too (RFC 8950). Default false; link-local
+    /// neighbours are always offered it.
+    #[serde(default)]
+    pub extended_next_hop: bool,
+    /// Several paths to one prefix (RFC 7911). Default none.
+    #[serde(default)]
+    pub add_path: AddPathOption,
     /// What happens to routes during restarts.
     #[serde(default)]
     pub graceful_restart: GracefulRestartOptions,
@@ -191,6 +199,8 @@ impl Neighbor {
             password: None,
             interface: None,
             extended_messages: true,
+            extended_next_hop: false,
+            add_path: AddPathOption::None,
             graceful_restart: GracefulRestartOptions::default(),
             families: default_families(),
             hold_time: None,
@@ -295,6 +305,7 @@ pub struct Checked {
 
 /// A neighbour with nothing left to look up elsewhere; two of them are equal if the session need not change.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "as in the file")]
 pub(crate) struct CheckedNeighbor {
     pub(crate) local_as: Asn,
     pub(crate) router_id: BgpIdentifier,
@@ -309,6 +320,8 @@ pub(crate) struct CheckedNeighbor {
     pub(crate) password: Option<Password>,
     pub(crate) interface: Option<String>,
     pub(crate) extended_messages: bool,
+    pub(crate) extended_next_hop: bool,
+    pub(crate) add_path: AddPathOption,
     pub(crate) graceful_restart: GracefulRestartOptions,
     pub(crate) families: FamilySet,
     pub(crate) hold_time: HoldTime,
@@ -354,7 +367,10 @@ impl CheckedNeighbor {
             families: self.families,
             four_octet_as: Some(self.local_as.number()),
             route_refresh: true,
+            enhanced_route_refresh: true,
             extended_messages: self.extended_messages,
+            extended_next_hop: self.extended_next_hop,
+            add_path: self.add_path.capability(self.families),
             graceful_restart: options.enabled.then_some(GracefulRestart {
                 restarting: false,
                 notification: true,
@@ -363,12 +379,33 @@ impl CheckedNeighbor {
                 forwarding: self.families,
             }),
             long_lived,
-            ..Capabilities::default()
         }
     }
 
     pub(crate) fn kind(&self) -> PeerKind {
         if self.local_as == self.remote_as { PeerKind::Internal } else { PeerKind::External }
+    }
+}
+
+impl Checked {
+    /// The neighbour that has this address, be it one of a prefix.
+    pub(crate) fn neighbor(&self, address: IpAddr) -> Option<CheckedNeighbor> {
+        let dynamic = || self.dynamic(address).map(|dynamic| dynamic.neighbor(address));
+        self.neighbors.get(&address).cloned().or_else(dynamic)
+    }
+
+    /// The longest prefix whose neighbours may have this address.
+    pub(crate) fn dynamic(&self, address: IpAddr) -> Option<&CheckedDynamic> {
+        self.dynamic_neighbors.iter().find(|dynamic| dynamic.prefix.contains(address))
+    }
+
+    /// The keys of connections that neighbours open.
+    pub(crate) fn passwords(&self) -> BTreeMap<Prefix, Password> {
+        let neighbors = self.neighbors.values();
+        let neighbors =
+            neighbors.map(|neighbor| (Prefix::host(neighbor.address), neighbor.password.as_ref()));
+        let dynamic = self.dynamic_neighbors.iter().map(|dynamic| (dynamic.prefix, dynamic.password()));
+        neighbors.chain(dynamic).filter_map(|(prefix, password)| Some((prefix, password?.clone()))).collect()
     }
 }
 
@@ -581,6 +618,8 @@ impl Config {
             password: neighbor.password.clone(),
             interface: neighbor.interface.clone(),
             extended_messages: neighbor.extended_messages,
+            extended_next_hop: neighbor.extended_next_hop || link_local,
+            add_path: neighbor.add_path,
             graceful_restart: neighbor.graceful_restart,
             families: neighbor.families.iter().copied().collect(),
             hold_time: neighbor.hold_time.unwrap_or(self.hold_time),

@@ -6,9 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::asn::Asn;
 use crate::config::Neighbor;
-use crate::family::Family;
+use crate::family::{Family, FamilySet};
 use crate::hold_time::HoldTime;
 use crate::prefix::Prefix;
+use crate::wire::AddPath;
 
 /// Octets in the longest password that Linux takes (`TCP_MD5SIG_MAXKEYLEN`).
 pub const LONGEST_PASSWORD: usize = 80;
@@ -21,6 +22,35 @@ pub struct Password(pub String);
 impl fmt::Debug for Password {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Password(..)")
+    }
+}
+
+/// In which directions several paths to one prefix are exchanged.
+///
+/// None is the default: each further path costs memory at the receiver, which has to ask for it knowingly.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AddPathOption {
+    /// Neither.
+    #[default]
+    None,
+    /// The neighbour may send several.
+    Receive,
+    /// We may send several.
+    Send,
+    /// Either may.
+    Both,
+}
+
+impl AddPathOption {
+    pub(super) fn capability(self, families: FamilySet) -> AddPath {
+        let (receive, send) = match self {
+            Self::None => (FamilySet::EMPTY, FamilySet::EMPTY),
+            Self::Receive => (families, FamilySet::EMPTY),
+            Self::Send => (FamilySet::EMPTY, families),
+            Self::Both => (families, families),
+        };
+        AddPath { receive, send }
     }
 }
 

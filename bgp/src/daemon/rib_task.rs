@@ -55,6 +55,8 @@ pub(super) enum RibInput {
     Keepalive { peer: PeerId },
     /// The peer wants to be told all again.
     Refresh { peer: PeerId, family: Family },
+    /// The same, with a mark at the end (RFC 7313).
+    EnhancedRefresh { peer: PeerId, family: Family },
     /// The last batch was handed to the peer's socket.
     Written { peer: PeerId },
     /// How many prefixes each peer announced and was announced.
@@ -191,6 +193,7 @@ impl RibTask {
             RibInput::Updates(updates) => self.updates(updates),
             RibInput::Keepalive { peer } => self.convergence.keepalive(peer),
             RibInput::Refresh { peer, family } => self.rib.refresh(peer, family),
+            RibInput::EnhancedRefresh { peer, family } => self.rib.enhanced_refresh(peer, family),
             RibInput::Written { peer } => {
                 if let Some(outlet) = self.outlets.get_mut(&peer) {
                     outlet.busy = false;

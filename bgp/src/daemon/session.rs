@@ -326,10 +326,13 @@ impl SessionTask {
                 // RFC 7313 section 4: marks that were not negotiated are ignored.
                 match refresh.content {
                     Some((family, RefreshKind::Request)) => {
-                        if session.enhanced_route_refresh {
+                        let request = if session.enhanced_route_refresh {
                             self.send(direction, |out| RouteRefresh::encode(family, RefreshKind::Begin, out));
-                        }
-                        self.pending.push_back(RibInput::Refresh { peer, family });
+                            RibInput::EnhancedRefresh { peer, family }
+                        } else {
+                            RibInput::Refresh { peer, family }
+                        };
+                        self.pending.push_back(request);
                     }
                     Some((family, RefreshKind::Begin)) if session.enhanced_route_refresh => {
                         self.pending.push_back(RibInput::RefreshBegins { peer, family });

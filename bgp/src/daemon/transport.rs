@@ -12,8 +12,10 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 use super::interfaces::LocalView;
+use super::sys;
 use crate::config::CheckedNeighbor;
 use crate::fsm::Sending;
+use crate::prefix::Prefix;
 use crate::rib::Segment;
 use crate::wire::Notification;
 
@@ -172,10 +174,17 @@ pub(super) async fn dial(neighbor: CheckedNeighbor) -> io::Result<TcpStream> {
         IpAddr::V4(_) => TcpSocket::new_v4()?,
         IpAddr::V6(_) => TcpSocket::new_v6()?,
     };
+    if let Some(password) = &neighbor.password {
+        sys::set_md5(&socket, Prefix::host(neighbor.address), Some(password))?;
+    }
     if let Some(local) = neighbor.local_address {
         socket.bind(SocketAddr::new(local, 0))?;
     }
     set_options(&SockRef::from(&socket), &neighbor)?;
+    if let Some(interface) = &neighbor.interface {
+        // Link-local addresses mean something on one link only.
+        SockRef::from(&socket).bind_device(Some(interface.as_bytes()))?;
+    }
     let address = SocketAddr::new(neighbor.address, neighbor.port);
     match timeout(DIAL_TIME, socket.connect(address)).await {
         Ok(connected) => connected,
@@ -190,6 +199,9 @@ pub(super) fn adopt(stream: &TcpStream, neighbor: &CheckedNeighbor) -> io::Resul
 
 fn set_options(socket: &SockRef<'_>, neighbor: &CheckedNeighbor) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
+    if let Some(ttl) = neighbor.least_ttl {
+        sys::set_least_ttl(&**socket, neighbor.address, ttl)?;
+    }
     match neighbor.address {
         IpAddr::V4(_) => {
             socket.set_ttl_v4(neighbor.ttl.into())?;

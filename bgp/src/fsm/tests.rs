@@ -374,7 +374,7 @@ fn a_peer_that_takes_nothing_for_eight_minutes_gets_notification_8() {
 
 #[test]
 fn both_ends_negotiate_what_both_offer() {
-    let offer = |families: &[Family]| FamilySet::from_iter(families.iter().copied());
+    let offer = |families: &[Family]| families.iter().copied().collect::<FamilySet>();
     let mut theirs = Capabilities {
         extended_messages: true,
         enhanced_route_refresh: true,

@@ -21,6 +21,7 @@ const FORWARDING: u8 = 0x80;
 
 /// What a speaker can do besides RFC 4271, as far as we know it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a capability that is there or not")]
 pub struct Capabilities {
     /// Families of the multiprotocol capabilities (RFC 4760); a decoder puts IPv4 unicast alone where a speaker sent
     /// none of them at all.
@@ -157,7 +158,7 @@ impl Capabilities {
         if self.extended_messages {
             out.extend_from_slice(&[EXTENDED_MESSAGES, 0]);
         }
-        if let Some(restart) = &self.graceful_restart {
+        if let Some(restart) = self.graceful_restart {
             append(GRACEFUL_RESTART, out, |out| restart.encode(out));
         }
         if let Some(asn) = self.four_octet_as {
@@ -191,7 +192,7 @@ impl Capabilities {
 }
 
 impl GracefulRestart {
-    fn encode(&self, out: &mut Vec<u8>) {
+    fn encode(self, out: &mut Vec<u8>) {
         let mut first = self.restart_time.min(RESTART_TIME);
         if self.restarting {
             first |= RESTARTING;

@@ -179,7 +179,7 @@ impl Notification {
         Self::new(6, 10, [])
     }
 
-    /// 7/1: a BoRR or EoRR of a wrong length; the data is the message (RFC 7313 section 5).
+    /// 7/1: a `BoRR` or `EoRR` of a wrong length; the data is the message (RFC 7313 section 5).
     pub fn invalid_refresh_length(message: impl Into<Vec<u8>>) -> Self {
         Self::new(7, 1, message)
     }

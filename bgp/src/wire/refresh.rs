@@ -10,9 +10,9 @@ use crate::family::Family;
 pub enum RefreshKind {
     /// Asks the peer to send all its routes of one family again (RFC 2918).
     Request,
-    /// BoRR: the sender begins to send all its routes again.
+    /// `BoRR`: the sender begins to send all its routes again.
     Begin,
-    /// EoRR: it has sent them all; what it did not send again is gone.
+    /// `EoRR`: it has sent them all; what it did not send again is gone.
     End,
 }
 
