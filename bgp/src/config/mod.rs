@@ -60,8 +60,8 @@ pub struct Config {
     /// What operators of neighbours read when the speaker is shut down, up to 255 octets (RFC 9003).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shutdown_message: Option<String>,
-    /// Seconds for which a speaker that restarted waits, at the longest, for its neighbours to tell their routes
-    /// before it tells any, 0 to 60 (RFC 4724 section 4.1). Default 15.
+    /// Seconds after its start for which the speaker says that it restarted, 0 to 60: its neighbours then tell their
+    /// routes without awaiting its own (RFC 4724 section 4.1). Default 15.
     #[serde(default = "default_deferral_time")]
     pub deferral_time: u16,
     /// What to do with routes in the kernel.
