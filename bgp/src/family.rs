@@ -110,6 +110,12 @@ impl FamilySet {
         Self(self.0 | other.0)
     }
 
+    /// The families that are not in the other set.
+    #[must_use]
+    pub fn difference(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
     /// Whether there is none.
     pub fn is_empty(self) -> bool {
         self.0 == 0
@@ -124,9 +130,15 @@ impl FamilySet {
 impl FromIterator<Family> for FamilySet {
     fn from_iter<I: IntoIterator<Item = Family>>(families: I) -> Self {
         let mut set = Self::EMPTY;
-        for family in families {
-            set.insert(family);
-        }
+        set.extend(families);
         set
+    }
+}
+
+impl Extend<Family> for FamilySet {
+    fn extend<I: IntoIterator<Item = Family>>(&mut self, families: I) {
+        for family in families {
+            self.insert(family);
+        }
     }
 }

@@ -30,6 +30,16 @@ impl Prefix {
         Some(Self { address, length })
     }
 
+    /// The prefix of one address.
+    pub fn host(address: IpAddr) -> Self {
+        Self { address, length: Family::of(address).address_bits() }
+    }
+
+    /// Whether the address is in the prefix.
+    pub fn contains(self, address: IpAddr) -> bool {
+        address.is_ipv4() == self.address.is_ipv4() && Self::masked(address, self.length) == Some(self)
+    }
+
     /// The first address.
     pub fn address(self) -> IpAddr {
         self.address

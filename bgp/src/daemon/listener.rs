@@ -1,7 +1,9 @@
 //! Accepting connections.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
@@ -9,16 +11,34 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Duration, Instant, sleep_until};
 
+use super::sys;
+use crate::config::Password;
+use crate::family::Family;
+use crate::prefix::Prefix;
+
 /// A whole cluster may dial at once after an outage; what does not fit would wait for a retransmission.
 const BACKLOG: i32 = 4096;
 
 /// After a failure to accept, out of descriptors most likely: accepting again at once would spin.
 pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
+/// A key that the kernel does not take.
+#[derive(Debug, thiserror::Error)]
+#[error("set the password of neighbor {prefix}; is the kernel built with CONFIG_TCP_MD5SIG?")]
+pub struct PasswordError {
+    prefix: Prefix,
+    #[source]
+    source: io::Error,
+}
+
 /// A socket that accepts connections until it is dropped.
 #[derive(Debug)]
 pub(super) struct Listener {
     task: JoinHandle<()>,
+    socket: Arc<TcpListener>,
+    family: Family,
+    /// The keys that the socket has.
+    passwords: BTreeMap<Prefix, Password>,
 }
 
 impl Listener {
@@ -34,7 +54,8 @@ impl Listener {
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
-        let listener = TcpListener::from_std(socket.into())?;
+        let listener = Arc::new(TcpListener::from_std(socket.into())?);
+        let socket = Arc::clone(&listener);
         let task = tokio::spawn(async move {
             loop {
                 match listener.accept().await {
@@ -50,7 +71,27 @@ impl Listener {
                 }
             }
         });
-        Ok(Self { task })
+        Ok(Self { task, socket, family: Family::of(address.ip()), passwords: BTreeMap::new() })
+    }
+
+    /// Makes these the keys of connections from the prefixes; those that are up keep the keys they began with.
+    pub(super) fn set_passwords(&mut self, wanted: &BTreeMap<Prefix, Password>) -> Result<(), PasswordError> {
+        let set = |prefix: Prefix, password| {
+            sys::set_md5(&*self.socket, prefix, password).map_err(|source| PasswordError { prefix, source })
+        };
+        let gone: Vec<Prefix> =
+            self.passwords.keys().filter(|prefix| !wanted.contains_key(prefix)).copied().collect();
+        for prefix in gone {
+            set(prefix, None)?;
+            self.passwords.remove(&prefix);
+        }
+        for (prefix, password) in wanted.iter().filter(|(prefix, _)| prefix.family() == self.family) {
+            if self.passwords.get(prefix) != Some(password) {
+                set(*prefix, Some(password))?;
+                self.passwords.insert(*prefix, password.clone());
+            }
+        }
+        Ok(())
     }
 }
 

@@ -29,10 +29,12 @@ mod listener;
 mod rib_task;
 mod session;
 mod supervisor;
+mod sys;
 mod transport;
 
 use std::path::PathBuf;
 
+pub use listener::PasswordError;
 pub use supervisor::{DaemonError, run};
 
 use crate::config::Config;

@@ -44,16 +44,12 @@ pub(super) enum RibInput {
     /// A session ended; paths of the families to retain stay, stale, and all others go.
     Down { peer: PeerId, retain: Option<FamilySet> },
     /// Stale paths of these families go. Happens by itself at End-of-RIB.
-    #[expect(dead_code, reason = "for sessions that keep routes over a restart")]
     Sweep { peer: PeerId, families: FamilySet },
     /// Stale paths of these families become those of last resort (RFC 9494).
-    #[expect(dead_code, reason = "for sessions that keep routes over a restart")]
     LongLived { peer: PeerId, families: FamilySet },
     /// The peer begins to tell all of a family again (RFC 7313): what it said before is stale.
-    #[expect(dead_code, reason = "for sessions that keep routes over a restart")]
     RefreshBegins { peer: PeerId, family: Family },
     /// The peer has told all of a family again: what is still stale goes.
-    #[expect(dead_code, reason = "for sessions that keep routes over a restart")]
     RefreshEnds { peer: PeerId, family: Family },
     /// UPDATEs arrived.
     Updates(Updates),
@@ -61,6 +57,8 @@ pub(super) enum RibInput {
     Keepalive { peer: PeerId },
     /// The peer wants to be told all again.
     Refresh { peer: PeerId, family: Family },
+    /// The same, with a mark at the end (RFC 7313).
+    EnhancedRefresh { peer: PeerId, family: Family },
     /// A batch was handed to the peer's socket, and the tables wait for that.
     Written,
     /// How many prefixes each peer announced and was announced.
@@ -240,6 +238,7 @@ impl RibTask {
             RibInput::Updates(updates) => self.updates(updates),
             RibInput::Keepalive { peer } => self.convergence.keepalive(peer),
             RibInput::Refresh { peer, family } => self.rib.refresh(peer, family),
+            RibInput::EnhancedRefresh { peer, family } => self.rib.enhanced_refresh(peer, family),
             // What there is for it goes out with all other news.
             RibInput::Written => {}
             RibInput::Counts(answer) => {

@@ -17,9 +17,13 @@ use super::rib_task::{self, Delivery, Inlet, RibInput, Updates};
 use super::transport::{self, Amount, Transport};
 use crate::FamilySet;
 use crate::config::CheckedNeighbor;
-use crate::fsm::{Direction, Input, Negotiated, Output, Received, Session, SessionConfig, State};
+use crate::fsm::{
+    Direction, Helper, Input, Negotiated, Order, Output, Received, Session, SessionConfig, State,
+};
 use crate::rib::{AddPath, Batch, ExportView, PeerId, PeerInfo};
-use crate::wire::{Frame, MAX_MESSAGE_LEN, Message, Notification, Update, UpdateContext, header};
+use crate::wire::{
+    Frame, MAX_MESSAGE_LEN, Message, Notification, RefreshKind, RouteRefresh, Update, UpdateContext, header,
+};
 
 /// What the supervisor tells a session.
 #[derive(Debug)]
@@ -28,6 +32,8 @@ pub(super) enum Command {
     Accepted(TcpStream),
     /// End, and say this to the neighbour.
     Stop(Notification),
+    /// End to begin again: say this to the neighbour only if it does not keep our routes meanwhile.
+    Restart(Notification),
 }
 
 /// What a session shows.
@@ -58,6 +64,9 @@ struct SessionTask {
     peer: PeerId,
     neighbor: CheckedNeighbor,
     machine: Session,
+    helper: Helper,
+    /// What was negotiated for the session that is up.
+    session: Option<Negotiated>,
     epoch: Instant,
     dial: Option<Dial>,
     outgoing: Option<Transport>,
@@ -73,7 +82,12 @@ struct SessionTask {
 }
 
 /// Starts the task of a neighbour.
-pub(super) fn start(peer: PeerId, neighbor: CheckedNeighbor, rib: mpsc::Sender<RibInput>) -> SessionHandle {
+pub(super) fn start(
+    peer: PeerId,
+    neighbor: CheckedNeighbor,
+    rib: mpsc::Sender<RibInput>,
+    restarting_for: Option<Duration>,
+) -> SessionHandle {
     let (commands, receiver) = mpsc::channel(16);
     let epoch = Instant::now();
     let initial = SessionStatus { state: State::Idle, since: epoch, last_error: None };
@@ -85,13 +99,17 @@ pub(super) fn start(peer: PeerId, neighbor: CheckedNeighbor, rib: mpsc::Sender<R
         hold_time: neighbor.hold_time,
         connect_retry: neighbor.connect_retry,
         passive: neighbor.passive,
-        families: neighbor.families,
+        capabilities: neighbor.capabilities(),
+        // A session of the first configuration is one that comes back.
+        restarting_until: restarting_for,
         seed: seed(&neighbor),
     });
     let task = SessionTask {
         peer,
         neighbor: neighbor.clone(),
         machine,
+        helper: Helper::default(),
+        session: None,
         epoch,
         dial: None,
         outgoing: None,
@@ -119,13 +137,18 @@ impl SessionTask {
         let rib = self.rib.clone();
         self.step(Input::Start);
         loop {
-            let deadline = self.machine.next_deadline().map(|at| self.epoch + at);
+            self.watch_sending();
+            let deadlines = [self.machine.next_deadline(), self.helper.next_deadline()];
+            let deadline = deadlines.into_iter().flatten().min().map(|at| self.epoch + at);
             let reading = self.pending.is_empty();
             tokio::select! {
                 command = commands.recv() => match command {
                     Some(Command::Accepted(stream)) => self.accepted(stream).await,
-                    Some(Command::Stop(notification)) => return self.stop(notification).await,
-                    None => return self.stop(Notification::administrative_shutdown()).await,
+                    Some(Command::Stop(notification)) => return self.stop(Input::Stop(notification)).await,
+                    Some(Command::Restart(notification)) => {
+                        return self.stop(Input::Restart(notification)).await;
+                    }
+                    None => return self.stop(Input::Stop(Notification::administrative_shutdown())).await,
                 },
                 dialled = ready_dial(&mut self.dial) => self.dialled(dialled).await,
                 ready = ready(self.outgoing.as_ref(), reading) => self.io(Direction::Outgoing, ready),
@@ -136,7 +159,7 @@ impl SessionTask {
                             permit.send(input);
                         }
                     }
-                    Err(_) => return self.stop(Notification::administrative_shutdown()).await,
+                    Err(_) => return self.stop(Input::Stop(Notification::administrative_shutdown())).await,
                 },
                 Some(delivery) = next_delivery(&mut self.inlet), if !self.writing_batch => self.deliver(delivery),
                 () = until(deadline) => self.tick(),
@@ -195,8 +218,10 @@ impl SessionTask {
         }
     }
 
-    async fn stop(mut self, notification: Notification) {
-        self.step(Input::Stop(notification));
+    async fn stop(mut self, input: Input) {
+        self.step(input);
+        // Nobody is left to end what is kept of a neighbour.
+        self.pending.push_back(RibInput::Down { peer: self.peer, retain: None });
         for input in self.pending {
             if self.rib.send(input).await.is_err() {
                 break;
@@ -267,7 +292,8 @@ impl SessionTask {
         let mut rest = received;
         // A fault closes the connection, and what follows it means nothing.
         while self.slot(direction).is_some() {
-            match Frame::split(rest) {
+            let limit = self.negotiated(direction).map_or(MAX_MESSAGE_LEN, |session| session.message_limit);
+            match Frame::split_within(rest, limit) {
                 Ok(None) => break,
                 Ok(Some(frame)) => {
                     rest = rest.get(frame.length..).unwrap_or_default();
@@ -300,8 +326,25 @@ impl SessionTask {
             }
             Message::RouteRefresh(refresh) => {
                 self.step(Input::Message(direction, Received::RouteRefresh));
-                if let (Some(_), Some(family)) = (self.negotiated(direction), refresh.family) {
-                    self.pending.push_back(RibInput::Refresh { peer, family });
+                let Some(session) = self.negotiated(direction) else { return };
+                // RFC 7313 section 4: marks that were not negotiated are ignored.
+                match refresh.content {
+                    Some((family, RefreshKind::Request)) => {
+                        let request = if session.enhanced_route_refresh {
+                            self.send(direction, |out| RouteRefresh::encode(family, RefreshKind::Begin, out));
+                            RibInput::EnhancedRefresh { peer, family }
+                        } else {
+                            RibInput::Refresh { peer, family }
+                        };
+                        self.pending.push_back(request);
+                    }
+                    Some((family, RefreshKind::Begin)) if session.enhanced_route_refresh => {
+                        self.pending.push_back(RibInput::RefreshBegins { peer, family });
+                    }
+                    Some((family, RefreshKind::End)) if session.enhanced_route_refresh => {
+                        self.pending.push_back(RibInput::RefreshEnds { peer, family });
+                    }
+                    _ => {}
                 }
             }
             Message::Update(body) => {
@@ -322,13 +365,16 @@ impl SessionTask {
             as_width: negotiated.as_width,
             peer: self.neighbor.kind(),
             families: negotiated.families,
-            add_path: FamilySet::EMPTY,
-            extended_next_hop: false,
+            add_path: negotiated.add_path.receive,
+            extended_next_hop: negotiated.extended_next_hop,
         };
         match Update::decode(body, context) {
             Ok(update) => {
                 for fault in &update.faults {
                     tracing::warn!(neighbor = %self.neighbor.address, action = ?fault.action, "UPDATE: {fault}");
+                }
+                if let Some(family) = update.end_of_rib {
+                    self.helper.end_of_rib(family);
                 }
                 // Those of one read travel together.
                 if let Some(RibInput::Updates(updates)) = self.pending.back_mut() {
@@ -384,6 +430,30 @@ impl SessionTask {
             }
         }
         self.step(Input::Tick);
+        let mut orders = Vec::new();
+        self.helper.tick(self.now(), &mut orders);
+        self.order(orders);
+    }
+
+    /// Hands on what is to become of the neighbour's stale routes.
+    fn order(&mut self, orders: Vec<Order>) {
+        let peer = self.peer;
+        self.pending.extend(orders.into_iter().map(|order| match order {
+            Order::Sweep(families) => RibInput::Sweep { peer, families },
+            Order::Down(families) => {
+                RibInput::Down { peer, retain: Some(families).filter(|set| !set.is_empty()) }
+            }
+            Order::LongLived(families) => RibInput::LongLived { peer, families },
+        }));
+    }
+
+    /// Tells the machine whether the neighbour takes what is sent.
+    fn watch_sending(&mut self) {
+        for direction in [Direction::Outgoing, Direction::Incoming] {
+            if let Some(sending) = self.slot(direction).as_mut().and_then(Transport::sending) {
+                self.step(Input::Sending(direction, sending));
+            }
+        }
     }
 
     fn step(&mut self, input: Input) {
@@ -425,7 +495,12 @@ impl SessionTask {
                 self.note_error(reason.to_string());
                 self.inlet = None;
                 self.writing_batch = false;
-                self.pending.push_back(RibInput::Down { peer: self.peer, retain: None });
+                let mut orders = Vec::new();
+                match self.session.take() {
+                    Some(session) => self.helper.down(self.now(), &session, &reason, &mut orders),
+                    None => orders.push(Order::Down(FamilySet::EMPTY)),
+                }
+                self.order(orders);
             }
             Output::Failed(reason) => {
                 tracing::info!(neighbor = %self.neighbor.address, %reason, "session not established");
@@ -466,14 +541,22 @@ impl SessionTask {
             families: negotiated.families,
             view,
             ifindex: local.ifindex,
-            add_path: AddPath::default(),
-            message_limit: MAX_MESSAGE_LEN,
-            extended_next_hop: false,
+            add_path: AddPath {
+                receive: negotiated.add_path.receive,
+                send: negotiated.add_path.send,
+                send_limit: None,
+            },
+            message_limit: negotiated.message_limit,
+            extended_next_hop: negotiated.extended_next_hop,
             route_reflector_client: neighbor.route_reflector_client,
-            long_lived: false,
+            long_lived: !negotiated.long_lived.families.is_empty(),
             policy: neighbor.policy,
             prefix_limit: neighbor.prefix_limit,
         };
+        let mut orders = Vec::new();
+        self.helper.up(self.now(), negotiated, &mut orders);
+        self.order(orders);
+        self.session = Some(*negotiated);
         let (outlet, inlet) = rib_task::outlet();
         self.inlet = Some(inlet);
         self.writing_batch = false;

@@ -13,13 +13,14 @@ use tokio::time::{Duration, timeout};
 
 use super::control_server::{self, ControlRequest};
 use super::kernel::{self, KernelInput};
-use super::listener::Listener;
+use super::listener::{Listener, PasswordError};
 use super::rib_task::{self, RibInput, Settings};
 use super::session::{self, Command, SessionHandle};
 use super::transport;
 use super::{Options, RoutesOnExit};
 use crate::config::{Checked, CheckedNeighbor, Config, ConfigError};
 use crate::control::{NeighborStatus, Request, Response, RouteView, Status};
+use crate::fsm::State;
 use crate::rib::{Fib, PathView, PeerId, Speaker};
 use crate::wire::{NextHop, Notification};
 
@@ -47,6 +48,9 @@ pub enum DaemonError {
         #[source]
         source: io::Error,
     },
+    /// The kernel does not take a neighbour's password.
+    #[error(transparent)]
+    Password(#[from] PasswordError),
     /// Signals cannot be caught.
     #[error("catch signals")]
     Signals(#[source] io::Error),
@@ -133,7 +137,13 @@ impl Supervisor {
         self.listeners.extend(opened);
         self.listeners.retain(|address, _| wanted.contains(address));
 
-        self.end_sessions_unlike(&checked.neighbors).await;
+        // A refusal here is the kernel's, for all keys or none: what was set before it serves the next attempt.
+        let passwords = checked.passwords();
+        for listener in self.listeners.values_mut() {
+            listener.set_passwords(&passwords)?;
+        }
+
+        self.end_sessions_unlike(&checked).await;
         self.tell_kernel(KernelInput::Settings(checked.kernel)).await;
         let rib = self.rib(&checked);
         let started: Vec<&CheckedNeighbor> = checked
@@ -141,16 +151,20 @@ impl Supervisor {
             .values()
             .filter(|neighbor| !self.sessions.contains_key(&neighbor.address))
             .collect();
+        let restarting_for = self.config.is_none().then_some(checked.deferral_time);
         for neighbor in started {
-            let peer = PeerId(self.next_peer);
-            self.next_peer += 1;
-            let handle = session::start(peer, neighbor.clone(), rib.clone());
-            self.sessions.insert(neighbor.address, handle);
+            self.start(neighbor.clone(), rib.clone(), restarting_for);
         }
         let settings = Settings {
             speaker: speaker(&checked),
             networks: checked.networks.clone(),
-            peers: self.sessions.values().map(|session| session.peer).collect(),
+            // Nobody knows who of a prefix will come.
+            peers: self
+                .sessions
+                .iter()
+                .filter(|(address, _)| checked.neighbors.contains_key(address))
+                .map(|(_, session)| session.peer)
+                .collect(),
             settle_time: Duration::from_secs(checked.kernel.settle_time.into()),
             options: checked.options,
             fib: if checked.kernel.install { Fib::Wanted } else { Fib::Unwanted },
@@ -162,18 +176,18 @@ impl Supervisor {
     }
 
     /// Ends the sessions whose neighbour is gone or different, and waits for them.
-    async fn end_sessions_unlike(&mut self, neighbors: &BTreeMap<IpAddr, CheckedNeighbor>) {
+    async fn end_sessions_unlike(&mut self, checked: &Checked) {
         let mut ending = Vec::new();
         for (address, session) in std::mem::take(&mut self.sessions) {
-            let notification = match neighbors.get(&address) {
-                Some(neighbor) if *neighbor == session.neighbor => {
+            let notification = match checked.neighbor(address) {
+                Some(neighbor) if neighbor == session.neighbor => {
                     self.sessions.insert(address, session);
                     continue;
                 }
                 Some(_) => Notification::other_configuration_change(),
                 None => Notification::peer_deconfigured(),
             };
-            ending.push((session, notification));
+            ending.push((session, Command::Stop(notification)));
         }
         end_sessions(ending).await;
     }
@@ -191,16 +205,58 @@ impl Supervisor {
             .clone()
     }
 
+    fn start(
+        &mut self,
+        neighbor: CheckedNeighbor,
+        rib: mpsc::Sender<RibInput>,
+        restarting_for: Option<Duration>,
+    ) {
+        let peer = PeerId(self.next_peer);
+        self.next_peer += 1;
+        let address = neighbor.address;
+        self.sessions.insert(address, session::start(peer, neighbor, rib, restarting_for));
+    }
+
     async fn accept(&mut self, stream: TcpStream) {
         let Ok(peer) = stream.peer_addr() else { return };
-        if let Some(session) = self.sessions.get(&peer.ip()) {
-            // A session that ended just now takes no connection.
-            drop(session.commands.send(Command::Accepted(stream)).await);
-        } else {
-            tracing::debug!(%peer, "connection from an address that is no neighbour's");
-            // RFC 4486 section 4: whoever dials should know that it is not the network that refuses.
-            tokio::spawn(transport::refuse(stream));
+        if !self.sessions.contains_key(&peer.ip()) {
+            self.start_dynamic(peer.ip()).await;
         }
+        match self.sessions.get(&peer.ip()) {
+            Some(session) if is_on_link(peer, session.neighbor.interface.as_deref()) => {
+                // A session that ended just now takes no connection.
+                drop(session.commands.send(Command::Accepted(stream)).await);
+            }
+            _ => {
+                tracing::debug!(%peer, "connection from an address that is no neighbour's");
+                // RFC 4486 section 4: whoever dials should know that it is not the network that refuses.
+                tokio::spawn(transport::refuse(stream));
+            }
+        }
+    }
+
+    /// Starts a session with whoever dials from a prefix of neighbours, unless there are as many as may be.
+    async fn start_dynamic(&mut self, address: IpAddr) {
+        let (Some(config), Some(rib)) = (&self.config, &self.rib) else { return };
+        let Some(dynamic) = config.dynamic(address) else { return };
+        let (neighbor, rib, prefix) = (dynamic.neighbor(address), rib.clone(), dynamic.prefix);
+        let siblings: Vec<IpAddr> = self
+            .sessions
+            .keys()
+            .filter(|other| !config.neighbors.contains_key(other))
+            .filter(|other| config.dynamic(**other).is_some_and(|dynamic| dynamic.prefix == prefix))
+            .copied()
+            .collect();
+        if siblings.len() >= dynamic.limit.try_into().unwrap_or(usize::MAX) {
+            // One that is gone gives way; its routes, were they kept, go with it.
+            let gone = siblings.into_iter().find(|other| self.sessions.get(other).is_some_and(is_gone));
+            let Some(session) = gone.and_then(|gone| self.sessions.remove(&gone)) else {
+                tracing::warn!(%address, %prefix, "too many neighbours of the prefix");
+                return;
+            };
+            end_sessions(vec![(session, Command::Stop(Notification::peer_deconfigured()))]).await;
+        }
+        self.start(neighbor, rib, None);
     }
 
     async fn answer(&mut self, ControlRequest { request, answer }: ControlRequest) {
@@ -272,9 +328,14 @@ impl Supervisor {
             task.abort();
         }
         // Neighbours stop sending before routes that their packets need may go.
+        let message = self.config.as_ref().and_then(|config| config.shutdown_message.as_deref());
+        let notification = Notification::shutdown_communication(message.unwrap_or_default());
+        let command = |notification| match routes {
+            RoutesOnExit::Keep => Command::Restart(notification),
+            RoutesOnExit::Remove => Command::Stop(notification),
+        };
         let sessions = std::mem::take(&mut self.sessions).into_values();
-        end_sessions(sessions.map(|session| (session, Notification::administrative_shutdown())).collect())
-            .await;
+        end_sessions(sessions.map(|session| (session, command(notification.clone()))).collect()).await;
         let (answer, answered) = oneshot::channel();
         let kernel = async {
             self.tell_kernel(KernelInput::End(routes, answer)).await;
@@ -287,11 +348,26 @@ impl Supervisor {
     }
 }
 
-async fn end_sessions(ending: Vec<(SessionHandle, Notification)>) {
+/// Whether a connection came over the link that the neighbour is on, where that matters.
+fn is_on_link(peer: SocketAddr, interface: Option<&str>) -> bool {
+    let Some(interface) = interface else { return true };
+    let ifindex = std::fs::read_to_string(format!("/sys/class/net/{interface}/ifindex"));
+    match (peer, ifindex) {
+        (SocketAddr::V6(peer), Ok(ifindex)) => ifindex.trim() == peer.scope_id().to_string(),
+        _ => false,
+    }
+}
+
+/// Whether the neighbour has no connection.
+fn is_gone(session: &SessionHandle) -> bool {
+    matches!(session.status.borrow().state, State::Idle | State::Active)
+}
+
+async fn end_sessions(ending: Vec<(SessionHandle, Command)>) {
     let mut tasks = Vec::new();
-    for (session, notification) in ending {
+    for (session, command) in ending {
         // A task that is gone has ended already.
-        drop(session.commands.send(Command::Stop(notification)).await);
+        drop(session.commands.send(command).await);
         tasks.push(session.task);
     }
     for task in tasks {

@@ -12,7 +12,10 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 use super::interfaces::LocalView;
+use super::sys;
 use crate::config::CheckedNeighbor;
+use crate::fsm::Sending;
+use crate::prefix::Prefix;
 use crate::rib::Segment;
 use crate::wire::Notification;
 
@@ -45,12 +48,14 @@ pub(super) struct Transport {
     queue: VecDeque<Segment>,
     /// Octets of the first segment that are written already.
     written: usize,
+    /// Whether the peer has taken anything since this was last asked.
+    progress: bool,
     pub(super) local: LocalView,
 }
 
 impl Transport {
     pub(super) fn new(stream: TcpStream, local: LocalView) -> Self {
-        Self { stream, received: Vec::new(), queue: VecDeque::new(), written: 0, local }
+        Self { stream, received: Vec::new(), queue: VecDeque::new(), written: 0, progress: false, local }
     }
 
     /// Resolves when the socket can be read, if that is wanted, or written, if there is something to write.
@@ -97,7 +102,16 @@ impl Transport {
         Ok(())
     }
 
+    /// Whether the socket takes what is queued; `None` while there was nothing to take.
+    pub(super) fn sending(&mut self) -> Option<Sending> {
+        if std::mem::take(&mut self.progress) {
+            return Some(Sending::Progress);
+        }
+        (!self.is_flushed()).then_some(Sending::Blocked)
+    }
+
     fn advance(&mut self, octets: usize) {
+        self.progress |= octets > 0;
         self.written += octets;
         while let Some(first) = self.queue.front() {
             if self.written < first.len() {
@@ -160,10 +174,17 @@ pub(super) async fn dial(neighbor: CheckedNeighbor) -> io::Result<TcpStream> {
         IpAddr::V4(_) => TcpSocket::new_v4()?,
         IpAddr::V6(_) => TcpSocket::new_v6()?,
     };
+    if let Some(password) = &neighbor.password {
+        sys::set_md5(&socket, Prefix::host(neighbor.address), Some(password))?;
+    }
     if let Some(local) = neighbor.local_address {
         socket.bind(SocketAddr::new(local, 0))?;
     }
     set_options(&SockRef::from(&socket), &neighbor)?;
+    if let Some(interface) = &neighbor.interface {
+        // Link-local addresses mean something on one link only.
+        SockRef::from(&socket).bind_device(Some(interface.as_bytes()))?;
+    }
     let address = SocketAddr::new(neighbor.address, neighbor.port);
     match timeout(DIAL_TIME, socket.connect(address)).await {
         Ok(connected) => connected,
@@ -178,6 +199,9 @@ pub(super) fn adopt(stream: &TcpStream, neighbor: &CheckedNeighbor) -> io::Resul
 
 fn set_options(socket: &SockRef<'_>, neighbor: &CheckedNeighbor) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
+    if let Some(ttl) = neighbor.least_ttl {
+        sys::set_least_ttl(&**socket, neighbor.address, ttl)?;
+    }
     match neighbor.address {
         IpAddr::V4(_) => {
             socket.set_ttl_v4(neighbor.ttl.into())?;

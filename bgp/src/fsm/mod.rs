@@ -20,10 +20,12 @@
 
 mod backoff;
 mod connection;
+mod graceful;
 mod session;
 
 pub use connection::{Direction, Negotiated};
-pub use session::{DownReason, Input, Output, Received, Session, SessionConfig, State};
+pub use graceful::{Helper, Order};
+pub use session::{DownReason, Input, Output, Received, Sending, Session, SessionConfig, State};
 
 #[cfg(test)]
 mod tests;

@@ -5,10 +5,12 @@ use std::time::Duration;
 use super::backoff::{IdleHold, Jitter};
 use super::connection::{Connection, Direction, Negotiated, Phase};
 use crate::asn::Asn;
-use crate::family::FamilySet;
 use crate::hold_time::HoldTime;
 use crate::identifier::BgpIdentifier;
-use crate::wire::{AsWidth, MessageKind, Notification, Open, PeerKind};
+use crate::wire::{
+    AddPath, AsWidth, Capabilities, GracefulRestart, LongLived, MAX_EXTENDED_MESSAGE_LEN, MAX_MESSAGE_LEN,
+    MessageKind, Notification, Open, PeerKind,
+};
 
 /// What the machine has to know about both ends.
 #[derive(Clone, Debug)]
@@ -25,8 +27,11 @@ pub struct SessionConfig {
     pub connect_retry: Duration,
     /// Never dial, only accept.
     pub passive: bool,
-    /// Families to announce.
-    pub families: FamilySet,
+    /// What to offer. The families of `graceful_restart` are offered as restarted while `restarting_until` is not
+    /// reached.
+    pub capabilities: Capabilities,
+    /// When the restart that this speaker comes back from is over.
+    pub restarting_until: Option<Duration>,
     /// Seed of the jitter on timers.
     pub seed: u64,
 }
@@ -103,6 +108,9 @@ pub enum Input {
     Start,
     /// The operator wants it no longer; the NOTIFICATION says why (event 2).
     Stop(Notification),
+    /// The speaker ends to begin again: peers that keep its routes meanwhile are left in silence, as a NOTIFICATION
+    /// would cost the routes (RFC 4724 section 4); others are told this.
+    Restart(Notification),
     /// A connection is there: our dial succeeded, or the peer's was accepted (events 16, 17).
     Connected(Direction),
     /// The dial that [`Output::Dial`] asked for failed (event 18).
@@ -115,8 +123,19 @@ pub enum Input {
     Malformed(Direction, Notification),
     /// Messages lie unread for our own reasons, so silence proves nothing: the hold timer starts again.
     Backlogged(Direction),
+    /// Messages wait since now for the peer to take them, or the socket has taken all (RFC 9687).
+    Sending(Direction, Sending),
     /// Time has passed; timers that are due fire (events 9 to 11, 13).
     Tick,
+}
+
+/// Whether the peer takes what we send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sending {
+    /// Some of it waits, and none was taken since this was first said.
+    Blocked,
+    /// Some or all of it was taken.
+    Progress,
 }
 
 /// Why a session or an attempt ended.
@@ -173,6 +192,14 @@ enum Dialler {
     Dialling,
     /// The next dial is due then; never, if only the peer dials.
     Waiting(Option<Duration>),
+}
+
+/// What a peer hears at the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Farewell {
+    Notification,
+    /// Nothing, if it keeps our routes until we are back.
+    SilenceToHelpers,
 }
 
 /// A session that stayed up for so long proves that the neighbour works.
@@ -251,7 +278,8 @@ impl Session {
                     self.dial(out);
                 }
             }
-            Input::Stop(notification) => self.stop(&notification, out),
+            Input::Stop(notification) => self.stop(&notification, Farewell::Notification, out),
+            Input::Restart(notification) => self.stop(&notification, Farewell::SilenceToHelpers, out),
             Input::Connected(direction) => self.connected(direction, now, out),
             Input::DialFailed => {
                 if self.dialler == Dialler::Dialling {
@@ -272,6 +300,11 @@ impl Session {
             Input::Backlogged(direction) => {
                 if let Some(connection) = self.slot(direction) {
                     connection.heard(now);
+                }
+            }
+            Input::Sending(direction, sending) => {
+                if let Some(connection) = self.slot(direction) {
+                    connection.blocked(sending == Sending::Blocked, now);
                 }
             }
             Input::Tick => self.tick(now, out),
@@ -306,17 +339,24 @@ impl Session {
         self.dialler = Dialler::Waiting(at);
     }
 
-    fn stop(&mut self, notification: &Notification, out: &mut Vec<Output>) {
+    fn stop(&mut self, notification: &Notification, farewell: Farewell, out: &mut Vec<Output>) {
         self.abort_dial(out);
         self.dialler = Dialler::Stopped;
+        let mut reason = DownReason::ConnectionLost;
         for direction in [Direction::Outgoing, Direction::Incoming] {
-            if self.slot(direction).take().is_some() {
+            let Some(connection) = self.slot(direction).take() else { continue };
+            let helper = connection.phase.negotiated().and_then(|negotiated| negotiated.graceful_restart);
+            if farewell == Farewell::Notification || helper.is_none() {
+                let notification = for_good(notification.clone(), connection.phase);
                 out.push(Output::SendNotification(direction, notification.clone()));
-                out.push(Output::Close(direction));
+                if matches!(connection.phase, Phase::Established(_)) {
+                    reason = DownReason::Sent(notification);
+                }
             }
+            out.push(Output::Close(direction));
         }
         if self.up_since.take().is_some() {
-            out.push(Output::Down(DownReason::Sent(notification.clone())));
+            out.push(Output::Down(reason));
         }
     }
 
@@ -346,13 +386,16 @@ impl Session {
             self.dialler = Dialler::Waiting(None);
         }
         *self.slot(direction) = Some(Connection::new(now));
+        let restarting = self.config.restarting_until.is_some_and(|until| now < until);
+        let mut capabilities = self.config.capabilities;
+        if let Some(restart) = &mut capabilities.graceful_restart {
+            restart.restarting = restarting;
+        }
         let open = Open {
             asn: self.config.local_as,
             hold_time: self.config.hold_time,
             identifier: self.config.local_identifier,
-            families: self.config.families,
-            four_octet_as: true,
-            route_refresh: true,
+            capabilities,
         };
         out.push(Output::SendOpen(direction, open));
     }
@@ -441,6 +484,10 @@ impl Session {
         now: Duration,
         out: &mut Vec<Output>,
     ) {
+        let notification = match self.connection(direction) {
+            Some(connection) => for_good(notification, connection.phase),
+            None => notification,
+        };
         out.push(Output::SendNotification(direction, notification.clone()));
         self.drop_connection(direction, DownReason::Sent(notification), now, out);
     }
@@ -480,6 +527,10 @@ impl Session {
                 self.fail(direction, Notification::hold_timer_expired(), now, out);
                 continue;
             }
+            if connection.send_hold.is_some_and(|at| at <= now) {
+                self.fail(direction, Notification::send_hold_timer_expired(), now, out);
+                continue;
+            }
             if connection.keepalive.is_some_and(|at| at <= now) {
                 let interval =
                     connection.phase.negotiated().and_then(|negotiated| negotiated.hold_time.keepalive());
@@ -506,6 +557,21 @@ impl Session {
     }
 }
 
+/// The NOTIFICATION in the form in which it costs the routes: where the peer would keep them, a hard reset for what
+/// means that they are not wanted, or no longer true (RFC 8538 section 4.1).
+fn for_good(notification: Notification, phase: Phase) -> Notification {
+    let helper = match phase {
+        Phase::Established(negotiated) => negotiated.graceful_restart,
+        Phase::OpenSent | Phase::OpenConfirm(_) => None,
+    };
+    let ends_for_good = matches!((notification.code, notification.subcode), (6, 1..=3 | 10));
+    if ends_for_good && helper.is_some_and(|restart| restart.notification) {
+        Notification::hard_reset(&notification)
+    } else {
+        notification
+    }
+}
+
 /// RFC 4271 section 6.2 and RFC 5492: checks an OPEN against the configuration.
 fn negotiate(config: &SessionConfig, open: &Open) -> Result<Negotiated, Notification> {
     if open.asn != config.remote_as {
@@ -514,18 +580,42 @@ fn negotiate(config: &SessionConfig, open: &Open) -> Result<Negotiated, Notifica
     if config.peer_kind() == PeerKind::Internal && open.identifier == config.local_identifier {
         return Err(Notification::bad_bgp_identifier());
     }
-    let families = config.families.intersection(open.families);
+    let (ours, theirs) = (&config.capabilities, &open.capabilities);
+    let families = ours.families.intersection(theirs.families);
     if families.is_empty() {
-        let missed = crate::wire::open::encode_multiprotocol(config.families);
+        let missed = crate::wire::capability::encode_multiprotocol(ours.families);
         return Err(Notification::unsupported_capability(missed));
     }
+    let add_path = ours.add_path.negotiate(theirs.add_path);
+    let graceful_restart = ours.graceful_restart.zip(theirs.graceful_restart).map(|(ours, theirs)| {
+        let families = theirs.families.intersection(families);
+        GracefulRestart { families, notification: ours.notification && theirs.notification, ..theirs }
+    });
+    let mut long_lived = LongLived::default();
+    for family in
+        ours.long_lived.families.intersection(theirs.long_lived.families).intersection(families).iter()
+    {
+        // RFC 9494 section 4.2: a locally configured time bounds the peer's.
+        long_lived.insert(family, ours.long_lived.seconds(family).min(theirs.long_lived.seconds(family)));
+    }
+    long_lived.forwarding = theirs.long_lived.forwarding.intersection(long_lived.families);
+    let extended_messages = ours.extended_messages && theirs.extended_messages;
     Ok(Negotiated {
         asn: open.asn,
         identifier: open.identifier,
         hold_time: shorter(config.hold_time, open.hold_time),
         families,
-        as_width: if open.four_octet_as { AsWidth::Four } else { AsWidth::Two },
-        route_refresh: open.route_refresh,
+        as_width: if theirs.four_octet_as.is_some() { AsWidth::Four } else { AsWidth::Two },
+        route_refresh: theirs.route_refresh,
+        enhanced_route_refresh: ours.enhanced_route_refresh && theirs.enhanced_route_refresh,
+        message_limit: if extended_messages { MAX_EXTENDED_MESSAGE_LEN } else { MAX_MESSAGE_LEN },
+        extended_next_hop: ours.extended_next_hop && theirs.extended_next_hop,
+        add_path: AddPath {
+            receive: add_path.receive.intersection(families),
+            send: add_path.send.intersection(families),
+        },
+        graceful_restart,
+        long_lived: if graceful_restart.is_some() { long_lived } else { LongLived::default() },
     })
 }
 

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::backoff::Jitter;
 use super::*;
-use crate::wire::{Notification, Open};
+use crate::wire::{Capabilities, GracefulRestart, Notification, Open};
 use crate::{Asn, BgpIdentifier, Family, FamilySet, HoldTime};
 
 const ZERO: Duration = Duration::ZERO;
@@ -30,7 +30,8 @@ fn config(last: u8, remote: u8) -> SessionConfig {
         hold_time: HoldTime::DEFAULT,
         connect_retry: seconds(5),
         passive: false,
-        families: FamilySet::from_iter(Family::ALL),
+        capabilities: capabilities(64496 + u32::from(last)),
+        restarting_until: None,
         seed: last.into(),
     }
 }
@@ -40,9 +41,16 @@ fn open(last: u8) -> Open {
         asn: Asn::new(64496 + u32::from(last)).unwrap(),
         hold_time: HoldTime::new(30).unwrap(),
         identifier: identifier(last),
+        capabilities: capabilities(64496 + u32::from(last)),
+    }
+}
+
+fn capabilities(asn: u32) -> Capabilities {
+    Capabilities {
         families: FamilySet::from_iter(Family::ALL),
-        four_octet_as: true,
+        four_octet_as: Some(asn),
         route_refresh: true,
+        ..Capabilities::default()
     }
 }
 
@@ -131,7 +139,7 @@ fn open_faults_get_the_notification_of_section_6_2() {
     let cases = [
         (Open { asn: Asn::new(65000).unwrap(), ..open(1) }, Notification::bad_peer_as()),
         (
-            Open { families: FamilySet::EMPTY, ..open(1) },
+            Open { capabilities: Capabilities::default(), ..open(1) },
             Notification::unsupported_capability([1, 4, 0, 1, 0, 1, 1, 4, 0, 2, 0, 1]),
         ),
     ];
@@ -294,6 +302,105 @@ fn an_established_session_survives_a_new_connection() {
     let out = step(&mut session, ZERO, Input::Message(Incoming, Received::Open(open(1))));
     assert_fails(&out, Incoming, &Notification::connection_collision());
     assert_eq!(session.state(), State::Established);
+}
+
+/// Both ends do graceful restart with the N bit.
+fn graceful() -> Session {
+    let restart = GracefulRestart { notification: true, restart_time: 30, ..GracefulRestart::default() };
+    let offered = |asn| Capabilities { graceful_restart: Some(restart), ..capabilities(asn) };
+    let mut session = Session::new(SessionConfig { capabilities: offered(64498), ..config(2, 1) });
+    let open = Open { capabilities: offered(64497), ..open(1) };
+    let opened = Input::Message(Outgoing, Received::Open(open));
+    let keepalive = Input::Message(Outgoing, Received::Keepalive);
+    for input in [Input::Start, Input::Connected(Outgoing), opened, keepalive] {
+        step(&mut session, ZERO, input);
+    }
+    assert_eq!(session.state(), State::Established);
+    session
+}
+
+#[test]
+fn a_restart_is_silent_to_peers_that_keep_our_routes_only() {
+    let farewell = Notification::administrative_shutdown();
+    let out = step(&mut graceful(), ZERO, Input::Restart(farewell.clone()));
+    assert_eq!(out, [Output::Close(Outgoing), Output::Down(DownReason::ConnectionLost)]);
+    let out = step(&mut established(), ZERO, Input::Restart(farewell.clone()));
+    assert_fails(&out, Outgoing, &farewell);
+}
+
+#[test]
+fn what_ends_a_session_for_good_is_a_hard_reset_where_routes_would_be_kept() {
+    let shutdown = Notification::administrative_shutdown();
+    let out = step(&mut graceful(), ZERO, Input::Stop(shutdown.clone()));
+    assert_fails(&out, Outgoing, &Notification::hard_reset(&shutdown));
+    let reset = Notification::administrative_reset();
+    let out = step(&mut graceful(), ZERO, Input::Stop(reset.clone()));
+    assert_fails(&out, Outgoing, &reset);
+}
+
+#[test]
+fn the_restart_bit_is_set_until_the_restart_is_over() {
+    let mut capabilities = capabilities(64498);
+    capabilities.graceful_restart = Some(GracefulRestart::default());
+    let config = SessionConfig { capabilities, restarting_until: Some(seconds(15)), ..config(2, 1) };
+    for (at, restarting) in [(14, true), (15, false)] {
+        let mut session = Session::new(config.clone());
+        step(&mut session, ZERO, Input::Start);
+        let out = step(&mut session, seconds(at), Input::Connected(Outgoing));
+        let [Output::SendOpen(_, open)] = &out[..] else { panic!("{out:?}") };
+        assert_eq!(open.capabilities.graceful_restart.unwrap().restarting, restarting, "at {at} s");
+    }
+}
+
+#[test]
+fn a_peer_that_takes_nothing_for_eight_minutes_gets_notification_8() {
+    let mut session = established();
+    step(&mut session, ZERO, Input::Sending(Outgoing, Sending::Blocked));
+    let hear = |session: &mut Session, at| {
+        step(session, at, Input::Message(Outgoing, Received::Keepalive));
+        step(session, at, Input::Tick)
+    };
+    for at in (0..480).step_by(10) {
+        hear(&mut session, seconds(at));
+        step(&mut session, seconds(at), Input::Sending(Outgoing, Sending::Blocked));
+    }
+    let mut moving = session.clone();
+    step(&mut moving, seconds(479), Input::Sending(Outgoing, Sending::Progress));
+    hear(&mut moving, seconds(480));
+    assert_eq!(moving.state(), State::Established);
+    let out = hear(&mut session, seconds(480));
+    assert_fails(&out, Outgoing, &Notification::send_hold_timer_expired());
+}
+
+#[test]
+fn both_ends_negotiate_what_both_offer() {
+    let offer = |families: &[Family]| families.iter().copied().collect::<FamilySet>();
+    let mut theirs = Capabilities {
+        extended_messages: true,
+        enhanced_route_refresh: true,
+        extended_next_hop: true,
+        ..capabilities(64497)
+    };
+    theirs.add_path.send = offer(&Family::ALL);
+    theirs.long_lived.insert(Family::Ipv4Unicast, 100);
+    let mut ours = Capabilities { families: offer(&[Family::Ipv4Unicast]), ..capabilities(64498) };
+    ours.extended_messages = true;
+    ours.add_path.receive = offer(&Family::ALL);
+    ours.long_lived.insert(Family::Ipv4Unicast, 60);
+    let mut session = Session::new(SessionConfig { capabilities: ours, ..config(2, 1) });
+    let open = Open { capabilities: theirs, ..open(1) };
+    let opened = Input::Message(Outgoing, Received::Open(open));
+    for input in [Input::Start, Input::Connected(Outgoing), opened] {
+        step(&mut session, ZERO, input);
+    }
+    step(&mut session, ZERO, Input::Message(Outgoing, Received::Keepalive));
+    let (_, negotiated) = session.established().unwrap();
+    assert_eq!(negotiated.families, offer(&[Family::Ipv4Unicast]));
+    assert_eq!(negotiated.message_limit, 65535);
+    assert!(!negotiated.enhanced_route_refresh && !negotiated.extended_next_hop);
+    assert_eq!(negotiated.add_path.receive, offer(&[Family::Ipv4Unicast]));
+    assert_eq!(negotiated.add_path.send, FamilySet::EMPTY);
+    assert!(negotiated.long_lived.families.is_empty(), "it means nothing without graceful restart");
 }
 
 /// What travels between two speakers.

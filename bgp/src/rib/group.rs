@@ -17,6 +17,7 @@ use super::table::{SlotId, Table, hash};
 use crate::family::{Family, FamilySet};
 use crate::prefix::Prefix;
 use crate::wire::{Frame, Update, UpdateContext, encode};
+use crate::wire::{RefreshKind, RouteRefresh};
 
 /// All that makes two peers be told the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -80,6 +81,8 @@ struct Member {
 #[derive(Clone, Copy, Debug)]
 struct Scan {
     families: FamilySet,
+    /// Families whose end is marked by `EoRR` too (RFC 7313).
+    marked: FamilySet,
     next: usize,
 }
 
@@ -238,7 +241,7 @@ impl Group {
         self.write_pending();
         if let Some(member) = self.members.get_mut(&peer) {
             member.cursor = self.log.head();
-            member.scan = Some(Scan { families: self.key.families, next: 0 });
+            member.scan = Some(Scan { families: self.key.families, marked: FamilySet::EMPTY, next: 0 });
         }
         self.trim();
     }
@@ -249,10 +252,14 @@ impl Group {
     }
 
     /// Tells a member all of some families again.
-    pub(super) fn refresh(&mut self, peer: PeerId, families: FamilySet) {
+    pub(super) fn refresh(&mut self, peer: PeerId, families: FamilySet, marked: FamilySet) {
         if let Some(member) = self.members.get_mut(&peer) {
-            let others = member.scan.map_or(FamilySet::EMPTY, |scan| scan.families);
-            member.scan = Some(Scan { families: families.union(others), next: 0 });
+            let before = member.scan.unwrap_or(Scan { families, marked, next: 0 });
+            member.scan = Some(Scan {
+                families: families.union(before.families),
+                marked: marked.union(before.marked),
+                next: 0,
+            });
         }
     }
 
@@ -497,6 +504,9 @@ impl Group {
                 let mut markers = Vec::new();
                 for family in scan.families.iter() {
                     encode::encode_end_of_rib(family, &mut markers);
+                }
+                for family in scan.marked.iter() {
+                    RouteRefresh::encode(family, RefreshKind::End, &mut markers);
                 }
                 batch.push(markers.into());
             }

@@ -198,12 +198,21 @@ impl Rib {
 
     /// A peer wants all routes of a family again (RFC 2918).
     pub fn refresh(&mut self, id: PeerId, family: Family) {
+        self.refresh_with_marks(id, family, FamilySet::EMPTY);
+    }
+
+    /// The same, with `EoRR` behind the last of them (RFC 7313); the session has sent `BoRR`.
+    pub fn enhanced_refresh(&mut self, id: PeerId, family: Family) {
+        self.refresh_with_marks(id, family, FamilySet::from_iter([family]));
+    }
+
+    fn refresh_with_marks(&mut self, id: PeerId, family: Family, marked: FamilySet) {
         self.decide();
         let Some(peer) = self.peers.find(id).filter(|peer| peer.up) else { return };
         if let Some(group) = self.groups[peer.group].as_mut()
             && group.takes(family)
         {
-            group.refresh(id, FamilySet::from_iter([family]));
+            group.refresh(id, FamilySet::from_iter([family]), marked);
         }
     }
 

@@ -7,6 +7,8 @@ use super::reader::Reader;
 pub const HEADER_LEN: usize = 19;
 /// Octets in the longest message (RFC 4271 section 4).
 pub const MAX_MESSAGE_LEN: usize = 4096;
+/// Octets in the longest message where both sides can do extended ones (RFC 8654).
+pub const MAX_EXTENDED_MESSAGE_LEN: usize = 65535;
 
 const MARKER: [u8; 16] = [0xff; 16];
 
@@ -48,12 +50,13 @@ impl MessageKind {
         }
     }
 
-    /// The lengths that a whole message of this type may have (RFC 4271 section 6.1).
-    const fn lengths(self) -> std::ops::RangeInclusive<usize> {
+    /// The lengths that a whole message of this type may have (RFC 4271 section 6.1, RFC 8654 section 4) on a session
+    /// with this limit.
+    const fn lengths(self, limit: usize) -> std::ops::RangeInclusive<usize> {
         match self {
             Self::Open => 29..=MAX_MESSAGE_LEN,
-            Self::Update | Self::RouteRefresh => 23..=MAX_MESSAGE_LEN,
-            Self::Notification => 21..=MAX_MESSAGE_LEN,
+            Self::Update | Self::RouteRefresh => 23..=limit,
+            Self::Notification => 21..=limit,
             Self::Keepalive => HEADER_LEN..=HEADER_LEN,
         }
     }
@@ -71,11 +74,19 @@ pub struct Frame<'a> {
 }
 
 impl<'a> Frame<'a> {
-    /// Cuts the first message off; `None` while it is not there completely.
+    /// Cuts the first message off a session without extended messages; `None` while it is not there completely.
     ///
     /// # Errors
     /// A message header error: the stream cannot be followed any further.
     pub fn split(stream: &'a [u8]) -> Result<Option<Self>, Notification> {
+        Self::split_within(stream, MAX_MESSAGE_LEN)
+    }
+
+    /// The same where messages may have up to `limit` octets, as far as their type allows it.
+    ///
+    /// # Errors
+    /// A message header error: the stream cannot be followed any further.
+    pub fn split_within(stream: &'a [u8], limit: usize) -> Result<Option<Self>, Notification> {
         let mut reader = Reader::new(stream);
         let Some(marker) = reader.array::<16>() else { return Ok(None) };
         if marker != MARKER {
@@ -83,11 +94,11 @@ impl<'a> Frame<'a> {
         }
         let (Some(wire_length), Some(code)) = (reader.u16(), reader.u8()) else { return Ok(None) };
         let length = usize::from(wire_length);
-        if !(HEADER_LEN..=MAX_MESSAGE_LEN).contains(&length) {
+        if !(HEADER_LEN..=limit).contains(&length) {
             return Err(Notification::bad_message_length(wire_length));
         }
         let kind = MessageKind::from_code(code).ok_or_else(|| Notification::bad_message_type(code))?;
-        if !kind.lengths().contains(&length) {
+        if !kind.lengths(limit).contains(&length) {
             return Err(Notification::bad_message_length(wire_length));
         }
         Ok(reader.take(length.saturating_sub(HEADER_LEN)).map(|body| Self { kind, body, length }))

@@ -6,6 +6,7 @@
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::as_conversions)]
 
 pub mod attr;
+pub mod capability;
 pub mod encode;
 pub mod header;
 pub mod message;
@@ -17,11 +18,12 @@ pub mod refresh;
 pub mod update;
 
 pub use attr::{AsWidth, Attributes, NextHop};
-pub use header::{Frame, HEADER_LEN, MAX_MESSAGE_LEN, MessageKind};
+pub use capability::{AddPath, Capabilities, GracefulRestart, LongLived};
+pub use header::{Frame, HEADER_LEN, MAX_EXTENDED_MESSAGE_LEN, MAX_MESSAGE_LEN, MessageKind};
 pub use message::Message;
 pub use notification::Notification;
 pub use open::Open;
-pub use refresh::RouteRefresh;
+pub use refresh::{RefreshKind, RouteRefresh};
 pub use update::{OwnedUpdate, PeerKind, Update, UpdateContext};
 
 #[cfg(test)]

@@ -4,6 +4,9 @@ use std::fmt;
 
 use super::header::{MessageKind, finish_message, start_message};
 
+/// Octets in the longest text of a shutdown communication (RFC 9003).
+pub const LONGEST_COMMUNICATION: usize = 255;
+
 /// An error report that ends a session (RFC 4271 section 4.5).
 ///
 /// Every decoder's session-level fault is one of these, ready to be sent.
@@ -122,9 +125,25 @@ impl Notification {
         Self::new(6, 2, [])
     }
 
+    /// 6/2 with a text for the operator at the other end (RFC 9003), cut to the 255 octets that it may have.
+    pub fn shutdown_communication(text: &str) -> Self {
+        let text = text.get(..text.floor_char_boundary(LONGEST_COMMUNICATION)).unwrap_or_default();
+        let mut data = Vec::new();
+        if let Ok(length @ 1..) = u8::try_from(text.len()) {
+            data.push(length);
+            data.extend_from_slice(text.as_bytes());
+        }
+        Self::new(6, 2, data)
+    }
+
     /// 6/3: the neighbour was taken out of the configuration.
     pub fn peer_deconfigured() -> Self {
         Self::new(6, 3, [])
+    }
+
+    /// 6/4: the operator wants the session to begin anew.
+    pub fn administrative_reset() -> Self {
+        Self::new(6, 4, [])
     }
 
     /// 6/5: not wanted now.
@@ -140,6 +159,55 @@ impl Notification {
     /// 6/7: the other one of two simultaneous connections is kept.
     pub fn connection_collision() -> Self {
         Self::new(6, 7, [])
+    }
+
+    /// 6/8: there is no room for what the session would take.
+    pub fn out_of_resources() -> Self {
+        Self::new(6, 8, [])
+    }
+
+    /// 6/9: as `reason`, but nothing of the session may be kept (RFC 8538 section 3).
+    #[must_use]
+    pub fn hard_reset(reason: &Self) -> Self {
+        let mut data = vec![reason.code, reason.subcode];
+        data.extend_from_slice(&reason.data);
+        Self::new(6, 9, data)
+    }
+
+    /// 6/10: the path to the neighbour is down, as BFD says (RFC 9384).
+    pub fn bfd_down() -> Self {
+        Self::new(6, 10, [])
+    }
+
+    /// 7/1: a `BoRR` or `EoRR` of a wrong length; the data is the message (RFC 7313 section 5).
+    pub fn invalid_refresh_length(message: impl Into<Vec<u8>>) -> Self {
+        Self::new(7, 1, message)
+    }
+
+    /// 8/0: the peer took none of our messages within the send hold time (RFC 9687).
+    pub fn send_hold_timer_expired() -> Self {
+        Self::new(8, 0, [])
+    }
+
+    /// Whether the session ends for good: nothing of it is kept even where both sides restart gracefully.
+    pub fn is_hard_reset(&self) -> bool {
+        (self.code, self.subcode) == (6, 9)
+    }
+
+    /// What the operator at the other end has to say on a shutdown or reset (RFC 9003). What is no UTF-8 or does not
+    /// fit its length is shown as far as it can be.
+    pub fn communication(&self) -> Option<String> {
+        let (subcode, data) = match (self.code, self.subcode, self.data.as_slice()) {
+            // A hard reset carries the NOTIFICATION that it stands for.
+            (6, 9, [6, subcode, data @ ..]) => (*subcode, data),
+            (6, subcode, data) => (subcode, data),
+            _ => return None,
+        };
+        let (length, text) = data.split_first().filter(|(length, _)| **length > 0)?;
+        let text = text.get(..usize::from(*length)).unwrap_or(text);
+        // What the text does to a terminal is not the peer's business.
+        let shown = |c: char| if c.is_control() { ' ' } else { c };
+        matches!(subcode, 2 | 4).then(|| String::from_utf8_lossy(text).chars().map(shown).collect())
     }
 
     /// Reads the body; it cannot be malformed once the header is not.
@@ -197,11 +265,61 @@ impl fmt::Display for Notification {
             (6, 6) => "other configuration change",
             (6, 7) => "connection collision resolution",
             (6, 8) => "out of resources",
+            (6, 9) => "hard reset",
             (6, 10) => "BFD down",
             (6, _) => "cease",
+            (7, 1) => "invalid message length",
             (7, _) => "ROUTE-REFRESH message error",
+            (8, _) => "send hold timer expired",
             _ => "unknown error",
         };
-        write!(f, "{meaning} ({}/{})", self.code, self.subcode)
+        write!(f, "{meaning} ({}/{})", self.code, self.subcode)?;
+        match self.communication() {
+            Some(text) => write!(f, ": {text}"),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shutdown_communication_is_read_as_it_was_written() {
+        for text in ["maintenance till 6", "Wartung bis März", &"x".repeat(LONGEST_COMMUNICATION)] {
+            assert_eq!(Notification::shutdown_communication(text).communication().as_deref(), Some(text));
+        }
+        assert_eq!(Notification::shutdown_communication("").communication(), None);
+    }
+
+    #[test]
+    fn a_long_text_is_cut_between_characters() {
+        let text = "ä".repeat(200);
+        let sent = Notification::shutdown_communication(&text).communication().unwrap();
+        assert_eq!(sent, "ä".repeat(127));
+    }
+
+    #[test]
+    fn a_text_that_is_wrong_is_shown_as_far_as_it_can_be() {
+        let cases: [(u8, &[u8], Option<&str>); 6] = [
+            (2, &[2, 0xc3, 0x28], Some("\u{fffd}(")),
+            (4, &[9, b'h', b'i'], Some("hi")),
+            (2, &[2, b'a', 0x1b], Some("a ")),
+            (2, &[0], None),
+            (2, &[], None),
+            (3, &[2, b'h', b'i'], None),
+        ];
+        for (subcode, data, text) in cases {
+            assert_eq!(Notification::new(6, subcode, data).communication().as_deref(), text, "{data:?}");
+        }
+    }
+
+    #[test]
+    fn a_hard_reset_carries_what_it_stands_for() {
+        let hard = Notification::hard_reset(&Notification::shutdown_communication("bye"));
+        assert_eq!(hard.data, [6, 2, 3, b'b', b'y', b'e']);
+        assert!(hard.is_hard_reset());
+        assert_eq!(hard.to_string(), "hard reset (6/9): bye");
     }
 }

@@ -108,9 +108,14 @@ fn open_of_bird_is_decoded() {
         asn: asn(64496),
         hold_time: HoldTime::new(240).unwrap(),
         identifier: BgpIdentifier::new(Ipv4Addr::new(192, 0, 2, 1)).unwrap(),
-        families: FamilySet::from_iter(Family::ALL),
-        four_octet_as: true,
-        route_refresh: true,
+        capabilities: Capabilities {
+            families: FamilySet::from_iter(Family::ALL),
+            four_octet_as: Some(64496),
+            route_refresh: true,
+            enhanced_route_refresh: true,
+            graceful_restart: Some(GracefulRestart { restart_time: 120, ..GracefulRestart::default() }),
+            ..Capabilities::default()
+        },
     };
     assert_eq!(open, Ok(Message::Open(expected)));
 }
@@ -224,8 +229,8 @@ fn open_faults_get_code_2() {
 #[test]
 fn an_open_without_multiprotocol_capability_means_ipv4_unicast() {
     let open = Open::decode(&bytes("04fbf000f0c0000201 00")).unwrap();
-    assert_eq!(open.families, FamilySet::from_iter([Family::Ipv4Unicast]));
-    assert!(!open.four_octet_as);
+    assert_eq!(open.capabilities.families, FamilySet::from_iter([Family::Ipv4Unicast]));
+    assert!(open.capabilities.four_octet_as.is_none());
 }
 
 #[test]

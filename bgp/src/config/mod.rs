@@ -3,6 +3,8 @@
 //! One form serves the control socket (JSON) and the stand-alone file (YAML): [`Config`] is what is written, and
 //! [`Config::check`] turns it into [`Checked`], which the daemon works with. `docs/bgp.md` is the reference.
 
+mod session;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -15,7 +17,10 @@ use crate::hold_time::HoldTime;
 use crate::identifier::BgpIdentifier;
 use crate::prefix::Prefix;
 use crate::rib::{DecisionOptions, Policy, PrefixLimit};
-use crate::wire::PeerKind;
+use crate::wire::notification::LONGEST_COMMUNICATION;
+use crate::wire::{Capabilities, GracefulRestart, LongLived, PeerKind};
+
+pub use session::{AddPathOption, DynamicNeighbors, GracefulRestartOptions, LONGEST_PASSWORD, Password};
 
 /// Everything a speaker is told; the whole of it each time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +54,16 @@ pub struct Config {
     /// Peers.
     #[serde(default)]
     pub neighbors: Vec<Neighbor>,
+    /// Peers that are known by the prefix that they dial from.
+    #[serde(default)]
+    pub dynamic_neighbors: Vec<DynamicNeighbors>,
+    /// What operators of neighbours read when the speaker is shut down, up to 255 octets (RFC 9003).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shutdown_message: Option<String>,
+    /// Seconds after its start for which the speaker says that it restarted, 0 to 60: its neighbours then tell their
+    /// routes without awaiting its own (RFC 4724 section 4.1). Default 15.
+    #[serde(default = "default_deferral_time")]
+    pub deferral_time: u16,
     /// What to do with routes in the kernel.
     #[serde(default)]
     pub kernel: Kernel,
@@ -104,6 +119,7 @@ impl From<Prefix> for Network {
 /// A peer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a field of the file")]
 pub struct Neighbor {
     /// Its address.
     pub address: IpAddr,
@@ -122,6 +138,29 @@ pub struct Neighbor {
     /// Default 1 for an external peer, 64 for an internal one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl: Option<u8>,
+    /// Hops that the neighbour may be away, 1 to 254; packets from further away are dropped by the kernel (RFC 5082).
+    /// It must do the same. Default: not checked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_security: Option<u8>,
+    /// Signs each segment with MD5 (RFC 2385), 1 to 80 octets. The neighbour needs the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<Password>,
+    /// The link on which a neighbour with a link-local address is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
+    /// Messages of up to 65535 octets, if the neighbour can do them too (RFC 8654). Default true.
+    #[serde(default = "yes")]
+    pub extended_messages: bool,
+    /// IPv4 routes with IPv6 next hops, if the neighbour can do them too (RFC 8950). Default false; link-local
+    /// neighbours are always offered it.
+    #[serde(default)]
+    pub extended_next_hop: bool,
+    /// Several paths to one prefix (RFC 7911). Default none.
+    #[serde(default)]
+    pub add_path: AddPathOption,
+    /// What happens to routes during restarts.
+    #[serde(default)]
+    pub graceful_restart: GracefulRestartOptions,
     /// Families to exchange. Default both.
     #[serde(default = "default_families")]
     pub families: Vec<Family>,
@@ -156,6 +195,13 @@ impl Neighbor {
             port: default_port(),
             passive: false,
             ttl: None,
+            ttl_security: None,
+            password: None,
+            interface: None,
+            extended_messages: true,
+            extended_next_hop: false,
+            add_path: AddPathOption::None,
+            graceful_restart: GracefulRestartOptions::default(),
             families: default_families(),
             hold_time: None,
             next_hop_ipv4: None,
@@ -209,6 +255,10 @@ fn default_connect_retry() -> u16 {
     5
 }
 
+fn default_deferral_time() -> u16 {
+    15
+}
+
 fn default_port() -> u16 {
     179
 }
@@ -247,11 +297,15 @@ pub struct Checked {
     pub(crate) listen: Vec<SocketAddr>,
     pub(crate) networks: BTreeMap<Prefix, bool>,
     pub(crate) neighbors: BTreeMap<IpAddr, CheckedNeighbor>,
+    pub(crate) dynamic_neighbors: Vec<CheckedDynamic>,
+    pub(crate) shutdown_message: Option<String>,
+    pub(crate) deferral_time: Duration,
     pub(crate) kernel: Kernel,
 }
 
 /// A neighbour with nothing left to look up elsewhere; two of them are equal if the session need not change.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "as in the file")]
 pub(crate) struct CheckedNeighbor {
     pub(crate) local_as: Asn,
     pub(crate) router_id: BgpIdentifier,
@@ -261,6 +315,14 @@ pub(crate) struct CheckedNeighbor {
     pub(crate) port: u16,
     pub(crate) passive: bool,
     pub(crate) ttl: u8,
+    /// The smallest time to live of packets that count, if any.
+    pub(crate) least_ttl: Option<u8>,
+    pub(crate) password: Option<Password>,
+    pub(crate) interface: Option<String>,
+    pub(crate) extended_messages: bool,
+    pub(crate) extended_next_hop: bool,
+    pub(crate) add_path: AddPathOption,
+    pub(crate) graceful_restart: GracefulRestartOptions,
     pub(crate) families: FamilySet,
     pub(crate) hold_time: HoldTime,
     pub(crate) connect_retry: Duration,
@@ -271,9 +333,79 @@ pub(crate) struct CheckedNeighbor {
     pub(crate) prefix_limit: Option<PrefixLimit>,
 }
 
+/// Neighbours that may dial from a prefix, with nothing left to look up elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct CheckedDynamic {
+    pub(crate) prefix: Prefix,
+    pub(crate) limit: u32,
+    template: CheckedNeighbor,
+}
+
+impl CheckedDynamic {
+    /// The neighbour that dialled from this address.
+    pub(crate) fn neighbor(&self, address: IpAddr) -> CheckedNeighbor {
+        CheckedNeighbor { address, ..self.template.clone() }
+    }
+
+    pub(crate) fn password(&self) -> Option<&Password> {
+        self.template.password.as_ref()
+    }
+}
+
 impl CheckedNeighbor {
+    /// What is offered to the neighbour. Kernel routes outlive the speaker, so forwarding always does.
+    pub(crate) fn capabilities(&self) -> Capabilities {
+        let options = &self.graceful_restart;
+        let mut long_lived = LongLived::default();
+        if options.enabled && options.long_lived_time > 0 {
+            long_lived.forwarding = self.families;
+            for family in self.families.iter() {
+                long_lived.insert(family, options.long_lived_time);
+            }
+        }
+        Capabilities {
+            families: self.families,
+            four_octet_as: Some(self.local_as.number()),
+            route_refresh: true,
+            enhanced_route_refresh: true,
+            extended_messages: self.extended_messages,
+            extended_next_hop: self.extended_next_hop,
+            add_path: self.add_path.capability(self.families),
+            graceful_restart: options.enabled.then_some(GracefulRestart {
+                restarting: false,
+                notification: true,
+                restart_time: options.restart_time,
+                families: self.families,
+                forwarding: self.families,
+            }),
+            long_lived,
+        }
+    }
+
     pub(crate) fn kind(&self) -> PeerKind {
         if self.local_as == self.remote_as { PeerKind::Internal } else { PeerKind::External }
+    }
+}
+
+impl Checked {
+    /// The neighbour that has this address, be it one of a prefix.
+    pub(crate) fn neighbor(&self, address: IpAddr) -> Option<CheckedNeighbor> {
+        let dynamic = || self.dynamic(address).map(|dynamic| dynamic.neighbor(address));
+        self.neighbors.get(&address).cloned().or_else(dynamic)
+    }
+
+    /// The longest prefix whose neighbours may have this address.
+    pub(crate) fn dynamic(&self, address: IpAddr) -> Option<&CheckedDynamic> {
+        self.dynamic_neighbors.iter().find(|dynamic| dynamic.prefix.contains(address))
+    }
+
+    /// The keys of connections that neighbours open.
+    pub(crate) fn passwords(&self) -> BTreeMap<Prefix, Password> {
+        let neighbors = self.neighbors.values();
+        let neighbors =
+            neighbors.map(|neighbor| (Prefix::host(neighbor.address), neighbor.password.as_ref()));
+        let dynamic = self.dynamic_neighbors.iter().map(|dynamic| (dynamic.prefix, dynamic.password()));
+        neighbors.chain(dynamic).filter_map(|(prefix, password)| Some((prefix, password?.clone()))).collect()
     }
 }
 
@@ -291,6 +423,9 @@ impl Config {
             decision: Decision::default(),
             networks: Vec::new(),
             neighbors: Vec::new(),
+            dynamic_neighbors: Vec::new(),
+            shutdown_message: None,
+            deferral_time: default_deferral_time(),
             kernel: Kernel::default(),
         }
     }
@@ -332,6 +467,15 @@ impl Config {
                 format!("{}: routes of this protocol are not ours, use 186 (bgp)", self.kernel.protocol);
             return Err(wrong("kernel.protocol", reason));
         }
+        if self.deferral_time > 60 {
+            return Err(wrong("deferral_time", format!("{} s: expected 0 to 60", self.deferral_time)));
+        }
+        if let Some(text) = &self.shutdown_message
+            && text.len() > LONGEST_COMMUNICATION
+        {
+            let reason = format!("{} octets: expected up to {LONGEST_COMMUNICATION}", text.len());
+            return Err(wrong("shutdown_message", reason));
+        }
         let mut networks = BTreeMap::new();
         for (index, network) in self.networks.iter().enumerate() {
             if networks.insert(network.prefix, network.blackhole).is_some() {
@@ -352,6 +496,27 @@ impl Config {
                 return Err(wrong(&format!("neighbors[{index}].address"), reason));
             }
         }
+        let mut dynamic_neighbors: Vec<CheckedDynamic> = Vec::new();
+        for (index, dynamic) in self.dynamic_neighbors.iter().enumerate() {
+            let path = |field: &str| format!("dynamic_neighbors[{index}].{field}");
+            if dynamic.limit == 0 {
+                return Err(wrong(&path("limit"), "0: expected at least 1".to_owned()));
+            }
+            if dynamic_neighbors.iter().any(|other| other.prefix == dynamic.prefix) {
+                return Err(wrong(&path("prefix"), format!("{} is there twice", dynamic.prefix)));
+            }
+            // Any address of the prefix does for the check; the first may be no address of a router.
+            let template = match dynamic.prefix.address() {
+                IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+                IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+            };
+            let template = self
+                .check_neighbor(&dynamic.neighbor(template))
+                .map_err(|(field, reason)| ConfigError::Value { path: path(field), reason })?;
+            dynamic_neighbors.push(CheckedDynamic { prefix: dynamic.prefix, limit: dynamic.limit, template });
+        }
+        // The longest prefix decides whose neighbour somebody is.
+        dynamic_neighbors.sort_by_key(|dynamic| std::cmp::Reverse(dynamic.prefix.length()));
         Ok(Checked {
             asn: self.asn,
             router_id: self.router_id,
@@ -364,6 +529,9 @@ impl Config {
             listen: self.listen.clone(),
             networks,
             neighbors,
+            dynamic_neighbors,
+            shutdown_message: self.shutdown_message.clone(),
+            deferral_time: Duration::from_secs(self.deferral_time.into()),
             kernel: self.kernel,
         })
     }
@@ -373,11 +541,18 @@ impl Config {
         if address.is_unspecified() || address.is_multicast() {
             return Err(("address", format!("{address} is no address of a router")));
         }
-        if matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local()) {
-            return Err((
-                "address",
-                format!("{address} is link-local, which needs an interface: not supported yet"),
-            ));
+        let link_local = matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
+        match &neighbor.interface {
+            None if link_local => {
+                return Err(("interface", format!("is missing: {address} is link-local")));
+            }
+            Some(_) if !link_local => {
+                return Err(("interface", format!("{address} is not link-local: leave it out")));
+            }
+            Some(name) if name.is_empty() || name.len() > 15 => {
+                return Err(("interface", format!("`{name}`: expected 1 to 15 octets")));
+            }
+            _ => {}
         }
         if let Some(local) = neighbor.local_address
             && local.is_ipv4() != address.is_ipv4()
@@ -389,6 +564,29 @@ impl Config {
         }
         if neighbor.ttl == Some(0) {
             return Err(("ttl", "0: expected 1 to 255".to_owned()));
+        }
+        if let Some(hops) = neighbor.ttl_security {
+            if !(1..=254).contains(&hops) {
+                return Err(("ttl_security", format!("{hops}: expected 1 to 254")));
+            }
+            if neighbor.ttl.is_some() {
+                return Err(("ttl", "is 255 with ttl_security: leave it out".to_owned()));
+            }
+        }
+        if let Some(Password(password)) = &neighbor.password
+            && !(1..=LONGEST_PASSWORD).contains(&password.len())
+        {
+            let reason = format!("{} octets: expected 1 to {LONGEST_PASSWORD}", password.len());
+            return Err(("password", reason));
+        }
+        let restart = &neighbor.graceful_restart;
+        if !(1..=4095).contains(&restart.restart_time) {
+            let reason = format!("{} s: expected 1 to 4095", restart.restart_time);
+            return Err(("graceful_restart.restart_time", reason));
+        }
+        if restart.long_lived_time > LongLived::LONGEST {
+            let reason = format!("{} s: expected up to {}", restart.long_lived_time, LongLived::LONGEST);
+            return Err(("graceful_restart.long_lived_time", reason));
         }
         if neighbor.families.is_empty() {
             return Err(("families", "is empty: expected ipv4-unicast, ipv6-unicast or both".to_owned()));
@@ -411,7 +609,18 @@ impl Config {
             local_address: neighbor.local_address,
             port: neighbor.port,
             passive: neighbor.passive,
-            ttl: neighbor.ttl.unwrap_or(if internal { 64 } else { 1 }),
+            ttl: match neighbor.ttl_security {
+                Some(_) => u8::MAX,
+                None => neighbor.ttl.unwrap_or(if internal { 64 } else { 1 }),
+            },
+            // A packet of a neighbour one hop away arrives with 255.
+            least_ttl: neighbor.ttl_security.map(|hops| u8::MAX - (hops - 1)),
+            password: neighbor.password.clone(),
+            interface: neighbor.interface.clone(),
+            extended_messages: neighbor.extended_messages,
+            extended_next_hop: neighbor.extended_next_hop || link_local,
+            add_path: neighbor.add_path,
+            graceful_restart: neighbor.graceful_restart,
             families: neighbor.families.iter().copied().collect(),
             hold_time: neighbor.hold_time.unwrap_or(self.hold_time),
             connect_retry: Duration::from_secs(self.connect_retry.into()),
@@ -462,7 +671,33 @@ mod tests {
             ("neighbors: [{address: 192.0.2.2, remote_as: 0}]", "AS number `0`"),
             ("neighbors: [{address: 192.0.2.2, remote_as: 1, port: 0}]", "neighbors[0].port: 0"),
             ("neighbors: [{address: 192.0.2.2, remote_as: 1, families: []}]", "neighbors[0].families"),
-            ("neighbors: [{address: fe80::1, remote_as: 1}]", "neighbors[0].address: fe80::1 is link-local"),
+            ("neighbors: [{address: fe80::1, remote_as: 1}]", "neighbors[0].interface: is missing"),
+            (
+                "neighbors: [{address: 192.0.2.2, interface: eth0, remote_as: 1}]",
+                "neighbors[0].interface: 192.0.2.2 is not link-local",
+            ),
+            (
+                "neighbors: [{address: 192.0.2.2, remote_as: 1, ttl: 2, ttl_security: 1}]",
+                "neighbors[0].ttl: is 255",
+            ),
+            (
+                "neighbors: [{address: 192.0.2.2, remote_as: 1, ttl_security: 255}]",
+                "neighbors[0].ttl_security: 255",
+            ),
+            ("neighbors: [{address: 192.0.2.2, remote_as: 1, password: ''}]", "neighbors[0].password: 0"),
+            (
+                "neighbors: [{address: 192.0.2.2, remote_as: 1, graceful_restart: {restart_time: 4096}}]",
+                "neighbors[0].graceful_restart.restart_time: 4096 s",
+            ),
+            (
+                "dynamic_neighbors: [{prefix: 192.0.2.0/24, remote_as: 1, limit: 0}]",
+                "dynamic_neighbors[0].limit: 0",
+            ),
+            (
+                "dynamic_neighbors: [{prefix: 192.0.2.0/24, remote_as: 1, families: []}]",
+                "dynamic_neighbors[0].families",
+            ),
+            ("deferral_time: 61", "deferral_time: 61 s"),
             (
                 "neighbors: [{address: 192.0.2.2, remote_as: 1}, {address: 192.0.2.2, remote_as: 2}]",
                 "neighbors[1].address: 192.0.2.2 is there twice",

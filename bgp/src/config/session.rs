@@ -1,0 +1,139 @@
+//! The options of a neighbour's session that have a form of their own.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::asn::Asn;
+use crate::config::Neighbor;
+use crate::family::{Family, FamilySet};
+use crate::hold_time::HoldTime;
+use crate::prefix::Prefix;
+use crate::wire::AddPath;
+
+/// Octets in the longest password that Linux takes (`TCP_MD5SIG_MAXKEYLEN`).
+pub const LONGEST_PASSWORD: usize = 80;
+
+/// A secret shared with a neighbour (RFC 2385). It is not shown when it is printed.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Password(pub String);
+
+impl fmt::Debug for Password {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Password(..)")
+    }
+}
+
+/// In which directions several paths to one prefix are exchanged.
+///
+/// None is the default: each further path costs memory at the receiver, which has to ask for it knowingly.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AddPathOption {
+    /// Neither.
+    #[default]
+    None,
+    /// The neighbour may send several.
+    Receive,
+    /// We may send several.
+    Send,
+    /// Either may.
+    Both,
+}
+
+impl AddPathOption {
+    pub(super) fn capability(self, families: FamilySet) -> AddPath {
+        let (receive, send) = match self {
+            Self::None => (FamilySet::EMPTY, FamilySet::EMPTY),
+            Self::Receive => (families, FamilySet::EMPTY),
+            Self::Send => (FamilySet::EMPTY, families),
+            Self::Both => (families, families),
+        };
+        AddPath { receive, send }
+    }
+}
+
+/// What happens to routes while one of both ends restarts (RFC 4724, 8538, 9494).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GracefulRestartOptions {
+    /// Whether it is offered at all. Default true.
+    pub enabled: bool,
+    /// Seconds for which the neighbour should keep our routes while we are away, 1 to 4095. Default 120.
+    pub restart_time: u16,
+    /// Seconds for which stale routes are kept beyond that, as a last resort, up to 16777215; 0 (the default): none.
+    pub long_lived_time: u32,
+}
+
+impl Default for GracefulRestartOptions {
+    fn default() -> Self {
+        Self { enabled: true, restart_time: 120, long_lived_time: 0 }
+    }
+}
+
+/// Neighbours that are not known by their addresses: whoever dials from the prefix.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DynamicNeighbors {
+    /// Where they dial from.
+    pub prefix: Prefix,
+    /// Their autonomous system.
+    pub remote_as: Asn,
+    /// How many may be there at a time, at least 1. Default 100.
+    #[serde(default = "default_limit")]
+    pub limit: u32,
+    /// As of a neighbour.
+    #[serde(default = "super::default_families")]
+    pub families: Vec<Family>,
+    /// As of a neighbour.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold_time: Option<HoldTime>,
+    /// As of a neighbour.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<u8>,
+    /// As of a neighbour.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_security: Option<u8>,
+    /// One for all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<Password>,
+    /// As of a neighbour.
+    #[serde(default)]
+    pub graceful_restart: GracefulRestartOptions,
+}
+
+fn default_limit() -> u32 {
+    100
+}
+
+impl DynamicNeighbors {
+    /// With defaults everywhere else.
+    pub fn new(prefix: Prefix, remote_as: Asn) -> Self {
+        Self {
+            prefix,
+            remote_as,
+            limit: default_limit(),
+            families: super::default_families(),
+            hold_time: None,
+            ttl: None,
+            ttl_security: None,
+            password: None,
+            graceful_restart: GracefulRestartOptions::default(),
+        }
+    }
+
+    /// The neighbour that dialled from this address.
+    pub(super) fn neighbor(&self, address: std::net::IpAddr) -> Neighbor {
+        Neighbor {
+            passive: true,
+            families: self.families.clone(),
+            hold_time: self.hold_time,
+            ttl: self.ttl,
+            ttl_security: self.ttl_security,
+            password: self.password.clone(),
+            graceful_restart: self.graceful_restart,
+            ..Neighbor::new(address, self.remote_as)
+        }
+    }
+}
