@@ -62,7 +62,8 @@ impl Tally {
 
     /// Takes note of who is to blame from now on, once the kernel has the changes.
     pub(crate) fn note(&mut self, compiler: &Compiler, changes: &Changes) {
-        let sets = changes.sets.keys().flat_map(|id| Way::ALL.map(|way| cause_names(*id, way)));
+        let ways = changes.sets.iter().flat_map(|(id, set)| Way::ALL.map(|way| (*id, way, set.way(way))));
+        let sets = ways.filter(|(_, _, change)| change.any).map(|(id, way, _)| cause_names(id, way));
         let causes = changes.causes.iter().map(|id| cluster_cause_names(*id));
         for name in sets.chain(causes).flatten() {
             let origin = Origin::parse(&name);

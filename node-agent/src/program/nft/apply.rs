@@ -1,16 +1,18 @@
 //! What has changed, to the table.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry as BTreeEntry},
     net::IpAddr,
     sync::Arc,
 };
 
 use margay_api::endpoint::{EndpointId, PodRef};
-use margay_policy::compile::{Changes, Compiler, Direction, PolicySetId, Way};
+use margay_policy::compile::{
+    Changes, ClassId, Compiler, Direction, DirectionChange, Entries, PolicySetId, Way,
+};
 
 use super::{
-    band::Bands,
+    band::{Bands, Named},
     layout::{
         self, Entry, Lookup, chain_of, of_address, of_any, of_band, of_class, of_class_in_bands, of_endpoint,
         of_range, put_band, put_direction, remove_band, remove_direction,
@@ -31,7 +33,10 @@ pub(super) struct LaidOut {
 /// A direction as the table holds it.
 #[derive(Debug)]
 struct Held {
-    direction: Direction,
+    classes: BTreeMap<ClassId, Entries>,
+    any: Entries,
+    /// The ports that the classes name.
+    named: Named,
     lookups: Vec<Lookup>,
     bands: Bands,
 }
@@ -41,7 +46,7 @@ impl Held {
     fn cut(&mut self, bands: Bands, chain: &str, table: &mut Table) {
         let before = std::mem::replace(&mut self.bands, bands);
         let entries = |bands: &Bands| {
-            let classes = self.direction.classes.iter();
+            let classes = self.classes.iter();
             let of_classes = classes.flat_map(|(id, entries)| of_class_in_bands(chain, *id, entries, bands));
             bands.all().map(|band| of_band(chain, band)).chain(of_classes).collect::<Vec<Entry>>()
         };
@@ -84,49 +89,21 @@ impl LaidOut {
         for (id, change) in &changes.sets {
             let set = compiler.set(*id);
             for way in Way::ALL {
-                let chain = chain_of(*id, way);
-                let now = set.and_then(|set| set.way(way));
-                let Some(now) = now else {
-                    if let Some(mut held) = self.directions.remove(&(*id, way)) {
-                        held.cut(Bands::default(), &chain, table);
-                        remove_direction(table, &chain);
-                    }
-                    continue;
-                };
                 let change = change.way(way);
-                let lookups = Lookup::of(now);
-                let held = self.directions.entry((*id, way)).or_insert_with(|| {
-                    // One that says nothing of any class yet.
-                    put_direction(table, &chain, way, now, &lookups);
-                    let direction = Direction { classes: BTreeMap::new(), ..now.clone() };
-                    Held { direction, lookups: lookups.clone(), bands: Bands::default() }
-                });
-                if change.any || held.lookups != lookups {
-                    for entry in of_any(&chain, &held.direction.any) {
-                        entry.remove(table);
-                    }
-                    put_direction(table, &chain, way, now, &lookups);
-                    held.lookups = lookups;
-                    held.direction.any = now.any.clone();
+                if *change == DirectionChange::default() {
+                    continue;
                 }
-                let bands = Bands::of(now);
-                if held.bands != bands {
-                    held.cut(bands, &chain, table);
-                }
-                for class in &change.classes {
-                    let of_class = |entries| {
-                        let in_bands = of_class_in_bands(&chain, *class, entries, &held.bands);
-                        of_class(&chain, *class, entries).into_iter().chain(in_bands)
-                    };
-                    let before = held.direction.classes.remove(class);
-                    for entry in before.iter().flat_map(of_class) {
-                        entry.remove(table);
+                let chain = chain_of(*id, way);
+                match set.and_then(|set| set.way(way)) {
+                    Some(now) => {
+                        let held = self.directions.entry((*id, way));
+                        direction(&chain, way, (now, change), held, table);
                     }
-                    if let Some(entries) = now.classes.get(class) {
-                        for entry in of_class(entries) {
-                            entry.put(table);
+                    None => {
+                        if let Some(mut held) = self.directions.remove(&(*id, way)) {
+                            held.cut(Bands::default(), &chain, table);
+                            remove_direction(table, &chain);
                         }
-                        held.direction.classes.insert(*class, entries.clone());
                     }
                 }
             }
@@ -197,6 +174,56 @@ impl LaidOut {
         let more: Vec<EndpointId> =
             all().filter(|(_, admitted)| shares(admitted)).map(|(id, _)| id.clone()).collect();
         dirty.extend(more);
+    }
+}
+
+/// Has the table hold what a direction says now, of what has changed.
+fn direction(
+    chain: &str,
+    way: Way,
+    (now, change): (&Direction, &DirectionChange),
+    held: BTreeEntry<'_, (PolicySetId, Way), Held>,
+    table: &mut Table,
+) {
+    let is_new = matches!(held, BTreeEntry::Vacant(_));
+    let held = held.or_insert_with(|| Held {
+        classes: BTreeMap::new(),
+        any: now.any.clone(),
+        named: Named::default(),
+        lookups: Vec::new(),
+        bands: Bands::default(),
+    });
+    let mut are_ranges_others = false;
+    for class in &change.classes {
+        are_ranges_others |= held.named.replace(held.classes.get(class), now.classes.get(class));
+    }
+    let lookups = Lookup::of(now, &held.named);
+    if is_new || change.any || held.lookups != lookups {
+        for entry in of_any(chain, &held.any) {
+            entry.remove(table);
+        }
+        put_direction(table, chain, way, now, &lookups);
+        held.lookups = lookups;
+        held.any = now.any.clone();
+    }
+    if are_ranges_others {
+        held.cut(Bands::of(&held.named), chain, table);
+    }
+    for class in &change.classes {
+        let elements = |entries: &Entries| {
+            let in_bands = of_class_in_bands(chain, *class, entries, &held.bands);
+            of_class(chain, *class, entries).into_iter().chain(in_bands)
+        };
+        for entry in held.classes.get(class).into_iter().flat_map(elements) {
+            entry.remove(table);
+        }
+        match now.classes.get(class) {
+            Some(entries) => {
+                elements(entries).for_each(|entry| entry.put(table));
+                held.classes.insert(*class, entries.clone());
+            }
+            None => drop(held.classes.remove(class)),
+        }
     }
 }
 

@@ -9,8 +9,56 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use margay_policy::{
     PortRange, Protocol,
-    compile::{Direction, PortEntry},
+    compile::{Entries, PortEntry},
 };
+
+/// The ports that the classes of one direction name, kept up to date class by class.
+#[derive(Debug, Default)]
+pub(crate) struct Named {
+    /// How many entries name a few ports.
+    few: usize,
+    /// How many name each range.
+    ranges: BTreeMap<(Protocol, PortRange), usize>,
+}
+
+impl Named {
+    /// Whether any class names a few ports.
+    pub(crate) fn has_few(&self) -> bool {
+        self.few > 0
+    }
+
+    /// Whether any class names a range.
+    pub(crate) fn has_ranges(&self) -> bool {
+        !self.ranges.is_empty()
+    }
+
+    /// A class names these from now on, in place of those that it named; true when the ranges are others then.
+    pub(crate) fn replace(&mut self, before: Option<&Entries>, now: Option<&Entries>) -> bool {
+        let mut is_other = false;
+        for entry in now.into_iter().flat_map(|entries| &entries.ports) {
+            if is_range(entry) {
+                let number = self.ranges.entry((entry.protocol, entry.ports)).or_default();
+                *number += 1;
+                is_other |= *number == 1;
+            } else {
+                self.few += 1;
+            }
+        }
+        for entry in before.into_iter().flat_map(|entries| &entries.ports) {
+            let range = (entry.protocol, entry.ports);
+            if !is_range(entry) {
+                self.few -= 1;
+            } else if let Some(number) = self.ranges.get_mut(&range) {
+                *number -= 1;
+                if *number == 0 {
+                    self.ranges.remove(&range);
+                    is_other = true;
+                }
+            }
+        }
+        is_other
+    }
+}
 
 /// The bands of one direction: of all its ranges with a class, by protocol, in order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -18,11 +66,10 @@ pub(crate) struct Bands(BTreeMap<Protocol, Vec<PortRange>>);
 
 impl Bands {
     /// The widest that no range ends within.
-    pub(crate) fn of(direction: &Direction) -> Self {
+    pub(crate) fn of(named: &Named) -> Self {
         let mut ranges: BTreeMap<Protocol, BTreeSet<PortRange>> = BTreeMap::new();
-        let entries = direction.classes.values().flat_map(|entries| &entries.ports);
-        for PortEntry { protocol, ports, .. } in entries.filter(|entry| is_range(entry)) {
-            ranges.entry(*protocol).or_default().insert(*ports);
+        for (protocol, range) in named.ranges.keys() {
+            ranges.entry(*protocol).or_default().insert(*range);
         }
         Self(ranges.into_iter().map(|(protocol, ranges)| (protocol, cut(&ranges))).collect())
     }
@@ -62,7 +109,7 @@ fn cut(ranges: &BTreeSet<PortRange>) -> Vec<PortRange> {
 
 #[cfg(test)]
 mod tests {
-    use margay_policy::compile::{ClassId, Entries, Verdict};
+    use margay_policy::compile::Verdict;
     use proptest::{collection::vec, prelude::*};
 
     use super::*;
@@ -71,22 +118,35 @@ mod tests {
         PortEntry { protocol: Protocol::Tcp, ports: PortRange { first, last }, verdict: Verdict::Allow }
     }
 
-    fn direction(ranges: &[(u16, u16)]) -> Direction {
-        let class = |(number, (first, last)): (usize, &(u16, u16))| {
-            let entries = Entries { ports: vec![entry(*first, *last)], ..Entries::all(Verdict::Allow) };
-            (ClassId(u32::try_from(number).unwrap() + 1), entries)
-        };
-        Direction {
-            classes: ranges.iter().enumerate().map(class).collect(),
-            any: Entries::all(Verdict::Allow),
-            isolating: Vec::new(),
-            audited: Vec::new(),
+    fn class((first, last): (u16, u16)) -> Entries {
+        Entries { ports: vec![entry(first, last)], ..Entries::all(Verdict::Allow) }
+    }
+
+    fn named(ranges: &[(u16, u16)]) -> Named {
+        let mut named = Named::default();
+        for range in ranges {
+            named.replace(None, Some(&class(*range)));
         }
+        named
+    }
+
+    #[test]
+    fn ranges_are_others_when_one_is_named_first_or_by_nobody_any_more() {
+        let (some, others) = (class((100, 200)), class((300, 400)));
+        let mut named = named(&[(100, 200)]);
+        assert!(!named.replace(None, Some(&some)));
+        assert!(!named.replace(Some(&some), None));
+        assert!(!named.replace(Some(&some), Some(&some)));
+        assert!(!named.replace(None, Some(&class((80, 80)))));
+        assert!(named.replace(Some(&some), Some(&others)));
+        assert!(named.has_few() && named.has_ranges());
+        assert!(named.replace(Some(&others), Some(&class((80, 80)))));
+        assert!(!named.has_ranges());
     }
 
     #[test]
     fn ranges_that_overlap_are_cut_where_one_begins_or_ends() {
-        let bands = Bands::of(&direction(&[(8000, 9000), (8500, 9500), (100, 200), (0, 65535)]));
+        let bands = Bands::of(&named(&[(8000, 9000), (8500, 9500), (100, 200), (0, 65535)]));
         let pieces: Vec<(u16, u16)> = bands.all().map(|(_, band)| (band.first, band.last)).collect();
         let expected =
             [(0, 99), (100, 200), (201, 7999), (8000, 8499), (8500, 9000), (9001, 9500), (9501, 65535)];
@@ -95,7 +155,7 @@ mod tests {
 
     #[test]
     fn a_few_ports_need_no_band() {
-        assert_eq!(Bands::of(&direction(&[(80, 87)])), Bands::default());
+        assert_eq!(Bands::of(&named(&[(80, 87)])), Bands::default());
     }
 
     proptest! {
@@ -105,7 +165,7 @@ mod tests {
             port in 0_u16..130,
         ) {
             let ranges: Vec<(u16, u16)> = bounds.iter().map(|(first, more)| (*first, first + more)).collect();
-            let bands = Bands::of(&direction(&ranges));
+            let bands = Bands::of(&named(&ranges));
             let holding: Vec<PortRange> =
                 bands.all().map(|(_, band)| band).filter(|band| band.contains(port)).collect();
             prop_assert!(holding.len() <= 1, "{holding:?} overlap");

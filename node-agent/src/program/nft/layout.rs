@@ -15,7 +15,7 @@ use margay_policy::{
 };
 
 use super::{
-    band::{Bands, is_range},
+    band::{Bands, Named, is_range},
     rule::{self, Address, Family, Interface, goto, jump, rule, verdict},
     table::Table,
 };
@@ -230,16 +230,12 @@ pub(crate) enum Lookup {
 impl Lookup {
     const ALL: [Self; 5] = [Self::Ports, Self::Ranges, Self::Classes, Self::Any, Self::AnyRanges];
 
-    /// Those that have elements, of a direction: a packet passes the others by.
-    pub(crate) fn of(direction: &Direction) -> Vec<Self> {
-        let by_class = |wanted: bool| {
-            let mut entries = direction.classes.values().flat_map(|entries| &entries.ports);
-            entries.any(|entry| is_range(entry) == wanted)
-        };
+    /// Those that have elements, of a direction whose classes name these ports: a packet passes the others by.
+    pub(crate) fn of(direction: &Direction, named: &Named) -> Vec<Self> {
         let by_any = |wanted: bool| direction.any.ports.iter().any(|entry| is_range(entry) == wanted);
         let has_elements = |lookup: &Self| match lookup {
-            Self::Ports => by_class(false),
-            Self::Ranges => by_class(true),
+            Self::Ports => named.has_few(),
+            Self::Ranges => named.has_ranges(),
             Self::Classes => !direction.classes.is_empty(),
             Self::Any => by_any(false),
             Self::AnyRanges => by_any(true),
