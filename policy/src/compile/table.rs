@@ -1,6 +1,6 @@
 //! The rules of all policies of a policy set in order, and what they say about a class.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map::Entry};
 
 use super::{
     named_ports::Named,
@@ -24,6 +24,39 @@ pub(super) struct Table {
     /// Those that would, if they were not only audited.
     pub(super) audited: Vec<PolicyRef>,
     has_audited_rules: bool,
+}
+
+/// Rules of a table, by place. Classes of which the same rules name terms are given the same answer.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Naming(Vec<usize>);
+
+impl Naming {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// The answers of a table, each worked out once.
+pub(super) struct Answers<'a> {
+    table: &'a Table,
+    known: BTreeMap<Naming, Entries>,
+}
+
+impl<'a> Answers<'a> {
+    pub(super) fn of(table: &'a Table) -> Self {
+        Self { table, known: BTreeMap::new() }
+    }
+
+    /// As [`Table::entries`].
+    pub(super) fn entries(&mut self, naming: Naming) -> &Entries {
+        match self.known.entry(naming) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(missing) => {
+                let entries = self.table.entries(missing.key());
+                missing.insert(entries)
+            }
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -104,15 +137,18 @@ impl Table {
         self.by_term.keys().copied()
     }
 
-    /// Whether one of its rules names one of these terms.
-    pub(super) fn names_any(&self, terms: &[TermId]) -> bool {
-        terms.iter().any(|term| self.by_term.contains_key(term))
+    /// The rules that name one of these terms.
+    pub(super) fn naming(&self, terms: &[TermId]) -> Naming {
+        let places = terms.iter().filter_map(|term| self.by_term.get(term)).flatten();
+        let mut places: Vec<usize> = places.copied().collect();
+        places.sort_unstable();
+        places.dedup();
+        Naming(places)
     }
 
-    /// The final answer for addresses that match exactly these terms.
-    pub(super) fn entries(&self, terms: &[TermId]) -> Entries {
-        let mut places: Vec<usize> = self.everybody.clone();
-        places.extend(terms.iter().filter_map(|term| self.by_term.get(term)).flatten());
+    /// The final answer for addresses of which the rules name terms, beside those that are about everybody.
+    pub(super) fn entries(&self, Naming(places): &Naming) -> Entries {
+        let mut places = [self.everybody.as_slice(), places].concat();
         places.sort_unstable();
         places.dedup();
         let enforced = self.parts(&places, Asked::Enforced);

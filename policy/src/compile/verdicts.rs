@@ -9,7 +9,7 @@ use super::{
     },
     rules::Place,
     selection::{Selected, Selection},
-    table::Table,
+    table::{Answers, Naming, Table},
 };
 
 /// What no policy is about.
@@ -72,10 +72,8 @@ impl Verdicts {
             }
             self.rewrite(*id, selection, addresses, &mut changes, &mut before);
         }
-        for (class, terms) in &reclassed.classes {
-            for id in self.sets.keys().copied().filter(|id| !stale.contains(id)).collect::<Vec<_>>() {
-                self.decide(id, *class, terms.as_deref(), addresses, &mut changes, &mut before);
-            }
+        for (id, compiled) in self.sets.iter_mut().filter(|(id, _)| !stale.contains(id)) {
+            compiled.decide(*id, reclassed, addresses, &mut changes, &mut before);
         }
         self.note_tightened(&before, &new, selection, addresses, reclassed, &mut changes);
         for name in selected.moved.members.keys().filter(|name| !selected.arrived.contains(*name)) {
@@ -151,38 +149,6 @@ impl Verdicts {
         }
     }
 
-    /// Decides about one class in a policy set, of which the rules are as they were; `terms` are those that it matched.
-    fn decide(
-        &mut self,
-        id: PolicySetId,
-        class: ClassId,
-        terms: Option<&[super::terms::TermId]>,
-        addresses: &Addresses,
-        changes: &mut Changes,
-        before: &mut Before,
-    ) {
-        let Some(compiled) = self.sets.get_mut(&id) else { return };
-        let now = addresses.key(class);
-        for (table, way) in compiled.tables.iter().zip(Way::ALL) {
-            let (Some(table), Some(direction)) = (table, compiled.set.way_mut(way)) else { continue };
-            let names = |terms: Option<&[_]>| terms.is_some_and(|terms| table.names_any(terms));
-            if !names(terms) && !names(now.map(AsRef::as_ref)) {
-                continue;
-            }
-            let entries = now.map(|terms| table.entries(terms)).filter(|entries| *entries != direction.any);
-            let past = match entries {
-                Some(entries) if direction.classes.get(&class) == Some(&entries) => continue,
-                Some(entries) => direction.classes.insert(class, entries),
-                None => match direction.classes.remove(&class) {
-                    Some(past) => Some(past),
-                    None => continue,
-                },
-            };
-            changes.sets.entry(id).or_default().way_mut(way).classes.insert(class);
-            before.0.entry((id, way)).or_default().classes.insert(class, past);
-        }
-    }
-
     /// Finds whose connections may be forbidden now.
     fn note_tightened(
         &self,
@@ -248,6 +214,44 @@ impl Verdicts {
     }
 }
 
+impl Compiled {
+    /// Decides about the classes that have changed, where the rules are as they were.
+    fn decide(
+        &mut self,
+        id: PolicySetId,
+        reclassed: &Reclassed,
+        addresses: &Addresses,
+        changes: &mut Changes,
+        before: &mut Before,
+    ) {
+        for (table, way) in self.tables.iter().zip(Way::ALL) {
+            let (Some(table), Some(direction)) = (table, self.set.way_mut(way)) else { continue };
+            let mut answers = Answers::of(table);
+            for (class, terms) in &reclassed.classes {
+                let was = terms.as_ref().map(|terms| table.naming(terms));
+                let now = addresses.key(*class).map(|terms| table.naming(terms));
+                let is_named =
+                    |naming: &Option<Naming>| naming.as_ref().is_some_and(|naming| !naming.is_empty());
+                if (!is_named(&was) && !is_named(&now)) || was == now {
+                    continue;
+                }
+                let entries =
+                    now.map(|naming| answers.entries(naming)).filter(|entries| **entries != direction.any);
+                let past = match entries {
+                    Some(entries) if direction.classes.get(class) == Some(entries) => continue,
+                    Some(entries) => direction.classes.insert(*class, entries.clone()),
+                    None => match direction.classes.remove(class) {
+                        Some(past) => Some(past),
+                        None => continue,
+                    },
+                };
+                changes.sets.entry(id).or_default().way_mut(way).classes.insert(*class);
+                before.0.entry((id, way)).or_default().classes.insert(*class, past);
+            }
+        }
+    }
+}
+
 impl Past {
     /// What was said of all others; where that has not changed, it is as now.
     fn any<'a>(&'a self, now: Option<&'a Direction>) -> &'a Entries {
@@ -298,13 +302,16 @@ impl Causes {
 }
 
 fn direction(table: &Table, addresses: &Addresses) -> Direction {
-    let any = table.entries(&[]);
-    let classes: BTreeSet<ClassId> = table.terms().flat_map(|term| addresses.matching(term)).collect();
-    let entries = classes.into_iter().filter_map(|class| Some((class, table.entries(addresses.key(class)?))));
-    Direction {
-        classes: entries.filter(|(_, entries)| *entries != any).collect(),
-        any,
-        isolating: table.isolating.clone(),
-        audited: table.audited.clone(),
+    let mut answers = Answers::of(table);
+    let any = answers.entries(Naming::default()).clone();
+    let named: BTreeSet<ClassId> = table.terms().flat_map(|term| addresses.matching(term)).collect();
+    let mut classes = BTreeMap::new();
+    for class in named {
+        let Some(terms) = addresses.key(class) else { continue };
+        let entries = answers.entries(table.naming(terms));
+        if *entries != any {
+            classes.insert(class, entries.clone());
+        }
     }
+    Direction { classes, any, isolating: table.isolating.clone(), audited: table.audited.clone() }
 }
