@@ -30,6 +30,10 @@ use std::process::ExitCode;
 use clap::Parser;
 use config::{Cli, Command, LogFormat};
 
+/// A change makes and frees some thousand small objects: a tenth of its time went to the allocator of the C library.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match &cli.command {

@@ -300,7 +300,7 @@ fn classes_of(band_chain: &str) -> String {
 pub(crate) fn put_band(table: &mut Table, chain: &str, (protocol, band): (Protocol, PortRange)) {
     let name = band_chain(chain, protocol, band);
     table.put_set(&classes_of(&name), Lookup::Classes.kind());
-    let rules = vec![decided(Lookup::Classes.key(), &classes_of(&name), chain)];
+    let rules = vec![decided(Lookup::Classes.key(), &classes_of(&name), chain), goto(&rest_of(chain))];
     table.put_chain(&name, Chain::regular(rules));
 }
 
@@ -313,12 +313,17 @@ pub(crate) fn remove_band(table: &mut Table, chain: &str, (protocol, band): (Pro
 
 /// The element that leads to a band.
 pub(crate) fn of_band(chain: &str, (protocol, band): (Protocol, PortRange)) -> Entry {
-    let verdict = nftables::Verdict::Jump(band_chain(chain, protocol, band));
+    let verdict = nftables::Verdict::Goto(band_chain(chain, protocol, band));
     Entry {
         set: Lookup::Ranges.name(chain).into(),
         key: vec![number_of(protocol), numbers_of(band)],
         data: Some(Data::Verdict(verdict)),
     }
+}
+
+/// The name of the chain of the look-ups after [`Lookup::Ranges`], where there is that.
+fn rest_of(chain: &str) -> String {
+    format!("{chain}_rest")
 }
 
 /// The name of the chain that does what was decided.
@@ -421,9 +426,18 @@ pub(crate) fn put_direction(
         Decision::Own(cause) => goto(&cause_of(chain, cause)),
         Decision::Cluster(id, cause) => goto(&cause_of(&cluster_cause(id), cause)),
     };
-    let mut rules: Vec<Rule> = lookups.iter().map(|lookup| lookup.rule(chain)).collect();
-    rules.push(last);
-    table.put_chain(chain, Chain::regular(rules));
+    let of = |lookups: &[Lookup]| lookups.iter().map(|lookup| lookup.rule(chain)).collect::<Vec<Rule>>();
+    // A packet on ports of a band does not come back from there: a return is what lets it pass the direction.
+    let after = lookups.iter().position(|lookup| *lookup == Lookup::Ranges).map(|place| place + 1);
+    let (first, rest) = lookups.split_at(after.unwrap_or_default());
+    let rest = [of(rest), vec![last]].concat();
+    if after.is_some() {
+        table.put_chain(chain, Chain::regular([of(first), vec![goto(&rest_of(chain))]].concat()));
+        table.put_chain(&rest_of(chain), Chain::regular(rest));
+    } else {
+        table.put_chain(chain, Chain::regular(rest));
+        table.remove_chain(&rest_of(chain));
+    }
     let is = |decision: Decision| rule::priority_is(decision.number());
     let mut rules = vec![rule([is(Decision::Pass), verdict(nftables::Verdict::Return)])];
     if !direction.audited.is_empty() {
@@ -463,6 +477,7 @@ pub(crate) fn remove_cluster_cause(table: &mut Table, id: CauseId) {
 /// Wants a direction no more, nor its sets with all classes, nor its cause; its bands are gone.
 pub(crate) fn remove_direction(table: &mut Table, chain: &str) {
     table.remove_chain(chain);
+    table.remove_chain(&rest_of(chain));
     table.remove_chain(&verdict_chain(chain));
     for lookup in Lookup::ALL {
         table.remove_set(&lookup.name(chain));

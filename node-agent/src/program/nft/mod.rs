@@ -12,7 +12,8 @@
 //!                      the rest as in forward, with the policy set of the source's address instead of iifname's
 //!  chain of a policy set and direction:
 //!                      (class, protocol, port) -> decision   what a class may; maps without elements are not looked at
-//!                      (protocol, ports) -> chain of a band  the same on a range of ports: class -> decision
+//!                      (protocol, ports) -> chain of a band  the same on a range of ports: class -> decision, or on
+//!                                                            with what follows here, which has a chain then
 //!                      class -> decision                     the rest of a class that a rule names
 //!                      (protocol, port) -> decision          what everybody may
 //!                      cause or return                       the rest

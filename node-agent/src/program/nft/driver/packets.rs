@@ -133,6 +133,40 @@ fn a_closed_pod_reaches_itself_through_a_service() {
 }
 
 #[test]
+fn peers_have_ranges_of_ports_of_their_own() {
+    let from = |pod: &str, first: u16, last: u16| {
+        format!(
+            "{{from: [{{podSelector: {{matchLabels: {{pod: {pod}}}}}}}], \
+             ports: [{{protocol: UDP, port: {first}, endPort: {last}}}]}}"
+        )
+    };
+    // Overlapping ranges, and one of all ports.
+    let rules = [from("p2", 50, 80), from("p3", 60, 100), from("p4", 1, 65535)].join(", ");
+    let policy = format!(
+        "{{metadata: {{namespace: x, name: in}}, spec: {{podSelector: {{matchLabels: {{pod: p1}}}}, ingress: [{rules}]}}}}"
+    );
+    in_new_namespace(|| {
+        let pods = pods(5);
+        World::new(5, &policy).driver();
+        for is_ipv4 in [true, false] {
+            for (port, allowed) in
+                [(53, &[2_u8, 4][..]), (70, &[2, 3, 4]), (90, &[3, 4]), (40, &[4]), (65535, &[4])]
+            {
+                let server = open(&pods[0], address(is_ipv4, 1), port);
+                // The last is always allowed: what came before it from others has come through as well.
+                for host in [5, 3, 2, 4] {
+                    let client = open(&pods[usize::from(host) - 1], address(is_ipv4, host), 4000);
+                    client.send_to(format!("from p{host}").as_bytes(), (address(is_ipv4, 1), port)).unwrap();
+                }
+                for host in [3, 2, 4].into_iter().filter(|host| allowed.contains(host)) {
+                    assert_eq!(next(&server), format!("from p{host}"), "port {port}");
+                }
+            }
+        }
+    });
+}
+
+#[test]
 fn what_the_node_sends_on_without_forwarding_obeys_policy_too() {
     let egress = "{metadata: {namespace: x, name: out}, spec: {podSelector: {matchLabels: {pod: p2}}, policyTypes: [Egress]}}";
     let ingress = "{metadata: {namespace: x, name: in}, spec: {podSelector: {matchLabels: {pod: p1}}, ingress: [{from: [{podSelector: {matchLabels: {pod: p3}}}]}]}}";

@@ -128,13 +128,14 @@ impl World {
     }
 }
 
-const POLICIES: [&str; 8] = [
+const POLICIES: [&str; 9] = [
     "",
     "{metadata: {namespace: x, name: deny}, spec: {podSelector: {}}}",
     "{metadata: {namespace: x, name: deny}, spec: {podSelector: {}, ingress: [{ports: [{port: 80, endPort: 90}, {port: 53, protocol: UDP}]}]}}",
     "{metadata: {namespace: x, name: a}, spec: {podSelector: {matchLabels: {pod: p1}}, ingress: [{from: [{podSelector: {matchLabels: {pod: p2}}}], ports: [{port: 80}, {port: 81}]}, {from: [{ipBlock: {cidr: 10.0.0.0/24, except: [10.0.0.2/32]}}, {ipBlock: {cidr: '2001:db8::/64'}}, {ipBlock: {cidr: 0.0.0.0/0}}]}]}}",
     "{metadata: {namespace: x, name: a}, spec: {podSelector: {}, policyTypes: [Egress], egress: [{to: [{ipBlock: {cidr: 10.0.0.0/28}}], ports: [{port: 80, endPort: 81}, {protocol: SCTP}]}]}}\n---\n{metadata: {namespace: x, name: all}, spec: {podSelector: {matchLabels: {pod: p1}}, ingress: [{}]}}",
     "{metadata: {namespace: x, name: a}, spec: {podSelector: {}, policyTypes: [Egress], egress: [{to: [{ipBlock: {cidr: 10.0.0.0/29}}], ports: [{port: 79, endPort: 82}]}]}}",
+    "{metadata: {namespace: x, name: a}, spec: {podSelector: {}, policyTypes: [Egress], egress: [{to: [{ipBlock: {cidr: 10.0.0.0/29}}], ports: [{port: 100, endPort: 200}]}, {to: [{ipBlock: {cidr: 10.0.0.0/28}}], ports: [{port: 150, endPort: 300}, {protocol: UDP}]}]}}",
     "{metadata: {namespace: x, name: a, annotations: {margay.dev/enforcement: audit}}, spec: {podSelector: {}, policyTypes: [Ingress, Egress], ingress: [{ports: [{port: 80}]}]}}",
     "{kind: ClusterNetworkPolicy, metadata: {name: a}, spec: {tier: Admin, priority: 1, subject: {namespaces: {}}, egress: [{action: Deny, to: [{networks: [10.0.0.0/29]}], protocols: [{tcp: {destinationPort: {range: {start: 80, end: 90}}}}]}, {action: Pass, to: [{namespaces: {}}]}]}}\n---\n{kind: ClusterNetworkPolicy, metadata: {name: b, annotations: {margay.dev/enforcement: audit}}, spec: {tier: Baseline, priority: 1, subject: {namespaces: {}}, ingress: [{action: Deny, from: [{namespaces: {}}]}]}}\n---\n{metadata: {namespace: x, name: deny}, spec: {podSelector: {matchLabels: {pod: p1}}}}",
 ];
@@ -242,7 +243,7 @@ fn an_operator_can_read_the_table() {
             "type ifname . ipv4_addr",
             "type classid . inet_proto . inet_service : classid",
             "type inet_proto . inet_service : verdict",
-            "elements = { tcp . 8000-9000 : jump s1_in_tcp_8000 }",
+            "elements = { tcp . 8000-9000 : goto s1_in_tcp_8000 }",
             "meta l4proto . th dport vmap @s1_in_ranges",
             "meta priority set meta priority map @s1_in_tcp_8000_classes goto s1_in_verdict",
             "type filter hook prerouting priority raw; policy accept;",
