@@ -479,6 +479,19 @@ impl Core {
         }
     }
 
+    /// Reads the counters that go with these changes, or count for others from then on.
+    fn count_last_drops(&mut self, changes: &Changes) {
+        if self.programmed.is_none() {
+            return;
+        }
+        for name in Tally::concerned(changes) {
+            match self.nft.counter(&name) {
+                Ok(count) => self.tally.take_one(&name, count),
+                Err(error) => warn!(%error, "a counter of dropped packets cannot be read"),
+            }
+        }
+    }
+
     fn call(&mut self, call: Call) {
         let response = match call.request {
             Request::Addressing { pod, addresses } => {
@@ -583,9 +596,11 @@ impl Core {
         self.doubtful.extend(doubtful(&changes.tightened, &self.state));
         let wanted = Arc::new(wanted);
         let is_replaced = self.nft.replaces();
-        if is_replaced || Tally::is_concerned(&changes) {
-            // What goes now takes its counters with it.
+        // What goes now takes its counters with it.
+        if is_replaced {
             self.count_drops();
+        } else {
+            self.count_last_drops(&changes);
         }
         match self.nft.apply(&wanted, self.decider.compiler(), &changes) {
             Ok(0) => {}

@@ -13,7 +13,7 @@ use super::{
     connection::Wanted,
     message,
 };
-use crate::Error;
+use crate::{Errno, Error};
 
 /// `NFTA_GEN_ID`.
 const GENERATION_ID: u16 = 1;
@@ -122,16 +122,45 @@ impl Connection {
                 writer.number(OBJECT_TYPE, OBJECT_COUNTER);
             },
             |found: &mut BTreeMap<_, _>, _, body| {
-                let is_counter = body.number(OBJECT_TYPE) == Some(OBJECT_COUNTER);
-                let is_ours = is_counter && body.text(TABLE) == Some(table);
-                let Some(name) = body.text(OBJECT_NAME).filter(|_| is_ours) else { return };
-                let data = body.nest(OBJECT_DATA);
-                let number = |kind| data.as_ref().and_then(|data| data.long(kind)).unwrap_or_default();
-                let count = Count { packets: number(COUNTER_PACKETS), octets: number(COUNTER_OCTETS) };
-                found.insert(name.to_owned(), count);
+                if body.text(TABLE) == Some(table) {
+                    found.extend(counter(body));
+                }
             },
         )
     }
+
+    /// What one named counter of a table of family `inet` has seen since it was made; `None` when there is none.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub fn counter(&mut self, table: &str, name: &str) -> Result<Option<Count>, Error> {
+        let found = self.ask(
+            &format!("read the counter {name} of table inet {table}"),
+            message::GET_OBJECT,
+            Wanted::One,
+            |writer| {
+                writer.text(TABLE, table);
+                writer.text(OBJECT_NAME, name);
+                writer.number(OBJECT_TYPE, OBJECT_COUNTER);
+            },
+            |found: &mut Option<_>, _, body| *found = counter(body).map(|(_, count)| count),
+        );
+        match found {
+            Err(Error::Refused { errno: Errno::ENOENT, .. }) => Ok(None),
+            found => found,
+        }
+    }
+}
+
+/// A named counter and what it has seen.
+fn counter(body: &Attributes<'_>) -> Option<(String, Count)> {
+    if body.number(OBJECT_TYPE) != Some(OBJECT_COUNTER) {
+        return None;
+    }
+    let name = body.text(OBJECT_NAME)?;
+    let data = body.nest(OBJECT_DATA);
+    let number = |kind| data.as_ref().and_then(|data| data.long(kind)).unwrap_or_default();
+    Some((name.to_owned(), Count { packets: number(COUNTER_PACKETS), octets: number(COUNTER_OCTETS) }))
 }
 
 /// `None` for a chain that others jump to.

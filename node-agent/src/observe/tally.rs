@@ -54,18 +54,17 @@ impl Tally {
         }
     }
 
-    /// Whether counters go with these changes, or count for others from then on.
-    pub(crate) fn is_concerned(changes: &Changes) -> bool {
-        let mut sets = changes.sets.values();
-        !changes.causes.is_empty() || sets.any(|set| Way::ALL.iter().any(|way| set.way(*way).any))
+    /// The counters that go with these changes, or count for others from then on, or begin.
+    pub(crate) fn concerned(changes: &Changes) -> impl Iterator<Item = String> {
+        let ways = changes.sets.iter().flat_map(|(id, set)| Way::ALL.map(|way| (*id, way, set.way(way))));
+        let sets = ways.filter(|(_, _, change)| change.any).map(|(id, way, _)| cause_names(id, way));
+        let causes = changes.causes.iter().map(|id| cluster_cause_names(*id));
+        sets.chain(causes).flatten()
     }
 
     /// Takes note of who is to blame from now on, once the kernel has the changes.
     pub(crate) fn note(&mut self, compiler: &Compiler, changes: &Changes) {
-        let ways = changes.sets.iter().flat_map(|(id, set)| Way::ALL.map(|way| (*id, way, set.way(way))));
-        let sets = ways.filter(|(_, _, change)| change.any).map(|(id, way, _)| cause_names(id, way));
-        let causes = changes.causes.iter().map(|id| cluster_cause_names(*id));
-        for name in sets.chain(causes).flatten() {
+        for name in Self::concerned(changes) {
             let origin = Origin::parse(&name);
             match origin.and_then(|(origin, cause)| Charge::of(compiler, origin, cause)) {
                 Some(charge) => drop(self.charges.insert(name, charge)),
@@ -89,20 +88,28 @@ impl Tally {
         known: impl Fn(&PolicyId) -> bool,
     ) {
         self.last.retain(|name, _| counters.contains_key(name));
-        for (name, Count { packets, .. }) in counters {
-            let last = self.last.get(name).copied().unwrap_or_default();
-            // One that went and came again since begins at nothing.
-            let more = packets.checked_sub(last).unwrap_or(*packets);
-            if more == 0 && self.last.contains_key(name) {
-                continue;
-            }
-            self.last.insert(name.clone(), *packets);
-            if more > 0 {
-                self.add(name, more);
-            }
+        for (name, count) in counters {
+            self.take_one(name, Some(*count));
         }
         self.drops.forget(now, &known);
         self.audits.forget(now, &known);
+    }
+
+    /// Takes what one counter says now; `None` when it is not there.
+    pub(crate) fn take_one(&mut self, name: &str, count: Option<Count>) {
+        let Some(Count { packets, .. }) = count else {
+            self.last.remove(name);
+            return;
+        };
+        let last = self.last.get(name).copied();
+        // One that went and came again since begins at nothing.
+        let more = packets.checked_sub(last.unwrap_or_default()).unwrap_or(packets);
+        if more > 0 || last.is_none() {
+            self.last.insert(name.to_owned(), packets);
+        }
+        if more > 0 {
+            self.add(name, more);
+        }
     }
 
     fn add(&mut self, name: &str, more: u64) {

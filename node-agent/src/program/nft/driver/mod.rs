@@ -121,6 +121,14 @@ impl Driver {
         connect(&mut self.connection)?.counters(TABLE)
     }
 
+    /// What one of them has seen; `None` when it is not there.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub(crate) fn counter(&mut self, name: &str) -> Result<Option<Count>, Error> {
+        connect(&mut self.connection)?.counter(TABLE, name)
+    }
+
     /// Takes note of who changed the table, by the netlink ports that the kernel tells; false when somebody else
     /// did: the next [`Driver::commit`] then replaces the whole table.
     pub(crate) fn heed(&mut self, ports: &BTreeSet<u32>) -> bool {
