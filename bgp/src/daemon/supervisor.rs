@@ -393,6 +393,7 @@ fn route_view(path: &PathView, addresses: &BTreeMap<PeerId, IpAddr>) -> RouteVie
         },
         best: path.best,
         multipath: path.multipath,
+        stale: path.stale,
         origin: attributes.origin.to_string(),
         as_path: attributes.as_path.to_string(),
         med: attributes.med,
