@@ -119,6 +119,7 @@ impl Driver {
             passive: false,
             capabilities,
             restarting_until: None,
+            kept: families,
             seed: 1,
         });
         let mut rib = Rib::new(Speaker::new(asn(64500), identifier(2)));
