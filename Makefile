@@ -40,18 +40,21 @@ lab: build ## bring up a cluster to play with; `target/debug/margay-lab down` en
 	@echo '  $(BIN)/margay-lab reach        the matrix of who reaches whom'
 	@echo '  $(BIN)/margay-lab down         the end'
 
-test: build ebpf ## run all tests, then the conformance cases
+test: build ebpf ## run all tests, fuzz the BGP speaker for 30 s, then run the conformance cases
 	cargo test --locked --workspace
+	bgp/fuzz/run 30
 	$(MAKE) --no-print-directory conformance
 
 conformance: build
 	$(BIN)/margay-lab conformance --ip-families dual $(CASES)
 
-# The property tests have a fixed seed in `make test` (.cargo/config.toml). A failure prints what to add as a test of its own.
-fuzz: setup ## run the property tests with a new seed, for longer: make fuzz FUZZ=100
+# Property tests and fuzz targets have fixed seeds in `make test` (.cargo/config.toml, bgp/fuzz/run). A failure prints
+# what to add as a test of its own, or the file that has it.
+fuzz: setup ## run the property tests and the fuzz targets with a new seed, for longer: make fuzz FUZZ=100
 	@seed=$$(od -An -N4 -tu4 /dev/urandom | tr -d ' '); echo "PROPTEST_RNG_SEED=$$seed"; \
 	PROPTEST_RNG_SEED=$$seed PROPTEST_CASES=$$((256 * $(FUZZ))) MARGAY_FUZZ_FACTOR=$(FUZZ) cargo test --locked --release \
-	    $(foreach crate,$(FUZZED),-p $(crate)) --lib
+	    $(foreach crate,$(FUZZED),-p $(crate)) --lib && \
+	FUZZ_KEEP=1 FUZZ_SEED=$$seed bgp/fuzz/run $$((30 * $(FUZZ)))
 
 plugin: setup ## build the CNI plugin as it is shipped: optimised, static, for any host
 	RUSTFLAGS='-C target-feature=+crt-static' cargo build --locked --release -p margay-cni \
@@ -69,10 +72,12 @@ bench: plugin ## run the benchmarks, or one of them: make bench BENCH=cni
 fmt: ## format the code
 	cargo fmt
 	cd ebpf && cargo fmt
+	cd bgp/fuzz && cargo fmt
 
 lint: setup ## check format, lints and licences
 	cargo fmt --check
 	cd ebpf && cargo fmt --check
+	cd bgp/fuzz && cargo fmt --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	ebpf/build clippy
 	.ci/licences

@@ -101,6 +101,8 @@ pub struct RouteView {
     pub best: bool,
     /// Whether it is used, as the best path or beside it.
     pub multipath: bool,
+    /// Whether its neighbour restarts and has yet to announce it again.
+    pub stale: bool,
     /// `igp`, `egp` or `incomplete`.
     pub origin: String,
     /// The AS path, nearest first, sets in braces.

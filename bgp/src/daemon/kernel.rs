@@ -13,6 +13,7 @@ use tokio::time::{Duration, Instant, sleep_until};
 use super::RoutesOnExit;
 use super::kernel_plan::{KernelPlan, Operation};
 use crate::config::Kernel;
+use crate::family::FamilySet;
 use crate::prefix::Prefix;
 use crate::rib::FibChange;
 
@@ -23,6 +24,8 @@ pub(super) enum KernelInput {
     Settings(Kernel),
     /// Wanted routes that may have changed.
     Routes(Vec<FibChange>),
+    /// Which families have routes of an earlier run; asked behind the first settings.
+    Adopted(oneshot::Sender<FamilySet>),
     /// All neighbours have told what they know, or had the time to.
     Settled,
     /// The speaker ends; answered once the routes are as they should stay.
@@ -63,6 +66,12 @@ pub(super) async fn run(mut inputs: mpsc::Receiver<KernelInput>) -> Result<(), E
                 None => return Ok(()),
                 Some(KernelInput::Settings(settings)) => task.configure(settings).await,
                 Some(KernelInput::Routes(changes)) => task.plan.change(changes),
+                Some(KernelInput::Adopted(answer)) => {
+                    if answer.send(task.plan.adopted()).is_err() {
+                        tracing::debug!("the supervisor did not wait for what was adopted");
+                    }
+                    continue;
+                }
                 Some(KernelInput::Settled) => task.plan.settle(),
                 Some(KernelInput::End(routes, answer)) => {
                     task.end(routes).await;
@@ -100,7 +109,7 @@ async fn first_settings(inputs: &mut mpsc::Receiver<KernelInput>) -> Option<Kern
             KernelInput::Settings(settings) => return Some(settings),
             KernelInput::End(_, answer) => report_end(answer),
             // The tables say nothing before they are configured, which is after us.
-            KernelInput::Routes(_) | KernelInput::Settled => {}
+            KernelInput::Routes(_) | KernelInput::Adopted(_) | KernelInput::Settled => {}
         }
     }
 }

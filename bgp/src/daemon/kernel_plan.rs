@@ -7,6 +7,7 @@ use margay_netlink::route::{self, Kind, NextHop, Protocol, Route, TableId};
 use margay_netlink::{Error, Request};
 
 use crate::config::Kernel;
+use crate::family::FamilySet;
 use crate::prefix::Prefix;
 use crate::rib::{FibChange, FibNextHop, FibRoute};
 
@@ -87,6 +88,11 @@ impl KernelPlan {
             }
         }
         self.dirty.extend(before.keys().chain(self.installed.keys()).chain(self.wanted.keys()));
+    }
+
+    /// Families with routes of an earlier run that are in use still.
+    pub(super) fn adopted(&self) -> FamilySet {
+        self.stale.iter().map(|prefix| prefix.family()).collect()
     }
 
     pub(super) fn change(&mut self, changes: Vec<FibChange>) {

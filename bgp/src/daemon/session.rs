@@ -87,6 +87,7 @@ pub(super) fn start(
     neighbor: CheckedNeighbor,
     rib: mpsc::Sender<RibInput>,
     restarting_for: Option<Duration>,
+    kept: FamilySet,
 ) -> SessionHandle {
     let (commands, receiver) = mpsc::channel(16);
     let epoch = Instant::now();
@@ -102,6 +103,7 @@ pub(super) fn start(
         capabilities: neighbor.capabilities(),
         // A session of the first configuration is one that comes back.
         restarting_until: restarting_for,
+        kept,
         seed: seed(&neighbor),
     });
     let task = SessionTask {

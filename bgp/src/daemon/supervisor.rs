@@ -20,6 +20,7 @@ use super::transport;
 use super::{Options, RoutesOnExit};
 use crate::config::{Checked, CheckedNeighbor, Config, ConfigError};
 use crate::control::{NeighborStatus, Request, Response, RouteView, Status};
+use crate::family::{Family, FamilySet};
 use crate::fsm::State;
 use crate::rib::{Fib, PathView, PeerId, Speaker};
 use crate::wire::{NextHop, Notification};
@@ -71,6 +72,8 @@ struct Supervisor {
     rib: Option<mpsc::Sender<RibInput>>,
     rib_task: Option<JoinHandle<()>>,
     kernel: mpsc::Sender<KernelInput>,
+    /// Families for which the kernel forwarded while no speaker was there.
+    kept: FamilySet,
 }
 
 /// Runs the speaker until SIGTERM or SIGINT.
@@ -95,6 +98,7 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
         rib: None,
         rib_task: None,
         kernel,
+        kept: FamilySet::EMPTY,
     };
     if let Some(config) = &options.config {
         supervisor.configure(config).await?;
@@ -151,9 +155,15 @@ impl Supervisor {
             .values()
             .filter(|neighbor| !self.sessions.contains_key(&neighbor.address))
             .collect();
-        let restarting_for = self.config.is_none().then_some(checked.deferral_time);
+        let first = self.config.is_none();
+        if first {
+            self.kept = self.kept(&checked).await;
+        }
+        // Later ones are new to a speaker that has been there all the time.
+        let kept = if first { self.kept } else { FamilySet::from_iter(Family::ALL) };
+        let restarting_for = first.then_some(checked.deferral_time);
         for neighbor in started {
-            self.start(neighbor.clone(), rib.clone(), restarting_for);
+            self.start(neighbor.clone(), rib.clone(), restarting_for, kept);
         }
         let settings = Settings {
             speaker: speaker(&checked),
@@ -173,6 +183,17 @@ impl Supervisor {
         tracing::info!(asn = %checked.asn, neighbors = checked.neighbors.len(), "configured");
         self.config = Some(checked);
         Ok(())
+    }
+
+    /// Families for which the kernel forwarded while no speaker was there. One that installs nothing, as a reflector
+    /// beside the packets' way, stops no packet by being away.
+    async fn kept(&self, checked: &Checked) -> FamilySet {
+        if !checked.kernel.install {
+            return FamilySet::from_iter(Family::ALL);
+        }
+        let (answer, answered) = oneshot::channel();
+        self.tell_kernel(KernelInput::Adopted(answer)).await;
+        answered.await.unwrap_or(FamilySet::EMPTY)
     }
 
     /// Ends the sessions whose neighbour is gone or different, and waits for them.
@@ -210,11 +231,12 @@ impl Supervisor {
         neighbor: CheckedNeighbor,
         rib: mpsc::Sender<RibInput>,
         restarting_for: Option<Duration>,
+        kept: FamilySet,
     ) {
         let peer = PeerId(self.next_peer);
         self.next_peer += 1;
         let address = neighbor.address;
-        self.sessions.insert(address, session::start(peer, neighbor, rib, restarting_for));
+        self.sessions.insert(address, session::start(peer, neighbor, rib, restarting_for, kept));
     }
 
     async fn accept(&mut self, stream: TcpStream) {
@@ -256,7 +278,7 @@ impl Supervisor {
             };
             end_sessions(vec![(session, Command::Stop(Notification::peer_deconfigured()))]).await;
         }
-        self.start(neighbor, rib, None);
+        self.start(neighbor, rib, None, self.kept);
     }
 
     async fn answer(&mut self, ControlRequest { request, answer }: ControlRequest) {
@@ -393,6 +415,7 @@ fn route_view(path: &PathView, addresses: &BTreeMap<PeerId, IpAddr>) -> RouteVie
         },
         best: path.best,
         multipath: path.multipath,
+        stale: path.stale,
         origin: attributes.origin.to_string(),
         as_path: attributes.as_path.to_string(),
         med: attributes.med,

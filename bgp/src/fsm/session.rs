@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::backoff::{IdleHold, Jitter};
 use super::connection::{Connection, Direction, Negotiated, Phase};
 use crate::asn::Asn;
+use crate::family::FamilySet;
 use crate::hold_time::HoldTime;
 use crate::identifier::BgpIdentifier;
 use crate::wire::{
@@ -32,6 +33,9 @@ pub struct SessionConfig {
     pub capabilities: Capabilities,
     /// When the restart that this speaker comes back from is over.
     pub restarting_until: Option<Duration>,
+    /// Families for which packets were forwarded while the speaker was away, as if it had not been; others lose
+    /// their F bit until the session has been up.
+    pub kept: FamilySet,
     /// Seed of the jitter on timers.
     pub seed: u64,
 }
@@ -215,6 +219,8 @@ pub struct Session {
     jitter: Jitter,
     idle_hold: IdleHold,
     up_since: Option<Duration>,
+    /// Whether the session has ever been up: then it is only the session that was lost, not what forwards.
+    was_up: bool,
 }
 
 impl Session {
@@ -229,6 +235,7 @@ impl Session {
             jitter,
             idle_hold: IdleHold::default(),
             up_since: None,
+            was_up: false,
         }
     }
 
@@ -390,6 +397,13 @@ impl Session {
         let mut capabilities = self.config.capabilities;
         if let Some(restart) = &mut capabilities.graceful_restart {
             restart.restarting = restarting;
+            if !self.was_up {
+                restart.forwarding = restart.forwarding.intersection(self.config.kept);
+            }
+        }
+        if !self.was_up {
+            let forwarding = &mut capabilities.long_lived.forwarding;
+            *forwarding = forwarding.intersection(self.config.kept);
         }
         let open = Open {
             asn: self.config.local_as,
@@ -412,6 +426,7 @@ impl Session {
                 connection.phase = Phase::Established(negotiated);
                 connection.heard(now);
                 self.up_since = Some(now);
+                self.was_up = true;
                 self.abort_dial(out);
                 // Section 6.8: the connection that is not yet up loses to the one that is.
                 if self.slot(direction.other()).take().is_some() {

@@ -32,6 +32,7 @@ fn config(last: u8, remote: u8) -> SessionConfig {
         passive: false,
         capabilities: capabilities(64496 + u32::from(last)),
         restarting_until: None,
+        kept: FamilySet::from_iter(Family::ALL),
         seed: last.into(),
     }
 }
@@ -350,6 +351,31 @@ fn the_restart_bit_is_set_until_the_restart_is_over() {
         let [Output::SendOpen(_, open)] = &out[..] else { panic!("{out:?}") };
         assert_eq!(open.capabilities.graceful_restart.unwrap().restarting, restarting, "at {at} s");
     }
+}
+
+#[test]
+fn the_first_session_says_what_was_kept_and_later_ones_that_all_was() {
+    let both = FamilySet::from_iter(Family::ALL);
+    let ipv6 = FamilySet::from_iter([Family::Ipv6Unicast]);
+    let mut capabilities = capabilities(64498);
+    capabilities.graceful_restart =
+        Some(GracefulRestart { families: both, forwarding: both, ..GracefulRestart::default() });
+    capabilities.long_lived.forwarding = both;
+    let mut session = Session::new(SessionConfig { capabilities, kept: ipv6, ..config(2, 1) });
+    step(&mut session, ZERO, Input::Start);
+    let forwarding = |out: &[Output]| {
+        let Some(Output::SendOpen(_, open)) = out.last() else { panic!("{out:?}") };
+        let restart = open.capabilities.graceful_restart.unwrap();
+        (restart.forwarding, open.capabilities.long_lived.forwarding)
+    };
+    let out = step(&mut session, ZERO, Input::Connected(Outgoing));
+    assert_eq!(forwarding(&out), (ipv6, ipv6));
+    step(&mut session, ZERO, Input::Message(Outgoing, Received::Open(open(1))));
+    step(&mut session, ZERO, Input::Message(Outgoing, Received::Keepalive));
+    assert_eq!(session.state(), State::Established);
+    step(&mut session, seconds(1), Input::Lost(Outgoing));
+    let out = step(&mut session, seconds(1), Input::Connected(Incoming));
+    assert_eq!(forwarding(&out), (both, both));
 }
 
 #[test]

@@ -290,6 +290,20 @@ fn an_ipv6_next_hop_of_ipv4_prefixes_is_taken_where_it_was_agreed() {
 }
 
 #[test]
+fn a_next_hop_without_a_global_address_is_its_link_local_one() {
+    // What BIRD sends over a session between link-local addresses.
+    let next_hop = "00000000000000000000000000000000 fe800000000000000000000000000001";
+    let mut body =
+        update_with(&format!("40010100 400206 02010000fbf0 800e29 0001 01 20 {next_hop} 00 18c00002"));
+    body.truncate(body.len() - 4);
+    let update = Update::decode(&body, UpdateContext { extended_next_hop: true, ..EXTERNAL() }).unwrap();
+    assert_eq!(update.faults, []);
+    let address = "fe80::1".parse().unwrap();
+    let next_hop = NextHop::V6 { global: address, link_local: Some(address) };
+    assert_eq!(update.announced[0].next_hop, next_hop);
+}
+
+#[test]
 fn attribute_faults_cost_the_routes_or_the_attribute_as_rfc_7606_says() {
     use FaultAction::{Discard, TreatAsWithdraw};
     let internal = context(PeerKind::Internal, AsWidth::Four);

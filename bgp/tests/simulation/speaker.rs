@@ -87,6 +87,7 @@ impl Node {
                     ..Capabilities::default()
                 },
                 restarting_until,
+                kept: families,
                 seed: seed ^ u64::from(*neighbor),
             };
             let machine = Session::new(config);

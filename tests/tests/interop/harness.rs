@@ -48,7 +48,7 @@ pub(crate) fn lacks(text: &str, parts: &[&str]) -> Result<(), String> {
     }
 }
 
-fn run<I: AsRef<OsStr>>(program: &str, arguments: impl IntoIterator<Item = I>) -> String {
+pub(crate) fn run<I: AsRef<OsStr>>(program: &str, arguments: impl IntoIterator<Item = I>) -> String {
     let mut command = Command::new(program);
     command.args(arguments);
     let output = command.output().unwrap_or_else(|error| panic!("run {command:?}: {error}"));
@@ -61,17 +61,17 @@ fn run<I: AsRef<OsStr>>(program: &str, arguments: impl IntoIterator<Item = I>) -
     String::from_utf8(output.stdout).unwrap()
 }
 
-fn ip(arguments: &str) -> String {
+pub(crate) fn ip(arguments: &str) -> String {
     run("ip", arguments.split_whitespace())
 }
 
 /// A network namespace, deleted on drop.
-struct Namespace {
-    name: String,
+pub(crate) struct Namespace {
+    pub(crate) name: String,
 }
 
 impl Namespace {
-    fn new(role: &str) -> Self {
+    pub(crate) fn new(role: &str) -> Self {
         static COUNTER: AtomicU32 = AtomicU32::new(0);
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);
         let name = format!("mgyt-{}-{number}-{role}", std::process::id());
@@ -81,7 +81,7 @@ impl Namespace {
         namespace
     }
 
-    fn ip(&self, arguments: &str) -> String {
+    pub(crate) fn ip(&self, arguments: &str) -> String {
         ip(&format!("-n {} {arguments}", self.name))
     }
 }
@@ -98,7 +98,12 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    fn start(namespace: &Namespace, program: impl AsRef<OsStr>, arguments: &[&OsStr], output: File) -> Self {
+    pub(crate) fn start(
+        namespace: &Namespace,
+        program: impl AsRef<OsStr>,
+        arguments: &[&OsStr],
+        output: File,
+    ) -> Self {
         // `ip netns exec` becomes the program, so the child's process is the program's.
         let child = Command::new("ip")
             .args(["netns", "exec", &namespace.name])
@@ -357,7 +362,7 @@ pub(crate) fn prefix(text: &str) -> margay_bgp::Prefix {
 }
 
 /// The speaker that was built beside this test.
-fn speaker_binary() -> PathBuf {
+pub(crate) fn speaker_binary() -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let profile = test.parent().and_then(Path::parent).expect("tests are in target/<profile>/deps");
     let binary = profile.join("margay-bgp");

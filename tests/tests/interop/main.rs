@@ -1,7 +1,8 @@
-//! The speaker against BIRD 2, on the real kernel.
+//! The speaker against BIRD 2, FRR and GoBGP, on the real kernel.
 //!
-//! Each test has two network namespaces of its own, joined by a veth pair: BIRD at 192.0.2.1 and `2001:db8::1`, the
-//! speaker at 192.0.2.2 and `2001:db8::2`. Needs root, `ip`, `bird` and `birdc`, and the speaker's binary.
+//! Each test has network namespaces of its own. Those of [`harness`] have BIRD at 192.0.2.1 and `2001:db8::1`, the
+//! speaker at 192.0.2.2 and `2001:db8::2`; those of [`lab`] have any of the three around the speaker. Needs root,
+//! `ip`, the daemons with their clients, and the speaker's binary.
 
 #![expect(
     clippy::unwrap_used,
@@ -10,8 +11,17 @@
     reason = "the harness fails a test by panicking, and its helpers are not test functions"
 )]
 
+mod add_path;
 mod bird;
 mod configure;
+mod exchange;
+mod graceful;
 mod harness;
+mod lab;
+mod next_hop;
+mod reflection;
+mod refresh;
 mod restart;
+mod security;
 mod shutdown;
+mod storm;

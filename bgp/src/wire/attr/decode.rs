@@ -297,6 +297,8 @@ fn decode_mp_next_hop(family: Family, extended: bool, bytes: &[u8]) -> Option<Ne
         (_, 16 | 32) => {
             let global = Ipv6Addr::from(reader.array::<16>()?);
             let link_local = reader.array::<16>().map(Ipv6Addr::from).filter(Ipv6Addr::is_unicast_link_local);
+            // Without a global address some send `::` before the link-local one, others the latter twice.
+            let global = link_local.filter(|_| global.is_unspecified()).unwrap_or(global);
             Some(NextHop::V6 { global, link_local })
         }
         _ => None,
