@@ -21,7 +21,10 @@ use margay_api::{
 };
 use margay_ipam::{Owner, Store};
 use margay_netlink::{conntrack::Connection, link::Mtu};
-use margay_policy::{PolicyId, compile::Tightened};
+use margay_policy::{
+    PolicyId,
+    compile::{Changes, Tightened},
+};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::{mpsc, mpsc::error::TrySendError, oneshot, watch},
