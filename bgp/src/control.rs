@@ -80,8 +80,10 @@ pub struct NeighborStatus {
     pub state: String,
     /// Seconds in this state.
     pub since_seconds: u64,
-    /// Prefixes the neighbour announces to us and that we keep.
+    /// Prefixes the neighbour announces to us.
     pub prefixes_received: usize,
+    /// Those of them that the import policy accepts.
+    pub prefixes_accepted: usize,
     /// Prefixes we announce to the neighbour.
     pub prefixes_advertised: usize,
     /// Why the session or the last attempt ended.

@@ -12,7 +12,8 @@ use super::kernel::KernelInput;
 use crate::family::{Family, FamilySet};
 use crate::prefix::Prefix;
 use crate::rib::{
-    Batch, DecisionOptions, Excess, Fib, LimitReached, PathView, PeerId, PeerInfo, Rib, Speaker,
+    Batch, Counts, DecisionOptions, Excess, Fib, LimitReached, PathView, PeerId, PeerInfo, Policies, Rib,
+    Speaker,
 };
 use crate::wire::OwnedUpdate;
 
@@ -62,7 +63,7 @@ pub(super) enum RibInput {
     /// A batch was handed to the peer's socket, and the tables wait for that.
     Written,
     /// How many prefixes each peer announced and was announced.
-    Counts(oneshot::Sender<BTreeMap<PeerId, (usize, usize)>>),
+    Counts(oneshot::Sender<BTreeMap<PeerId, Counts>>),
     /// All paths.
     Paths(oneshot::Sender<Vec<PathView>>),
 }
@@ -77,6 +78,8 @@ pub(super) struct Settings {
     /// Whether the kernel is told anything.
     pub(super) fib: Fib,
     pub(super) options: DecisionOptions,
+    /// Of all sessions that there are; one that starts later brings its own.
+    pub(super) policies: BTreeMap<PeerId, Policies>,
 }
 
 /// How long messages that are not full may wait for what is still being read.
@@ -145,6 +148,7 @@ enum Settling {
 struct RibTask {
     rib: Rib,
     convergence: Convergence,
+    policies: BTreeMap<PeerId, Policies>,
     settling: Settling,
     outlets: BTreeMap<PeerId, Outlet>,
     /// Peers of which more can be read at once.
@@ -162,6 +166,7 @@ pub(super) async fn run(
     let mut task = RibTask {
         rib: Rib::new(speaker),
         convergence: Convergence::default(),
+        policies: BTreeMap::new(),
         settling: Settling::NotConfigured,
         outlets: BTreeMap::new(),
         reading: BTreeSet::new(),
@@ -206,17 +211,23 @@ impl RibTask {
     fn take(&mut self, input: RibInput) {
         match input {
             RibInput::Settings(settings) => {
-                let Settings { speaker, networks, peers, settle_time, fib, options } = *settings;
+                let Settings { speaker, networks, peers, settle_time, fib, options, policies } = *settings;
                 self.rib.set_speaker(speaker);
                 self.rib.set_fib(fib);
                 self.rib.set_options(options);
+                self.rib.set_policies(&policies);
+                self.policies = policies;
                 self.rib.originate(networks);
                 self.convergence.configure(peers);
                 if self.settling == Settling::NotConfigured {
                     self.settling = Settling::Until(Instant::now() + settle_time);
                 }
             }
-            RibInput::Up { peer, info, outlet } => {
+            RibInput::Up { peer, mut info, outlet } => {
+                // Its task knows those of its own start.
+                if let Some(policies) = self.policies.get(&peer) {
+                    info.policy = policies.clone();
+                }
                 self.convergence.up(peer, info.families);
                 self.outlets.insert(peer, outlet);
                 self.rib.peer_up(peer, *info);

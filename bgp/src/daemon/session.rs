@@ -537,6 +537,7 @@ impl SessionTask {
         );
         let info = PeerInfo {
             identifier: negotiated.identifier,
+            remote_as: negotiated.asn,
             address: neighbor.address,
             families: negotiated.families,
             view,
@@ -550,7 +551,7 @@ impl SessionTask {
             extended_next_hop: negotiated.extended_next_hop,
             route_reflector_client: neighbor.route_reflector_client,
             long_lived: !negotiated.long_lived.families.is_empty(),
-            policy: neighbor.policy,
+            policy: neighbor.policy.clone(),
             prefix_limit: neighbor.prefix_limit,
         };
         let mut orders = Vec::new();

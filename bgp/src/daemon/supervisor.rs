@@ -21,7 +21,7 @@ use super::{Options, RoutesOnExit};
 use crate::config::{Checked, CheckedNeighbor, Config, ConfigError};
 use crate::control::{NeighborStatus, Request, Response, RouteView, Status};
 use crate::fsm::State;
-use crate::rib::{Fib, PathView, PeerId, Speaker};
+use crate::rib::{Counts, Fib, PathView, PeerId, Speaker};
 use crate::wire::{NextHop, Notification};
 
 /// Why the speaker cannot run.
@@ -167,6 +167,11 @@ impl Supervisor {
                 .collect(),
             settle_time: Duration::from_secs(checked.kernel.settle_time.into()),
             options: checked.options,
+            policies: self
+                .sessions
+                .values()
+                .map(|session| (session.peer, session.neighbor.policy.clone()))
+                .collect(),
             fib: if checked.kernel.install { Fib::Wanted } else { Fib::Unwanted },
         };
         self.tell_rib(RibInput::Settings(Box::new(settings))).await;
@@ -180,7 +185,9 @@ impl Supervisor {
         let mut ending = Vec::new();
         for (address, session) in std::mem::take(&mut self.sessions) {
             let notification = match checked.neighbor(address) {
-                Some(neighbor) if neighbor == session.neighbor => {
+                // The tables take other policies without the session's help.
+                Some(neighbor) if neighbor.has_session_of(&session.neighbor) => {
+                    let session = SessionHandle { neighbor, ..session };
                     self.sessions.insert(address, session);
                     continue;
                 }
@@ -276,13 +283,15 @@ impl Supervisor {
         let counts = self.ask_rib(RibInput::Counts).await.unwrap_or_default();
         let neighbors = self.sessions.values().map(|session| {
             let status = session.status.borrow();
-            let (received, advertised) = counts.get(&session.peer).copied().unwrap_or_default();
+            let Counts { received, accepted, advertised } =
+                counts.get(&session.peer).copied().unwrap_or_default();
             NeighborStatus {
                 address: session.neighbor.address,
                 remote_as: session.neighbor.remote_as,
                 state: status.state.name().to_owned(),
                 since_seconds: status.since.elapsed().as_secs(),
                 prefixes_received: received,
+                prefixes_accepted: accepted,
                 prefixes_advertised: advertised,
                 last_error: status.last_error.clone(),
             }
