@@ -12,8 +12,8 @@ use super::kernel::KernelInput;
 use crate::family::{Family, FamilySet};
 use crate::prefix::Prefix;
 use crate::rib::{
-    Batch, Counts, DecisionOptions, Excess, Fib, LimitReached, PathView, PeerId, PeerInfo, Policies, Rib,
-    Speaker,
+    Advertisement, Batch, Counts, DecisionOptions, Excess, Explanation, Fib, LimitReached, PathView, PeerId,
+    PeerInfo, Policies, ReceivedView, Refused, Rib, Speaker,
 };
 use crate::wire::OwnedUpdate;
 
@@ -64,6 +64,12 @@ pub(super) enum RibInput {
     Written,
     /// How many prefixes each peer announced and was announced.
     Counts(oneshot::Sender<BTreeMap<PeerId, Counts>>),
+    /// What a peer announced, before the import policy.
+    Received(PeerId, oneshot::Sender<Vec<ReceivedView>>),
+    /// What a peer is told.
+    Advertised(PeerId, oneshot::Sender<Vec<ReceivedView>>),
+    /// What became of the paths to a prefix.
+    Explain(Prefix, Vec<PeerId>, oneshot::Sender<PrefixReport>),
     /// All paths.
     Paths(oneshot::Sender<Vec<PathView>>),
 }
@@ -80,6 +86,14 @@ pub(super) struct Settings {
     pub(super) options: DecisionOptions,
     /// Of all sessions that there are; one that starts later brings its own.
     pub(super) policies: BTreeMap<PeerId, Policies>,
+}
+
+/// What became of the paths to a prefix.
+#[derive(Debug)]
+pub(super) struct PrefixReport {
+    pub(super) paths: Vec<Explanation>,
+    pub(super) refused: Vec<Refused>,
+    pub(super) advertisements: Vec<(PeerId, Advertisement)>,
 }
 
 /// How long messages that are not full may wait for what is still being read.
@@ -256,6 +270,18 @@ impl RibTask {
                 let counts = self.outlets.keys().map(|peer| (*peer, self.rib.counts(*peer))).collect();
                 // Whoever asked may have gone away.
                 drop(answer.send(counts));
+            }
+            RibInput::Received(peer, answer) => drop(answer.send(self.rib.received(peer))),
+            RibInput::Advertised(peer, answer) => drop(answer.send(self.rib.advertised(peer))),
+            RibInput::Explain(prefix, peers, answer) => {
+                let paths = self.rib.explain(prefix);
+                let told = |peer: PeerId| {
+                    let advertisements = self.rib.advertisements(prefix, peer).into_iter();
+                    advertisements.map(move |advertisement| (peer, advertisement)).collect::<Vec<_>>()
+                };
+                let advertisements = peers.into_iter().flat_map(told).collect();
+                let refused = self.rib.refused(prefix);
+                drop(answer.send(PrefixReport { paths, refused, advertisements }));
             }
             RibInput::Paths(answer) => {
                 self.rib.decide();

@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
@@ -30,6 +30,8 @@ use crate::wire::{
 pub(super) enum Command {
     /// The neighbour dialled us.
     Accepted(TcpStream),
+    /// Ask the neighbour for all its routes again; the answer is why not, if it cannot be asked.
+    Refresh(oneshot::Sender<Result<(), String>>),
     /// End, and say this to the neighbour.
     Stop(Notification),
     /// End to begin again: say this to the neighbour only if it does not keep our routes meanwhile.
@@ -144,6 +146,10 @@ impl SessionTask {
             tokio::select! {
                 command = commands.recv() => match command {
                     Some(Command::Accepted(stream)) => self.accepted(stream).await,
+                    Some(Command::Refresh(answer)) => {
+                        // Whoever asked may have gone away.
+                        drop(answer.send(self.request_refresh().map_err(str::to_owned)));
+                    }
                     Some(Command::Stop(notification)) => return self.stop(Input::Stop(notification)).await,
                     Some(Command::Restart(notification)) => {
                         return self.stop(Input::Restart(notification)).await;
@@ -165,6 +171,17 @@ impl SessionTask {
                 () = until(deadline) => self.tick(),
             }
         }
+    }
+
+    fn request_refresh(&mut self) -> Result<(), &'static str> {
+        let (direction, session) = self.machine.established().ok_or("the session is not Established")?;
+        if !session.route_refresh {
+            return Err("the neighbour does not know ROUTE-REFRESH (RFC 2918); reset the session instead");
+        }
+        for family in session.families.iter() {
+            self.send(direction, |out| RouteRefresh::encode(family, RefreshKind::Request, out));
+        }
+        Ok(())
     }
 
     fn slot(&mut self, direction: Direction) -> &mut Option<Transport> {

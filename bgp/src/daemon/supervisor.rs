@@ -19,9 +19,13 @@ use super::session::{self, Command, SessionHandle};
 use super::transport;
 use super::{Options, RoutesOnExit};
 use crate::config::{Checked, CheckedNeighbor, Config, ConfigError};
-use crate::control::{NeighborStatus, Request, Response, RouteView, Status};
+use crate::control::{
+    Explained, ExplainedAdvertisement, ExplainedPath, NeighborStatus, Request, Response, RouteView, Status,
+};
 use crate::fsm::State;
-use crate::rib::{Counts, Fib, PathView, PeerId, Speaker};
+use crate::policy::AnyCommunity;
+use crate::prefix::Prefix;
+use crate::rib::{Counts, Fib, PathView, PeerId, ReceivedView, Speaker};
 use crate::wire::{NextHop, Notification};
 
 /// Why the speaker cannot run.
@@ -274,6 +278,11 @@ impl Supervisor {
             },
             Request::Status => Response::Status(self.status().await),
             Request::Routes => Response::Routes(self.routes().await),
+            Request::Received(address) => self.routes_of(address, RibInput::Received).await,
+            Request::Advertised(address) => self.routes_of(address, RibInput::Advertised).await,
+            Request::Explain(prefix) => Response::Explained(self.explain(prefix).await),
+            Request::Reset(address) => self.reset(address).await,
+            Request::Refresh(address) => self.refresh(address).await,
         };
         // The client may be gone.
         drop(answer.send(response));
@@ -309,6 +318,90 @@ impl Supervisor {
         let addresses: BTreeMap<PeerId, IpAddr> =
             self.sessions.iter().map(|(address, session)| (session.peer, *address)).collect();
         paths.iter().map(|path| route_view(path, &addresses)).collect()
+    }
+
+    async fn routes_of(
+        &self,
+        address: IpAddr,
+        question: impl FnOnce(PeerId, oneshot::Sender<Vec<ReceivedView>>) -> RibInput,
+    ) -> Response {
+        let Some(session) = self.sessions.get(&address) else { return no_neighbor(address) };
+        let views = self.ask_rib(|answer| question(session.peer, answer)).await.unwrap_or_default();
+        let path = |view: ReceivedView| PathView {
+            prefix: view.prefix,
+            peer: session.peer,
+            path_id: view.path_id,
+            attributes: view.attributes,
+            best: false,
+            multipath: false,
+            stale: false,
+        };
+        let addresses = BTreeMap::from([(session.peer, address)]);
+        Response::Routes(views.into_iter().map(|view| route_view(&path(view), &addresses)).collect())
+    }
+
+    async fn explain(&self, prefix: Prefix) -> Explained {
+        let addresses: BTreeMap<PeerId, IpAddr> =
+            self.sessions.iter().map(|(address, session)| (session.peer, *address)).collect();
+        let peers = self.sessions.values().map(|session| session.peer).collect();
+        let report = self.ask_rib(|answer| RibInput::Explain(prefix, peers, answer)).await;
+        let mut explained = Explained { prefix, paths: Vec::new(), advertisements: Vec::new() };
+        let Some(report) = report else { return explained };
+        let name = |peer: PeerId| addresses.get(&peer).map_or("(own)".to_owned(), IpAddr::to_string);
+        for path in report.paths {
+            let state = match (path.used, path.lost_at) {
+                (true, None) => "best",
+                (true, Some(_)) => "multipath",
+                (false, _) => "unused",
+            };
+            explained.paths.push(ExplainedPath {
+                neighbor: addresses.get(&path.path.peer).copied(),
+                path_id: path.path.path_id,
+                state: state.to_owned(),
+                reason: path.lost_at.map(|step| step.to_string()),
+                lost_to: path.lost_to.map(|other| name(other.peer)),
+            });
+        }
+        explained.paths.extend(report.refused.into_iter().map(|refused| ExplainedPath {
+            neighbor: addresses.get(&refused.peer).copied(),
+            path_id: refused.path_id,
+            state: "rejected".to_owned(),
+            reason: Some(refused.decided),
+            lost_to: None,
+        }));
+        for (peer, advertisement) in report.advertisements {
+            let Some(to) = addresses.get(&peer).copied() else { continue };
+            explained.advertisements.push(ExplainedAdvertisement {
+                to,
+                from: addresses.get(&advertisement.path.peer).copied(),
+                path_id: advertisement.path.path_id,
+                told: advertisement.withheld.is_none(),
+                reason: advertisement.withheld.map(|withheld| withheld.to_string()),
+                decided: advertisement.decided,
+            });
+        }
+        explained
+    }
+
+    async fn reset(&mut self, address: IpAddr) -> Response {
+        let Some(rib) = self.rib.clone() else { return no_neighbor(address) };
+        let Some(session) = self.sessions.remove(&address) else { return no_neighbor(address) };
+        let neighbor = session.neighbor.clone();
+        end_sessions(vec![(session, Command::Stop(Notification::administrative_reset()))]).await;
+        self.start(neighbor, rib, None);
+        Response::Done
+    }
+
+    async fn refresh(&self, address: IpAddr) -> Response {
+        let Some(session) = self.sessions.get(&address) else { return no_neighbor(address) };
+        let (answer, answered) = oneshot::channel();
+        // A session that ended just now answers nothing.
+        drop(session.commands.send(Command::Refresh(answer)).await);
+        match answered.await {
+            Ok(Ok(())) => Response::Done,
+            Ok(Err(reason)) => Response::Error(format!("refresh {address}: {reason}")),
+            Err(_) => Response::Error(format!("refresh {address}: the session ends")),
+        }
     }
 
     async fn ask_rib<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> RibInput) -> Option<T> {
@@ -390,6 +483,10 @@ fn speaker(checked: &Checked) -> Speaker {
     Speaker { cluster_id: checked.cluster_id, ..Speaker::new(checked.asn, checked.router_id) }
 }
 
+fn no_neighbor(address: IpAddr) -> Response {
+    Response::Error(format!("{address} is no neighbour; `margayctl bgp neighbors` has them"))
+}
+
 fn route_view(path: &PathView, addresses: &BTreeMap<PeerId, IpAddr>) -> RouteView {
     let attributes = &path.attributes;
     RouteView {
@@ -406,7 +503,7 @@ fn route_view(path: &PathView, addresses: &BTreeMap<PeerId, IpAddr>) -> RouteVie
         as_path: attributes.as_path.to_string(),
         med: attributes.med,
         local_pref: attributes.local_pref,
-        communities: attributes.communities.iter().map(ToString::to_string).collect(),
+        communities: AnyCommunity::all_of(attributes).iter().map(ToString::to_string).collect(),
     }
 }
 

@@ -1,5 +1,6 @@
 //! What a peer is told about a path.
 
+use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::decision::DEFAULT_LOCAL_PREF;
@@ -68,6 +69,26 @@ pub enum Withheld {
     NoPolicy,
     /// The export policy rejects it.
     Policy,
+}
+
+impl fmt::Display for Withheld {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::OwnPath => "its own path",
+            Self::Family => "the family is not negotiated",
+            Self::NotReflected => "both are internal, and none is a client",
+            Self::NoAdvertise => "no-advertise",
+            Self::NoExport => "no-export",
+            Self::LongLivedStale => "stale for long, and it does not know what that is",
+            Self::NoNextHop => "there is no next hop that it takes",
+            Self::TooLong => "the attributes do not fit in a message",
+            Self::NotBest => "not the best path",
+            Self::Down => "no session",
+            Self::Unreachable => "the next hop cannot be reached",
+            Self::NoPolicy => "external, and without export policy",
+            Self::Policy => "rejected by the export policy",
+        })
+    }
 }
 
 impl ExportView {
