@@ -76,6 +76,9 @@ pub struct Config {
     /// What to do with routes in the kernel.
     #[serde(default)]
     pub kernel: Kernel,
+    /// Where `/metrics` is served. Default: nowhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<SocketAddr>,
     /// Lists of prefixes, by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub prefix_lists: BTreeMap<String, Vec<PrefixEntry>>,
@@ -333,6 +336,7 @@ pub struct Checked {
     pub(crate) shutdown_message: Option<String>,
     pub(crate) deferral_time: Duration,
     pub(crate) kernel: Kernel,
+    pub(crate) metrics: Option<SocketAddr>,
     pub(crate) policies: BTreeMap<String, Arc<Policy>>,
 }
 
@@ -465,6 +469,7 @@ impl Config {
             shutdown_message: None,
             deferral_time: default_deferral_time(),
             kernel: Kernel::default(),
+            metrics: None,
             prefix_lists: BTreeMap::new(),
             policies: BTreeMap::new(),
             import: None,
@@ -579,6 +584,7 @@ impl Config {
             shutdown_message: self.shutdown_message.clone(),
             deferral_time: Duration::from_secs(self.deferral_time.into()),
             kernel: self.kernel,
+            metrics: self.metrics,
             policies,
         })
     }

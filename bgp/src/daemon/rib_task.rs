@@ -13,7 +13,7 @@ use crate::family::{Family, FamilySet};
 use crate::prefix::Prefix;
 use crate::rib::{
     Advertisement, Batch, Counts, DecisionOptions, Excess, Explanation, Fib, LimitReached, PathView, PeerId,
-    PeerInfo, Policies, ReceivedView, Refused, Rib, Speaker,
+    PeerInfo, Policies, ReceivedView, Refused, Rib, Sizes, Speaker, Tallies,
 };
 use crate::wire::OwnedUpdate;
 
@@ -70,6 +70,8 @@ pub(super) enum RibInput {
     Advertised(PeerId, oneshot::Sender<Vec<ReceivedView>>),
     /// What became of the paths to a prefix.
     Explain(Prefix, Vec<PeerId>, oneshot::Sender<PrefixReport>),
+    /// How many paths there are, by peer and family, and what the tables hold.
+    Tally(oneshot::Sender<(Tallies, Sizes)>),
     /// All paths.
     Paths(oneshot::Sender<Vec<PathView>>),
 }
@@ -271,6 +273,7 @@ impl RibTask {
                 // Whoever asked may have gone away.
                 drop(answer.send(counts));
             }
+            RibInput::Tally(answer) => drop(answer.send(self.rib.tally())),
             RibInput::Received(peer, answer) => drop(answer.send(self.rib.received(peer))),
             RibInput::Advertised(peer, answer) => drop(answer.send(self.rib.advertised(peer))),
             RibInput::Explain(prefix, peers, answer) => {

@@ -44,6 +44,18 @@ pub(super) struct SessionStatus {
     pub(super) state: State,
     pub(super) since: Instant,
     pub(super) last_error: Option<String>,
+    pub(super) tally: Tally,
+}
+
+/// What a session counts.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Tally {
+    pub(super) up: u64,
+    pub(super) down: u64,
+    /// Messages of all kinds.
+    pub(super) received: u64,
+    /// Faulty attributes that did not cost the session.
+    pub(super) faults: u64,
 }
 
 /// A running session task.
@@ -92,7 +104,8 @@ pub(super) fn start(
 ) -> SessionHandle {
     let (commands, receiver) = mpsc::channel(16);
     let epoch = Instant::now();
-    let initial = SessionStatus { state: State::Idle, since: epoch, last_error: None };
+    let initial =
+        SessionStatus { state: State::Idle, since: epoch, last_error: None, tally: Tally::default() };
     let (status, watched) = watch::channel(initial);
     let machine = Session::new(SessionConfig {
         local_as: neighbor.local_as,
@@ -307,6 +320,7 @@ impl SessionTask {
     /// Takes all whole messages out of what was received.
     fn messages(&mut self, direction: Direction, received: &[u8]) {
         let mut rest = received;
+        let mut count = 0;
         // A fault closes the connection, and what follows it means nothing.
         while self.slot(direction).is_some() {
             let limit = self.negotiated(direction).map_or(MAX_MESSAGE_LEN, |session| session.message_limit);
@@ -314,6 +328,7 @@ impl SessionTask {
                 Ok(None) => break,
                 Ok(Some(frame)) => {
                     rest = rest.get(frame.length..).unwrap_or_default();
+                    count += 1;
                     match Message::decode(frame) {
                         Ok(message) => self.message(direction, message),
                         Err(notification) => self.step(Input::Malformed(direction, notification)),
@@ -322,6 +337,7 @@ impl SessionTask {
                 Err(notification) => self.step(Input::Malformed(direction, notification)),
             }
         }
+        self.status.send_modify(|status| status.tally.received += count);
         if let Some(transport) = self.slot(direction) {
             transport.received = rest.to_vec();
         }
@@ -388,6 +404,7 @@ impl SessionTask {
         match Update::decode(body, context) {
             Ok(update) => {
                 for fault in &update.faults {
+                    self.status.send_modify(|status| status.tally.faults += 1);
                     tracing::warn!(neighbor = %self.neighbor.address, action = ?fault.action, "UPDATE: {fault}");
                 }
                 if let Some(family) = update.end_of_rib {
@@ -510,6 +527,7 @@ impl SessionTask {
             Output::Down(reason) => {
                 tracing::warn!(neighbor = %self.neighbor.address, %reason, "session down");
                 self.note_error(reason.to_string());
+                self.status.send_modify(|status| status.tally.down += 1);
                 self.inlet = None;
                 self.writing_batch = false;
                 let mut orders = Vec::new();
@@ -575,6 +593,7 @@ impl SessionTask {
         self.helper.up(self.now(), negotiated, &mut orders);
         self.order(orders);
         self.session = Some(*negotiated);
+        self.status.send_modify(|status| status.tally.up += 1);
         let (outlet, inlet) = rib_task::outlet();
         self.inlet = Some(inlet);
         self.writing_batch = false;

@@ -14,6 +14,7 @@ use tokio::time::{Duration, timeout};
 use super::control_server::{self, ControlRequest};
 use super::kernel::{self, KernelInput};
 use super::listener::{Listener, PasswordError};
+use super::metrics::{MetricsServer, Scrape, Scraped, Scrapes};
 use super::rib_task::{self, RibInput, Settings};
 use super::session::{self, Command, SessionHandle};
 use super::transport;
@@ -22,6 +23,7 @@ use crate::config::{Checked, CheckedNeighbor, Config, ConfigError};
 use crate::control::{
     Explained, ExplainedAdvertisement, ExplainedPath, NeighborStatus, Request, Response, RouteView, Status,
 };
+use crate::family::Family;
 use crate::fsm::State;
 use crate::policy::AnyCommunity;
 use crate::prefix::Prefix;
@@ -52,6 +54,15 @@ pub enum DaemonError {
         #[source]
         source: io::Error,
     },
+    /// The address for metrics cannot be listened on.
+    #[error("serve metrics on {address}; is the port taken?")]
+    Metrics {
+        /// Which address.
+        address: SocketAddr,
+        /// The system call's error.
+        #[source]
+        source: io::Error,
+    },
     /// The kernel does not take a neighbour's password.
     #[error(transparent)]
     Password(#[from] PasswordError),
@@ -69,6 +80,8 @@ const END_TIME: Duration = Duration::from_secs(10);
 struct Supervisor {
     config: Option<Checked>,
     listeners: BTreeMap<SocketAddr, Listener>,
+    metrics: Option<MetricsServer>,
+    scrapes: Scrapes,
     accepted: mpsc::Sender<TcpStream>,
     sessions: BTreeMap<IpAddr, SessionHandle>,
     next_peer: u32,
@@ -88,11 +101,14 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
     let socket =
         control_server::bind(path).map_err(|source| DaemonError::Control { path: path.clone(), source })?;
     let (accepted, mut connections) = mpsc::channel(256);
+    let (scrapes, mut scraped) = mpsc::channel(4);
     let (kernel, kernel_inputs) = mpsc::channel(1);
     let mut kernel_task = tokio::spawn(kernel::run(kernel_inputs));
     let mut supervisor = Supervisor {
         config: None,
         listeners: BTreeMap::new(),
+        metrics: None,
+        scrapes,
         accepted,
         sessions: BTreeMap::new(),
         next_peer: 1,
@@ -116,6 +132,10 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
                 break Ok(());
             }
             Some(stream) = connections.recv() => supervisor.accept(stream).await,
+            Some(answer) = scraped.recv() => {
+                // The scraper may be gone.
+                drop(answer.send(supervisor.scrape().await));
+            }
             Some(request) = control.recv() => supervisor.answer(request).await,
         }
     };
@@ -138,6 +158,16 @@ impl Supervisor {
                 .map_err(|source| DaemonError::Listen { address: *address, source })?;
             opened.push((*address, listener));
         }
+        let metrics = match checked.metrics {
+            Some(address) if self.metrics.as_ref().is_none_or(|server| server.address != address) => {
+                let server = MetricsServer::open(address, self.scrapes.clone())
+                    .map_err(|source| DaemonError::Metrics { address, source })?;
+                Some(server)
+            }
+            Some(_) => self.metrics.take(),
+            None => None,
+        };
+        self.metrics = metrics;
         self.listeners.extend(opened);
         self.listeners.retain(|address, _| wanted.contains(address));
 
@@ -318,6 +348,22 @@ impl Supervisor {
         let addresses: BTreeMap<PeerId, IpAddr> =
             self.sessions.iter().map(|(address, session)| (session.peer, *address)).collect();
         paths.iter().map(|path| route_view(path, &addresses)).collect()
+    }
+
+    async fn scrape(&self) -> Scrape {
+        let (counts, sizes) = self.ask_rib(RibInput::Tally).await.unwrap_or_default();
+        let neighbors = self.sessions.iter().map(|(address, session)| {
+            let status = session.status.borrow();
+            let of = |family| Some((family, *counts.get(&(session.peer, family))?));
+            Scraped {
+                neighbor: address.to_string(),
+                state: status.state.name(),
+                established: status.state == State::Established,
+                tally: status.tally,
+                counts: Family::ALL.into_iter().filter_map(of).collect(),
+            }
+        });
+        Scrape { neighbors: neighbors.collect(), sizes }
     }
 
     async fn routes_of(

@@ -13,6 +13,7 @@ use super::export::{ExportView, Told, export};
 use super::intern::{AttrId, Interner};
 use super::log::{Audience, Batch, Chunk, Draft, Log};
 use super::peer::{AddPath, PeerId, PeerInfo, Policy, Source};
+use super::policies::Tallies;
 use super::table::{SlotId, Table, hash};
 use crate::family::{Family, FamilySet};
 use crate::policy::Signature;
@@ -361,6 +362,27 @@ impl Group {
             });
         }
         told
+    }
+
+    /// Counts what each member is told, in one pass for all of them.
+    pub(super) fn tally(&self, table: &Table, tally: &mut Tallies) {
+        let mut told: BTreeMap<Family, usize> = BTreeMap::new();
+        let mut left_out: BTreeMap<(u32, Family), usize> = BTreeMap::new();
+        for slot in (0..table.end()).map(SlotId::of) {
+            let family = table.slot(slot).prefix.family();
+            self.for_each_entry(slot, |_, entry| {
+                if entry.attr.is_some() {
+                    *told.entry(family).or_default() += 1;
+                    *left_out.entry((entry.except, family)).or_default() += 1;
+                }
+            });
+        }
+        for peer in self.members() {
+            for (family, count) in &told {
+                let own = left_out.get(&(peer.0, *family)).copied().unwrap_or(0);
+                tally.entry((peer, *family)).or_default().advertised = count - own;
+            }
+        }
     }
 
     /// Takes a member out, with what it knows, to be put into another group.

@@ -517,6 +517,13 @@ impl History {
             let accepted = accepted.keys().filter(|(_, peer, _)| *peer == number).count();
             let counts = Counts { received, accepted, advertised: knowledge.routes.len() };
             assert_eq!(self.rib.counts(id(number)), counts, "peer {number}");
+            let (tally, _) = self.rib.tally();
+            let told: usize = Family::ALL
+                .iter()
+                .filter_map(|of| tally.get(&(id(number), *of)))
+                .map(|counts| counts.advertised)
+                .sum();
+            assert_eq!(told, counts.advertised, "tally of peer {number}");
             let said: Vec<_> =
                 self.rib.received(id(number)).into_iter().map(|view| view.attributes).collect();
             let wanted = self.truth.said.iter().filter(|((_, peer, _), _)| *peer == number);

@@ -40,8 +40,8 @@ pub use export::{ExportView, Withheld};
 pub use fib::{Fib, FibChange, FibNextHop, FibRoute};
 pub use log::{Batch, Segment};
 pub use next_hop::Tracking;
-pub use peer::{AddPath, Counts, Excess, PeerId, PeerInfo, Policies, Policy, PrefixLimit, Source};
-pub use policies::{ReceivedView, Refused};
+pub use peer::{AddPath, Counts, Excess, PeerId, PeerInfo, Policies, Policy, PrefixLimit, Sizes, Source};
+pub use policies::{ReceivedView, Refused, Tallies};
 pub use state::{PathView, Rib, Speaker};
 
 #[cfg(test)]

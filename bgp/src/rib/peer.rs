@@ -166,6 +166,17 @@ pub struct Counts {
     pub advertised: usize,
 }
 
+/// What the tables hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sizes {
+    /// Prefixes.
+    pub prefixes: usize,
+    /// Sets of attributes that were received.
+    pub attributes: usize,
+    /// Sets of attributes that are told.
+    pub told: usize,
+}
+
 impl Peer {
     /// Paths that it announced, refused ones included.
     pub(super) fn announced(&self) -> usize {

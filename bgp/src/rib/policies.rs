@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use super::group::GroupKey;
 use super::intern::AttrId;
-use super::peer::{Peer, PeerId, Policies, Policy};
+use super::peer::{Counts, Peer, PeerId, Policies, Policy, Sizes};
 use super::state::Rib;
 use super::table::hash;
 use crate::config::RouteKind;
@@ -33,6 +33,9 @@ pub(super) struct Importer {
     announcer: Announcer,
     results: BTreeMap<(AttrId, Signature, Family), Option<AttrId>>,
 }
+
+/// Paths of each peer, by family.
+pub type Tallies = BTreeMap<(PeerId, Family), Counts>;
 
 /// A path that an import policy refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -329,6 +332,35 @@ impl Rib {
             }
         }
         refused
+    }
+
+    /// Paths of each peer by family, and what the tables hold.
+    pub fn tally(&self) -> (Tallies, Sizes) {
+        let mut tally = Tallies::new();
+        for slot in self.table.all().map(|slot| self.table.slot(slot)) {
+            for path in slot.paths.as_slice() {
+                let counts = tally.entry((path.peer, slot.prefix.family())).or_default();
+                counts.accepted += 1;
+                counts.received += 1;
+            }
+        }
+        for (id, peer) in self.peers.iter() {
+            if let Some(held) = &peer.held {
+                for family in Family::ALL {
+                    let received = held.keys().filter(|(prefix, _)| prefix.family() == family).count();
+                    tally.entry((id, family)).or_default().received = received;
+                }
+            }
+        }
+        for group in self.groups.iter().flatten() {
+            group.tally(&self.table, &mut tally);
+        }
+        let sizes = Sizes {
+            prefixes: self.table.len(),
+            attributes: self.interners.received.len(),
+            told: self.interners.told.len(),
+        };
+        (tally, sizes)
     }
 
     /// What a peer said, before its import policy.
