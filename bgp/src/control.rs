@@ -40,6 +40,16 @@ pub enum Request {
     Status,
     /// Say all paths.
     Routes,
+    /// Say what a neighbour announces, before the import policy.
+    Received(IpAddr),
+    /// Say what a neighbour is told.
+    Advertised(IpAddr),
+    /// Say why a path to this prefix is used, and who is told of it.
+    Explain(Prefix),
+    /// End the session with a neighbour (Cease, administrative reset), and begin a new one.
+    Reset(IpAddr),
+    /// Have a neighbour announce all its routes again (RFC 2918).
+    Refresh(IpAddr),
 }
 
 /// What the speaker answers.
@@ -50,7 +60,11 @@ pub enum Response {
     Configured,
     /// To [`Request::Status`].
     Status(Status),
-    /// To [`Request::Routes`].
+    /// The session is reset, or its neighbour asked.
+    Done,
+    /// To [`Request::Explain`].
+    Explained(Explained),
+    /// To [`Request::Routes`], [`Request::Received`] and [`Request::Advertised`].
     Routes(Vec<RouteView>),
     /// The request was refused; nothing has changed.
     Error(String),
@@ -80,8 +94,10 @@ pub struct NeighborStatus {
     pub state: String,
     /// Seconds in this state.
     pub since_seconds: u64,
-    /// Prefixes the neighbour announces to us and that we keep.
+    /// Prefixes the neighbour announces to us.
     pub prefixes_received: usize,
+    /// Those of them that the import policy accepts.
+    pub prefixes_accepted: usize,
     /// Prefixes we announce to the neighbour.
     pub prefixes_advertised: usize,
     /// Why the session or the last attempt ended.
@@ -111,8 +127,51 @@ pub struct RouteView {
     pub med: Option<u32>,
     /// `LOCAL_PREF`.
     pub local_pref: Option<u32>,
-    /// Communities as `AS:value`.
+    /// Communities of all kinds, as policies have them.
     pub communities: Vec<String>,
+}
+
+/// What became of the paths to a prefix.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Explained {
+    /// The prefix.
+    pub prefix: Prefix,
+    /// Paths in the tables, in order of preference.
+    pub paths: Vec<ExplainedPath>,
+    /// Who is told of which path.
+    pub advertisements: Vec<ExplainedAdvertisement>,
+}
+
+/// What became of a path.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExplainedPath {
+    /// Which neighbour announced it; `None` for our own.
+    pub neighbor: Option<IpAddr>,
+    /// The neighbour's number for it.
+    pub path_id: u32,
+    /// `best`, `multipath`, `unused`, or `rejected` by the import policy.
+    pub state: String,
+    /// Where it lost, or which term rejected it; `None` for the best path.
+    pub reason: Option<String>,
+    /// Whose path was better there.
+    pub lost_to: Option<String>,
+}
+
+/// Whether a neighbour is told of a path.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExplainedAdvertisement {
+    /// Which neighbour.
+    pub to: IpAddr,
+    /// Whose path; `None` for our own.
+    pub from: Option<IpAddr>,
+    /// The announcing neighbour's number for it.
+    pub path_id: u32,
+    /// Whether it is told.
+    pub told: bool,
+    /// Why not, where it is not.
+    pub reason: Option<String>,
+    /// Which term of the export policy decided.
+    pub decided: Option<String>,
 }
 
 /// Why a request has no answer.
@@ -189,6 +248,61 @@ impl Client {
     pub async fn routes(&mut self) -> Result<Vec<RouteView>, ControlError> {
         match self.ask(&Request::Routes).await? {
             Response::Routes(routes) => Ok(routes),
+            _ => Err(ControlError::Unexpected),
+        }
+    }
+
+    /// Asks what a neighbour announces, before the import policy.
+    ///
+    /// # Errors
+    /// There is no such neighbour, or a failure to talk to the speaker.
+    pub async fn received(&mut self, neighbor: IpAddr) -> Result<Vec<RouteView>, ControlError> {
+        match self.ask(&Request::Received(neighbor)).await? {
+            Response::Routes(routes) => Ok(routes),
+            _ => Err(ControlError::Unexpected),
+        }
+    }
+
+    /// Asks what a neighbour is told.
+    ///
+    /// # Errors
+    /// There is no such neighbour, or a failure to talk to the speaker.
+    pub async fn advertised(&mut self, neighbor: IpAddr) -> Result<Vec<RouteView>, ControlError> {
+        match self.ask(&Request::Advertised(neighbor)).await? {
+            Response::Routes(routes) => Ok(routes),
+            _ => Err(ControlError::Unexpected),
+        }
+    }
+
+    /// Asks what became of the paths to a prefix.
+    ///
+    /// # Errors
+    /// A failure to talk to the speaker.
+    pub async fn explain(&mut self, prefix: Prefix) -> Result<Explained, ControlError> {
+        match self.ask(&Request::Explain(prefix)).await? {
+            Response::Explained(explained) => Ok(explained),
+            _ => Err(ControlError::Unexpected),
+        }
+    }
+
+    /// Ends the session with a neighbour, and begins a new one.
+    ///
+    /// # Errors
+    /// There is no such neighbour, or a failure to talk to the speaker.
+    pub async fn reset(&mut self, neighbor: IpAddr) -> Result<(), ControlError> {
+        match self.ask(&Request::Reset(neighbor)).await? {
+            Response::Done => Ok(()),
+            _ => Err(ControlError::Unexpected),
+        }
+    }
+
+    /// Has a neighbour announce all its routes again.
+    ///
+    /// # Errors
+    /// There is no session with it, it cannot do that, or a failure to talk to the speaker.
+    pub async fn refresh(&mut self, neighbor: IpAddr) -> Result<(), ControlError> {
+        match self.ask(&Request::Refresh(neighbor)).await? {
+            Response::Done => Ok(()),
             _ => Err(ControlError::Unexpected),
         }
     }

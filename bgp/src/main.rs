@@ -1,9 +1,12 @@
 //! `margay-bgp`: the BGP speaker of a node, or a stand-alone one.
 
+use std::io::Write as _;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::{ArgAction, Parser, ValueEnum};
+use clap::{ArgAction, Parser, Subcommand, ValueEnum};
+use margay_bgp::check;
 use margay_bgp::config::Config;
 use margay_bgp::control;
 use margay_bgp::daemon::{self, Options, RoutesOnExit};
@@ -11,7 +14,7 @@ use tracing_subscriber::EnvFilter;
 
 /// Speaks BGP-4 to neighbours and installs what it learns in the kernel. Ends on SIGTERM.
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(version, args_conflicts_with_subcommands = true)]
 struct Flags {
     /// Configuration in YAML; without it the speaker waits for one on the control socket.
     #[arg(long, value_name = "FILE")]
@@ -25,6 +28,21 @@ struct Flags {
     /// The form of the log on standard error; `RUST_LOG` filters it.
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     log_format: LogFormat,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Says whether a configuration can be used, and whether its policies pass its tests. Exit status 1 if not.
+    Check {
+        /// The configuration.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// More tests, in a file with `tests:`.
+        #[arg(long, value_name = "FILE")]
+        tests: Option<PathBuf>,
+    },
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -33,8 +51,13 @@ enum LogFormat {
     Json,
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<ExitCode> {
     let flags = Flags::parse();
+    if let Some(Command::Check { config, tests }) = &flags.command {
+        let report = check::run(config, tests.as_deref());
+        write!(std::io::stdout(), "{report}").context("write the report")?;
+        return Ok(if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match flags.log_format {
@@ -56,5 +79,5 @@ fn main() -> anyhow::Result<()> {
         .build()
         .context("start the runtime")?;
     runtime.block_on(daemon::run(Options { config, control: flags.control, routes_on_exit }))?;
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }

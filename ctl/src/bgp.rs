@@ -1,27 +1,35 @@
 //! `margayctl bgp`.
 
+use std::net::IpAddr;
 use std::path::Path;
 
 use anyhow::Context;
 use margay_api::paths;
+use margay_bgp::Prefix;
 use margay_bgp::control::{Client, Status};
 
 use crate::{Answer, table::Table};
 
 /// How the speaker is.
 pub(crate) fn status(run_dir: &Path) -> anyhow::Result<Status> {
-    block_on(async { Ok(Client::connect(run_dir.join(paths::BGP_SOCKET)).await?.status().await?) })
+    status_of(&run_dir.join(paths::BGP_SOCKET))
 }
 
-pub(crate) fn neighbors(run_dir: &Path) -> anyhow::Result<Answer> {
-    let mut table = Table::new(&["neighbor", "as", "state", "since", "received", "advertised", "last_error"]);
-    for neighbor in status(run_dir)?.neighbors {
+fn status_of(socket: &Path) -> anyhow::Result<Status> {
+    block_on(async { Ok(Client::connect(socket).await?.status().await?) })
+}
+
+pub(crate) fn neighbors(socket: &Path) -> anyhow::Result<Answer> {
+    let mut table =
+        Table::new(&["neighbor", "as", "state", "since", "received", "accepted", "advertised", "last_error"]);
+    for neighbor in status_of(socket)?.neighbors {
         table.push([
             neighbor.address.to_string(),
             neighbor.remote_as.to_string(),
             neighbor.state,
             format!("{}s", neighbor.since_seconds),
             neighbor.prefixes_received.to_string(),
+            neighbor.prefixes_accepted.to_string(),
             neighbor.prefixes_advertised.to_string(),
             neighbor.last_error.unwrap_or_default(),
         ]);
@@ -29,9 +37,22 @@ pub(crate) fn neighbors(run_dir: &Path) -> anyhow::Result<Answer> {
     Ok(table.into())
 }
 
-pub(crate) fn routes(run_dir: &Path) -> anyhow::Result<Answer> {
-    let routes =
-        block_on(async { Ok(Client::connect(run_dir.join(paths::BGP_SOCKET)).await?.routes().await?) })?;
+/// Paths to a prefix, or to all; those in the tables, or what one neighbour says or is told.
+pub(crate) fn routes(
+    socket: &Path,
+    prefix: Option<Prefix>,
+    received: Option<IpAddr>,
+    advertised: Option<IpAddr>,
+) -> anyhow::Result<Answer> {
+    let mut routes = block_on(async {
+        let mut client = Client::connect(socket).await?;
+        Ok(match (received, advertised) {
+            (Some(neighbor), _) => client.received(neighbor).await?,
+            (None, Some(neighbor)) => client.advertised(neighbor).await?,
+            (None, None) => client.routes().await?,
+        })
+    })?;
+    routes.retain(|route| prefix.is_none_or(|prefix| prefix == route.prefix));
     let columns =
         ["prefix", "use", "next_hop", "neighbor", "local_pref", "med", "as_path", "origin", "communities"];
     let mut table = Table::new(&columns);
@@ -56,6 +77,51 @@ pub(crate) fn routes(run_dir: &Path) -> anyhow::Result<Answer> {
         ]);
     }
     Ok(table.into())
+}
+
+/// What became of the paths to a prefix, then who is told of which.
+pub(crate) fn explain(socket: &Path, prefix: Prefix) -> anyhow::Result<Answer> {
+    let explained = block_on(async { Ok(Client::connect(socket).await?.explain(prefix).await?) })?;
+    anyhow::ensure!(!explained.paths.is_empty(), "there is no path to {prefix}");
+    let name = |neighbor: Option<IpAddr>| neighbor.map_or("(own)".to_owned(), |address| address.to_string());
+    let mut paths = Table::new(&["neighbor", "path_id", "state", "reason", "lost_to"]);
+    for path in explained.paths {
+        paths.push([
+            name(path.neighbor),
+            path.path_id.to_string(),
+            path.state,
+            path.reason.unwrap_or_default(),
+            path.lost_to.unwrap_or_default(),
+        ]);
+    }
+    let mut told = Table::new(&["to", "from", "path_id", "told", "reason", "decided_by"]);
+    for advertisement in explained.advertisements {
+        told.push([
+            advertisement.to.to_string(),
+            name(advertisement.from),
+            advertisement.path_id.to_string(),
+            if advertisement.told { "yes" } else { "no" }.to_owned(),
+            advertisement.reason.unwrap_or_default(),
+            advertisement.decided.unwrap_or_default(),
+        ]);
+    }
+    Ok(Answer::of_sections(vec![("paths", paths), ("advertisements", told)]))
+}
+
+pub(crate) fn reset(socket: &Path, neighbor: IpAddr) -> anyhow::Result<Answer> {
+    block_on(async { Ok(Client::connect(socket).await?.reset(neighbor).await?) })?;
+    Ok(done(neighbor, "reset"))
+}
+
+pub(crate) fn refresh(socket: &Path, neighbor: IpAddr) -> anyhow::Result<Answer> {
+    block_on(async { Ok(Client::connect(socket).await?.refresh(neighbor).await?) })?;
+    Ok(done(neighbor, "asked for its routes"))
+}
+
+fn done(neighbor: IpAddr, what: &str) -> Answer {
+    let mut table = Table::new(&["neighbor", "result"]);
+    table.push([neighbor.to_string(), what.to_owned()]);
+    table.into()
 }
 
 fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {

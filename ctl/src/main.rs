@@ -1,7 +1,7 @@
 //! `margayctl`: what one node knows, in words. Run it on the node, or in the agent's container; `policy` anywhere.
 //!
 //! It reads what the node's processes leave on disk and asks their sockets; `policy` reads the cluster's objects, or
-//! files. It changes nothing.
+//! files. It changes nothing but the sessions that `bgp reset` and `bgp refresh` name.
 
 mod bgp;
 mod check;
@@ -14,12 +14,14 @@ mod table;
 
 use std::{
     io::{self, Write},
+    net::IpAddr,
     path::PathBuf,
     process::ExitCode,
 };
 
 use clap::{Parser, Subcommand, ValueEnum};
 use margay_api::paths;
+use margay_bgp::Prefix;
 
 /// Shows what Margay does on this node.
 #[derive(Debug, Parser)]
@@ -60,6 +62,9 @@ enum Command {
     },
     /// The BGP speaker.
     Bgp {
+        /// Its control socket. Default: `bgp.sock` in the run directory.
+        #[arg(long, global = true, value_name = "PATH")]
+        socket: Option<PathBuf>,
         #[command(subcommand)]
         command: Bgp,
     },
@@ -85,7 +90,31 @@ enum Bgp {
     /// Sessions and their states.
     Neighbors,
     /// Paths, the best first.
-    Routes,
+    Routes {
+        /// Of this prefix only.
+        prefix: Option<Prefix>,
+        /// What this neighbour announces, before the import policy.
+        #[arg(long, value_name = "NEIGHBOR", conflicts_with = "advertised")]
+        received: Option<IpAddr>,
+        /// What this neighbour is told.
+        #[arg(long, value_name = "NEIGHBOR")]
+        advertised: Option<IpAddr>,
+    },
+    /// Why a path to a prefix is used, and who is told of it.
+    Explain {
+        /// The prefix.
+        prefix: Prefix,
+    },
+    /// Ends the session with a neighbour (Cease, administrative reset), which begins anew at once.
+    Reset {
+        /// Its address.
+        neighbor: IpAddr,
+    },
+    /// Has a neighbour announce all its routes again.
+    Refresh {
+        /// Its address.
+        neighbor: IpAddr,
+    },
 }
 
 fn main() -> ExitCode {
@@ -95,8 +124,18 @@ fn main() -> ExitCode {
         Command::Endpoints => endpoints::run(&cli.run_dir),
         Command::Ipam { command: Ipam::Show } => ipam::show(&cli.run_dir, &cli.state_dir),
         Command::Ipam { command: Ipam::Check } => check::run(&cli.run_dir, &cli.state_dir),
-        Command::Bgp { command: Bgp::Neighbors } => bgp::neighbors(&cli.run_dir),
-        Command::Bgp { command: Bgp::Routes } => bgp::routes(&cli.run_dir),
+        Command::Bgp { socket, command } => {
+            let socket = socket.clone().unwrap_or_else(|| cli.run_dir.join(paths::BGP_SOCKET));
+            match command {
+                Bgp::Neighbors => bgp::neighbors(&socket),
+                Bgp::Routes { prefix, received, advertised } => {
+                    bgp::routes(&socket, *prefix, *received, *advertised)
+                }
+                Bgp::Explain { prefix } => bgp::explain(&socket, *prefix),
+                Bgp::Reset { neighbor } => bgp::reset(&socket, *neighbor),
+                Bgp::Refresh { neighbor } => bgp::refresh(&socket, *neighbor),
+            }
+        }
         Command::Monitor(options) => {
             return match monitor::run(&cli.run_dir, options, cli.output) {
                 Ok(()) => ExitCode::SUCCESS,

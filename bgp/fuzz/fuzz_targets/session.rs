@@ -11,7 +11,7 @@ use libfuzzer_sys::fuzz_target;
 use margay_bgp::fsm::{
     Direction, Helper, Input, Negotiated, Order, Output, Received, Session, SessionConfig,
 };
-use margay_bgp::rib::{self, ExportView, PeerId, PeerInfo, Policy, Rib, Speaker};
+use margay_bgp::rib::{self, Counts, ExportView, PeerId, PeerInfo, Policies, Rib, Speaker};
 use margay_bgp::wire::{
     AddPath, AsWidth, Capabilities, Frame, GracefulRestart, HEADER_LEN, LongLived, MAX_MESSAGE_LEN, Message,
     NextHop, Open, PeerKind, RefreshKind, Update, UpdateContext, header,
@@ -164,6 +164,7 @@ impl Driver {
                     self.obey(&orders);
                     let mut info =
                         info(self.kind, negotiated.identifier, negotiated.families, negotiated.as_width);
+                    info.remote_as = negotiated.asn;
                     info.add_path = rib::AddPath {
                         receive: negotiated.add_path.receive,
                         send: negotiated.add_path.send,
@@ -331,7 +332,7 @@ impl Driver {
 
     /// The connection breaks: whatever is kept of the peer has an end.
     fn end(mut self, octets: usize) {
-        let (received, _) = self.rib.counts(PEER);
+        let received = self.rib.counts(PEER).received;
         assert!(received <= octets, "{received} paths of {octets} octets");
         self.step(Input::Lost(CONNECTION));
         self.flush();
@@ -343,13 +344,15 @@ impl Driver {
         self.obey(&orders);
         self.flush();
         assert!(self.rib.paths().is_empty(), "left of the peer: {:?}", self.rib.paths());
-        assert_eq!(self.rib.counts(OBSERVER), (0, 0), "told of nothing");
+        assert_eq!(self.rib.counts(OBSERVER), Counts::default(), "told of nothing");
     }
 }
 
 fn info(kind: PeerKind, identifier: BgpIdentifier, families: FamilySet, as_width: AsWidth) -> PeerInfo {
     PeerInfo {
         identifier,
+        // The observer's, unless the negotiated one is put in its place.
+        remote_as: asn(64502),
         address: IpAddr::V4(identifier.octets().into()),
         families,
         view: ExportView {
@@ -365,7 +368,7 @@ fn info(kind: PeerKind, identifier: BgpIdentifier, families: FamilySet, as_width
         extended_next_hop: false,
         route_reflector_client: false,
         long_lived: false,
-        policy: Policy::Everything,
+        policy: Policies::default(),
         prefix_limit: None,
     }
 }

@@ -13,6 +13,8 @@ pub mod fsm;
 pub mod hold_time;
 #[path = "../../src/identifier.rs"]
 pub mod identifier;
+#[path = "../../src/policy/mod.rs"]
+pub mod policy;
 #[path = "../../src/prefix.rs"]
 pub mod prefix;
 #[path = "../../src/rib/mod.rs"]

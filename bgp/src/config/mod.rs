@@ -3,10 +3,13 @@
 //! One form serves the control socket (JSON) and the stand-alone file (YAML): [`Config`] is what is written, and
 //! [`Config::check`] turns it into [`Checked`], which the daemon works with. `docs/bgp.md` is the reference.
 
+mod locate;
+mod policy;
 mod session;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -15,11 +18,18 @@ use crate::asn::Asn;
 use crate::family::{Family, FamilySet};
 use crate::hold_time::HoldTime;
 use crate::identifier::BgpIdentifier;
+use crate::policy::{Policy, TermNextHop};
+use crate::policy_test::PolicyTest;
 use crate::prefix::Prefix;
-use crate::rib::{DecisionOptions, Policy, PrefixLimit};
+use crate::rib::{self, DecisionOptions, Policies, PrefixLimit};
 use crate::wire::notification::LONGEST_COMMUNICATION;
 use crate::wire::{Capabilities, GracefulRestart, LongLived, PeerKind};
 
+pub use locate::Located;
+pub use policy::{
+    Action, AsPathMatch, CommunityChange, DefaultAction, LengthMatch, MatchConfig, NextHopOption,
+    PeerMatchConfig, PolicyConfig, PrefixEntry, SetConfig, TermConfig,
+};
 pub use session::{AddPathOption, DynamicNeighbors, GracefulRestartOptions, LONGEST_PASSWORD, Password};
 
 /// Everything a speaker is told; the whole of it each time.
@@ -67,6 +77,24 @@ pub struct Config {
     /// What to do with routes in the kernel.
     #[serde(default)]
     pub kernel: Kernel,
+    /// Where `/metrics` is served. Default: nowhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<SocketAddr>,
+    /// Lists of prefixes, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub prefix_lists: BTreeMap<String, Vec<PrefixEntry>>,
+    /// Policies, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub policies: BTreeMap<String, PolicyConfig>,
+    /// The policy that decides what is taken from neighbours that have no other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub import: Option<String>,
+    /// The policy that decides what is told to neighbours that have no other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub export: Option<String>,
+    /// What should become of routes; run by `margay-bgp check`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tests: Vec<PolicyTest>,
 }
 
 /// How paths are compared.
@@ -180,6 +208,12 @@ pub struct Neighbor {
     /// How many prefixes it may announce. Default: any number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_prefixes: Option<MaxPrefixes>,
+    /// The policy that decides what is taken from it. Default: the speaker's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub import: Option<String>,
+    /// The policy that decides what is told to it. Default: the speaker's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub export: Option<String>,
     /// For people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
@@ -208,6 +242,8 @@ impl Neighbor {
             next_hop_ipv6: None,
             route_reflector_client: false,
             max_prefixes: None,
+            import: None,
+            export: None,
             description: None,
         }
     }
@@ -301,6 +337,8 @@ pub struct Checked {
     pub(crate) shutdown_message: Option<String>,
     pub(crate) deferral_time: Duration,
     pub(crate) kernel: Kernel,
+    pub(crate) metrics: Option<SocketAddr>,
+    pub(crate) policies: BTreeMap<String, Arc<Policy>>,
 }
 
 /// A neighbour with nothing left to look up elsewhere; two of them are equal if the session need not change.
@@ -329,7 +367,7 @@ pub(crate) struct CheckedNeighbor {
     pub(crate) next_hop_ipv4: Option<Ipv4Addr>,
     pub(crate) next_hop_ipv6: Option<Ipv6Addr>,
     pub(crate) route_reflector_client: bool,
-    pub(crate) policy: Policy,
+    pub(crate) policy: Policies,
     pub(crate) prefix_limit: Option<PrefixLimit>,
 }
 
@@ -382,6 +420,11 @@ impl CheckedNeighbor {
         }
     }
 
+    /// Whether the session of the other need not change to be this one's.
+    pub(crate) fn has_session_of(&self, other: &Self) -> bool {
+        *self == Self { policy: self.policy.clone(), ..other.clone() }
+    }
+
     pub(crate) fn kind(&self) -> PeerKind {
         if self.local_as == self.remote_as { PeerKind::Internal } else { PeerKind::External }
     }
@@ -427,6 +470,12 @@ impl Config {
             shutdown_message: None,
             deferral_time: default_deferral_time(),
             kernel: Kernel::default(),
+            metrics: None,
+            prefix_lists: BTreeMap::new(),
+            policies: BTreeMap::new(),
+            import: None,
+            export: None,
+            tests: Vec::new(),
         }
     }
 
@@ -485,11 +534,14 @@ impl Config {
                 ));
             }
         }
+        let policies = policy::compile(&self.prefix_lists, &self.policies)?;
+        for (field, name) in [("import", &self.import), ("export", &self.export)] {
+            choose_policy(&policies, field, name.as_deref()).map_err(|reason| wrong(field, reason))?;
+        }
         let mut neighbors = BTreeMap::new();
         for (index, neighbor) in self.neighbors.iter().enumerate() {
-            let checked = self.check_neighbor(neighbor).map_err(|(field, reason)| ConfigError::Value {
-                path: format!("neighbors[{index}].{field}"),
-                reason,
+            let checked = self.check_neighbor(neighbor, &policies).map_err(|(field, reason)| {
+                ConfigError::Value { path: format!("neighbors[{index}].{field}"), reason }
             })?;
             if neighbors.insert(neighbor.address, checked).is_some() {
                 let reason = format!("{} is there twice", neighbor.address);
@@ -511,7 +563,7 @@ impl Config {
                 IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
             };
             let template = self
-                .check_neighbor(&dynamic.neighbor(template))
+                .check_neighbor(&dynamic.neighbor(template), &policies)
                 .map_err(|(field, reason)| ConfigError::Value { path: path(field), reason })?;
             dynamic_neighbors.push(CheckedDynamic { prefix: dynamic.prefix, limit: dynamic.limit, template });
         }
@@ -533,10 +585,38 @@ impl Config {
             shutdown_message: self.shutdown_message.clone(),
             deferral_time: Duration::from_secs(self.deferral_time.into()),
             kernel: self.kernel,
+            metrics: self.metrics,
+            policies,
         })
     }
 
-    fn check_neighbor(&self, neighbor: &Neighbor) -> Result<CheckedNeighbor, (&'static str, String)> {
+    fn neighbor_policies(
+        &self,
+        neighbor: &Neighbor,
+        policies: &BTreeMap<String, Arc<Policy>>,
+    ) -> Result<Policies, (&'static str, String)> {
+        let internal = neighbor.remote_as == self.asn;
+        let missing = if self.ebgp_requires_policy && !internal {
+            rib::Policy::Nothing
+        } else {
+            rib::Policy::Everything
+        };
+        let policy = |field, own: &Option<String>, other: &Option<String>| {
+            let name = own.as_deref().or(other.as_deref());
+            let chosen = choose_policy(policies, field, name).map_err(|reason| (field, reason))?;
+            Ok(chosen.map_or(missing.clone(), rib::Policy::Terms))
+        };
+        Ok(Policies {
+            import: policy("import", &neighbor.import, &self.import)?,
+            export: policy("export", &neighbor.export, &self.export)?,
+        })
+    }
+
+    fn check_neighbor(
+        &self,
+        neighbor: &Neighbor,
+        policies: &BTreeMap<String, Arc<Policy>>,
+    ) -> Result<CheckedNeighbor, (&'static str, String)> {
         let address = neighbor.address;
         if address.is_unspecified() || address.is_multicast() {
             return Err(("address", format!("{address} is no address of a router")));
@@ -601,6 +681,7 @@ impl Config {
             let reason = format!("{address} is not in AS {}, and only internal peers are clients", self.asn);
             return Err(("route_reflector_client", reason));
         }
+        let policy = self.neighbor_policies(neighbor, policies)?;
         Ok(CheckedNeighbor {
             local_as: self.asn,
             router_id: self.router_id,
@@ -627,12 +708,26 @@ impl Config {
             next_hop_ipv4: neighbor.next_hop_ipv4,
             next_hop_ipv6: neighbor.next_hop_ipv6,
             route_reflector_client: neighbor.route_reflector_client,
-            policy: if self.ebgp_requires_policy && !internal { Policy::Nothing } else { Policy::Everything },
+            policy,
             prefix_limit: neighbor
                 .max_prefixes
                 .map(|max| PrefixLimit { maximum: max.limit, warn_percent: max.warn_percent }),
         })
     }
+}
+
+/// The policy of this name, if it can serve as `import` or `export`.
+fn choose_policy(
+    policies: &BTreeMap<String, Arc<Policy>>,
+    field: &str,
+    name: Option<&str>,
+) -> Result<Option<Arc<Policy>>, String> {
+    let Some(name) = name else { return Ok(None) };
+    let policy = policies.get(name).ok_or_else(|| format!("there is no policy `{name}`"))?;
+    if field == "import" && policy.terms.iter().any(|term| term.next_hop == Some(TermNextHop::Own)) {
+        return Err(format!("policy `{name}` sets next_hop self, which means nothing on import"));
+    }
+    Ok(Some(Arc::clone(policy)))
 }
 
 #[cfg(test)]
@@ -701,6 +796,24 @@ mod tests {
             (
                 "neighbors: [{address: 192.0.2.2, remote_as: 1}, {address: 192.0.2.2, remote_as: 2}]",
                 "neighbors[1].address: 192.0.2.2 is there twice",
+            ),
+            ("import: x", "import: there is no policy `x`"),
+            (
+                "neighbors: [{address: 192.0.2.2, remote_as: 1, export: x}]",
+                "neighbors[0].export: there is no policy `x`",
+            ),
+            (
+                "policies: {p: {terms: [{match: {prefix: [l]}, then: accept}]}}",
+                "policies.p.terms[0].match.prefix[0]: there is no prefix list `l`",
+            ),
+            ("prefix_lists: {l: [{prefix: 10.0.0.0/8, le: 7}]}", "prefix_lists.l[0]: 10.0.0.0/8: expected 8"),
+            (
+                "policies: {p: {terms: [{match: {communities: ['1:2:3:4']}, then: next}]}}",
+                "community `1:2:3:4`",
+            ),
+            (
+                "import: p\npolicies: {p: {terms: [{set: {next_hop: self}, then: accept}]}}",
+                "import: policy `p` sets next_hop self",
             ),
             ("kernel: {protocol: 2}", "kernel.protocol: 2"),
             ("connect_retry: 0", "connect_retry: 0 s"),

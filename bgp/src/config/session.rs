@@ -101,6 +101,12 @@ pub struct DynamicNeighbors {
     /// As of a neighbour.
     #[serde(default)]
     pub graceful_restart: GracefulRestartOptions,
+    /// As of a neighbour.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub import: Option<String>,
+    /// As of a neighbour.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub export: Option<String>,
 }
 
 fn default_limit() -> u32 {
@@ -120,6 +126,8 @@ impl DynamicNeighbors {
             ttl_security: None,
             password: None,
             graceful_restart: GracefulRestartOptions::default(),
+            import: None,
+            export: None,
         }
     }
 
@@ -133,6 +141,8 @@ impl DynamicNeighbors {
             ttl_security: self.ttl_security,
             password: self.password.clone(),
             graceful_restart: self.graceful_restart,
+            import: self.import.clone(),
+            export: self.export.clone(),
             ..Neighbor::new(address, self.remote_as)
         }
     }

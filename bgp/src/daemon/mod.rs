@@ -26,6 +26,7 @@ mod interfaces;
 mod kernel;
 mod kernel_plan;
 mod listener;
+mod metrics;
 mod rib_task;
 mod session;
 mod supervisor;

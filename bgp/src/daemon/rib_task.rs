@@ -12,7 +12,8 @@ use super::kernel::KernelInput;
 use crate::family::{Family, FamilySet};
 use crate::prefix::Prefix;
 use crate::rib::{
-    Batch, DecisionOptions, Excess, Fib, LimitReached, PathView, PeerId, PeerInfo, Rib, Speaker,
+    Advertisement, Batch, Counts, DecisionOptions, Excess, Explanation, Fib, LimitReached, PathView, PeerId,
+    PeerInfo, Policies, ReceivedView, Refused, Rib, Sizes, Speaker, Tallies,
 };
 use crate::wire::OwnedUpdate;
 
@@ -62,7 +63,15 @@ pub(super) enum RibInput {
     /// A batch was handed to the peer's socket, and the tables wait for that.
     Written,
     /// How many prefixes each peer announced and was announced.
-    Counts(oneshot::Sender<BTreeMap<PeerId, (usize, usize)>>),
+    Counts(oneshot::Sender<BTreeMap<PeerId, Counts>>),
+    /// What a peer announced, before the import policy.
+    Received(PeerId, oneshot::Sender<Vec<ReceivedView>>),
+    /// What a peer is told.
+    Advertised(PeerId, oneshot::Sender<Vec<ReceivedView>>),
+    /// What became of the paths to a prefix.
+    Explain(Prefix, Vec<PeerId>, oneshot::Sender<PrefixReport>),
+    /// How many paths there are, by peer and family, and what the tables hold.
+    Tally(oneshot::Sender<(Tallies, Sizes)>),
     /// All paths.
     Paths(oneshot::Sender<Vec<PathView>>),
 }
@@ -77,6 +86,16 @@ pub(super) struct Settings {
     /// Whether the kernel is told anything.
     pub(super) fib: Fib,
     pub(super) options: DecisionOptions,
+    /// Of all sessions that there are; one that starts later brings its own.
+    pub(super) policies: BTreeMap<PeerId, Policies>,
+}
+
+/// What became of the paths to a prefix.
+#[derive(Debug)]
+pub(super) struct PrefixReport {
+    pub(super) paths: Vec<Explanation>,
+    pub(super) refused: Vec<Refused>,
+    pub(super) advertisements: Vec<(PeerId, Advertisement)>,
 }
 
 /// How long messages that are not full may wait for what is still being read.
@@ -145,6 +164,7 @@ enum Settling {
 struct RibTask {
     rib: Rib,
     convergence: Convergence,
+    policies: BTreeMap<PeerId, Policies>,
     settling: Settling,
     outlets: BTreeMap<PeerId, Outlet>,
     /// Peers of which more can be read at once.
@@ -162,6 +182,7 @@ pub(super) async fn run(
     let mut task = RibTask {
         rib: Rib::new(speaker),
         convergence: Convergence::default(),
+        policies: BTreeMap::new(),
         settling: Settling::NotConfigured,
         outlets: BTreeMap::new(),
         reading: BTreeSet::new(),
@@ -206,17 +227,23 @@ impl RibTask {
     fn take(&mut self, input: RibInput) {
         match input {
             RibInput::Settings(settings) => {
-                let Settings { speaker, networks, peers, settle_time, fib, options } = *settings;
+                let Settings { speaker, networks, peers, settle_time, fib, options, policies } = *settings;
                 self.rib.set_speaker(speaker);
                 self.rib.set_fib(fib);
                 self.rib.set_options(options);
+                self.rib.set_policies(&policies);
+                self.policies = policies;
                 self.rib.originate(networks);
                 self.convergence.configure(peers);
                 if self.settling == Settling::NotConfigured {
                     self.settling = Settling::Until(Instant::now() + settle_time);
                 }
             }
-            RibInput::Up { peer, info, outlet } => {
+            RibInput::Up { peer, mut info, outlet } => {
+                // Its task knows those of its own start.
+                if let Some(policies) = self.policies.get(&peer) {
+                    info.policy = policies.clone();
+                }
                 self.convergence.up(peer, info.families);
                 self.outlets.insert(peer, outlet);
                 self.rib.peer_up(peer, *info);
@@ -245,6 +272,19 @@ impl RibTask {
                 let counts = self.outlets.keys().map(|peer| (*peer, self.rib.counts(*peer))).collect();
                 // Whoever asked may have gone away.
                 drop(answer.send(counts));
+            }
+            RibInput::Tally(answer) => drop(answer.send(self.rib.tally())),
+            RibInput::Received(peer, answer) => drop(answer.send(self.rib.received(peer))),
+            RibInput::Advertised(peer, answer) => drop(answer.send(self.rib.advertised(peer))),
+            RibInput::Explain(prefix, peers, answer) => {
+                let paths = self.rib.explain(prefix);
+                let told = |peer: PeerId| {
+                    let advertisements = self.rib.advertisements(prefix, peer).into_iter();
+                    advertisements.map(move |advertisement| (peer, advertisement)).collect::<Vec<_>>()
+                };
+                let advertisements = peers.into_iter().flat_map(told).collect();
+                let refused = self.rib.refused(prefix);
+                drop(answer.send(PrefixReport { paths, refused, advertisements }));
             }
             RibInput::Paths(answer) => {
                 self.rib.decide();

@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
@@ -30,6 +30,8 @@ use crate::wire::{
 pub(super) enum Command {
     /// The neighbour dialled us.
     Accepted(TcpStream),
+    /// Ask the neighbour for all its routes again; the answer is why not, if it cannot be asked.
+    Refresh(oneshot::Sender<Result<(), String>>),
     /// End, and say this to the neighbour.
     Stop(Notification),
     /// End to begin again: say this to the neighbour only if it does not keep our routes meanwhile.
@@ -42,6 +44,18 @@ pub(super) struct SessionStatus {
     pub(super) state: State,
     pub(super) since: Instant,
     pub(super) last_error: Option<String>,
+    pub(super) tally: Tally,
+}
+
+/// What a session counts.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Tally {
+    pub(super) up: u64,
+    pub(super) down: u64,
+    /// Messages of all kinds.
+    pub(super) received: u64,
+    /// Faulty attributes that did not cost the session.
+    pub(super) faults: u64,
 }
 
 /// A running session task.
@@ -91,7 +105,8 @@ pub(super) fn start(
 ) -> SessionHandle {
     let (commands, receiver) = mpsc::channel(16);
     let epoch = Instant::now();
-    let initial = SessionStatus { state: State::Idle, since: epoch, last_error: None };
+    let initial =
+        SessionStatus { state: State::Idle, since: epoch, last_error: None, tally: Tally::default() };
     let (status, watched) = watch::channel(initial);
     let machine = Session::new(SessionConfig {
         local_as: neighbor.local_as,
@@ -146,6 +161,10 @@ impl SessionTask {
             tokio::select! {
                 command = commands.recv() => match command {
                     Some(Command::Accepted(stream)) => self.accepted(stream).await,
+                    Some(Command::Refresh(answer)) => {
+                        // Whoever asked may have gone away.
+                        drop(answer.send(self.request_refresh().map_err(str::to_owned)));
+                    }
                     Some(Command::Stop(notification)) => return self.stop(Input::Stop(notification)).await,
                     Some(Command::Restart(notification)) => {
                         return self.stop(Input::Restart(notification)).await;
@@ -167,6 +186,17 @@ impl SessionTask {
                 () = until(deadline) => self.tick(),
             }
         }
+    }
+
+    fn request_refresh(&mut self) -> Result<(), &'static str> {
+        let (direction, session) = self.machine.established().ok_or("the session is not Established")?;
+        if !session.route_refresh {
+            return Err("the neighbour does not know ROUTE-REFRESH (RFC 2918); reset the session instead");
+        }
+        for family in session.families.iter() {
+            self.send(direction, |out| RouteRefresh::encode(family, RefreshKind::Request, out));
+        }
+        Ok(())
     }
 
     fn slot(&mut self, direction: Direction) -> &mut Option<Transport> {
@@ -292,6 +322,7 @@ impl SessionTask {
     /// Takes all whole messages out of what was received.
     fn messages(&mut self, direction: Direction, received: &[u8]) {
         let mut rest = received;
+        let mut count = 0;
         // A fault closes the connection, and what follows it means nothing.
         while self.slot(direction).is_some() {
             let limit = self.negotiated(direction).map_or(MAX_MESSAGE_LEN, |session| session.message_limit);
@@ -299,6 +330,7 @@ impl SessionTask {
                 Ok(None) => break,
                 Ok(Some(frame)) => {
                     rest = rest.get(frame.length..).unwrap_or_default();
+                    count += 1;
                     match Message::decode(frame) {
                         Ok(message) => self.message(direction, message),
                         Err(notification) => self.step(Input::Malformed(direction, notification)),
@@ -307,6 +339,7 @@ impl SessionTask {
                 Err(notification) => self.step(Input::Malformed(direction, notification)),
             }
         }
+        self.status.send_modify(|status| status.tally.received += count);
         if let Some(transport) = self.slot(direction) {
             transport.received = rest.to_vec();
         }
@@ -373,6 +406,7 @@ impl SessionTask {
         match Update::decode(body, context) {
             Ok(update) => {
                 for fault in &update.faults {
+                    self.status.send_modify(|status| status.tally.faults += 1);
                     tracing::warn!(neighbor = %self.neighbor.address, action = ?fault.action, "UPDATE: {fault}");
                 }
                 if let Some(family) = update.end_of_rib {
@@ -495,6 +529,7 @@ impl SessionTask {
             Output::Down(reason) => {
                 tracing::warn!(neighbor = %self.neighbor.address, %reason, "session down");
                 self.note_error(reason.to_string());
+                self.status.send_modify(|status| status.tally.down += 1);
                 self.inlet = None;
                 self.writing_batch = false;
                 let mut orders = Vec::new();
@@ -539,6 +574,7 @@ impl SessionTask {
         );
         let info = PeerInfo {
             identifier: negotiated.identifier,
+            remote_as: negotiated.asn,
             address: neighbor.address,
             families: negotiated.families,
             view,
@@ -552,13 +588,14 @@ impl SessionTask {
             extended_next_hop: negotiated.extended_next_hop,
             route_reflector_client: neighbor.route_reflector_client,
             long_lived: !negotiated.long_lived.families.is_empty(),
-            policy: neighbor.policy,
+            policy: neighbor.policy.clone(),
             prefix_limit: neighbor.prefix_limit,
         };
         let mut orders = Vec::new();
         self.helper.up(self.now(), negotiated, &mut orders);
         self.order(orders);
         self.session = Some(*negotiated);
+        self.status.send_modify(|status| status.tally.up += 1);
         let (outlet, inlet) = rib_task::outlet();
         self.inlet = Some(inlet);
         self.writing_batch = false;

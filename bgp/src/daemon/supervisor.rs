@@ -14,15 +14,20 @@ use tokio::time::{Duration, timeout};
 use super::control_server::{self, ControlRequest};
 use super::kernel::{self, KernelInput};
 use super::listener::{Listener, PasswordError};
+use super::metrics::{MetricsServer, Scrape, Scraped, Scrapes};
 use super::rib_task::{self, RibInput, Settings};
 use super::session::{self, Command, SessionHandle};
 use super::transport;
 use super::{Options, RoutesOnExit};
 use crate::config::{Checked, CheckedNeighbor, Config, ConfigError};
-use crate::control::{NeighborStatus, Request, Response, RouteView, Status};
+use crate::control::{
+    Explained, ExplainedAdvertisement, ExplainedPath, NeighborStatus, Request, Response, RouteView, Status,
+};
 use crate::family::{Family, FamilySet};
 use crate::fsm::State;
-use crate::rib::{Fib, PathView, PeerId, Speaker};
+use crate::policy::AnyCommunity;
+use crate::prefix::Prefix;
+use crate::rib::{Counts, Fib, PathView, PeerId, ReceivedView, Speaker};
 use crate::wire::{NextHop, Notification};
 
 /// Why the speaker cannot run.
@@ -49,6 +54,15 @@ pub enum DaemonError {
         #[source]
         source: io::Error,
     },
+    /// The address for metrics cannot be listened on.
+    #[error("serve metrics on {address}; is the port taken?")]
+    Metrics {
+        /// Which address.
+        address: SocketAddr,
+        /// The system call's error.
+        #[source]
+        source: io::Error,
+    },
     /// The kernel does not take a neighbour's password.
     #[error(transparent)]
     Password(#[from] PasswordError),
@@ -66,6 +80,8 @@ const END_TIME: Duration = Duration::from_secs(10);
 struct Supervisor {
     config: Option<Checked>,
     listeners: BTreeMap<SocketAddr, Listener>,
+    metrics: Option<MetricsServer>,
+    scrapes: Scrapes,
     accepted: mpsc::Sender<TcpStream>,
     sessions: BTreeMap<IpAddr, SessionHandle>,
     next_peer: u32,
@@ -87,11 +103,14 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
     let socket =
         control_server::bind(path).map_err(|source| DaemonError::Control { path: path.clone(), source })?;
     let (accepted, mut connections) = mpsc::channel(256);
+    let (scrapes, mut scraped) = mpsc::channel(4);
     let (kernel, kernel_inputs) = mpsc::channel(1);
     let mut kernel_task = tokio::spawn(kernel::run(kernel_inputs));
     let mut supervisor = Supervisor {
         config: None,
         listeners: BTreeMap::new(),
+        metrics: None,
+        scrapes,
         accepted,
         sessions: BTreeMap::new(),
         next_peer: 1,
@@ -116,6 +135,10 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
                 break Ok(());
             }
             Some(stream) = connections.recv() => supervisor.accept(stream).await,
+            Some(answer) = scraped.recv() => {
+                // The scraper may be gone.
+                drop(answer.send(supervisor.scrape().await));
+            }
             Some(request) = control.recv() => supervisor.answer(request).await,
         }
     };
@@ -138,6 +161,16 @@ impl Supervisor {
                 .map_err(|source| DaemonError::Listen { address: *address, source })?;
             opened.push((*address, listener));
         }
+        let metrics = match checked.metrics {
+            Some(address) if self.metrics.as_ref().is_none_or(|server| server.address != address) => {
+                let server = MetricsServer::open(address, self.scrapes.clone())
+                    .map_err(|source| DaemonError::Metrics { address, source })?;
+                Some(server)
+            }
+            Some(_) => self.metrics.take(),
+            None => None,
+        };
+        self.metrics = metrics;
         self.listeners.extend(opened);
         self.listeners.retain(|address, _| wanted.contains(address));
 
@@ -177,6 +210,11 @@ impl Supervisor {
                 .collect(),
             settle_time: Duration::from_secs(checked.kernel.settle_time.into()),
             options: checked.options,
+            policies: self
+                .sessions
+                .values()
+                .map(|session| (session.peer, session.neighbor.policy.clone()))
+                .collect(),
             fib: if checked.kernel.install { Fib::Wanted } else { Fib::Unwanted },
         };
         self.tell_rib(RibInput::Settings(Box::new(settings))).await;
@@ -201,7 +239,9 @@ impl Supervisor {
         let mut ending = Vec::new();
         for (address, session) in std::mem::take(&mut self.sessions) {
             let notification = match checked.neighbor(address) {
-                Some(neighbor) if neighbor == session.neighbor => {
+                // The tables take other policies without the session's help.
+                Some(neighbor) if neighbor.has_session_of(&session.neighbor) => {
+                    let session = SessionHandle { neighbor, ..session };
                     self.sessions.insert(address, session);
                     continue;
                 }
@@ -289,6 +329,11 @@ impl Supervisor {
             },
             Request::Status => Response::Status(self.status().await),
             Request::Routes => Response::Routes(self.routes().await),
+            Request::Received(address) => self.routes_of(address, RibInput::Received).await,
+            Request::Advertised(address) => self.routes_of(address, RibInput::Advertised).await,
+            Request::Explain(prefix) => Response::Explained(self.explain(prefix).await),
+            Request::Reset(address) => self.reset(address).await,
+            Request::Refresh(address) => self.refresh(address).await,
         };
         // The client may be gone.
         drop(answer.send(response));
@@ -298,13 +343,15 @@ impl Supervisor {
         let counts = self.ask_rib(RibInput::Counts).await.unwrap_or_default();
         let neighbors = self.sessions.values().map(|session| {
             let status = session.status.borrow();
-            let (received, advertised) = counts.get(&session.peer).copied().unwrap_or_default();
+            let Counts { received, accepted, advertised } =
+                counts.get(&session.peer).copied().unwrap_or_default();
             NeighborStatus {
                 address: session.neighbor.address,
                 remote_as: session.neighbor.remote_as,
                 state: status.state.name().to_owned(),
                 since_seconds: status.since.elapsed().as_secs(),
                 prefixes_received: received,
+                prefixes_accepted: accepted,
                 prefixes_advertised: advertised,
                 last_error: status.last_error.clone(),
             }
@@ -322,6 +369,106 @@ impl Supervisor {
         let addresses: BTreeMap<PeerId, IpAddr> =
             self.sessions.iter().map(|(address, session)| (session.peer, *address)).collect();
         paths.iter().map(|path| route_view(path, &addresses)).collect()
+    }
+
+    async fn scrape(&self) -> Scrape {
+        let (counts, sizes) = self.ask_rib(RibInput::Tally).await.unwrap_or_default();
+        let neighbors = self.sessions.iter().map(|(address, session)| {
+            let status = session.status.borrow();
+            let of = |family| Some((family, *counts.get(&(session.peer, family))?));
+            Scraped {
+                neighbor: address.to_string(),
+                state: status.state.name(),
+                established: status.state == State::Established,
+                tally: status.tally,
+                counts: Family::ALL.into_iter().filter_map(of).collect(),
+            }
+        });
+        Scrape { neighbors: neighbors.collect(), sizes }
+    }
+
+    async fn routes_of(
+        &self,
+        address: IpAddr,
+        question: impl FnOnce(PeerId, oneshot::Sender<Vec<ReceivedView>>) -> RibInput,
+    ) -> Response {
+        let Some(session) = self.sessions.get(&address) else { return no_neighbor(address) };
+        let views = self.ask_rib(|answer| question(session.peer, answer)).await.unwrap_or_default();
+        let path = |view: ReceivedView| PathView {
+            prefix: view.prefix,
+            peer: session.peer,
+            path_id: view.path_id,
+            attributes: view.attributes,
+            best: false,
+            multipath: false,
+            stale: false,
+        };
+        let addresses = BTreeMap::from([(session.peer, address)]);
+        Response::Routes(views.into_iter().map(|view| route_view(&path(view), &addresses)).collect())
+    }
+
+    async fn explain(&self, prefix: Prefix) -> Explained {
+        let addresses: BTreeMap<PeerId, IpAddr> =
+            self.sessions.iter().map(|(address, session)| (session.peer, *address)).collect();
+        let peers = self.sessions.values().map(|session| session.peer).collect();
+        let report = self.ask_rib(|answer| RibInput::Explain(prefix, peers, answer)).await;
+        let mut explained = Explained { prefix, paths: Vec::new(), advertisements: Vec::new() };
+        let Some(report) = report else { return explained };
+        let name = |peer: PeerId| addresses.get(&peer).map_or("(own)".to_owned(), IpAddr::to_string);
+        for path in report.paths {
+            let state = match (path.used, path.lost_at) {
+                (true, None) => "best",
+                (true, Some(_)) => "multipath",
+                (false, _) => "unused",
+            };
+            explained.paths.push(ExplainedPath {
+                neighbor: addresses.get(&path.path.peer).copied(),
+                path_id: path.path.path_id,
+                state: state.to_owned(),
+                reason: path.lost_at.map(|step| step.to_string()),
+                lost_to: path.lost_to.map(|other| name(other.peer)),
+            });
+        }
+        explained.paths.extend(report.refused.into_iter().map(|refused| ExplainedPath {
+            neighbor: addresses.get(&refused.peer).copied(),
+            path_id: refused.path_id,
+            state: "rejected".to_owned(),
+            reason: Some(refused.decided),
+            lost_to: None,
+        }));
+        for (peer, advertisement) in report.advertisements {
+            let Some(to) = addresses.get(&peer).copied() else { continue };
+            explained.advertisements.push(ExplainedAdvertisement {
+                to,
+                from: addresses.get(&advertisement.path.peer).copied(),
+                path_id: advertisement.path.path_id,
+                told: advertisement.withheld.is_none(),
+                reason: advertisement.withheld.map(|withheld| withheld.to_string()),
+                decided: advertisement.decided,
+            });
+        }
+        explained
+    }
+
+    async fn reset(&mut self, address: IpAddr) -> Response {
+        let Some(rib) = self.rib.clone() else { return no_neighbor(address) };
+        let Some(session) = self.sessions.remove(&address) else { return no_neighbor(address) };
+        let neighbor = session.neighbor.clone();
+        end_sessions(vec![(session, Command::Stop(Notification::administrative_reset()))]).await;
+        self.start(neighbor, rib, None, FamilySet::from_iter(Family::ALL));
+        Response::Done
+    }
+
+    async fn refresh(&self, address: IpAddr) -> Response {
+        let Some(session) = self.sessions.get(&address) else { return no_neighbor(address) };
+        let (answer, answered) = oneshot::channel();
+        // A session that ended just now answers nothing.
+        drop(session.commands.send(Command::Refresh(answer)).await);
+        match answered.await {
+            Ok(Ok(())) => Response::Done,
+            Ok(Err(reason)) => Response::Error(format!("refresh {address}: {reason}")),
+            Err(_) => Response::Error(format!("refresh {address}: the session ends")),
+        }
     }
 
     async fn ask_rib<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> RibInput) -> Option<T> {
@@ -403,6 +550,10 @@ fn speaker(checked: &Checked) -> Speaker {
     Speaker { cluster_id: checked.cluster_id, ..Speaker::new(checked.asn, checked.router_id) }
 }
 
+fn no_neighbor(address: IpAddr) -> Response {
+    Response::Error(format!("{address} is no neighbour; `margayctl bgp neighbors` has them"))
+}
+
 fn route_view(path: &PathView, addresses: &BTreeMap<PeerId, IpAddr>) -> RouteView {
     let attributes = &path.attributes;
     RouteView {
@@ -420,7 +571,7 @@ fn route_view(path: &PathView, addresses: &BTreeMap<PeerId, IpAddr>) -> RouteVie
         as_path: attributes.as_path.to_string(),
         med: attributes.med,
         local_pref: attributes.local_pref,
-        communities: attributes.communities.iter().map(ToString::to_string).collect(),
+        communities: AnyCommunity::all_of(attributes).iter().map(ToString::to_string).collect(),
     }
 }
 

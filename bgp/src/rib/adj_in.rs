@@ -1,10 +1,10 @@
 //! What peers say, and what of it is stale.
 
 use super::intern::AttrId;
-use super::peer::{Excess, PeerId, Policy, PrefixLimit};
+use super::peer::{Excess, PeerId, PrefixLimit};
 use super::state::Rib;
-use super::table::{Path, Slot, SlotId, hash};
-use crate::family::FamilySet;
+use super::table::{Path, SlotId, hash};
+use crate::family::{Family, FamilySet};
 use crate::prefix::Prefix;
 use crate::wire::attr::Community;
 use crate::wire::{Attributes, OwnedUpdate, PeerKind};
@@ -31,6 +31,10 @@ impl Rib {
         if families.is_empty() {
             return;
         }
+        let held = self.peers.find_mut(id).and_then(|peer| peer.held.as_mut());
+        for ((prefix, _), held) in held.into_iter().flatten() {
+            held.stale |= families.contains(prefix.family());
+        }
         for slot in self.table.all() {
             let slot = self.table.slot_mut(slot);
             if families.contains(slot.prefix.family()) {
@@ -43,12 +47,18 @@ impl Rib {
 
     /// Paths of these families that are still stale go.
     pub fn sweep(&mut self, id: PeerId, families: FamilySet) {
-        self.remove_paths(id, |slot, path| path.stale && families.contains(slot.prefix.family()));
+        self.remove_paths(id, |family, stale| stale && families.contains(family));
         self.forget_if_gone(id);
     }
 
     /// The peer stays away: paths of these families that are still stale become those of last resort (RFC 9494).
     pub fn long_lived(&mut self, id: PeerId, families: FamilySet) {
+        if self.peers.find(id).is_some_and(|peer| peer.held.is_some()) {
+            for family in families.iter() {
+                self.long_lived_held(id, family);
+            }
+            return self.forget_if_gone(id);
+        }
         for slot in self.table.all() {
             if !families.contains(self.table.slot(slot).prefix.family()) {
                 continue;
@@ -65,12 +75,7 @@ impl Rib {
                     attributes.communities.push(Community::LLGR_STALE);
                     let attr = self.intern(attributes);
                     self.put_path(id, path.remote_id, attr, slot);
-                    let paths = self.table.slot_mut(slot).paths.as_mut_slice();
-                    if let Some(put) =
-                        paths.iter_mut().find(|put| (put.peer, put.remote_id) == (id, path.remote_id))
-                    {
-                        put.stale = true;
-                    }
+                    self.mark_path_stale(id, path.remote_id, slot);
                 }
             }
         }
@@ -110,7 +115,7 @@ impl Rib {
         if peer.excess == Excess::Beyond {
             return;
         }
-        if self.is_loop(&attributes) || peer.info.policy == Policy::Nothing {
+        if self.is_loop(&attributes) {
             return self.withdraw(id, paths);
         }
         if peer.info.view.kind == PeerKind::External
@@ -118,6 +123,10 @@ impl Rib {
         {
             // RFC 8326 section 4.2: the path of last resort in the AS.
             attributes.local_pref = Some(0);
+        }
+        if peer.held.is_some() {
+            self.announce_held(id, attributes, paths);
+            return self.look_at_limit(id);
         }
         self.look_up(paths);
         let attr = self.intern(attributes);
@@ -131,11 +140,15 @@ impl Rib {
         }
         self.release(attr);
         (self.scratch, self.found) = (scratch, found);
+        self.look_at_limit(id);
+    }
+
+    fn look_at_limit(&mut self, id: PeerId) {
         if let Some(peer) = self.peers.find_mut(id)
             && let Some(limit) = peer.info.prefix_limit
             && let Some(excess) = peer.new_excess(limit)
         {
-            self.limits.push(LimitReached { peer: id, received: peer.received, limit, excess });
+            self.limits.push(LimitReached { peer: id, received: peer.announced(), limit, excess });
         }
     }
 
@@ -149,7 +162,11 @@ impl Rib {
         self.look_up(paths);
         let scratch = std::mem::take(&mut self.scratch);
         let found = std::mem::take(&mut self.found);
-        for ((path_id, ..), slot) in scratch.iter().zip(&found) {
+        let holds = self.peers.find(id).is_some_and(|peer| peer.held.is_some());
+        for ((path_id, prefix, _), slot) in scratch.iter().zip(&found) {
+            if holds {
+                self.release_held(id, *path_id, *prefix);
+            }
             if let Some(slot) = slot {
                 self.remove_path_of(id, *path_id, *slot);
             }
@@ -181,7 +198,7 @@ impl Rib {
         attr
     }
 
-    fn release(&mut self, attr: AttrId) {
+    pub(super) fn release(&mut self, attr: AttrId) {
         if let Some(attributes) = self.interners.received.release(attr) {
             self.next_hops.end(attributes.next_hop);
         }
@@ -207,6 +224,19 @@ impl Rib {
         self.mark_undecided(slot);
     }
 
+    pub(super) fn mark_path_stale(&mut self, id: PeerId, path_id: u32, slot: SlotId) {
+        let paths = self.table.slot_mut(slot).paths.as_mut_slice();
+        if let Some(path) = paths.iter_mut().find(|path| (path.peer, path.remote_id) == (id, path_id)) {
+            path.stale = true;
+        }
+    }
+
+    pub(super) fn has_path(&self, id: PeerId, path_id: u32, prefix: Prefix) -> bool {
+        let slot = self.table.find(prefix, hash(prefix)).map(|slot| self.table.slot(slot));
+        let paths = slot.map(|slot| slot.paths.as_slice()).unwrap_or_default();
+        paths.iter().any(|path| (path.peer, path.remote_id) == (id, path_id))
+    }
+
     pub(super) fn remove_path(&mut self, id: PeerId, path_id: u32, prefix: Prefix) {
         if let Some(slot) = self.table.find(prefix, hash(prefix)) {
             self.remove_path_of(id, path_id, slot);
@@ -226,7 +256,8 @@ impl Rib {
         self.mark_undecided(slot);
     }
 
-    pub(super) fn remove_paths(&mut self, id: PeerId, condition: impl Fn(&Slot, &Path) -> bool) {
+    pub(super) fn remove_paths(&mut self, id: PeerId, condition: impl Fn(Family, bool) -> bool) {
+        self.release_held_paths(id, &condition);
         if self.peers.find(id).is_none_or(|peer| peer.received == 0) {
             return;
         }
@@ -234,7 +265,10 @@ impl Rib {
             loop {
                 let entry = self.table.slot(slot);
                 let mut paths = entry.paths.as_slice().iter();
-                let Some(path) = paths.find(|path| path.peer == id && condition(entry, path)) else { break };
+                let family = entry.prefix.family();
+                let Some(path) = paths.find(|path| path.peer == id && condition(family, path.stale)) else {
+                    break;
+                };
                 self.remove_path_of(id, path.remote_id, slot);
             }
         }

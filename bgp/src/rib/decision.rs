@@ -1,6 +1,7 @@
 //! The decision process: RFC 4271 section 9.1.2.2 with RFC 4456 section 9 and RFC 9494 section 4.3.
 
 use std::cmp::Reverse;
+use std::fmt;
 use std::net::IpAddr;
 
 use super::peer::Source;
@@ -67,6 +68,26 @@ pub enum Step {
     Address,
     /// The lowest path identifier.
     PathId,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NextHop => "the next hop cannot be reached",
+            Self::LongLivedStale => "stale for long",
+            Self::Local => "not originated here",
+            Self::LocalPref => "lower LOCAL_PREF",
+            Self::AsPathLength => "longer AS_PATH",
+            Self::Origin => "higher ORIGIN",
+            Self::Med => "higher MED",
+            Self::External => "internal, not external",
+            Self::Metric => "higher cost to the next hop",
+            Self::Identifier => "higher identifier",
+            Self::ClusterList => "longer CLUSTER_LIST",
+            Self::Address => "higher neighbour address",
+            Self::PathId => "higher path identifier",
+        })
+    }
 }
 
 /// Where a path lost.

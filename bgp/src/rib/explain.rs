@@ -3,7 +3,7 @@
 use super::decision::Step;
 use super::export::{Withheld, export};
 use super::group::GroupKey;
-use super::peer::{PeerId, PeerInfo};
+use super::peer::{PeerId, PeerInfo, Policy};
 use super::state::Rib;
 use super::table::{Path, hash};
 use crate::prefix::Prefix;
@@ -31,12 +31,14 @@ pub struct Explanation {
 }
 
 /// Whether a peer is told of a path.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Advertisement {
     /// Which path.
     pub path: PathKey,
     /// Why it is not told; `None` when it is.
     pub withheld: Option<Withheld>,
+    /// Which term of the export policy decided, where it was asked.
+    pub decided: Option<String>,
 }
 
 fn key(path: &Path) -> PathKey {
@@ -76,7 +78,14 @@ impl Rib {
                     None => Some(Withheld::Down),
                     Some(peer) => self.withheld(path, prefix, to, &peer.info, &mut told),
                 };
-                Advertisement { path: key(path), withheld }
+                let asked = withheld.is_none() || withheld == Some(Withheld::Policy);
+                let decided = peer.filter(|_| asked).and_then(|peer| {
+                    let export = &peer.info.policy.export;
+                    let attributes = self.interners.received.attributes(path.attr);
+                    matches!(export, Policy::Terms(_))
+                        .then(|| export.explain(prefix, self.announcer(path.peer), attributes))
+                });
+                Advertisement { path: key(path), withheld, decided }
             })
             .collect()
     }
@@ -105,9 +114,9 @@ impl Rib {
         if path.peer == to {
             return Some(Withheld::OwnPath);
         }
-        let offer = self.offer(path);
+        let offer = self.offer(path, prefix, &key.policy);
         let attributes = self.interners.received.attributes(path.attr);
         let told_to = key.told(self.speaker().cluster_id, family);
-        export(attributes, offer.source, offer.originator, family, &told_to).err()
+        export(attributes, offer.source, offer.originator, family, &told_to, offer.signature).err()
     }
 }

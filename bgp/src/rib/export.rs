@@ -1,11 +1,13 @@
 //! What a peer is told about a path.
 
+use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::decision::DEFAULT_LOCAL_PREF;
 use super::peer::{Policy, Source};
 use crate::asn::Asn;
 use crate::family::Family;
+use crate::policy::{Outcome, Signature, TermNextHop, Verdict};
 use crate::wire::attr::Community;
 use crate::wire::{AsWidth, Attributes, NextHop, PeerKind, encode};
 
@@ -25,7 +27,7 @@ pub struct ExportView {
 }
 
 /// What the transformation depends on besides the attributes and the family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Told {
     pub(super) view: ExportView,
     /// Octets in the longest message, without a path identifier.
@@ -65,6 +67,28 @@ pub enum Withheld {
     Unreachable,
     /// RFC 8212: the peer is external and has no policy.
     NoPolicy,
+    /// The export policy rejects it.
+    Policy,
+}
+
+impl fmt::Display for Withheld {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::OwnPath => "its own path",
+            Self::Family => "the family is not negotiated",
+            Self::NotReflected => "both are internal, and none is a client",
+            Self::NoAdvertise => "no-advertise",
+            Self::NoExport => "no-export",
+            Self::LongLivedStale => "stale for long, and it does not know what that is",
+            Self::NoNextHop => "there is no next hop that it takes",
+            Self::TooLong => "the attributes do not fit in a message",
+            Self::NotBest => "not the best path",
+            Self::Down => "no session",
+            Self::Unreachable => "the next hop cannot be reached",
+            Self::NoPolicy => "external, and without export policy",
+            Self::Policy => "rejected by the export policy",
+        })
+    }
 }
 
 impl ExportView {
@@ -88,6 +112,7 @@ pub(super) fn export(
     originator: Option<Ipv4Addr>,
     family: Family,
     told_to: &Told,
+    signature: Signature,
 ) -> Result<Attributes, Withheld> {
     if told_to.policy == Policy::Nothing {
         return Err(Withheld::NoPolicy);
@@ -108,14 +133,31 @@ pub(super) fn export(
         return Err(Withheld::LongLivedStale);
     }
     let own_next_hop = || view.own_next_hop(family, told_to.extended_next_hop).ok_or(Withheld::NoNextHop);
-    let mut told = attributes.clone();
+    let (mut told, prepend, next_hop, med_is_set) = match &told_to.policy {
+        Policy::Terms(policy) => {
+            let Outcome { verdict, attributes, prepend, next_hop, med_is_set, .. } =
+                policy.apply(signature, family, attributes);
+            if verdict == Verdict::Reject {
+                return Err(Withheld::Policy);
+            }
+            (attributes, prepend, next_hop, med_is_set)
+        }
+        Policy::Everything | Policy::Nothing => (attributes.clone(), 0, None, false),
+    };
+    if next_hop == Some(TermNextHop::Own) {
+        told.next_hop = own_next_hop()?;
+    }
     match view.kind {
         PeerKind::External => {
-            told.as_path = told.as_path.prepended(view.local_as);
-            told.next_hop = own_next_hop()?;
+            for _ in 0..=prepend {
+                told.as_path = told.as_path.prepended(view.local_as);
+            }
+            if next_hop.is_none() {
+                told.next_hop = own_next_hop()?;
+            }
             told.local_pref = None;
             // Section 5.1.4: a MED from one neighbouring AS is not told to another.
-            if source != Source::Local {
+            if source != Source::Local && !med_is_set {
                 told.med = None;
             }
             told.originator_id = None;

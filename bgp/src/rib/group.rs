@@ -13,14 +13,16 @@ use super::export::{ExportView, Told, export};
 use super::intern::{AttrId, Interner};
 use super::log::{Audience, Batch, Chunk, Draft, Log};
 use super::peer::{AddPath, PeerId, PeerInfo, Policy, Source};
+use super::policies::Tallies;
 use super::table::{SlotId, Table, hash};
 use crate::family::{Family, FamilySet};
+use crate::policy::Signature;
 use crate::prefix::Prefix;
 use crate::wire::{Frame, Update, UpdateContext, encode};
 use crate::wire::{RefreshKind, RouteRefresh};
 
 /// All that makes two peers be told the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct GroupKey {
     view: ExportView,
     families: FamilySet,
@@ -29,7 +31,7 @@ pub(super) struct GroupKey {
     extended_next_hop: bool,
     client: bool,
     long_lived: bool,
-    policy: Policy,
+    pub(super) policy: Policy,
 }
 
 /// The state of one prefix, or of one path of it, at the members of the group.
@@ -57,6 +59,8 @@ pub(super) struct Offer {
     pub(super) local_id: u16,
     pub(super) source: Source,
     pub(super) originator: Option<Ipv4Addr>,
+    /// What the group's policy says of the prefix and the peer.
+    pub(super) signature: Signature,
 }
 
 /// A transformation that was worked out before.
@@ -75,6 +79,14 @@ struct Member {
     scan: Option<Scan>,
     /// Prefixes, with path identifiers, whose state it has missed.
     missed: BTreeSet<(Prefix, u32)>,
+}
+
+/// What a member knows that leaves one group for another.
+#[derive(Debug)]
+pub(super) struct Leaving {
+    scan: Option<Scan>,
+    missed: BTreeSet<(Prefix, u32)>,
+    told: BTreeMap<(Prefix, u32), AttrId>,
 }
 
 /// The way of a member through the table.
@@ -114,6 +126,8 @@ pub(super) struct Group {
     /// By slot and path identifier, for families with them.
     paths: BTreeMap<SlotId, BTreeMap<u32, Entry>>,
     memos: Vec<Option<Memo>>,
+    /// For policies that look at prefixes, and those that they name.
+    signed_memos: BTreeMap<(AttrId, Signature), Memo>,
     buckets: Buckets,
     /// Counts up when all is written that was pending: what changed in an earlier epoch is in the log.
     epoch: u8,
@@ -143,8 +157,12 @@ impl GroupKey {
             extended_next_hop: info.extended_next_hop,
             client: info.route_reflector_client,
             long_lived: info.long_lived,
-            policy: info.policy,
+            policy: info.policy.export.clone(),
         }
+    }
+
+    pub(super) fn with_policy(&self, policy: Policy) -> Self {
+        Self { policy, ..self.clone() }
     }
 
     fn form(&self) -> Form {
@@ -161,7 +179,7 @@ impl GroupKey {
             message_limit: self.message_limit - if self.has_path_ids(family) { 4 } else { 0 },
             extended_next_hop: self.extended_next_hop,
             client: self.client,
-            policy: self.policy,
+            policy: self.policy.clone(),
             long_lived: self.long_lived,
             cluster_id,
         }
@@ -196,6 +214,7 @@ impl Group {
             epochs: Vec::new(),
             paths: BTreeMap::new(),
             memos: Vec::new(),
+            signed_memos: BTreeMap::new(),
             buckets: Buckets::default(),
             epoch: 1,
             version: 0,
@@ -272,20 +291,31 @@ impl Group {
     ) -> Option<AttrId> {
         let index = offer.attr.index();
         let originator = offer.originator;
-        if let Some(Some(memo)) = self.memos.get(index)
+        let signed = offer.signature != Signature::default();
+        let memo = if signed {
+            self.signed_memos.get(&(offer.attr, offer.signature))
+        } else {
+            self.memos.get(index).and_then(Option::as_ref)
+        };
+        if let Some(memo) = memo
             && (memo.source, memo.originator, memo.family) == (offer.source, originator, family)
         {
             return memo.told;
         }
         let attributes = interners.received.attributes(offer.attr);
         let told_to = self.key.told(self.cluster_id, family);
-        let told = export(attributes, offer.source, originator, family, &told_to).ok();
+        let told = export(attributes, offer.source, originator, family, &told_to, offer.signature).ok();
         let told = told.map(|attributes| interners.told.intern(attributes).0);
-        if self.memos.len() <= index {
-            self.memos.resize(index + 1, None);
-        }
         let memo = Memo { source: offer.source, originator, family, told };
-        if let Some(Memo { told: Some(before), .. }) = self.memos[index].replace(memo) {
+        let before = if signed {
+            self.signed_memos.insert((offer.attr, offer.signature), memo)
+        } else {
+            if self.memos.len() <= index {
+                self.memos.resize(index + 1, None);
+            }
+            self.memos[index].replace(memo)
+        };
+        if let Some(Memo { told: Some(before), .. }) = before {
             interners.told.release(before);
         }
         told
@@ -298,6 +328,85 @@ impl Group {
         {
             told.release(before);
         }
+        if self.signed_memos.is_empty() {
+            return;
+        }
+        let all = (attr, Signature(0))..=(attr, Signature(u64::MAX));
+        for (_, memo) in self.signed_memos.extract_if(all, |_, _| true) {
+            if let Some(before) = memo.told {
+                told.release(before);
+            }
+        }
+    }
+
+    /// Another policy for all members; the caller goes on to tell the group all of the table.
+    pub(super) fn set_key(&mut self, key: GroupKey, told: &mut Interner) {
+        self.key = key;
+        let signed = std::mem::take(&mut self.signed_memos).into_values();
+        for memo in std::mem::take(&mut self.memos).into_iter().flatten().chain(signed) {
+            if let Some(before) = memo.told {
+                told.release(before);
+            }
+        }
+    }
+
+    /// What a member was told or is being told.
+    pub(super) fn told_to(&self, peer: PeerId, table: &Table) -> BTreeMap<(Prefix, u32), AttrId> {
+        let mut told = BTreeMap::new();
+        for slot in (0..table.end()).map(SlotId::of) {
+            let prefix = table.slot(slot).prefix;
+            self.for_each_entry(slot, |path_id, entry| {
+                if let Some(attr) = entry.attr.filter(|_| entry.audience().includes(peer)) {
+                    told.insert((prefix, path_id.unwrap_or(0)), attr);
+                }
+            });
+        }
+        told
+    }
+
+    /// Counts what each member is told, in one pass for all of them.
+    pub(super) fn tally(&self, table: &Table, tally: &mut Tallies) {
+        let mut told: BTreeMap<Family, usize> = BTreeMap::new();
+        let mut left_out: BTreeMap<(u32, Family), usize> = BTreeMap::new();
+        for slot in (0..table.end()).map(SlotId::of) {
+            let family = table.slot(slot).prefix.family();
+            self.for_each_entry(slot, |_, entry| {
+                if entry.attr.is_some() {
+                    *told.entry(family).or_default() += 1;
+                    *left_out.entry((entry.except, family)).or_default() += 1;
+                }
+            });
+        }
+        for peer in self.members() {
+            for (family, count) in &told {
+                let own = left_out.get(&(peer.0, *family)).copied().unwrap_or(0);
+                tally.entry((peer, *family)).or_default().advertised = count - own;
+            }
+        }
+    }
+
+    /// Takes a member out, with what it knows, to be put into another group.
+    pub(super) fn extract(&mut self, peer: PeerId, table: &Table) -> Option<Leaving> {
+        self.write_pending();
+        self.absorb(peer);
+        let told = self.told_to(peer, table);
+        let Member { scan, missed, .. } = self.members.remove(&peer)?;
+        self.trim();
+        Some(Leaving { scan, missed, told })
+    }
+
+    /// Has a member that has just joined told where this group differs from the one it left.
+    pub(super) fn adopt(&mut self, peer: PeerId, leaving: Leaving, table: &Table) {
+        let Leaving { scan, mut missed, told: before } = leaving;
+        self.write_pending();
+        let now = self.told_to(peer, table);
+        let differing = before.iter().filter(|(key, attr)| now.get(*key) != Some(*attr)).map(|(key, _)| *key);
+        missed.extend(differing);
+        missed.extend(now.keys().filter(|key| !before.contains_key(*key)));
+        if let Some(member) = self.members.get_mut(&peer) {
+            *member = Member { cursor: self.log.head(), scan, missed };
+        }
+        self.trim();
     }
 
     /// Makes the group know one path of a prefix, or none; a family without path identifiers.
@@ -463,7 +572,7 @@ impl Group {
         };
         for segment in &batch {
             let mut rest: &[u8] = segment;
-            while let Ok(Some(frame)) = Frame::split(rest) {
+            while let Ok(Some(frame)) = Frame::split_within(rest, self.key.message_limit) {
                 rest = rest.get(frame.length..).unwrap_or_default();
                 // We wrote it, so it can be read.
                 if let Ok(update) = Update::decode(frame.body, context) {
@@ -614,7 +723,8 @@ impl Group {
     /// Gives all references back; the group is of no use afterwards.
     pub(super) fn dissolve(self, told: &mut Interner) {
         let entries = self.entries.iter().chain(self.paths.values().flat_map(BTreeMap::values));
-        let memos = self.memos.iter().flatten().filter_map(|memo| memo.told);
+        let memos =
+            self.memos.iter().flatten().chain(self.signed_memos.values()).filter_map(|memo| memo.told);
         for attr in entries.filter_map(|entry| entry.attr).chain(memos) {
             told.release(attr);
         }

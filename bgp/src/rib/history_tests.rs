@@ -9,6 +9,8 @@ use super::export::export;
 use super::group::GroupKey;
 use super::tests::{Knowledge, LOCAL_AS, address, asn, id, kind, path, peer, speaker};
 use super::*;
+use crate::policy::Announcer;
+use crate::policy::RouteKind;
 use crate::wire::attr::Community;
 use crate::wire::{Attributes, NextHop, PeerKind};
 use crate::{Family, FamilySet, Prefix};
@@ -31,6 +33,7 @@ enum Event {
     Read(u8),
     Write,
     Decide,
+    Policies(BTreeMap<u8, (usize, usize)>),
 }
 
 fn attribute_sets() -> Vec<Attributes> {
@@ -80,6 +83,38 @@ fn attributes_for(peer: u8, set: usize, prefix: Prefix) -> Attributes {
     attributes
 }
 
+/// Everything, nothing, and policies that look at all there is to look at.
+fn nth_policy(number: usize) -> Policy {
+    static POLICIES: std::sync::LazyLock<Vec<Policy>> = std::sync::LazyLock::new(|| {
+        let text = "
+asn: 64500
+router_id: 192.0.2.254
+prefix_lists:
+  some: [{prefix: 10.0.0.0/13, le: 16}, {prefix: '2001:db8::/46', ge: 48}]
+policies:
+  a:
+    default: accept
+    terms:
+    - {match: {prefix: [some]}, set: {local_preference: 300, communities: {add: ['64500:1']}}, then: accept}
+    - {match: {as_path: {origin: [64510]}}, then: reject}
+  b:
+    default: accept
+    terms:
+    - {match: {peer: {kind: external, address: [192.0.2.0/30]}}, set: {med: 7, prepend: 2}, then: next}
+    - {match: {communities: [no-export]}, then: reject}
+    - {match: {family: ipv6-unicast}, set: {communities: {replace: ['64500:1:2', 'rt:64500:1']}}, then: accept}
+  c:
+    terms:
+    - {match: {prefix: [some], peer: {kind: local}}, then: accept}
+    - {match: {as_path: {length: {le: 1}}}, set: {next_hop: 192.0.2.200, communities: {remove: [no-export]}}, then: accept}
+";
+        let checked = crate::config::Config::from_yaml(text).unwrap().check().unwrap();
+        let terms = checked.policies.into_values().map(Policy::Terms);
+        [Policy::Everything, Policy::Nothing].into_iter().chain(terms).collect()
+    });
+    POLICIES[number].clone()
+}
+
 fn any_families() -> impl Strategy<Value = FamilySet> {
     prop_oneof![
         Just(FamilySet::from_iter(BOTH)),
@@ -105,6 +140,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         4 => PEERS.prop_map(Event::Read),
         1 => Just(Event::Write),
         2 => Just(Event::Decide),
+        1 => proptest::collection::btree_map(PEERS, (0_usize..5, 0_usize..5), 1..9).prop_map(Event::Policies),
     ]
 }
 
@@ -121,6 +157,7 @@ struct Truth {
     said: BTreeMap<(Prefix, u8, u32), Said>,
     networks: BTreeSet<Prefix>,
     metrics: BTreeMap<IpAddr, Option<u32>>,
+    policies: BTreeMap<u8, Policies>,
 }
 
 /// A path with all that the comparison of two looks at.
@@ -131,6 +168,42 @@ struct Rival {
 }
 
 impl Truth {
+    fn info(&self, number: u8) -> PeerInfo {
+        let policy = self.policies.get(&number).cloned().unwrap_or_default();
+        PeerInfo { policy, ..peer(number, kind(number)) }
+    }
+
+    fn announcer(number: u8) -> Announcer {
+        match number {
+            0 => Announcer::LOCAL,
+            _ => Announcer {
+                kind: if kind(number) == PeerKind::External {
+                    RouteKind::External
+                } else {
+                    RouteKind::Internal
+                },
+                address: Some(IpAddr::V4(address(number))),
+                asn: Some(peer(number, kind(number)).remote_as),
+            },
+        }
+    }
+
+    /// What was said, as far as import policies accept it and as they do.
+    fn accepted(&self) -> BTreeMap<(Prefix, u8, u32), Said> {
+        let said = self.said.iter().filter_map(|((prefix, number, path_id), said)| {
+            let attributes = match self.info(*number).policy.import {
+                Policy::Everything => said.attributes.clone(),
+                Policy::Nothing => return None,
+                Policy::Terms(policy) => {
+                    let signature = policy.signature(*prefix, &Self::announcer(*number));
+                    policy.apply(signature, prefix.family(), &said.attributes).imported()?
+                }
+            };
+            Some(((*prefix, *number, *path_id), Said { attributes, stale: said.stale }))
+        });
+        said.collect()
+    }
+
     fn announce(&mut self, peer: u8, path_id: u32, prefix: Prefix, mut attributes: Attributes) {
         if !self.up.contains(&peer) {
             return;
@@ -175,7 +248,7 @@ impl Truth {
     }
 
     fn has_next_hop(&self, address: IpAddr) -> bool {
-        self.said.values().any(|said| match said.attributes.next_hop {
+        self.said.values().chain(self.accepted().values()).any(|said| match said.attributes.next_hop {
             NextHop::Local => false,
             NextHop::V4(v4) => IpAddr::V4(v4) == address,
             NextHop::V6 { global, .. } => IpAddr::V6(global) == address,
@@ -187,8 +260,8 @@ impl Truth {
         if self.networks.contains(&prefix) {
             return vec![Rival { peer: 0, path_id: 0, attributes: Attributes::default() }];
         }
-        let mut rivals: Vec<Rival> = self
-            .said
+        let accepted = self.accepted();
+        let mut rivals: Vec<Rival> = accepted
             .iter()
             .filter(|((of, ..), said)| *of == prefix && self.metric(&said.attributes).is_some())
             .map(|((_, peer, path_id), said)| Rival {
@@ -232,7 +305,7 @@ impl Truth {
 
     /// What a peer should know of a prefix, whatever the path identifiers are.
     fn told(&self, to: u8, prefix: Prefix) -> Vec<Attributes> {
-        let info = peer(to, kind(to));
+        let info = self.info(to);
         let told_to = GroupKey::of(&info).told(address(254), prefix.family());
         let tell = |rival: &Rival| {
             let (source, originator) = match rival.peer {
@@ -240,7 +313,11 @@ impl Truth {
                 from if kind(from) == PeerKind::External => (Source::External, None),
                 from => (peer(from, kind(from)).source(), Some(address(from))),
             };
-            let told = export(&rival.attributes, source, originator, prefix.family(), &told_to).ok();
+            let told = {
+                let announcer = || Self::announcer(rival.peer);
+                let signature = info.policy.export.signature(prefix, announcer);
+                export(&rival.attributes, source, originator, prefix.family(), &told_to, signature).ok()
+            };
             told.filter(|_| rival.peer != to)
         };
         if !info.add_path.send.contains(prefix.family()) {
@@ -255,8 +332,8 @@ impl Truth {
             path_id: 0,
             attributes: Attributes::default(),
         });
-        let learned = self
-            .said
+        let accepted = self.accepted();
+        let learned = accepted
             .iter()
             .filter(|((of, ..), said)| *of == prefix && self.metric(&said.attributes).is_some());
         let learned = learned.map(|((_, peer, path_id), said)| Rival {
@@ -299,7 +376,7 @@ impl History {
                     // A session that comes up again without having gone down has.
                     truth.said.retain(|(_, peer, _), _| *peer != number);
                 }
-                rib.peer_up(id(number), peer(number, kind(number)));
+                rib.peer_up(id(number), truth.info(number));
                 truth.up.insert(number);
                 known.insert(number, Knowledge { lenient: true, ..Knowledge::default() });
             }
@@ -372,6 +449,15 @@ impl History {
             }
             Event::Write => rib.write_pending(),
             Event::Decide => rib.decide(),
+            Event::Policies(numbers) => {
+                for (number, (import, export)) in numbers {
+                    let policies = Policies { import: nth_policy(import), export: nth_policy(export) };
+                    truth.policies.insert(number, policies);
+                }
+                let policies =
+                    truth.policies.iter().map(|(number, policies)| (id(*number), policies.clone()));
+                rib.set_policies(&policies.collect());
+            }
         }
         let Self { truth, .. } = self;
         let forgotten: Vec<IpAddr> =
@@ -393,11 +479,12 @@ impl History {
     fn check(&mut self) {
         self.look_at_fib();
         let views = self.rib.paths();
-        assert_eq!(views.len(), self.truth.said.len() + self.truth.networks.len());
+        let accepted = self.truth.accepted();
+        assert_eq!(views.len(), accepted.len() + self.truth.networks.len());
         for view in &views {
             if view.peer != PeerId::LOCAL {
                 let number = u8::try_from(view.peer.0).unwrap();
-                let said = &self.truth.said[&(view.prefix, number, view.path_id)];
+                let said = &accepted[&(view.prefix, number, view.path_id)];
                 assert_eq!((&view.attributes, view.stale), (&said.attributes, said.stale), "{}", view.prefix);
             }
         }
@@ -427,7 +514,21 @@ impl History {
                 assert_eq!(sorted(known), sorted(wanted), "{prefix} at peer {number}");
             }
             let received = self.truth.said.keys().filter(|(_, peer, _)| *peer == number).count();
-            assert_eq!(self.rib.counts(id(number)), (received, knowledge.routes.len()), "peer {number}");
+            let accepted = accepted.keys().filter(|(_, peer, _)| *peer == number).count();
+            let counts = Counts { received, accepted, advertised: knowledge.routes.len() };
+            assert_eq!(self.rib.counts(id(number)), counts, "peer {number}");
+            let (tally, _) = self.rib.tally();
+            let told: usize = Family::ALL
+                .iter()
+                .filter_map(|of| tally.get(&(id(number), *of)))
+                .map(|counts| counts.advertised)
+                .sum();
+            assert_eq!(told, counts.advertised, "tally of peer {number}");
+            let said: Vec<_> =
+                self.rib.received(id(number)).into_iter().map(|view| view.attributes).collect();
+            let wanted = self.truth.said.iter().filter(|((_, peer, _), _)| *peer == number);
+            let wanted: Vec<_> = wanted.map(|(_, said)| said.attributes.clone()).collect();
+            assert_eq!(said, wanted, "received from peer {number}");
         }
     }
 
@@ -466,4 +567,15 @@ proptest! {
         history.check();
         history.end();
     }
+}
+
+#[test]
+fn other_options_leave_the_routes_alone_whose_prefix_had_another_slot_before() {
+    let mut history = History::new();
+    let slots_change = [Event::Originate(vec![7, 1, 10, 5]), Event::Originate(vec![3]), Event::Read(1)];
+    for event in slots_change.into_iter().chain([Event::Up(7), Event::Announce(7, 0, 0, vec![5])]) {
+        history.happen(event);
+    }
+    history.rib.set_options(DecisionOptions { always_compare_med: true, ..DecisionOptions::default() });
+    history.check();
 }

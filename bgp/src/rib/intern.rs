@@ -120,7 +120,6 @@ impl Interner {
     }
 
     /// Attribute sets in use.
-    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.ids.len()
     }

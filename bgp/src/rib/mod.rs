@@ -29,6 +29,7 @@ mod intern;
 mod log;
 mod next_hop;
 mod peer;
+mod policies;
 mod state;
 mod table;
 
@@ -39,7 +40,8 @@ pub use export::{ExportView, Withheld};
 pub use fib::{Fib, FibChange, FibNextHop, FibRoute};
 pub use log::{Batch, Segment};
 pub use next_hop::Tracking;
-pub use peer::{AddPath, Excess, PeerId, PeerInfo, Policy, PrefixLimit, Source};
+pub use peer::{AddPath, Counts, Excess, PeerId, PeerInfo, Policies, Policy, PrefixLimit, Sizes, Source};
+pub use policies::{ReceivedView, Refused, Tallies};
 pub use state::{PathView, Rib, Speaker};
 
 #[cfg(test)]

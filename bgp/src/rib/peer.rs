@@ -3,8 +3,11 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroU8;
+use std::sync::Arc;
 
 use super::export::ExportView;
+use super::policies::HeldPaths;
+use crate::asn::Asn;
 use crate::family::FamilySet;
 use crate::identifier::BgpIdentifier;
 use crate::wire::PeerKind;
@@ -40,6 +43,8 @@ pub struct AddPath {
 pub struct PeerInfo {
     /// Its identifier, a tie-break.
     pub identifier: BgpIdentifier,
+    /// Its AS.
+    pub remote_as: Asn,
     /// Its address, the last tie-break.
     pub address: IpAddr,
     /// Families negotiated.
@@ -59,19 +64,35 @@ pub struct PeerInfo {
     /// Whether it understands long-lived graceful restart, and so may be told stale paths.
     pub long_lived: bool,
     /// What is accepted from it and told to it.
-    pub policy: Policy,
+    pub policy: Policies,
     /// How many paths it may announce.
     pub prefix_limit: Option<PrefixLimit>,
 }
 
-/// What is accepted from a peer and told to it. Import and export policies have their place here.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+/// What is accepted from a peer and told to it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Policies {
+    /// What is accepted.
+    pub import: Policy,
+    /// What is told.
+    pub export: Policy,
+}
+
+impl Policies {
+    /// RFC 8212: nothing either way.
+    pub const NOTHING: Policies = Policies { import: Policy::Nothing, export: Policy::Nothing };
+}
+
+/// What passes in one direction. Two that say the same are equal.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Policy {
     /// Everything.
     #[default]
     Everything,
     /// RFC 8212: nothing, as the peer is external and nobody said what.
     Nothing,
+    /// What a policy says.
+    Terms(Arc<crate::policy::Policy>),
 }
 
 /// How many paths a peer may announce in all its families.
@@ -124,19 +145,48 @@ pub(super) struct Peer {
     pub(super) info: PeerInfo,
     /// Whether the session is up; without it the peer is here for its stale paths only.
     pub(super) up: bool,
-    /// Paths that it announced.
+    /// Its paths in the table.
     pub(super) received: usize,
+    /// What it said before the import policy; `None` without one.
+    pub(super) held: Option<HeldPaths>,
     /// The update group that it belongs to, or did.
     pub(super) group: usize,
     /// The worst that was said about its limit in this session.
     pub(super) excess: Excess,
 }
 
+/// Paths of a peer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// That it announced.
+    pub received: usize,
+    /// That the import policy accepted.
+    pub accepted: usize,
+    /// That it is told.
+    pub advertised: usize,
+}
+
+/// What the tables hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sizes {
+    /// Prefixes.
+    pub prefixes: usize,
+    /// Sets of attributes that were received.
+    pub attributes: usize,
+    /// Sets of attributes that are told.
+    pub told: usize,
+}
+
 impl Peer {
+    /// Paths that it announced, refused ones included.
+    pub(super) fn announced(&self) -> usize {
+        self.held.as_ref().map_or(self.received, HeldPaths::len)
+    }
+
     /// How it stands to its limit, if that is worse than what was said before.
     pub(super) fn new_excess(&mut self, limit: PrefixLimit) -> Option<Excess> {
         let (received, maximum) =
-            (u64::try_from(self.received).unwrap_or(u64::MAX), u64::from(limit.maximum));
+            (u64::try_from(self.announced()).unwrap_or(u64::MAX), u64::from(limit.maximum));
         let excess = if received > maximum {
             Excess::Beyond
         } else if received.saturating_mul(100) >= maximum * u64::from(limit.warn_percent) {
@@ -165,11 +215,19 @@ impl Peers {
         self.peers.get_mut(index(id))?.as_deref_mut()
     }
 
+    pub(super) fn iter(&self) -> impl Iterator<Item = (PeerId, &Peer)> {
+        (0..).map(PeerId).zip(&self.peers).filter_map(|(id, peer)| Some((id, peer.as_deref()?)))
+    }
+
     pub(super) fn insert(&mut self, id: PeerId, peer: Peer) {
         if self.peers.len() <= index(id) {
             self.peers.resize_with(index(id) + 1, || None);
         }
         self.peers[index(id)] = Some(Box::new(peer));
+    }
+
+    pub(super) fn take(&mut self, id: PeerId) -> Option<Peer> {
+        self.peers.get_mut(index(id))?.take().map(|peer| *peer)
     }
 
     pub(super) fn remove(&mut self, id: PeerId) {

@@ -11,7 +11,7 @@ use super::group::{Group, GroupKey, Interners, Offer, Wanted};
 use super::intern::AttrId;
 use super::log::Batch;
 use super::next_hop::{self, NextHops, Tracking};
-use super::peer::{Excess, Peer, PeerId, PeerInfo, Peers, Source};
+use super::peer::{Counts, Excess, Peer, PeerId, PeerInfo, Peers, Policy, Source};
 use super::table::{Path, Slot, SlotId, Table, hash};
 use crate::asn::Asn;
 use crate::family::{Family, FamilySet};
@@ -146,8 +146,38 @@ impl Rib {
             self.peer_down(id, None);
         }
         self.decide();
-        let received = self.peers.find(id).map_or(0, |peer| peer.received);
+        let (received, held, import) = match self.peers.take(id) {
+            Some(peer) => (peer.received, peer.held, peer.info.policy.import),
+            None => (0, None, Policy::Everything),
+        };
+        let wanted_import = info.policy.import.clone();
         let key = GroupKey::of(&info);
+        let mut peer = Peer { info, up: true, received, held, group: 0, excess: Excess::None };
+        peer.info.policy.import = import;
+        self.peers.insert(id, peer);
+        self.set_import_if_other(id, wanted_import);
+        let index = self.join_group(id, key);
+        if let Some(peer) = self.peers.find_mut(id) {
+            peer.group = index;
+        }
+        if self.peers.find(id).is_some_and(|peer| peer.received > 0) {
+            self.redecide(|slot| slot.paths.as_slice().iter().any(|path| path.peer == id));
+            self.decide();
+        }
+        if let Some(group) = self.groups[index].as_mut() {
+            group.begin(id);
+        }
+    }
+
+    fn set_import_if_other(&mut self, id: PeerId, import: Policy) {
+        if self.peers.find(id).is_some_and(|peer| peer.info.policy.import != import) {
+            self.set_import(id, import);
+            self.decide();
+        }
+    }
+
+    /// Makes a peer a member of the group with this key, which knows then all that it is to be told.
+    pub(super) fn join_group(&mut self, id: PeerId, key: GroupKey) -> usize {
         let found = self.groups.iter().position(|group| group.as_ref().is_some_and(|group| group.key == key));
         let index = found.unwrap_or_else(|| {
             let free = self.groups.iter().position(Option::is_none);
@@ -156,8 +186,7 @@ impl Rib {
             self.groups[index] = Some(Group::new(key, self.speaker.cluster_id));
             index
         });
-        self.peers.insert(id, Peer { info, up: true, received, group: index, excess: Excess::None });
-        let Some(group) = self.groups[index].as_mut() else { return };
+        let Some(group) = self.groups[index].as_mut() else { return index };
         let members: Vec<PeerId> = group.members().collect();
         group.join(id);
         // A group of one is not told what that one says, and an empty one nothing.
@@ -167,13 +196,7 @@ impl Rib {
         if let Some(group) = self.groups[index].as_mut() {
             group.joined();
         }
-        if received > 0 {
-            self.redecide(|slot| slot.paths.as_slice().iter().any(|path| path.peer == id));
-            self.decide();
-        }
-        if let Some(group) = self.groups[index].as_mut() {
-            group.begin(id);
-        }
+        index
     }
 
     /// A session ended: what the peer said holds no more, but paths of the families to retain stay, stale.
@@ -192,7 +215,7 @@ impl Rib {
         }
         let retain = retain.unwrap_or(FamilySet::EMPTY);
         self.mark_stale(id, retain);
-        self.remove_paths(id, |slot, _| !retain.contains(slot.prefix.family()));
+        self.remove_paths(id, |family, _| !retain.contains(family));
         self.forget_if_gone(id);
     }
 
@@ -316,10 +339,14 @@ impl Rib {
     }
 
     /// Paths that a peer announced and was announced.
-    pub fn counts(&self, id: PeerId) -> (usize, usize) {
-        let Some(peer) = self.peers.find(id) else { return (0, 0) };
+    pub fn counts(&self, id: PeerId) -> Counts {
+        let Some(peer) = self.peers.find(id) else { return Counts::default() };
         let group = self.groups[peer.group].as_ref().filter(|_| peer.up);
-        (peer.received, group.map_or(0, |group| group.count(id)))
+        Counts {
+            received: peer.announced(),
+            accepted: peer.received,
+            advertised: group.map_or(0, |group| group.count(id)),
+        }
     }
 
     /// Every path, by prefix and preference.
@@ -345,21 +372,23 @@ impl Rib {
     }
 
     pub(super) fn forget_if_gone(&mut self, id: PeerId) {
-        if self.peers.find(id).is_some_and(|peer| peer.received == 0 && !peer.up) {
+        if self.peers.find(id).is_some_and(|peer| peer.received == 0 && peer.announced() == 0 && !peer.up) {
             // The decision about its last paths needs it no more than any other.
             self.peers.remove(id);
         }
     }
 
-    fn dissolve_if_empty(&mut self, index: usize) {
+    pub(super) fn dissolve_if_empty(&mut self, index: usize) {
         if let Some(group) = self.groups[index].take_if(|group| group.is_empty()) {
             group.dissolve(&mut self.interners.told);
         }
     }
 
-    fn redecide(&mut self, condition: impl Fn(&Slot) -> bool) {
+    pub(super) fn redecide(&mut self, condition: impl Fn(&Slot) -> bool) {
         for slot in self.table.all() {
-            if condition(self.table.slot(slot)) {
+            let entry = self.table.slot(slot);
+            // One without paths is free, and what it was about may be in another by now.
+            if !entry.paths.as_slice().is_empty() && condition(entry) {
                 self.mark_undecided(slot);
             }
         }
@@ -434,7 +463,8 @@ impl Rib {
         self.speaker
     }
 
-    pub(super) fn offer(&self, path: &Path) -> Offer {
+    /// A path as a group with this policy sees it.
+    pub(super) fn offer(&self, path: &Path, prefix: Prefix, policy: &Policy) -> Offer {
         let peer = self.peers.find(path.peer);
         Offer {
             peer: path.peer,
@@ -444,13 +474,14 @@ impl Rib {
             originator: peer
                 .filter(|peer| peer.info.view.kind == PeerKind::Internal)
                 .map(|peer| peer.info.identifier.octets().into()),
+            signature: policy.signature(prefix, || self.announcer(path.peer)),
         }
     }
 
     /// The paths that a group may be told of, in order of preference.
-    pub(super) fn offers(&self, slot: &Slot, limit: usize) -> Vec<Offer> {
+    fn offers(&self, slot: &Slot, limit: usize, policy: &Policy) -> Vec<Offer> {
         let paths = slot.paths.as_slice().iter().filter(|path| self.is_reachable(path));
-        paths.take(limit).map(|path| self.offer(path)).collect()
+        paths.take(limit).map(|path| self.offer(path, slot.prefix, policy)).collect()
     }
 
     /// Makes a group know what it should of a prefix.
@@ -462,7 +493,7 @@ impl Rib {
         if limit == 1 && !group.key.has_path_ids(family) {
             let best =
                 slot.paths.as_slice().first().filter(|path| slot.used > 0 && !group.is_only(path.peer));
-            let offer = best.map(|path| self.offer(path));
+            let offer = best.map(|path| self.offer(path, prefix, &group.key.policy));
             let Self { groups, interners, .. } = self;
             let Some(group) = groups[index].as_mut() else { return };
             let wanted = offer.and_then(|offer| {
@@ -472,7 +503,7 @@ impl Rib {
             group.tell(id, prefix, wanted, interners);
             return;
         }
-        let offers = self.offers(slot, limit);
+        let offers = self.offers(slot, limit, &group.key.policy);
         let Self { groups, interners, .. } = self;
         let Some(group) = groups[index].as_mut() else { return };
         let wanted: Vec<Wanted> = offers

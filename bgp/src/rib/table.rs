@@ -188,7 +188,6 @@ impl Table {
     }
 
     /// Prefixes in use.
-    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.ids.len()
     }

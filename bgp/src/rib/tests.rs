@@ -60,6 +60,7 @@ pub(super) fn path(last: u8, asns: &[u32]) -> Attributes {
 pub(super) fn peer(last: u8, kind: PeerKind) -> PeerInfo {
     PeerInfo {
         identifier: BgpIdentifier::new(address(last)).unwrap(),
+        remote_as: if kind == PeerKind::Internal { asn(LOCAL_AS) } else { asn(64500 + u32::from(last)) },
         address: IpAddr::V4(address(last)),
         families: FamilySet::from_iter(Family::ALL),
         view: ExportView {
@@ -78,7 +79,7 @@ pub(super) fn peer(last: u8, kind: PeerKind) -> PeerInfo {
         extended_next_hop: false,
         route_reflector_client: last == 6,
         long_lived: last < 3,
-        policy: Policy::Everything,
+        policy: Policies::default(),
         prefix_limit: None,
     }
 }
@@ -521,13 +522,13 @@ fn a_limit_warns_once_then_stops_what_exceeds_it() {
         said.extend(rib.take_limits_reached().into_iter().map(|reached| (reached.received, reached.excess)));
     }
     assert_eq!(said, [(3, Excess::Near), (5, Excess::Beyond)]);
-    assert_eq!(rib.counts(id(1)).0, 5);
+    assert_eq!(rib.counts(id(1)).received, 5);
 }
 
 #[test]
 fn an_external_peer_without_a_policy_exchanges_nothing() {
     let mut rib = rib(&[2]);
-    rib.peer_up(id(1), PeerInfo { policy: Policy::Nothing, ..peer(1, PeerKind::External) });
+    rib.peer_up(id(1), PeerInfo { policy: Policies::NOTHING, ..peer(1, PeerKind::External) });
     announce(&mut rib, id(1), path(1, &[64501]), [prefix("198.51.100.0/24")]);
     rib.originate(BTreeMap::from([(prefix("203.0.113.0/24"), true)]));
     assert_eq!(told(&mut rib, 2).into_keys().collect::<Vec<_>>(), [prefix("203.0.113.0/24")]);

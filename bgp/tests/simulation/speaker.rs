@@ -7,7 +7,7 @@ use std::time::Duration;
 use margay_bgp::fsm::{
     Direction, Helper, Input, Negotiated, Order, Output, Received, Session, SessionConfig,
 };
-use margay_bgp::rib::{AddPath, ExportView, PeerId, PeerInfo, Policy, Rib, Speaker};
+use margay_bgp::rib::{AddPath, ExportView, PeerId, PeerInfo, Policies, Rib, Speaker};
 use margay_bgp::wire::{
     Capabilities, Frame, GracefulRestart, MAX_MESSAGE_LEN, Message, PeerKind, Update, UpdateContext, header,
 };
@@ -181,6 +181,7 @@ impl Node {
         self.obey(neighbor, &orders);
         let info = PeerInfo {
             identifier: negotiated.identifier,
+            remote_as: negotiated.asn,
             address: IpAddr::V4(address(neighbor)),
             families: negotiated.families,
             view: ExportView {
@@ -196,7 +197,7 @@ impl Node {
             extended_next_hop: false,
             route_reflector_client: false,
             long_lived: false,
-            policy: Policy::Everything,
+            policy: Policies::default(),
             prefix_limit: None,
         };
         self.rib.peer_up(peer_id(neighbor), info);

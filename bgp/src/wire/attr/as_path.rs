@@ -77,6 +77,12 @@ impl AsPath {
         (first.kind == SegmentKind::Sequence).then(|| first.asns.first().copied())?
     }
 
+    /// The AS that the route is from, if the path ends in a sequence.
+    pub fn origin_as(&self) -> Option<Asn> {
+        let last = self.segments.last()?;
+        (last.kind == SegmentKind::Sequence).then(|| last.asns.last().copied())?
+    }
+
     /// The path after passing one more AS.
     #[must_use]
     pub fn prepended(&self, asn: Asn) -> Self {

@@ -14,7 +14,7 @@ pub(super) use encode::{ClassicNextHop, encode, encode_mp_header};
 use crate::asn::Asn;
 
 /// Attribute type codes.
-pub(super) mod code {
+pub(crate) mod code {
     pub(crate) const ORIGIN: u8 = 1;
     pub(crate) const AS_PATH: u8 = 2;
     pub(crate) const NEXT_HOP: u8 = 3;
