@@ -104,7 +104,8 @@ fn routes_become_those_of_last_resort_after_the_restart_time() {
         lab.peers[0].kill();
         eventually("its routes are stale for long", || {
             let routes = lab.routes_of(&lab.peers[0]);
-            let marked = routes.iter().filter(|route| route.communities.iter().any(|text| text == "65535:6"));
+            let marked =
+                routes.iter().filter(|route| route.communities.iter().any(|text| text == "llgr-stale"));
             if marked.count() == 3 { Ok(()) } else { Err(format!("{daemon:?}: {routes:?}")) }
         });
         contains(&lab.kernel_routes(), &["198.51.100.0/25", "2001:db8:100::/40"]).unwrap();
