@@ -65,6 +65,9 @@ const RETRY: Duration = Duration::from_secs(1);
 /// How long an ADD may wait for its pod before it is told why it waits; below the plugin's own patience.
 const PATIENCE: Duration = Duration::from_secs(25);
 
+/// Counters that are asked for one by one; of more, all are listed at once.
+const MOST_ASKED_BY_NAME: usize = 32;
+
 /// What the core hears.
 #[derive(Debug)]
 pub(crate) enum Event {
@@ -487,7 +490,11 @@ impl Core {
         if self.programmed.is_none() {
             return;
         }
-        for name in Tally::concerned(changes) {
+        let names: Vec<String> = Tally::concerned(changes).collect();
+        if names.len() > MOST_ASKED_BY_NAME {
+            return self.count_drops();
+        }
+        for name in names {
             match self.nft.counter(&name) {
                 Ok(count) => self.tally.take_one(&name, count),
                 Err(error) => warn!(%error, "a counter of dropped packets cannot be read"),

@@ -349,6 +349,8 @@ pub(crate) struct CheckedNeighbor {
     pub(crate) router_id: BgpIdentifier,
     pub(crate) address: IpAddr,
     pub(crate) remote_as: Asn,
+    /// Of an internal neighbour.
+    pub(crate) cluster_id: Option<Ipv4Addr>,
     pub(crate) local_address: Option<IpAddr>,
     pub(crate) port: u16,
     pub(crate) passive: bool,
@@ -572,7 +574,7 @@ impl Config {
         Ok(Checked {
             asn: self.asn,
             router_id: self.router_id,
-            cluster_id: self.cluster_id.unwrap_or(self.router_id.octets().into()),
+            cluster_id: self.cluster_id(),
             options: DecisionOptions {
                 always_compare_med: self.decision.always_compare_med,
                 external_paths: self.decision.external_paths,
@@ -610,6 +612,10 @@ impl Config {
             import: policy("import", &neighbor.import, &self.import)?,
             export: policy("export", &neighbor.export, &self.export)?,
         })
+    }
+
+    fn cluster_id(&self) -> Ipv4Addr {
+        self.cluster_id.unwrap_or(self.router_id.octets().into())
     }
 
     fn check_neighbor(
@@ -683,6 +689,8 @@ impl Config {
         }
         let policy = self.neighbor_policies(neighbor, policies)?;
         Ok(CheckedNeighbor {
+            // What was reflected carries it, and what was received was looked through for it.
+            cluster_id: internal.then(|| self.cluster_id()),
             local_as: self.asn,
             router_id: self.router_id,
             address,
@@ -755,6 +763,20 @@ mod tests {
         let json = serde_json::to_string(&config).unwrap();
         assert_eq!(serde_json::from_str::<Config>(&json).unwrap(), config);
         assert_eq!(Config::from_yaml(&json).unwrap(), config);
+    }
+
+    #[test]
+    fn another_cluster_takes_another_session_inside_the_as_and_none_outside() {
+        let config = |cluster: &str| {
+            let neighbors =
+                "neighbors: [{address: 192.0.2.2, remote_as: 64500}, {address: 192.0.2.3, remote_as: 64501}]";
+            let text = format!("{SMALL}cluster_id: {cluster}\n{neighbors}");
+            Config::from_yaml(&text).unwrap().check().unwrap().neighbors
+        };
+        let (before, after) = (config("192.0.2.1"), config("192.0.2.9"));
+        let same: Vec<bool> =
+            before.values().zip(after.values()).map(|(before, after)| after.has_session_of(before)).collect();
+        assert_eq!(same, [false, true]);
     }
 
     #[test]

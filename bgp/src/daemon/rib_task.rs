@@ -345,6 +345,8 @@ impl RibTask {
                 }
             }
         }
+        // Nobody resolves next hops yet.
+        drop(self.rib.take_tracking());
         self.rib.tidy();
     }
 

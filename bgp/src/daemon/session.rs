@@ -364,7 +364,8 @@ impl SessionTask {
                 let Some(session) = self.negotiated(direction) else { return };
                 // RFC 7313 section 4: marks that were not negotiated are ignored.
                 match refresh.content {
-                    Some((family, RefreshKind::Request)) => {
+                    // RFC 2918 section 4: so is the request of a family that was not.
+                    Some((family, RefreshKind::Request)) if session.families.contains(family) => {
                         let request = if session.enhanced_route_refresh {
                             self.send(direction, |out| RouteRefresh::encode(family, RefreshKind::Begin, out));
                             RibInput::EnhancedRefresh { peer, family }

@@ -168,7 +168,8 @@ pub(super) fn export(
             // Section 5.1.3: the next hop of an external path is left as it is.
             told.next_hop = match told.next_hop {
                 NextHop::Local => own_next_hop()?,
-                // A link-local address means nothing to a peer of another link.
+                // A link-local address means nothing to a peer of another link (RFC 2545 section 3).
+                NextHop::V6 { global, .. } if global.is_unicast_link_local() => own_next_hop()?,
                 NextHop::V6 { global, .. } => NextHop::V6 { global, link_local: None },
                 NextHop::V4(address) => NextHop::V4(address),
             };

@@ -248,6 +248,16 @@ fn a_link_local_next_hop_goes_to_the_kernel_with_its_interface() {
 }
 
 #[test]
+fn a_link_local_next_hop_is_told_to_nobody() {
+    let mut rib = rib(&[1, 2]);
+    let next_hop = NextHop::V6 { global: "fe80::1".parse().unwrap(), link_local: None };
+    let prefix = prefix("2001:db8:1::/48");
+    announce(&mut rib, id(1), Attributes { next_hop, ..path(1, &[64501]) }, [prefix]);
+    let own = NextHop::V6 { global: "2001:db8::fe".parse().unwrap(), link_local: None };
+    assert_eq!(told(&mut rib, 2)[&prefix].next_hop, own);
+}
+
+#[test]
 fn originated_prefixes_are_told_with_the_own_next_hop_and_have_a_blackhole() {
     let mut rib = rib(&[1, 2]);
     let (v4, v6) = (prefix("198.51.100.0/24"), prefix("2001:db8:1::/48"));

@@ -161,22 +161,12 @@ impl Notification {
         Self::new(6, 7, [])
     }
 
-    /// 6/8: there is no room for what the session would take.
-    pub fn out_of_resources() -> Self {
-        Self::new(6, 8, [])
-    }
-
     /// 6/9: as `reason`, but nothing of the session may be kept (RFC 8538 section 3).
     #[must_use]
     pub fn hard_reset(reason: &Self) -> Self {
         let mut data = vec![reason.code, reason.subcode];
         data.extend_from_slice(&reason.data);
         Self::new(6, 9, data)
-    }
-
-    /// 6/10: the path to the neighbour is down, as BFD says (RFC 9384).
-    pub fn bfd_down() -> Self {
-        Self::new(6, 10, [])
     }
 
     /// 7/1: a `BoRR` or `EoRR` of a wrong length; the data is the message (RFC 7313 section 5).
