@@ -4,7 +4,7 @@ mod bgp;
 mod state;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
@@ -59,9 +59,6 @@ pub(crate) struct Decider {
     /// The endpoints that may talk, shared with who was told of them.
     admitted: Arc<BTreeMap<EndpointId, Admitted>>,
     waiting: BTreeMap<EndpointId, String>,
-    /// Endpoints that may talk, of each pod and of none.
-    of_pod: BTreeMap<Option<PodName>, BTreeSet<EndpointId>>,
-    pod_of: BTreeMap<EndpointId, Option<PodName>>,
     bgp: Option<Arc<margay_bgp::config::Config>>,
 }
 
@@ -81,10 +78,7 @@ impl Decider {
         if is_first {
             touched.endpoints.extend(state.endpoints().map(|(id, _)| id.clone()));
         }
-        for id in &touched.endpoints {
-            self.meet(state, id);
-        }
-        let is_local = |pod: &PodName| self.of_pod.contains_key(&Some(pod.clone()));
+        let is_local = |pod: &PodName| state.is_local(pod);
         let mut changes = self.compiler.update(state.objects(), is_local, &touched.policy);
         if is_first {
             // Nobody knows what these pods were allowed before.
@@ -103,33 +97,12 @@ impl Decider {
         Some(Decision { wanted, changes })
     }
 
-    /// Notes whose an endpoint is now, or that it is gone or has to wait.
-    fn meet(&mut self, state: &State, id: &EndpointId) {
-        self.waiting.remove(id);
-        if let Some(pod) = self.pod_of.remove(id)
-            && let Entry::Occupied(mut ids) = self.of_pod.entry(pod)
-        {
-            ids.get_mut().remove(id);
-            if ids.get().is_empty() {
-                ids.remove();
-            }
-        }
-        match state.endpoint(id).map(|endpoint| state.pod_of(endpoint)) {
-            None => {}
-            Some(Err(reason)) => drop(self.waiting.insert(id.clone(), reason)),
-            Some(Ok(pod)) => {
-                self.of_pod.entry(pod.clone()).or_default().insert(id.clone());
-                self.pod_of.insert(id.clone(), pod);
-            }
-        }
-    }
-
-    /// Brings the admitted endpoints up to date: those that were met, and those whose policies are others or are about
-    /// other directions.
-    fn admit(&mut self, state: &State, met: BTreeSet<EndpointId>, changes: &Changes) {
-        let mut concerned = met;
+    /// Brings up to date which endpoints may talk and which have to wait: those that were touched, and those whose
+    /// policies are others or are about other directions.
+    fn admit(&mut self, state: &State, touched: BTreeSet<EndpointId>, changes: &Changes) {
+        let mut concerned = touched;
         for pod in &changes.pods {
-            concerned.extend(self.of_pod.get(&Some(pod.clone())).into_iter().flatten().cloned());
+            concerned.extend(state.ids_of(pod).cloned());
         }
         let says_else = |set: &PolicySetId| {
             let change = changes.sets.get(set);
@@ -139,13 +112,15 @@ impl Decider {
             self.admitted.iter().filter(|(_, admitted)| admitted.set.as_ref().is_some_and(says_else));
         concerned.extend(of_sets.map(|(id, _)| id.clone()));
         for id in concerned {
-            let now = self.pod_of.get(&id).and_then(|pod| {
-                let endpoint = Arc::clone(state.shared_endpoint(&id)?);
-                let set = pod.as_ref().and_then(|pod| self.compiler.set_of(pod));
-                let said = set.and_then(|set| self.compiler.set(set));
-                let ways = Way::ALL.into_iter().filter(|way| said.is_some_and(|set| set.way(*way).is_some()));
-                Some(Admitted { endpoint, set, ways: ways.collect() })
-            });
+            self.waiting.remove(&id);
+            let now = match state.shared_endpoint(&id).map(|endpoint| (endpoint, state.pod_of(endpoint))) {
+                None => None,
+                Some((_, Err(reason))) => {
+                    self.waiting.insert(id.clone(), reason);
+                    None
+                }
+                Some((endpoint, Ok(pod))) => Some(self.admitted(endpoint, pod.as_ref())),
+            };
             // What did not change stays shared.
             if self.admitted.get(&id) == now.as_ref() {
                 continue;
@@ -156,6 +131,14 @@ impl Decider {
                 None => drop(admitted.remove(&id)),
             }
         }
+    }
+
+    /// An endpoint of a pod, or of none, with the policies that apply to it.
+    fn admitted(&self, endpoint: &Arc<Endpoint>, pod: Option<&PodName>) -> Admitted {
+        let set = pod.and_then(|pod| self.compiler.set_of(pod));
+        let said = set.and_then(|set| self.compiler.set(set));
+        let ways = Way::ALL.into_iter().filter(|way| said.is_some_and(|set| set.way(*way).is_some()));
+        Admitted { endpoint: Arc::clone(endpoint), set, ways: ways.collect() }
     }
 }
 

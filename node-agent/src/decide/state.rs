@@ -353,8 +353,18 @@ impl State {
         changed
     }
 
+    /// The endpoints of a pod, whether the API knows that very pod or not.
+    pub(crate) fn ids_of(&self, pod: &PodName) -> impl Iterator<Item = &EndpointId> {
+        self.of_pod.get(pod).into_iter().flatten()
+    }
+
+    /// Whether a pod that the API knows has an interface on this node.
+    pub(crate) fn is_local(&self, pod: &PodName) -> bool {
+        self.endpoints_of(pod).any(|endpoint| self.pod_of(endpoint).is_ok())
+    }
+
     fn endpoints_of(&self, pod: &PodName) -> impl Iterator<Item = &Arc<Endpoint>> {
-        self.of_pod.get(pod).into_iter().flatten().filter_map(|id| self.endpoints.get(id))
+        self.ids_of(pod).filter_map(|id| self.endpoints.get(id))
     }
 
     fn refresh(&mut self, name: &PodName) {
