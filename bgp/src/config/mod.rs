@@ -22,13 +22,15 @@ use crate::policy_test::PolicyTest;
 use crate::prefix::Prefix;
 
 pub use checked::Checked;
-pub(crate) use checked::CheckedNeighbor;
+pub(crate) use checked::{CheckedBfd, CheckedDynamic, CheckedNeighbor, Hops};
 pub use locate::Located;
 pub use policy::{
     Action, AsPathMatch, CommunityChange, DefaultAction, LengthMatch, MatchConfig, NextHopOption,
     PeerMatchConfig, PolicyConfig, PrefixEntry, SetConfig, TermConfig,
 };
-pub use session::{AddPathOption, DynamicNeighbors, GracefulRestartOptions, LONGEST_PASSWORD, Password};
+pub use session::{
+    AddPathOption, BfdOptions, DynamicNeighbors, GracefulRestartOptions, LONGEST_PASSWORD, Password,
+};
 
 /// Everything a speaker is told; the whole of it each time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -187,6 +189,9 @@ pub struct Neighbor {
     /// What happens to routes during restarts.
     #[serde(default)]
     pub graceful_restart: GracefulRestartOptions,
+    /// Has BFD watch the path to it. Default: not watched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bfd: Option<BfdOptions>,
     /// Families to exchange. Default both.
     #[serde(default = "default_families")]
     pub families: Vec<Family>,
@@ -234,6 +239,7 @@ impl Neighbor {
             extended_next_hop: false,
             add_path: AddPathOption::None,
             graceful_restart: GracefulRestartOptions::default(),
+            bfd: None,
             families: default_families(),
             hold_time: None,
             next_hop_ipv4: None,
