@@ -50,6 +50,8 @@ pub enum Request {
     Reset(IpAddr),
     /// Have a neighbour announce all its routes again (RFC 2918).
     Refresh(IpAddr),
+    /// Write the tables as MRT (RFC 6396) to this file of the speaker's, an absolute path.
+    Dump(PathBuf),
 }
 
 /// What the speaker answers.
@@ -60,7 +62,7 @@ pub enum Response {
     Configured,
     /// To [`Request::Status`].
     Status(Status),
-    /// The session is reset, or its neighbour asked.
+    /// The session is reset, its neighbour asked, or the file written.
     Done,
     /// To [`Request::Explain`].
     Explained(Explained),
@@ -322,6 +324,18 @@ impl Client {
     /// There is no session with it, it cannot do that, or a failure to talk to the speaker.
     pub async fn refresh(&mut self, neighbor: IpAddr) -> Result<(), ControlError> {
         match self.ask(&Request::Refresh(neighbor)).await? {
+            Response::Done => Ok(()),
+            _ => Err(ControlError::Unexpected),
+        }
+    }
+
+    /// Has the tables written as MRT (RFC 6396), in the place of what the file had; its path is absolute, and the
+    /// speaker's.
+    ///
+    /// # Errors
+    /// The file cannot be written, or a failure to talk to the speaker.
+    pub async fn dump(&mut self, file: &Path) -> Result<(), ControlError> {
+        match self.ask(&Request::Dump(file.to_owned())).await? {
             Response::Done => Ok(()),
             _ => Err(ControlError::Unexpected),
         }

@@ -128,6 +128,15 @@ pub(crate) fn refresh(socket: &Path, neighbor: IpAddr) -> anyhow::Result<Answer>
     Ok(done(neighbor, "asked for its routes"))
 }
 
+pub(crate) fn dump(socket: &Path, file: &Path) -> anyhow::Result<Answer> {
+    // The speaker has another working directory.
+    let file = std::path::absolute(file).with_context(|| format!("find {}", file.display()))?;
+    block_on(async { Ok(Client::connect(socket).await?.dump(&file).await?) })?;
+    let mut table = Table::new(&["file", "result"]);
+    table.push([file.display().to_string(), "written".to_owned()]);
+    Ok(table.into())
+}
+
 fn done(neighbor: IpAddr, what: &str) -> Answer {
     let mut table = Table::new(&["neighbor", "result"]);
     table.push([neighbor.to_string(), what.to_owned()]);

@@ -115,6 +115,11 @@ enum Bgp {
         /// Its address.
         neighbor: IpAddr,
     },
+    /// Writes all paths to a file of the speaker's, as MRT (RFC 6396).
+    Dump {
+        /// The file, which is replaced if it is there.
+        file: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -134,6 +139,7 @@ fn main() -> ExitCode {
                 Bgp::Explain { prefix } => bgp::explain(&socket, *prefix),
                 Bgp::Reset { neighbor } => bgp::reset(&socket, *neighbor),
                 Bgp::Refresh { neighbor } => bgp::refresh(&socket, *neighbor),
+                Bgp::Dump { file } => bgp::dump(&socket, file),
             }
         }
         Command::Monitor(options) => {

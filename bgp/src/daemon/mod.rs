@@ -28,6 +28,7 @@
 mod bfd;
 mod control_server;
 mod convergence;
+mod dump;
 mod interfaces;
 mod kernel;
 mod kernel_plan;

@@ -13,8 +13,8 @@ use super::kernel::{KernelInput, ShownRoutes};
 use crate::family::{Family, FamilySet};
 use crate::prefix::Prefix;
 use crate::rib::{
-    Advertisement, Batch, Counts, DecisionOptions, Excess, Explanation, Fib, LimitReached, PathView, PeerId,
-    PeerInfo, Policies, ReceivedView, Refused, Rib, Sizes, Speaker, Tallies, Tracking,
+    Advertisement, Batch, Counts, DecisionOptions, Dump, Excess, Explanation, Fib, LimitReached, PathView,
+    PeerId, PeerInfo, Policies, ReceivedView, Refused, Rib, Sizes, Speaker, Tallies, Tracking,
 };
 use crate::wire::OwnedUpdate;
 
@@ -73,6 +73,10 @@ pub(super) enum RibInput {
     Explain(Prefix, Vec<PeerId>, oneshot::Sender<PrefixReport>),
     /// How many paths there are, by peer and family, and what the tables hold.
     Tally(oneshot::Sender<(Tallies, Sizes)>),
+    /// Begin a dump at this time (seconds since 1970).
+    BeginDump(u32, oneshot::Sender<(Dump, Vec<u8>)>),
+    /// The next part of a dump; `None` behind the last.
+    NextDump(Dump, oneshot::Sender<Option<(Dump, Vec<u8>)>>),
     /// All paths.
     Paths(oneshot::Sender<Vec<PathView>>),
 }
@@ -302,6 +306,11 @@ impl RibTask {
                 let advertisements = peers.into_iter().flat_map(told).collect();
                 let refused = self.rib.refused(prefix);
                 drop(answer.send(PrefixReport { paths, refused, advertisements }));
+            }
+            RibInput::BeginDump(time, answer) => drop(answer.send(self.rib.begin_dump(time))),
+            RibInput::NextDump(mut dump, answer) => {
+                let part = self.rib.next_dump(&mut dump);
+                drop(answer.send(part.map(|octets| (dump, octets))));
             }
             RibInput::Paths(answer) => {
                 self.rib.decide();

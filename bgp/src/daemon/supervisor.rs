@@ -13,6 +13,7 @@ use tokio::time::{Duration, timeout};
 
 use super::bfd::{BfdHandle, BfdStatus, Watched};
 use super::control_server::{self, ControlRequest};
+use super::dump::{self, DumpError};
 use super::interfaces::is_on_link;
 use super::kernel::{self, KernelInput};
 use super::listener::{Listener, PasswordError};
@@ -361,6 +362,7 @@ impl Supervisor {
 
     async fn answer(&mut self, ControlRequest { request, answer }: ControlRequest) {
         let response = match request {
+            Request::Dump(path) => return self.dump(path, answer),
             Request::Configure(config) => match self.configure(&config).await {
                 Ok(()) => Response::Configured,
                 Err(error) => Response::Error(in_one_line(&error)),
@@ -498,6 +500,22 @@ impl Supervisor {
         self.start(neighbor, rib, None, FamilySet::from_iter(Family::ALL));
         self.watch_paths().await;
         Response::Done
+    }
+
+    /// Writes the tables to a file, while everything else goes on.
+    fn dump(&self, path: PathBuf, answer: oneshot::Sender<Response>) {
+        let rib = self.rib.clone();
+        tokio::spawn(async move {
+            let written = match rib {
+                Some(rib) => dump::write(rib, &path).await,
+                None => Err(DumpError::NoTables),
+            };
+            // The client may be gone.
+            drop(answer.send(match written {
+                Ok(()) => Response::Done,
+                Err(error) => Response::Error(in_one_line(&error)),
+            }));
+        });
     }
 
     async fn refresh(&self, address: IpAddr) -> Response {

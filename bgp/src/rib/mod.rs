@@ -21,6 +21,7 @@
 mod adj_in;
 mod buckets;
 mod decision;
+mod dump;
 mod explain;
 mod export;
 mod fib;
@@ -37,6 +38,7 @@ mod weight;
 
 pub use adj_in::LimitReached;
 pub use decision::{DecisionOptions, Loss, Step};
+pub use dump::Dump;
 pub use explain::{Advertisement, Explanation, PathKey};
 pub use export::{ExportView, Withheld};
 pub use fib::{Fib, FibChange, FibNextHop, FibRoute};

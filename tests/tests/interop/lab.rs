@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use margay_bgp::config::{BfdOptions, Config, Neighbor, Network};
@@ -657,6 +657,10 @@ impl Lab {
 
     pub(crate) fn try_status(&self) -> Result<Status, String> {
         self.control(Client::status).map_err(|error| error.to_string())
+    }
+
+    pub(crate) fn dump(&self, file: &Path) -> Result<(), ControlError> {
+        self.control(async |client| client.dump(file).await)
     }
 
     /// What the speaker says of its session with a peer.

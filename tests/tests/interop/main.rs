@@ -2,7 +2,7 @@
 //!
 //! Each test has network namespaces of its own. Those of [`harness`] have BIRD at 192.0.2.1 and `2001:db8::1`, the
 //! speaker at 192.0.2.2 and `2001:db8::2`; those of [`lab`] have any of the three around the speaker. Needs root,
-//! `ip`, the daemons with their clients, and the speaker's binary.
+//! `ip`, the daemons with their clients, `bgpdump`, and the speaker's binary.
 
 #![expect(
     clippy::unwrap_used,
@@ -15,6 +15,7 @@ mod add_path;
 mod bfd;
 mod bird;
 mod configure;
+mod dump;
 mod exchange;
 mod graceful;
 mod harness;

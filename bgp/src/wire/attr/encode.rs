@@ -1,6 +1,6 @@
 //! Path attributes to bytes.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::as_path::two_octets;
 use super::{AsWidth, Attributes, NextHop, Origin, code, flag};
@@ -75,6 +75,31 @@ pub(in crate::wire) fn encode(
         let partial = if opaque.partial { flag::PARTIAL } else { 0 };
         attribute(flag::OPTIONAL | flag::TRANSITIVE | partial, opaque.code, &opaque.value, out);
     }
+}
+
+/// All attributes of a path in a dump of tables. Of `MP_REACH_NLRI` there is the next hop alone
+/// (RFC 6396 section 4.3.4); that of a route of our own is the unspecified address.
+pub(crate) fn encode_for_table_dump(family: Family, attributes: &Attributes) -> Vec<u8> {
+    let (next_hop, octets) = match (family, attributes.next_hop) {
+        (Family::Ipv4Unicast, NextHop::Local) => (ClassicNextHop::Present(Ipv4Addr::UNSPECIFIED), Vec::new()),
+        (Family::Ipv4Unicast, NextHop::V4(address)) => (ClassicNextHop::Present(address), Vec::new()),
+        (Family::Ipv6Unicast, NextHop::Local) => {
+            (ClassicNextHop::Absent, Ipv6Addr::UNSPECIFIED.octets().to_vec())
+        }
+        (Family::Ipv6Unicast, NextHop::V4(address)) => (ClassicNextHop::Absent, address.octets().to_vec()),
+        (_, NextHop::V6 { global, link_local }) => {
+            let mut octets = global.octets().to_vec();
+            octets.extend(link_local.iter().flat_map(Ipv6Addr::octets));
+            (ClassicNextHop::Absent, octets)
+        }
+    };
+    let mut out = Vec::new();
+    encode(attributes, next_hop, AsWidth::Four, &mut out);
+    if let Ok(length @ 1..) = u8::try_from(octets.len()) {
+        let value = [&[length], octets.as_slice()].concat();
+        attribute(flag::OPTIONAL, code::MP_REACH_NLRI, &value, &mut out);
+    }
+    out
 }
 
 /// What a two-octet speaker carries on without understanding it (RFC 6793 section 4.2.2).

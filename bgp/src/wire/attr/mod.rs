@@ -9,6 +9,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 pub use as_path::{AsPath, Segment, SegmentKind};
 pub(super) use decode::{Decoded, decode};
+pub(crate) use encode::encode_for_table_dump;
 pub(super) use encode::{ClassicNextHop, encode, encode_mp_header};
 
 use crate::asn::Asn;
