@@ -209,6 +209,9 @@ enum Farewell {
 /// A session that stayed up for so long proves that the neighbour works.
 const STABLE: Duration = Duration::from_secs(30);
 
+/// A connection that both ends opened at the same time has come within this time of the one that won.
+const COLLISION: Duration = Duration::from_secs(10);
+
 /// The machine of one neighbour. Times are durations since any fixed moment that the caller chose.
 #[derive(Clone, Debug)]
 pub struct Session {
@@ -265,6 +268,21 @@ impl Session {
                 Phase::OpenSent | Phase::OpenConfirm(_) => None,
             }
         })
+    }
+
+    /// Makes room for a connection that the peer dialled although an earlier one of its carries the session: a peer
+    /// that restarted comes back before we notice that it was gone (RFC 4724 section 5). The earlier one counts as
+    /// outgoing from now on. Whether there is room.
+    pub fn make_room(&mut self) -> bool {
+        let restarts = match self.established() {
+            Some((Direction::Incoming, session)) => session.graceful_restart.is_some(),
+            _ => false,
+        };
+        let room = restarts && self.outgoing.is_none();
+        if room {
+            self.outgoing = self.incoming.take();
+        }
+        room
     }
 
     /// When to call with [`Input::Tick`] at the latest.
@@ -456,7 +474,11 @@ impl Session {
             Ok(negotiated) => negotiated,
             Err(notification) => return self.fail(direction, notification, now, out),
         };
-        if let Some(loser) = self.collision_loser(direction, open.identifier) {
+        if self.is_replaced(direction.other(), now) {
+            // RFC 4724 section 5: a NOTIFICATION would be for a peer that is no more.
+            out.push(Output::Close(direction.other()));
+            self.drop_connection(direction.other(), DownReason::ConnectionLost, now, out);
+        } else if let Some(loser) = self.collision_loser(direction, open.identifier) {
             let collision = Notification::connection_collision();
             *self.slot(loser) = None;
             out.push(Output::SendNotification(loser, collision));
@@ -472,6 +494,16 @@ impl Session {
             connection.keepalive = keepalive;
         }
         out.push(Output::SendKeepalive(direction));
+    }
+
+    /// Whether the OPEN on another connection means that the peer has lost this one in a restart.
+    fn is_replaced(&self, direction: Direction, now: Duration) -> bool {
+        let Some(Phase::Established(session)) = self.connection(direction).map(|connection| connection.phase)
+        else {
+            return false;
+        };
+        session.graceful_restart.is_some()
+            && self.up_since.is_some_and(|since| now.saturating_sub(since) >= COLLISION)
     }
 
     /// RFC 4271 section 6.8: which of two connections goes, now that the OPEN on `direction` told the identifier.
