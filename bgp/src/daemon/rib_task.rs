@@ -322,6 +322,7 @@ impl RibTask {
         for reached in self.rib.take_limits_reached() {
             tracing::warn!(peer = %reached.peer, received = reached.received, limit = ?reached.limit, "prefix limit");
             if reached.excess == Excess::Beyond
+                && reached.limit.enforced
                 && let Some(outlet) = self.outlets.get(&reached.peer)
                 && let Err(error) = outlet.deliveries.try_send(Delivery::TooManyPrefixes(reached))
             {

@@ -433,8 +433,10 @@ impl SessionTask {
             Delivery::Messages(batch) => self.send_batch(batch),
             Delivery::TooManyPrefixes(reached) => {
                 let Some((direction, _)) = self.machine.established() else { return };
-                self.note_error(format!("{} prefixes, {} allowed", reached.received, reached.limit.maximum));
-                self.step(Input::Malformed(direction, Notification::maximum_prefixes_reached()));
+                let penalty = self.neighbor.penalty;
+                self.step(Input::Exceeded(direction, penalty));
+                let (received, maximum) = (reached.received, reached.limit.maximum);
+                self.note_error(format!("{received} prefixes, {maximum} allowed: {penalty}"));
             }
         }
     }
@@ -586,7 +588,7 @@ impl SessionTask {
             add_path: AddPath {
                 receive: negotiated.add_path.receive,
                 send: negotiated.add_path.send,
-                send_limit: None,
+                send_limit: neighbor.add_path_limit,
             },
             message_limit: negotiated.message_limit,
             extended_next_hop: negotiated.extended_next_hop,

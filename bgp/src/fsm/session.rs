@@ -125,12 +125,35 @@ pub enum Input {
     Message(Direction, Received),
     /// The bytes of a message call for a NOTIFICATION (events 21, 22, 28).
     Malformed(Direction, Notification),
+    /// The peer announces more than it may: the session ends, and the penalty says when there may be another.
+    Exceeded(Direction, Penalty),
     /// Messages lie unread for our own reasons, so silence proves nothing: the hold timer starts again.
     Backlogged(Direction),
     /// Messages wait since now for the peer to take them, or the socket has taken all (RFC 9687).
     Sending(Direction, Sending),
     /// Time has passed; timers that are due fire (events 9 to 11, 13).
     Tick,
+}
+
+/// How long a peer is left alone that announced more than it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Penalty {
+    /// As after any failure.
+    BackOff,
+    /// For so long, whoever dials.
+    For(Duration),
+    /// Until the machine gives way to another.
+    UntilReset,
+}
+
+impl std::fmt::Display for Penalty {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::BackOff => f.write_str("the session begins again"),
+            Self::For(time) => write!(f, "idle for {} s", time.as_secs()),
+            Self::UntilReset => f.write_str("idle until it is reset"),
+        }
+    }
 }
 
 /// Whether the peer takes what we send.
@@ -192,6 +215,8 @@ enum Dialler {
     Stopped,
     /// Left alone until then after a failure.
     IdleHold(Duration),
+    /// Left alone until then, and refused if it dials.
+    Barred(Duration),
     /// A dial is under way.
     Dialling,
     /// The next dial is due then; never, if only the peer dials.
@@ -254,7 +279,7 @@ impl Session {
             })
             .max();
         furthest.unwrap_or(match self.dialler {
-            Dialler::Stopped | Dialler::IdleHold(_) => State::Idle,
+            Dialler::Stopped | Dialler::IdleHold(_) | Dialler::Barred(_) => State::Idle,
             Dialler::Dialling => State::Connect,
             Dialler::Waiting(_) => State::Active,
         })
@@ -288,7 +313,7 @@ impl Session {
     /// When to call with [`Input::Tick`] at the latest.
     pub fn next_deadline(&self) -> Option<Duration> {
         let dialler = match self.dialler {
-            Dialler::IdleHold(at) | Dialler::Waiting(Some(at)) => Some(at),
+            Dialler::IdleHold(at) | Dialler::Barred(at) | Dialler::Waiting(Some(at)) => Some(at),
             Dialler::Stopped | Dialler::Dialling | Dialler::Waiting(None) => None,
         };
         let connections = [&self.outgoing, &self.incoming].into_iter().flatten();
@@ -320,6 +345,12 @@ impl Session {
             Input::Malformed(direction, notification) => {
                 if self.connection(direction).is_some() {
                     self.fail(direction, notification, now, out);
+                }
+            }
+            Input::Exceeded(direction, penalty) => {
+                if self.connection(direction).is_some() {
+                    self.fail(direction, Notification::maximum_prefixes_reached(), now, out);
+                    self.punish(penalty, now, out);
                 }
             }
             Input::Backlogged(direction) => {
@@ -385,6 +416,23 @@ impl Session {
         }
     }
 
+    /// Leaves a peer alone that announced too much.
+    fn punish(&mut self, penalty: Penalty, now: Duration, out: &mut Vec<Output>) {
+        let dialler = match penalty {
+            Penalty::BackOff => return,
+            Penalty::For(time) => Dialler::Barred(now + time),
+            Penalty::UntilReset => Dialler::Stopped,
+        };
+        self.abort_dial(out);
+        for direction in [Direction::Outgoing, Direction::Incoming] {
+            if self.slot(direction).take().is_some() {
+                out.push(Output::SendNotification(direction, Notification::connection_rejected()));
+                out.push(Output::Close(direction));
+            }
+        }
+        self.dialler = dialler;
+    }
+
     fn abort_dial(&mut self, out: &mut Vec<Output>) {
         if self.dialler == Dialler::Dialling {
             self.dialler = Dialler::Waiting(None);
@@ -397,7 +445,9 @@ impl Session {
             Direction::Outgoing => self.dialler != Dialler::Dialling,
             // RFC 4271 refuses in the idle-hold time too. We do not: two speakers that back off at different times
             // would refuse each other for ever. The peer's own back-off bounds how often it comes.
-            Direction::Incoming => self.dialler == Dialler::Stopped || self.incoming.is_some(),
+            Direction::Incoming => {
+                matches!(self.dialler, Dialler::Stopped | Dialler::Barred(_)) || self.incoming.is_some()
+            }
         };
         if refused {
             // A slot that is taken belongs to another connection, which `Close` must not end.
@@ -589,7 +639,7 @@ impl Session {
             }
         }
         let due = match self.dialler {
-            Dialler::IdleHold(at) | Dialler::Waiting(Some(at)) => at <= now,
+            Dialler::IdleHold(at) | Dialler::Barred(at) | Dialler::Waiting(Some(at)) => at <= now,
             Dialler::Stopped | Dialler::Dialling | Dialler::Waiting(None) => false,
         };
         if due && self.outgoing.is_none() {

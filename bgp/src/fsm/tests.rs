@@ -329,6 +329,32 @@ fn graceful() -> Session {
 }
 
 #[test]
+fn a_peer_that_announced_too_much_is_left_alone_as_long_as_the_penalty_says() {
+    let exceed = |penalty| {
+        let mut session = established();
+        step(&mut session, ZERO, Input::Connected(Incoming));
+        let out = step(&mut session, ZERO, Input::Exceeded(Outgoing, penalty));
+        assert_fails(&out, Outgoing, &Notification::maximum_prefixes_reached());
+        (session, out)
+    };
+    let (session, out) = exceed(Penalty::BackOff);
+    assert!(!out.contains(&Output::Close(Incoming)), "the other connection may go on: {out:?}");
+    assert_eq!(session.state(), State::OpenSent);
+
+    for (penalty, deadline) in [(Penalty::For(seconds(300)), Some(seconds(300))), (Penalty::UntilReset, None)]
+    {
+        let (mut session, out) = exceed(penalty);
+        assert_fails(&out, Incoming, &Notification::connection_rejected());
+        assert_eq!(session.state(), State::Idle);
+        assert_eq!(session.next_deadline(), deadline);
+        let out = step(&mut session, seconds(299), Input::Connected(Incoming));
+        assert_fails(&out, Incoming, &Notification::connection_rejected());
+        let dials = step(&mut session, seconds(300), Input::Tick) == [Output::Dial];
+        assert_eq!(dials, deadline.is_some(), "{penalty:?}");
+    }
+}
+
+#[test]
 fn a_restart_is_silent_to_peers_that_keep_our_routes_only() {
     let farewell = Notification::administrative_shutdown();
     let out = step(&mut graceful(), ZERO, Input::Restart(farewell.clone()));

@@ -129,7 +129,7 @@ impl Rib {
     ) {
         let Some(peer) = self.peers.find(id).filter(|peer| peer.up) else { return };
         // Beyond the limit the session is about to end.
-        if peer.excess == Excess::Beyond {
+        if peer.excess == Excess::Beyond && peer.info.prefix_limit.is_some_and(|limit| limit.enforced) {
             return;
         }
         if self.is_loop(&attributes) {

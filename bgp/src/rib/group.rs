@@ -643,7 +643,9 @@ impl Group {
                 for family in scan.marked.iter() {
                     RouteRefresh::encode(family, RefreshKind::End, &mut markers);
                 }
-                batch.push(markers.into());
+                if !markers.is_empty() {
+                    batch.push(markers.into());
+                }
             }
         }
         (!batch.is_empty()).then_some(batch)

@@ -99,10 +99,12 @@ pub enum Policy {
 /// How many paths a peer may announce in all its families.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PrefixLimit {
-    /// With more, the session ends.
+    /// More is too much.
     pub maximum: u32,
     /// From this share of the maximum on, a warning is due.
     pub warn_percent: u8,
+    /// Whether the session is to end beyond it, and nothing more is taken.
+    pub enforced: bool,
 }
 
 /// How a peer stands to its limit.
@@ -113,7 +115,7 @@ pub enum Excess {
     None,
     /// So near that somebody should be told.
     Near,
-    /// Beyond: the session is to end.
+    /// Beyond.
     Beyond,
 }
 

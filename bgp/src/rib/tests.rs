@@ -584,7 +584,7 @@ fn meds_of_different_neighbours_are_compared_when_asked_for() {
 #[test]
 fn a_limit_warns_once_then_stops_what_exceeds_it() {
     let mut rib = Rib::new(speaker());
-    let limit = PrefixLimit { maximum: 4, warn_percent: 75 };
+    let limit = PrefixLimit { maximum: 4, warn_percent: 75, enforced: true };
     rib.peer_up(id(1), PeerInfo { prefix_limit: Some(limit), ..peer(1, PeerKind::External) });
     let numbers = ["10.0.0.0/16", "10.1.0.0/16", "10.2.0.0/16", "10.3.0.0/16", "10.4.0.0/16", "10.5.0.0/16"];
     let mut said = Vec::new();
@@ -597,8 +597,21 @@ fn a_limit_warns_once_then_stops_what_exceeds_it() {
 }
 
 #[test]
+fn a_limit_that_only_warns_lets_everything_in() {
+    let mut rib = Rib::new(speaker());
+    let limit = PrefixLimit { maximum: 1, warn_percent: 100, enforced: false };
+    rib.peer_up(id(1), PeerInfo { prefix_limit: Some(limit), ..peer(1, PeerKind::External) });
+    for text in ["10.0.0.0/16", "10.1.0.0/16", "10.2.0.0/16"] {
+        announce(&mut rib, id(1), path(1, &[64501]), [prefix(text)]);
+    }
+    let said: Vec<Excess> = rib.take_limits_reached().into_iter().map(|reached| reached.excess).collect();
+    assert_eq!(said, [Excess::Near, Excess::Beyond], "each once");
+    assert_eq!(rib.counts(id(1)).received, 3);
+}
+
+#[test]
 fn what_a_restarted_peer_has_yet_to_say_again_does_not_count_towards_its_limit() {
-    let limit = PrefixLimit { maximum: 2, warn_percent: 100 };
+    let limit = PrefixLimit { maximum: 2, warn_percent: 100, enforced: true };
     let info = PeerInfo { prefix_limit: Some(limit), ..peer(1, PeerKind::External) };
     let all = FamilySet::from_iter(Family::ALL);
     let mut rib = Rib::new(speaker());
@@ -617,7 +630,7 @@ fn what_a_restarted_peer_has_yet_to_say_again_does_not_count_towards_its_limit()
 
 #[test]
 fn a_restarted_peer_with_more_than_its_limit_is_found_out_when_it_has_said_all() {
-    let limit = PrefixLimit { maximum: 2, warn_percent: 100 };
+    let limit = PrefixLimit { maximum: 2, warn_percent: 100, enforced: true };
     let info = PeerInfo { prefix_limit: Some(limit), ..peer(1, PeerKind::External) };
     let all = FamilySet::from_iter(Family::ALL);
     let mut rib = Rib::new(speaker());
