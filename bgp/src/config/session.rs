@@ -76,6 +76,11 @@ pub struct MaxPrefixes {
 }
 
 impl MaxPrefixes {
+    /// With defaults everywhere else.
+    pub fn new(limit: u32) -> Self {
+        Self { limit, warn_percent: default_warn_percent(), action: AtLimit::default(), restart_time: None }
+    }
+
     pub(super) fn check(self) -> Result<(), (&'static str, String)> {
         if !(1..=100).contains(&self.warn_percent) {
             return Err(("max_prefixes.warn_percent", format!("{}: expected 1 to 100", self.warn_percent)));
