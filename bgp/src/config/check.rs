@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::checked::{Checked, CheckedBfd, CheckedDynamic, CheckedNeighbor, Hops};
-use super::{BfdOptions, Config, ConfigError, LONGEST_PASSWORD, Neighbor, Password, policy};
+use super::{BfdOptions, Config, ConfigError, LONGEST_PASSWORD, MaxPrefixes, Neighbor, Password, policy};
 use crate::bfd::Timers;
+use crate::fsm::Penalty;
 use crate::policy::{Policy, TermNextHop};
-use crate::rib::{self, DecisionOptions, Policies, PrefixLimit};
+use crate::rib::{self, DecisionOptions, Policies};
 use crate::wire::LongLived;
 use crate::wire::notification::LONGEST_COMMUNICATION;
 
@@ -44,8 +45,8 @@ impl Config {
                 format!("{}: routes of this protocol are not ours, use 186 (bgp)", self.kernel.protocol);
             return Err(wrong("kernel.protocol", reason));
         }
-        if self.deferral_time > 60 {
-            return Err(wrong("deferral_time", format!("{} s: expected 0 to 60", self.deferral_time)));
+        if self.deferral_time > 3600 {
+            return Err(wrong("deferral_time", format!("{} s: expected 0 to 3600", self.deferral_time)));
         }
         if let Some(text) = &self.shutdown_message
             && text.len() > LONGEST_COMMUNICATION
@@ -203,10 +204,8 @@ impl Config {
         if neighbor.families.is_empty() {
             return Err(("families", "is empty: expected ipv4-unicast, ipv6-unicast or both".to_owned()));
         }
-        if let Some(max) = neighbor.max_prefixes
-            && !(1..=100).contains(&max.warn_percent)
-        {
-            return Err(("max_prefixes.warn_percent", format!("{}: expected 1 to 100", max.warn_percent)));
+        if let Some(max) = neighbor.max_prefixes {
+            max.check()?;
         }
         let internal = neighbor.remote_as == self.asn;
         if neighbor.route_reflector_client && !internal {
@@ -238,6 +237,7 @@ impl Config {
             extended_messages: neighbor.extended_messages,
             extended_next_hop: neighbor.extended_next_hop || link_local,
             add_path: neighbor.add_path,
+            add_path_limit: neighbor.add_path_limit,
             graceful_restart: neighbor.graceful_restart,
             families: neighbor.families.iter().copied().collect(),
             hold_time: neighbor.hold_time.unwrap_or(self.hold_time),
@@ -247,9 +247,8 @@ impl Config {
             route_reflector_client: neighbor.route_reflector_client,
             bfd,
             policy,
-            prefix_limit: neighbor
-                .max_prefixes
-                .map(|max| PrefixLimit { maximum: max.limit, warn_percent: max.warn_percent }),
+            prefix_limit: neighbor.max_prefixes.map(MaxPrefixes::limit),
+            penalty: neighbor.max_prefixes.map_or(Penalty::BackOff, MaxPrefixes::penalty),
         })
     }
 }

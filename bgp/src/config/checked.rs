@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU8;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use super::{AddPathOption, GracefulRestartOptions, Kernel, Password};
 use crate::asn::Asn;
 use crate::bfd;
 use crate::family::FamilySet;
+use crate::fsm::Penalty;
 use crate::hold_time::HoldTime;
 use crate::identifier::BgpIdentifier;
 use crate::policy::Policy;
@@ -55,6 +57,7 @@ pub(crate) struct CheckedNeighbor {
     pub(crate) extended_messages: bool,
     pub(crate) extended_next_hop: bool,
     pub(crate) add_path: AddPathOption,
+    pub(crate) add_path_limit: Option<NonZeroU8>,
     pub(crate) graceful_restart: GracefulRestartOptions,
     pub(crate) families: FamilySet,
     pub(crate) hold_time: HoldTime,
@@ -65,6 +68,8 @@ pub(crate) struct CheckedNeighbor {
     pub(crate) bfd: Option<CheckedBfd>,
     pub(crate) policy: Policies,
     pub(crate) prefix_limit: Option<PrefixLimit>,
+    /// What follows when it is exceeded.
+    pub(crate) penalty: Penalty,
 }
 
 /// How the path to a neighbour is watched.

@@ -11,6 +11,7 @@ mod session;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU8;
 
 use serde::{Deserialize, Serialize};
 
@@ -29,7 +30,8 @@ pub use policy::{
     PeerMatchConfig, PolicyConfig, PrefixEntry, SetConfig, TermConfig,
 };
 pub use session::{
-    AddPathOption, BfdOptions, DynamicNeighbors, GracefulRestartOptions, LONGEST_PASSWORD, Password,
+    AddPathOption, AtLimit, BfdOptions, DynamicNeighbors, GracefulRestartOptions, LONGEST_PASSWORD,
+    MaxPrefixes, Password,
 };
 
 /// Everything a speaker is told; the whole of it each time.
@@ -70,8 +72,9 @@ pub struct Config {
     /// What operators of neighbours read when the speaker is shut down, up to 255 octets (RFC 9003).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shutdown_message: Option<String>,
-    /// Seconds after its start for which the speaker says that it restarted, 0 to 60: its neighbours then tell their
-    /// routes without awaiting its own (RFC 4724 section 4.1). Default 15.
+    /// Seconds after its start for which the speaker says that it restarted, so that its neighbours tell their routes
+    /// without awaiting its own, and for which it waits for those at most (RFC 4724 section 4.1), 0 to 3600. Default
+    /// 15.
     #[serde(default = "default_deferral_time")]
     pub deferral_time: u16,
     /// What to do with routes in the kernel.
@@ -113,17 +116,6 @@ impl Default for Decision {
     fn default() -> Self {
         Self { always_compare_med: false, external_paths: 64, internal_paths: 64 }
     }
-}
-
-/// How many prefixes a peer may announce.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct MaxPrefixes {
-    /// With more, the session ends with Cease, maximum number of prefixes reached.
-    pub limit: u32,
-    /// The share of the limit from which a warning is logged, 1 to 100. Default 75.
-    #[serde(default = "default_warn_percent")]
-    pub warn_percent: u8,
 }
 
 /// A prefix that the speaker originates.
@@ -186,6 +178,9 @@ pub struct Neighbor {
     /// Several paths to one prefix (RFC 7911). Default none.
     #[serde(default)]
     pub add_path: AddPathOption,
+    /// How many paths to one prefix we send at most where we may send several, at least 1. Default: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub add_path_limit: Option<NonZeroU8>,
     /// What happens to routes during restarts.
     #[serde(default)]
     pub graceful_restart: GracefulRestartOptions,
@@ -238,6 +233,7 @@ impl Neighbor {
             extended_messages: true,
             extended_next_hop: false,
             add_path: AddPathOption::None,
+            add_path_limit: None,
             graceful_restart: GracefulRestartOptions::default(),
             bfd: None,
             families: default_families(),
@@ -346,10 +342,6 @@ fn default_listen() -> Vec<SocketAddr> {
 
 fn default_hold_time() -> HoldTime {
     HoldTime::DEFAULT
-}
-
-fn default_warn_percent() -> u8 {
-    75
 }
 
 fn default_connect_retry() -> u16 {

@@ -102,7 +102,7 @@ fn errors_say_where_and_what() {
             "dynamic_neighbors: [{prefix: 192.0.2.0/24, remote_as: 1, families: []}]",
             "dynamic_neighbors[0].families",
         ),
-        ("deferral_time: 61", "deferral_time: 61 s"),
+        ("deferral_time: 3601", "deferral_time: 3601 s"),
         (
             "neighbors: [{address: 192.0.2.2, remote_as: 1, bfd: {min_tx: 9}}]",
             "neighbors[0].bfd.min_tx: 9 ms",
@@ -140,6 +140,14 @@ fn errors_say_where_and_what() {
         (
             "neighbors: [{address: 192.0.2.2, remote_as: 1, max_prefixes: {limit: 9, warn_percent: 0}}]",
             "neighbors[0].max_prefixes.warn_percent: 0",
+        ),
+        (
+            "neighbors: [{address: 192.0.2.2, remote_as: 1, max_prefixes: {limit: 9, restart_time: 0}}]",
+            "neighbors[0].max_prefixes.restart_time: 0 s: expected 1 to 86400",
+        ),
+        (
+            "neighbors: [{address: 192.0.2.2, remote_as: 1, max_prefixes: {limit: 9, action: idle, restart_time: 9}}]",
+            "neighbors[0].max_prefixes.restart_time: the action is not `restart`",
         ),
     ];
     for (line, expected) in cases {

@@ -74,12 +74,16 @@ struct KernelTask {
 pub(super) async fn run(mut inputs: mpsc::Receiver<KernelInput>, shown: Shown) -> Result<(), Error> {
     let Some(settings) = first_settings(&mut inputs).await else { return Ok(()) };
     let monitor = Monitor::open(&[Group::Links, Group::Addresses, Group::Routes])?;
+    // Thousands of our own changes would come back one by one. A socket that takes the place of this one after a
+    // failure is not ignored, which costs time alone.
+    let socket = Socket::open()?;
+    monitor.ignore(&socket)?;
     let mut monitor = watched(monitor).map_err(Error::Open)?;
     let mut task = KernelTask {
         plan: KernelPlan::new(settings),
         shown,
         unseen: false,
-        socket: None,
+        socket: Some(socket),
         retry: None,
         look: None,
     };

@@ -1,6 +1,7 @@
 //! What to change in the kernel: wanted routes, installed routes, the difference.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use margay_netlink::link::IfIndex;
 use margay_netlink::route::{self, Kind, NextHop, Protocol, Route, TableId};
@@ -144,7 +145,9 @@ impl KernelPlan {
     pub(super) fn plan(&mut self) -> Vec<Operation> {
         let mut operations = Vec::new();
         let mut deletions = Vec::new();
-        for prefix in std::mem::take(&mut self.dirty) {
+        let mut dirty: Vec<Prefix> = std::mem::take(&mut self.dirty).into_iter().collect();
+        dirty.sort_by_cached_key(|prefix| scattered(*prefix));
+        for prefix in dirty {
             if self.stale.contains(&prefix) {
                 continue;
             }
@@ -248,6 +251,16 @@ fn is_same(wanted: &FibRoute, installed: &Route) -> bool {
         }
         _ => false,
     }
+}
+
+/// A place in an order in which neighbouring prefixes are far apart. The kernel's trie (`fib_trie.c`) is rebalanced over
+/// and over again when one end of it grows or goes before the other.
+fn scattered(prefix: Prefix) -> (u128, Prefix) {
+    let bits = match prefix.address() {
+        IpAddr::V4(address) => address.to_bits().reverse_bits().into(),
+        IpAddr::V6(address) => address.to_bits().reverse_bits(),
+    };
+    (bits, prefix)
 }
 
 #[cfg(test)]

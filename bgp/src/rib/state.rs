@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::adj_in::LimitReached;
 use super::decision::{Candidate, Decision, DecisionOptions, decide};
-use super::fib::{Fib, FibChange, FibRoute, gateway};
+use super::fib::{Fib, FibChange, FibNextHop, FibRoute, gateway};
 use super::group::{Group, GroupKey, Interners, Offer, Wanted};
 use super::intern::AttrId;
 use super::log::Batch;
@@ -80,6 +80,8 @@ pub struct Rib {
     pub(super) scratch: Vec<(u32, Prefix, u64)>,
     pub(super) found: Vec<Option<SlotId>>,
     pub(super) limits: Vec<LimitReached>,
+    /// Families of which paths of peers are not selected yet (RFC 4724 section 4.1).
+    deferred: FamilySet,
 }
 
 impl Rib {
@@ -101,7 +103,29 @@ impl Rib {
             scratch: Vec::new(),
             found: Vec::new(),
             limits: Vec::new(),
+            deferred: FamilySet::EMPTY,
         }
+    }
+
+    /// After a restart of ours (RFC 4724 section 4.1): of these families nothing that peers say is selected, told or
+    /// given to the kernel, and nobody is told that it knows all, until [`Rib::proceed`]. What the speaker
+    /// originates itself needs no peer's word, and is told at once. To be called before the first peer is there.
+    pub fn defer(&mut self, families: FamilySet) {
+        self.deferred = families;
+    }
+
+    /// Ends what [`Rib::defer`] began; says whether there was anything to end.
+    pub fn proceed(&mut self) -> bool {
+        let families = std::mem::take(&mut self.deferred);
+        if families.is_empty() {
+            return false;
+        }
+        self.redecide(|slot| waits(slot, families));
+        self.decide();
+        for group in self.groups.iter_mut().flatten() {
+            group.release(&self.table);
+        }
+        true
     }
 
     /// Sets who we are; the sessions of another AS or identifier must be down.
@@ -152,13 +176,13 @@ impl Rib {
             self.peer_down(id, None);
         }
         self.decide();
-        let (received, held, import) = match self.peers.take(id) {
-            Some(peer) => (peer.received, peer.held, peer.info.policy.import),
-            None => (0, None, Policy::Everything),
+        let (received, held, excused, import) = match self.peers.take(id) {
+            Some(peer) => (peer.received, peer.held, peer.excused, peer.info.policy.import),
+            None => (0, None, BTreeMap::new(), Policy::Everything),
         };
         let wanted_import = info.policy.import.clone();
         let key = GroupKey::of(&info);
-        let mut peer = Peer { info, up: true, received, held, group: 0, excess: Excess::None };
+        let mut peer = Peer { info, up: true, received, held, group: 0, excess: Excess::None, excused };
         peer.info.policy.import = import;
         self.peers.insert(id, peer);
         self.set_import_if_other(id, wanted_import);
@@ -189,7 +213,7 @@ impl Rib {
             let free = self.groups.iter().position(Option::is_none);
             let index = free.unwrap_or(self.groups.len());
             self.groups.resize_with(self.groups.len().max(index + 1), || None);
-            self.groups[index] = Some(Group::new(key, self.speaker.cluster_id));
+            self.groups[index] = Some(Group::new(key, self.speaker.cluster_id, self.deferred));
             index
         });
         let Some(group) = self.groups[index].as_mut() else { return index };
@@ -230,7 +254,7 @@ impl Rib {
         self.refresh_with_marks(id, family, FamilySet::EMPTY);
     }
 
-    /// The same, with `EoRR` behind the last of them (RFC 7313); the session has sent `BoRR`.
+    /// The same, between `BoRR` and `EoRR` (RFC 7313).
     pub fn enhanced_refresh(&mut self, id: PeerId, family: Family) {
         self.refresh_with_marks(id, family, FamilySet::from_iter([family]));
     }
@@ -286,6 +310,9 @@ impl Rib {
     }
 
     fn decide_undecided(&mut self) {
+        if self.undecided.is_empty() {
+            return;
+        }
         let mut undecided = std::mem::take(&mut self.undecided);
         for slot in undecided.drain(..) {
             self.decide_slot(slot);
@@ -448,6 +475,10 @@ impl Rib {
 
     fn decide_slot(&mut self, id: SlotId) {
         let slot = self.table.slot(id);
+        if waits(slot, self.deferred) {
+            self.table.slot_mut(id).undecided = false;
+            return;
+        }
         let used = match slot.paths.as_slice() {
             [] => 0,
             [only] => usize::from(self.is_reachable(only)),
@@ -552,18 +583,23 @@ impl Rib {
         }
     }
 
-    /// The routers on the way to the next hop of a path, by what tells next hops apart.
+    /// The routers on the way to the next hop of a path.
+    fn gateways(&self, path: &Path) -> Vec<FibNextHop> {
+        let next_hop = self.interners.received.attributes(path.attr).next_hop;
+        if let Some(gateways) = self.next_hops.gateways(next_hop) {
+            return gateways.to_vec();
+        }
+        let ifindex = self.peers.find(path.peer).and_then(|peer| peer.info.ifindex);
+        gateway(next_hop, ifindex).into_iter().collect()
+    }
+
+    /// The same with the path's bandwidth, by what tells next hops apart.
     fn way(&self, path: &Path) -> ((NextHop, Option<u32>), Way) {
         let attributes = self.interners.received.attributes(path.attr);
-        let next_hop = attributes.next_hop;
-        let ifindex = self.peers.find(path.peer).and_then(|peer| peer.info.ifindex);
-        let gateways = match self.next_hops.gateways(next_hop) {
-            Some(gateways) => gateways.to_vec(),
-            None => gateway(next_hop, ifindex).into_iter().collect(),
-        };
+        let gateways = self.gateways(path);
         // Only a link-local next hop is another one on another link.
         let link = gateways.first().and_then(|gateway| gateway.ifindex);
-        ((next_hop, link), Way { bandwidth: attributes.link_bandwidth(), gateways })
+        ((attributes.next_hop, link), Way { bandwidth: attributes.link_bandwidth(), gateways })
     }
 
     fn fib_route(&self, id: SlotId) -> Option<FibRoute> {
@@ -575,7 +611,7 @@ impl Rib {
             return blackhole.then_some(FibRoute::Blackhole);
         }
         let next_hops = if let [only] = used {
-            self.way(only).1.gateways
+            self.gateways(only)
         } else {
             let ways: Ways = used.iter().map(|path| self.way(path)).collect();
             spread(&ways)
@@ -587,4 +623,12 @@ impl Rib {
     pub(super) fn sizes(&self) -> (usize, usize, usize) {
         (self.table.len(), self.interners.received.len(), self.interners.told.len())
     }
+}
+
+/// Whether another peer may yet have a better path to a prefix of one of these families.
+fn waits(slot: &Slot, families: FamilySet) -> bool {
+    let paths = slot.paths.as_slice();
+    families.contains(slot.prefix.family())
+        && !paths.is_empty()
+        && paths.iter().all(|path| path.peer != PeerId::LOCAL)
 }

@@ -124,3 +124,21 @@ fn bfd_that_is_taken_out_of_our_configuration_costs_no_session() {
     lab.wait_established(&lab.peers[0]);
     lacks(&lab.peers[0].log(), &["BFD session down"]).unwrap();
 }
+
+#[test]
+fn stale_routes_of_a_neighbour_that_restarts_stay_though_bfd_is_down() {
+    let mut lab = Lab::new(64497, vec![Setup { bfd: true, ..Setup::new(Daemon::Bird) }]);
+    lab.start_all(&lab.config());
+    wait_up(&lab);
+    lab.wait_converged();
+    eventually("routes are in the kernel", || contains(&lab.kernel_routes(), &ROUTES));
+    lab.peers[0].kill();
+    eventually("BFD is down", || match bfd(&lab, &lab.peers[0])?.losses {
+        1 => Ok(()),
+        losses => Err(format!("{losses} losses")),
+    });
+    // A request that comes behind the loss is answered behind what follows from it.
+    let routes = lab.routes_of(&lab.peers[0]);
+    assert_eq!(routes.iter().filter(|route| route.stale).count(), 3, "{routes:?}");
+    contains(&lab.kernel_routes(), &ROUTES).unwrap();
+}
