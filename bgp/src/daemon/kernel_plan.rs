@@ -232,17 +232,22 @@ impl KernelPlan {
 }
 
 fn next_hop(hop: &FibNextHop) -> NextHop {
-    NextHop { link: hop.ifindex.and_then(IfIndex::new), ..NextHop::via(hop.via) }
+    NextHop { link: hop.ifindex.and_then(IfIndex::new), weight: hop.weight, ..NextHop::via(hop.via) }
 }
 
-/// Whether the kernel's route does what is wanted; the interfaces it resolved are its own business.
+/// Whether the kernel's route does what is wanted; interfaces that nobody named are its own business.
 fn is_same(wanted: &FibRoute, installed: &Route) -> bool {
     match (wanted, &installed.kind) {
         (FibRoute::Blackhole, Kind::Blackhole) => true,
         (FibRoute::Unicast(wanted), Kind::Unicast(installed)) => {
-            let mut vias: Vec<_> = installed.iter().filter_map(|hop| hop.via).collect();
-            vias.sort();
-            vias.len() == installed.len() && vias.iter().eq(wanted.iter().map(|hop| &hop.via))
+            let mut installed: Vec<&NextHop> = installed.iter().collect();
+            installed.sort_by_key(|hop| (hop.via, hop.link));
+            let same = |(wanted, installed): (&FibNextHop, &&NextHop)| {
+                let link = wanted.ifindex.and_then(IfIndex::new);
+                let weight = installed.weight == wanted.weight;
+                weight && installed.via == Some(wanted.via) && (link.is_none() || installed.link == link)
+            };
+            installed.len() == wanted.len() && wanted.iter().zip(&installed).all(same)
         }
         _ => false,
     }
@@ -269,7 +274,7 @@ mod tests {
     }
 
     fn via(text: &str) -> FibRoute {
-        FibRoute::Unicast(vec![FibNextHop { via: text.parse().unwrap(), ifindex: None }])
+        FibRoute::Unicast(vec![FibNextHop::new(text.parse().unwrap(), None)])
     }
 
     fn change(text: &str, route: Option<FibRoute>) -> Vec<FibChange> {
