@@ -64,7 +64,7 @@ pub enum Mesh {
     /// All, beside the sessions to route reflectors.
     Full,
     /// None but those to route reflectors.
-    Off,
+    Disabled,
 }
 
 /// What happens to routes while one end of a session restarts (RFC 4724, 9494).

@@ -285,12 +285,12 @@ impl Known<'_> {
         let mesh = match self.configuration.mesh {
             Some(mesh) => mesh,
             None if self.settings.mesh => Mesh::Auto,
-            None => Mesh::Off,
+            None => Mesh::Disabled,
         };
         let meshed = match mesh {
             Mesh::Full => true,
             Mesh::Auto => !has_reflector,
-            Mesh::Off => false,
+            Mesh::Disabled => false,
         };
         let asn = config.asn;
         self.topology.others.iter().filter_map(move |(name, node)| {

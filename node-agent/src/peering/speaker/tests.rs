@@ -124,7 +124,9 @@ fn without_objects_the_settings_count_and_with_them_field_by_field_the_objects()
     assert_eq!(networks, [("10.0.0.0/24".to_owned(), true), ("10.96.0.0/12".to_owned(), false)]);
 
     let cluster = cluster
-        .configured("{asn: 64510, listenPort: 1179, mesh: Off, gracefulRestart: {restartTimeSeconds: 60}}")
+        .configured(
+            "{asn: 64510, listenPort: 1179, mesh: Disabled, gracefulRestart: {restartTimeSeconds: 60}}",
+        )
         .peer("again", "{address: 198.51.100.1, asn: 64502, port: 2179, holdTimeSeconds: 9}");
     let config = cluster.config(1);
     assert_eq!((config.asn.number(), config.hold_time.seconds(), config.listen[0].port()), (64510, 30, 1179));
@@ -140,7 +142,7 @@ fn reflectors_take_the_place_of_the_mesh_or_stand_beside_it() {
     for (mesh, of_client, of_reflector) in [
         ("{}", vec![3, 4], vec![1, 2, 4]),
         ("{mesh: Auto}", vec![3, 4], vec![1, 2, 4]),
-        ("{mesh: Off}", vec![3, 4], vec![1, 2, 4]),
+        ("{mesh: Disabled}", vec![3, 4], vec![1, 2, 4]),
         ("{mesh: Full}", vec![2, 3, 4], vec![1, 2, 4]),
     ] {
         let cluster = Cluster::of(&nodes).configured(mesh);
@@ -153,7 +155,7 @@ fn reflectors_take_the_place_of_the_mesh_or_stand_beside_it() {
         assert!(cluster.config(1).neighbors.iter().all(|it| !it.route_reflector_client));
     }
     assert_eq!(Cluster::of(&["", "", ""]).neighbors(1), [2, 3]);
-    assert_eq!(Cluster::of(&["", "", ""]).configured("{mesh: Off}").neighbors(1), [0_u8; 0]);
+    assert_eq!(Cluster::of(&["", "", ""]).configured("{mesh: Disabled}").neighbors(1), [0_u8; 0]);
 }
 
 #[test]
@@ -199,7 +201,7 @@ fn services_are_told_to_reflectors_and_routers_and_hidden_from_nodes() {
 #[test]
 fn a_selector_of_nodes_gives_both_ends_their_session() {
     let cluster = Cluster::of(&["labels: {rack: a}", "labels: {rack: b}", "labels: {rack: b}", ""])
-        .configured("{mesh: Off}")
+        .configured("{mesh: Disabled}")
         .peer(
             "racks",
             "{nodeSelector: {matchLabels: {rack: a}}, peerSelector: {matchLabels: {rack: b}}, \

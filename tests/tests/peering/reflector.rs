@@ -1,0 +1,85 @@
+//! Route reflectors in the place of a mesh; and no packet is lost while anything of it restarts.
+
+use std::time::Duration;
+
+use margay_lab::{Daemon, Lab, Party};
+use nix::sys::signal::Signal;
+
+use crate::cluster::{PATIENCE, apply, key, kubectl, neighbors, run, start, until};
+
+/// Between two datagrams of a stream.
+const EVERY: Duration = Duration::from_millis(5);
+
+/// Three nodes, of which n1 reflects for the others, with pods a on n2 and b on n3.
+async fn reflected() -> Lab {
+    let lab = start(3).await;
+    kubectl(&lab, "label node n1 margay.dev/route-reflector=1").await;
+    apply(
+        &lab,
+        "apiVersion: margay.dev/v1alpha1\nkind: BGPConfiguration\nmetadata: {name: default}\nspec: {mesh: Disabled}\n",
+    )
+    .await;
+    until_settled(&lab).await;
+    run(&lab, "a", "n2").await;
+    run(&lab, "b", "n3").await;
+    lab
+}
+
+/// Waits until n1 has both others as neighbours and each of them it alone, with the routes of all.
+async fn until_settled(lab: &Lab) {
+    for (node, count) in [(0, 2), (1, 1), (2, 1)] {
+        until(lab, &format!("node {} has {count} sessions", node + 1), async || {
+            neighbors(lab, node).await.is_some_and(|all| {
+                all.len() == count
+                    && all.iter().all(|it| it.state == "Established" && it.prefixes_received > 0)
+            })
+        })
+        .await;
+    }
+    lab.wait_routes(PATIENCE).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_of_two_clients_of_a_reflector_reach_each_other() {
+    let lab = reflected().await;
+    let [a, b] = ["a", "b"].map(|name| Party::from(key(name)));
+    let cell = lab.reach(&a, &b, crate::cluster::PORT).await.unwrap();
+    assert!(cell.reach.is_open(), "{cell:?}");
+    // Not by way of the reflector: it tells the routes, and takes no part in the traffic.
+    let routes = lab.node(1).bgp_routes().await.unwrap();
+    assert!(routes.iter().any(|it| it.starts_with("10.244.3.0/24 via 172.18.0.4")), "{routes:?}");
+    // Without the label the nodes have nobody to speak with.
+    kubectl(&lab, "label node n1 margay.dev/route-reflector-").await;
+    until(&lab, "no session is left", async || neighbors(&lab, 1).await.is_some_and(|all| all.is_empty()))
+        .await;
+    lab.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_of_the_reflector_or_of_an_agent_loses_no_packet() {
+    let lab = reflected().await;
+    let [a, b] = ["a", "b"].map(|name| Party::from(key(name)));
+    for (what, node, daemon) in [
+        ("the reflector's speaker", 0, Daemon::Bgp),
+        ("the reflector's agent", 0, Daemon::Agent),
+        ("the agent of the sender", 1, Daemon::Agent),
+        ("the agent of the receiver", 2, Daemon::Agent),
+        ("the speaker of the receiver", 2, Daemon::Bgp),
+    ] {
+        let mut stream = lab.stream(&a, &b, EVERY).await.unwrap();
+        stream.sends(100).await.unwrap();
+        let pid = lab.node(node).pid(daemon);
+        lab.node(node).signal(daemon, Signal::SIGKILL).unwrap();
+        until(&lab, &format!("{what} runs again"), async || {
+            lab.node(node).pid(daemon).is_some_and(|new| Some(new) != pid)
+        })
+        .await;
+        until_settled(&lab).await;
+        // What an end of restarting takes away would be missing from here on.
+        stream.sends(400).await.unwrap();
+        let counted = stream.finish().await.unwrap();
+        assert!(counted.sent >= 500, "{counted:?}");
+        assert_eq!(counted.lost, [0_u64; 0], "{what}: of {} lost{}", counted.sent, lab.log_tail(30));
+    }
+    lab.stop().await;
+}
