@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use margay_lab::{Daemon, Lab, Party};
+use margay_lab::{Counted, Daemon, Lab, Party};
 use nix::sys::signal::Signal;
+use tokio::time::Instant;
 
 use crate::cluster::{PATIENCE, apply, key, kubectl, neighbors, run, start, until};
 
@@ -66,20 +67,44 @@ async fn a_restart_of_the_reflector_or_of_an_agent_loses_no_packet() {
         ("the agent of the receiver", 2, Daemon::Agent),
         ("the speaker of the receiver", 2, Daemon::Bgp),
     ] {
-        let mut stream = lab.stream(&a, &b, EVERY).await.unwrap();
-        stream.sends(100).await.unwrap();
-        let pid = lab.node(node).pid(daemon);
-        lab.node(node).signal(daemon, Signal::SIGKILL).unwrap();
-        until(&lab, &format!("{what} runs again"), async || {
-            lab.node(node).pid(daemon).is_some_and(|new| Some(new) != pid)
-        })
-        .await;
-        until_settled(&lab).await;
-        // What an end of restarting takes away would be missing from here on.
-        stream.sends(400).await.unwrap();
-        let counted = stream.finish().await.unwrap();
-        assert!(counted.sent >= 500, "{counted:?}");
+        let counted = restarted(&lab, [&a, &b], what, node, daemon).await;
         assert_eq!(counted.lost, [0_u64; 0], "{what}: of {} lost{}", counted.sent, lab.log_tail(30));
     }
+    // That it is graceful restart that keeps them, and that the count would tell: without it some are lost.
+    let changed = Instant::now();
+    apply(
+        &lab,
+        "apiVersion: margay.dev/v1alpha1\nkind: BGPConfiguration\nmetadata: {name: default}\n\
+         spec: {mesh: Disabled, gracefulRestart: {enabled: false}}\n",
+    )
+    .await;
+    // The count took two seconds after they had come up.
+    until(&lab, "the sessions begin anew", async || {
+        neighbors(&lab, 0)
+            .await
+            .is_some_and(|all| all.iter().all(|it| it.since_seconds <= changed.elapsed().as_secs()))
+    })
+    .await;
+    until_settled(&lab).await;
+    let counted = restarted(&lab, [&a, &b], "the reflector's speaker", 0, Daemon::Bgp).await;
+    assert!(!counted.lost.is_empty(), "no packet is lost without graceful restart either: {counted:?}");
     lab.stop().await;
+}
+
+/// Kills a process, and counts what is lost until all is as it was.
+async fn restarted(lab: &Lab, [from, to]: [&Party; 2], what: &str, node: usize, daemon: Daemon) -> Counted {
+    let mut stream = lab.stream(from, to, EVERY).await.unwrap();
+    stream.sends(100).await.unwrap();
+    let pid = lab.node(node).pid(daemon);
+    lab.node(node).signal(daemon, Signal::SIGKILL).unwrap();
+    until(lab, &format!("{what} runs again"), async || {
+        lab.node(node).pid(daemon).is_some_and(|new| Some(new) != pid)
+    })
+    .await;
+    until_settled(lab).await;
+    // What the end of a restart takes away would be missing from here on.
+    stream.sends(400).await.unwrap();
+    let counted = stream.finish().await.unwrap();
+    assert!(counted.sent >= 500, "{counted:?}");
+    counted
 }

@@ -9,11 +9,15 @@ const TOR: &str = "apiVersion: margay.dev/v1alpha1\nkind: BGPPeer\nmetadata: {na
     spec: {address: 172.18.0.1, asn: 64600, description: the router, nodeSelector: {matchLabels: {rack: a}}, \
     password: {secretKeyRef: {name: margay-bgp, key: tor}}, holdTimeSeconds: 9}\n";
 
+/// The Secret with one entry, in Base64.
 fn secret(password: &str) -> String {
     format!(
-        "apiVersion: v1\nkind: Secret\nmetadata: {{name: margay-bgp, namespace: default}}\nstringData: {{tor: {password}}}\n"
+        "apiVersion: v1\nkind: Secret\nmetadata: {{name: margay-bgp, namespace: default}}\ndata: {{tor: {password}}}\n"
     )
 }
+
+const ONE: &str = "b25l";
+const TWO: &str = "dHdv";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_follows_its_object_its_password_and_the_labels_of_nodes() {
@@ -24,7 +28,7 @@ async fn a_session_follows_its_object_its_password_and_the_labels_of_nodes() {
     until_problem(&lab, "n1", &["BGPPeer tor: spec.password", "there is no Secret margay-bgp"]).await;
     assert_eq!(session(&lab, 0, ROUTER).await, None, "no session without its password");
 
-    apply(&lab, &secret("one")).await;
+    apply(&lab, &secret(ONE)).await;
     until_state(&lab, 0, ROUTER, "Established").await;
     until_problem(&lab, "n1", &[]).await;
     until_router(&lab, "show route 10.244.1.0/24 all", &["BGP.as_path: 64512", "172.18.0.2"], &[]).await;
@@ -33,7 +37,7 @@ async fn a_session_follows_its_object_its_password_and_the_labels_of_nodes() {
     until_state(&lab, 0, "172.18.0.3", "Established").await;
 
     // Another password ends the session until the router has it too.
-    apply(&lab, &secret("two")).await;
+    apply(&lab, &secret(TWO)).await;
     until(&lab, "the session is down", async || {
         session(&lab, 0, ROUTER).await.is_some_and(|it| it.state != "Established")
     })
