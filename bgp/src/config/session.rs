@@ -1,14 +1,17 @@
 //! The options of a neighbour's session that have a form of their own.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::asn::Asn;
 use crate::config::Neighbor;
 use crate::family::{Family, FamilySet};
+use crate::fsm::Penalty;
 use crate::hold_time::HoldTime;
 use crate::prefix::Prefix;
+use crate::rib::PrefixLimit;
 use crate::wire::AddPath;
 
 /// Octets in the longest password that Linux takes (`TCP_MD5SIG_MAXKEYLEN`).
@@ -52,6 +55,76 @@ impl AddPathOption {
         };
         AddPath { receive, send }
     }
+}
+
+/// How many prefixes a peer may announce.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MaxPrefixes {
+    /// Paths of all families together.
+    pub limit: u32,
+    /// The share of the limit from which a warning is logged, 1 to 100. Default 75.
+    #[serde(default = "default_warn_percent")]
+    pub warn_percent: u8,
+    /// What happens when there are more.
+    #[serde(default)]
+    pub action: AtLimit,
+    /// With `restart`: seconds until the session may begin again, 1 to 86400. Default: as after any failure, at most a
+    /// minute.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart_time: Option<u32>,
+}
+
+impl MaxPrefixes {
+    pub(super) fn check(self) -> Result<(), (&'static str, String)> {
+        if !(1..=100).contains(&self.warn_percent) {
+            return Err(("max_prefixes.warn_percent", format!("{}: expected 1 to 100", self.warn_percent)));
+        }
+        match (self.restart_time, self.action) {
+            (Some(time), AtLimit::Restart) if !(1..=86400).contains(&time) => {
+                Err(("max_prefixes.restart_time", format!("{time} s: expected 1 to 86400")))
+            }
+            (Some(_), AtLimit::Idle | AtLimit::Warn) => Err((
+                "max_prefixes.restart_time",
+                "the action is not `restart`: take one of both out".to_owned(),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn limit(self) -> PrefixLimit {
+        PrefixLimit {
+            maximum: self.limit,
+            warn_percent: self.warn_percent,
+            enforced: self.action != AtLimit::Warn,
+        }
+    }
+
+    /// What follows when it is exceeded.
+    pub(super) fn penalty(self) -> Penalty {
+        match (self.action, self.restart_time) {
+            (AtLimit::Idle, _) => Penalty::UntilReset,
+            (_, Some(seconds)) => Penalty::For(Duration::from_secs(seconds.into())),
+            (_, None) => Penalty::BackOff,
+        }
+    }
+}
+
+/// What happens when a peer announces more than it may.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AtLimit {
+    /// The session ends with Cease, maximum number of prefixes reached, and begins again after a while.
+    #[default]
+    Restart,
+    /// The session ends so, and stays Idle until an operator resets it.
+    Idle,
+    /// It is logged, and all is taken.
+    Warn,
+}
+
+fn default_warn_percent() -> u8 {
+    75
 }
 
 /// What happens to routes while one of both ends restarts (RFC 4724, 8538, 9494).

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -11,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Duration, Instant, sleep_until};
 
-use super::sys;
+use super::{DaemonError, sys};
 use crate::config::Password;
 use crate::family::Family;
 use crate::prefix::Prefix;
@@ -36,25 +37,29 @@ pub struct PasswordError {
 pub(super) struct Listener {
     task: JoinHandle<()>,
     socket: Arc<TcpListener>,
+    keys: Keys,
+}
+
+/// The keys that a socket has for prefixes of its family.
+#[derive(Debug)]
+struct Keys {
     family: Family,
-    /// The keys that the socket has.
-    passwords: BTreeMap<Prefix, Password>,
+    keys: BTreeMap<Prefix, Password>,
 }
 
 impl Listener {
-    /// Listens on the address; connections go to `accepted`.
-    pub(super) fn open(address: SocketAddr, accepted: mpsc::Sender<TcpStream>) -> io::Result<Self> {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        // A restarted speaker must not wait for connections of the last run to time out.
-        socket.set_reuse_address(true)?;
-        if address.is_ipv6() {
-            // The IPv4 addresses have a listener of their own.
-            socket.set_only_v6(true)?;
-        }
-        socket.set_nonblocking(true)?;
-        socket.bind(&address.into())?;
-        socket.listen(BACKLOG)?;
-        let listener = Arc::new(TcpListener::from_std(socket.into())?);
+    /// Listens on the address, with these keys from the first connection on; connections go to `accepted`.
+    pub(super) fn open(
+        address: SocketAddr,
+        passwords: &BTreeMap<Prefix, Password>,
+        accepted: mpsc::Sender<TcpStream>,
+    ) -> Result<Self, DaemonError> {
+        let failed = |source| DaemonError::Listen { address, source };
+        let socket = bound(address).map_err(failed)?;
+        let mut keys = Keys { family: Family::of(address.ip()), keys: BTreeMap::new() };
+        keys.set(&socket, passwords)?;
+        socket.listen(BACKLOG).map_err(failed)?;
+        let listener = Arc::new(TcpListener::from_std(socket.into()).map_err(failed)?);
         let socket = Arc::clone(&listener);
         let task = tokio::spawn(async move {
             loop {
@@ -71,24 +76,48 @@ impl Listener {
                 }
             }
         });
-        Ok(Self { task, socket, family: Family::of(address.ip()), passwords: BTreeMap::new() })
+        Ok(Self { task, socket, keys })
     }
 
     /// Makes these the keys of connections from the prefixes; those that are up keep the keys they began with.
     pub(super) fn set_passwords(&mut self, wanted: &BTreeMap<Prefix, Password>) -> Result<(), PasswordError> {
+        self.keys.set(&*self.socket, wanted)
+    }
+}
+
+/// A socket at the address that does not listen yet.
+fn bound(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // A restarted speaker must not wait for connections of the last run to time out.
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        // The IPv4 addresses have a listener of their own.
+        socket.set_only_v6(true)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+impl Keys {
+    fn set(
+        &mut self,
+        socket: &impl AsRawFd,
+        wanted: &BTreeMap<Prefix, Password>,
+    ) -> Result<(), PasswordError> {
         let set = |prefix: Prefix, password| {
-            sys::set_md5(&*self.socket, prefix, password).map_err(|source| PasswordError { prefix, source })
+            sys::set_md5(socket, prefix, password).map_err(|source| PasswordError { prefix, source })
         };
         let gone: Vec<Prefix> =
-            self.passwords.keys().filter(|prefix| !wanted.contains_key(prefix)).copied().collect();
+            self.keys.keys().filter(|prefix| !wanted.contains_key(prefix)).copied().collect();
         for prefix in gone {
             set(prefix, None)?;
-            self.passwords.remove(&prefix);
+            self.keys.remove(&prefix);
         }
         for (prefix, password) in wanted.iter().filter(|(prefix, _)| prefix.family() == self.family) {
-            if self.passwords.get(prefix) != Some(password) {
+            if self.keys.get(prefix) != Some(password) {
                 set(*prefix, Some(password))?;
-                self.passwords.insert(*prefix, password.clone());
+                self.keys.insert(*prefix, password.clone());
             }
         }
         Ok(())

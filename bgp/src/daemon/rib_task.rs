@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Duration, Instant, sleep_until};
 
-use super::convergence::Convergence;
+use super::convergence::{Convergence, Marks};
 use super::kernel::KernelInput;
 use crate::family::{Family, FamilySet};
 use crate::prefix::Prefix;
@@ -41,7 +41,7 @@ pub(super) enum RibInput {
     /// The configuration, as far as the tables care.
     Settings(Box<Settings>),
     /// A session came up.
-    Up { peer: PeerId, info: Box<PeerInfo>, outlet: Outlet },
+    Up { peer: PeerId, info: Box<PeerInfo>, marks: Marks, outlet: Outlet },
     /// A session ended; paths of the families to retain stay, stale, and all others go.
     Down { peer: PeerId, retain: Option<FamilySet> },
     /// Stale paths of these families go. Happens by itself at End-of-RIB.
@@ -58,7 +58,7 @@ pub(super) enum RibInput {
     Keepalive { peer: PeerId },
     /// The peer wants to be told all again.
     Refresh { peer: PeerId, family: Family },
-    /// The same, with a mark at the end (RFC 7313).
+    /// The same, between two marks (RFC 7313).
     EnhancedRefresh { peer: PeerId, family: Family },
     /// A batch was handed to the peer's socket, and the tables wait for that.
     Written,
@@ -82,6 +82,8 @@ pub(super) struct Settings {
     pub(super) speaker: Speaker,
     pub(super) networks: BTreeMap<Prefix, bool>,
     pub(super) peers: BTreeSet<PeerId>,
+    /// Whether neighbours may come of whom nobody knows before.
+    pub(super) others: bool,
     pub(super) settle_time: Duration,
     /// Whether the kernel is told anything.
     pub(super) fib: Fib,
@@ -166,6 +168,8 @@ struct RibTask {
     convergence: Convergence,
     policies: BTreeMap<PeerId, Policies>,
     settling: Settling,
+    /// When what neighbours told is selected and told at the latest; `None` once that is done.
+    deferred_until: Option<Instant>,
     outlets: BTreeMap<PeerId, Outlet>,
     /// Peers of which more can be read at once.
     reading: BTreeSet<PeerId>,
@@ -173,17 +177,30 @@ struct RibTask {
     held_until: Option<Instant>,
 }
 
+/// What the tables do first after a restart (RFC 4724 section 4.1).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Deferral {
+    /// Families of which the neighbours may still have what the speaker told them before.
+    pub(super) families: FamilySet,
+    /// How long the tables wait for the neighbours at most.
+    pub(super) time: Duration,
+}
+
 /// Runs until all senders are gone.
 pub(super) async fn run(
     mut inputs: mpsc::Receiver<RibInput>,
     kernel: mpsc::Sender<KernelInput>,
     speaker: Speaker,
+    deferral: Deferral,
 ) {
+    let mut rib = Rib::new(speaker);
+    rib.defer(deferral.families);
     let mut task = RibTask {
-        rib: Rib::new(speaker),
+        rib,
         convergence: Convergence::default(),
         policies: BTreeMap::new(),
         settling: Settling::NotConfigured,
+        deferred_until: Some(Instant::now() + deferral.time),
         outlets: BTreeMap::new(),
         reading: BTreeSet::new(),
         held_until: None,
@@ -208,6 +225,7 @@ pub(super) async fn run(
                 Err(_) => return,
             },
             () = until(settled_at) => task.settling = Settling::Over,
+            () = until(task.deferred_until) => task.proceed(),
             () = until(task.held_until) => {}
         }
         task.flush(inputs.is_empty());
@@ -227,24 +245,25 @@ impl RibTask {
     fn take(&mut self, input: RibInput) {
         match input {
             RibInput::Settings(settings) => {
-                let Settings { speaker, networks, peers, settle_time, fib, options, policies } = *settings;
+                let Settings { speaker, networks, peers, others, settle_time, fib, options, policies } =
+                    *settings;
                 self.rib.set_speaker(speaker);
                 self.rib.set_fib(fib);
                 self.rib.set_options(options);
                 self.rib.set_policies(&policies);
                 self.policies = policies;
                 self.rib.originate(networks);
-                self.convergence.configure(peers);
+                self.convergence.configure(peers, others);
                 if self.settling == Settling::NotConfigured {
                     self.settling = Settling::Until(Instant::now() + settle_time);
                 }
             }
-            RibInput::Up { peer, mut info, outlet } => {
+            RibInput::Up { peer, mut info, marks, outlet } => {
                 // Its task knows those of its own start.
                 if let Some(policies) = self.policies.get(&peer) {
                     info.policy = policies.clone();
                 }
-                self.convergence.up(peer, info.families);
+                self.convergence.up(peer, info.families, marks);
                 self.outlets.insert(peer, outlet);
                 self.rib.peer_up(peer, *info);
             }
@@ -303,6 +322,7 @@ impl RibTask {
         for reached in self.rib.take_limits_reached() {
             tracing::warn!(peer = %reached.peer, received = reached.received, limit = ?reached.limit, "prefix limit");
             if reached.excess == Excess::Beyond
+                && reached.limit.enforced
                 && let Some(outlet) = self.outlets.get(&reached.peer)
                 && let Err(error) = outlet.deliveries.try_send(Delivery::TooManyPrefixes(reached))
             {
@@ -328,6 +348,14 @@ impl RibTask {
         }
     }
 
+    /// Selects and tells what was deferred.
+    fn proceed(&mut self) {
+        self.deferred_until = None;
+        if self.rib.proceed() {
+            tracing::info!("telling the neighbours what others told");
+        }
+    }
+
     /// Gives each peer that can take one its next batch of messages.
     fn flush(&mut self, idle: bool) {
         self.rib.decide();
@@ -335,6 +363,9 @@ impl RibTask {
         if matches!(self.settling, Settling::Until(_)) && self.convergence.is_reached() {
             tracing::info!("all neighbours have told their routes");
             self.settling = Settling::Over;
+        }
+        if self.deferred_until.is_some() && self.convergence.may_tell() {
+            self.proceed();
         }
         for (peer, outlet) in &self.outlets {
             while self.rib.has_news(*peer) && outlet.is_ready() {

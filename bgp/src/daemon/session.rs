@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
+use super::convergence::Marks;
 use super::interfaces::local_view;
 use super::rib_task::{self, Delivery, Inlet, RibInput, Updates};
 use super::transport::{self, Amount, Transport};
@@ -212,9 +213,12 @@ impl SessionTask {
 
     async fn accepted(&mut self, stream: TcpStream) {
         if self.incoming.is_some() {
-            // The machine knows one incoming connection at a time; the newer one goes.
-            self.closing.spawn(transport::refuse(stream));
-            return;
+            // The machine knows one incoming connection at a time.
+            if !self.machine.make_room() {
+                self.closing.spawn(transport::refuse(stream));
+                return;
+            }
+            self.outgoing = self.incoming.take();
         }
         self.attach(Direction::Incoming, stream).await;
     }
@@ -367,7 +371,6 @@ impl SessionTask {
                     // RFC 2918 section 4: so is the request of a family that was not.
                     Some((family, RefreshKind::Request)) if session.families.contains(family) => {
                         let request = if session.enhanced_route_refresh {
-                            self.send(direction, |out| RouteRefresh::encode(family, RefreshKind::Begin, out));
                             RibInput::EnhancedRefresh { peer, family }
                         } else {
                             RibInput::Refresh { peer, family }
@@ -430,8 +433,10 @@ impl SessionTask {
             Delivery::Messages(batch) => self.send_batch(batch),
             Delivery::TooManyPrefixes(reached) => {
                 let Some((direction, _)) = self.machine.established() else { return };
-                self.note_error(format!("{} prefixes, {} allowed", reached.received, reached.limit.maximum));
-                self.step(Input::Malformed(direction, Notification::maximum_prefixes_reached()));
+                let penalty = self.neighbor.penalty;
+                self.step(Input::Exceeded(direction, penalty));
+                let (received, maximum) = (reached.received, reached.limit.maximum);
+                self.note_error(format!("{received} prefixes, {maximum} allowed: {penalty}"));
             }
         }
     }
@@ -583,7 +588,7 @@ impl SessionTask {
             add_path: AddPath {
                 receive: negotiated.add_path.receive,
                 send: negotiated.add_path.send,
-                send_limit: None,
+                send_limit: neighbor.add_path_limit,
             },
             message_limit: negotiated.message_limit,
             extended_next_hop: negotiated.extended_next_hop,
@@ -600,7 +605,11 @@ impl SessionTask {
         let (outlet, inlet) = rib_task::outlet();
         self.inlet = Some(inlet);
         self.writing_batch = false;
-        self.pending.push_back(RibInput::Up { peer: self.peer, info: Box::new(info), outlet });
+        let marks = match negotiated.graceful_restart {
+            Some(restart) if !restart.restarting => Marks::Sends,
+            _ => Marks::MaySend,
+        };
+        self.pending.push_back(RibInput::Up { peer: self.peer, info: Box::new(info), marks, outlet });
     }
 
     fn note_error(&mut self, error: String) {

@@ -15,7 +15,7 @@ use super::control_server::{self, ControlRequest};
 use super::kernel::{self, KernelInput};
 use super::listener::{Listener, PasswordError};
 use super::metrics::{MetricsServer, Scrape, Scraped, Scrapes};
-use super::rib_task::{self, RibInput, Settings};
+use super::rib_task::{self, Deferral, RibInput, Settings};
 use super::session::{self, Command, SessionHandle};
 use super::transport;
 use super::{Options, RoutesOnExit};
@@ -153,13 +153,12 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
 impl Supervisor {
     async fn configure(&mut self, config: &Config) -> Result<(), DaemonError> {
         let checked = config.check()?;
+        let passwords = checked.passwords();
         // What can fail comes first, so that a refusal changes nothing.
         let wanted: BTreeSet<SocketAddr> = checked.listen.iter().copied().collect();
         let mut opened = Vec::new();
         for address in wanted.iter().filter(|address| !self.listeners.contains_key(address)) {
-            let listener = Listener::open(*address, self.accepted.clone())
-                .map_err(|source| DaemonError::Listen { address: *address, source })?;
-            opened.push((*address, listener));
+            opened.push((*address, Listener::open(*address, &passwords, self.accepted.clone())?));
         }
         let metrics = match checked.metrics {
             Some(address) if self.metrics.as_ref().is_none_or(|server| server.address != address) => {
@@ -175,14 +174,12 @@ impl Supervisor {
         self.listeners.retain(|address, _| wanted.contains(address));
 
         // A refusal here is the kernel's, for all keys or none: what was set before it serves the next attempt.
-        let passwords = checked.passwords();
         for listener in self.listeners.values_mut() {
             listener.set_passwords(&passwords)?;
         }
 
         self.end_sessions_unlike(&checked).await;
         self.tell_kernel(KernelInput::Settings(checked.kernel)).await;
-        let rib = self.rib(&checked);
         let started: Vec<&CheckedNeighbor> = checked
             .neighbors
             .values()
@@ -192,6 +189,7 @@ impl Supervisor {
         if first {
             self.kept = self.kept(&checked).await;
         }
+        let rib = self.rib(&checked);
         // Later ones are new to a speaker that has been there all the time.
         let kept = if first { self.kept } else { FamilySet::from_iter(Family::ALL) };
         let restarting_for = first.then_some(checked.deferral_time);
@@ -201,13 +199,13 @@ impl Supervisor {
         let settings = Settings {
             speaker: speaker(&checked),
             networks: checked.networks.clone(),
-            // Nobody knows who of a prefix will come.
             peers: self
                 .sessions
                 .iter()
                 .filter(|(address, _)| checked.neighbors.contains_key(address))
                 .map(|(_, session)| session.peer)
                 .collect(),
+            others: !checked.dynamic_neighbors.is_empty(),
             settle_time: Duration::from_secs(checked.kernel.settle_time.into()),
             options: checked.options,
             policies: self
@@ -256,11 +254,12 @@ impl Supervisor {
     /// The way to the rib task, which is started with the first configuration.
     fn rib(&mut self, checked: &Checked) -> mpsc::Sender<RibInput> {
         let (kernel, speaker) = (self.kernel.clone(), speaker(checked));
+        let deferral = Deferral { families: self.kept, time: checked.deferral_time };
         let rib_task = &mut self.rib_task;
         self.rib
             .get_or_insert_with(|| {
                 let (sender, inputs) = mpsc::channel(512);
-                *rib_task = Some(tokio::spawn(rib_task::run(inputs, kernel, speaker)));
+                *rib_task = Some(tokio::spawn(rib_task::run(inputs, kernel, speaker, deferral)));
                 sender
             })
             .clone()

@@ -25,7 +25,7 @@ mod session;
 
 pub use connection::{Direction, Negotiated};
 pub use graceful::{Helper, Order};
-pub use session::{DownReason, Input, Output, Received, Sending, Session, SessionConfig, State};
+pub use session::{DownReason, Input, Output, Penalty, Received, Sending, Session, SessionConfig, State};
 
 #[cfg(test)]
 mod tests;

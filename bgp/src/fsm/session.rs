@@ -125,12 +125,35 @@ pub enum Input {
     Message(Direction, Received),
     /// The bytes of a message call for a NOTIFICATION (events 21, 22, 28).
     Malformed(Direction, Notification),
+    /// The peer announces more than it may: the session ends, and the penalty says when there may be another.
+    Exceeded(Direction, Penalty),
     /// Messages lie unread for our own reasons, so silence proves nothing: the hold timer starts again.
     Backlogged(Direction),
     /// Messages wait since now for the peer to take them, or the socket has taken all (RFC 9687).
     Sending(Direction, Sending),
     /// Time has passed; timers that are due fire (events 9 to 11, 13).
     Tick,
+}
+
+/// How long a peer is left alone that announced more than it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Penalty {
+    /// As after any failure.
+    BackOff,
+    /// For so long, whoever dials.
+    For(Duration),
+    /// Until the machine gives way to another.
+    UntilReset,
+}
+
+impl std::fmt::Display for Penalty {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::BackOff => f.write_str("the session begins again"),
+            Self::For(time) => write!(f, "idle for {} s", time.as_secs()),
+            Self::UntilReset => f.write_str("idle until it is reset"),
+        }
+    }
 }
 
 /// Whether the peer takes what we send.
@@ -192,6 +215,8 @@ enum Dialler {
     Stopped,
     /// Left alone until then after a failure.
     IdleHold(Duration),
+    /// Left alone until then, and refused if it dials.
+    Barred(Duration),
     /// A dial is under way.
     Dialling,
     /// The next dial is due then; never, if only the peer dials.
@@ -208,6 +233,9 @@ enum Farewell {
 
 /// A session that stayed up for so long proves that the neighbour works.
 const STABLE: Duration = Duration::from_secs(30);
+
+/// A connection that both ends opened at the same time has come within this time of the one that won.
+const COLLISION: Duration = Duration::from_secs(10);
 
 /// The machine of one neighbour. Times are durations since any fixed moment that the caller chose.
 #[derive(Clone, Debug)]
@@ -251,7 +279,7 @@ impl Session {
             })
             .max();
         furthest.unwrap_or(match self.dialler {
-            Dialler::Stopped | Dialler::IdleHold(_) => State::Idle,
+            Dialler::Stopped | Dialler::IdleHold(_) | Dialler::Barred(_) => State::Idle,
             Dialler::Dialling => State::Connect,
             Dialler::Waiting(_) => State::Active,
         })
@@ -267,10 +295,25 @@ impl Session {
         })
     }
 
+    /// Makes room for a connection that the peer dialled although an earlier one of its carries the session: a peer
+    /// that restarted comes back before we notice that it was gone (RFC 4724 section 5). The earlier one counts as
+    /// outgoing from now on. Whether there is room.
+    pub fn make_room(&mut self) -> bool {
+        let restarts = match self.established() {
+            Some((Direction::Incoming, session)) => session.graceful_restart.is_some(),
+            _ => false,
+        };
+        let room = restarts && self.outgoing.is_none();
+        if room {
+            self.outgoing = self.incoming.take();
+        }
+        room
+    }
+
     /// When to call with [`Input::Tick`] at the latest.
     pub fn next_deadline(&self) -> Option<Duration> {
         let dialler = match self.dialler {
-            Dialler::IdleHold(at) | Dialler::Waiting(Some(at)) => Some(at),
+            Dialler::IdleHold(at) | Dialler::Barred(at) | Dialler::Waiting(Some(at)) => Some(at),
             Dialler::Stopped | Dialler::Dialling | Dialler::Waiting(None) => None,
         };
         let connections = [&self.outgoing, &self.incoming].into_iter().flatten();
@@ -302,6 +345,12 @@ impl Session {
             Input::Malformed(direction, notification) => {
                 if self.connection(direction).is_some() {
                     self.fail(direction, notification, now, out);
+                }
+            }
+            Input::Exceeded(direction, penalty) => {
+                if self.connection(direction).is_some() {
+                    self.fail(direction, Notification::maximum_prefixes_reached(), now, out);
+                    self.punish(penalty, now, out);
                 }
             }
             Input::Backlogged(direction) => {
@@ -367,6 +416,23 @@ impl Session {
         }
     }
 
+    /// Leaves a peer alone that announced too much.
+    fn punish(&mut self, penalty: Penalty, now: Duration, out: &mut Vec<Output>) {
+        let dialler = match penalty {
+            Penalty::BackOff => return,
+            Penalty::For(time) => Dialler::Barred(now + time),
+            Penalty::UntilReset => Dialler::Stopped,
+        };
+        self.abort_dial(out);
+        for direction in [Direction::Outgoing, Direction::Incoming] {
+            if self.slot(direction).take().is_some() {
+                out.push(Output::SendNotification(direction, Notification::connection_rejected()));
+                out.push(Output::Close(direction));
+            }
+        }
+        self.dialler = dialler;
+    }
+
     fn abort_dial(&mut self, out: &mut Vec<Output>) {
         if self.dialler == Dialler::Dialling {
             self.dialler = Dialler::Waiting(None);
@@ -379,7 +445,9 @@ impl Session {
             Direction::Outgoing => self.dialler != Dialler::Dialling,
             // RFC 4271 refuses in the idle-hold time too. We do not: two speakers that back off at different times
             // would refuse each other for ever. The peer's own back-off bounds how often it comes.
-            Direction::Incoming => self.dialler == Dialler::Stopped || self.incoming.is_some(),
+            Direction::Incoming => {
+                matches!(self.dialler, Dialler::Stopped | Dialler::Barred(_)) || self.incoming.is_some()
+            }
         };
         if refused {
             // A slot that is taken belongs to another connection, which `Close` must not end.
@@ -456,7 +524,11 @@ impl Session {
             Ok(negotiated) => negotiated,
             Err(notification) => return self.fail(direction, notification, now, out),
         };
-        if let Some(loser) = self.collision_loser(direction, open.identifier) {
+        if self.is_replaced(direction.other(), now) {
+            // RFC 4724 section 5: a NOTIFICATION would be for a peer that is no more.
+            out.push(Output::Close(direction.other()));
+            self.drop_connection(direction.other(), DownReason::ConnectionLost, now, out);
+        } else if let Some(loser) = self.collision_loser(direction, open.identifier) {
             let collision = Notification::connection_collision();
             *self.slot(loser) = None;
             out.push(Output::SendNotification(loser, collision));
@@ -472,6 +544,16 @@ impl Session {
             connection.keepalive = keepalive;
         }
         out.push(Output::SendKeepalive(direction));
+    }
+
+    /// Whether the OPEN on another connection means that the peer has lost this one in a restart.
+    fn is_replaced(&self, direction: Direction, now: Duration) -> bool {
+        let Some(Phase::Established(session)) = self.connection(direction).map(|connection| connection.phase)
+        else {
+            return false;
+        };
+        session.graceful_restart.is_some()
+            && self.up_since.is_some_and(|since| now.saturating_sub(since) >= COLLISION)
     }
 
     /// RFC 4271 section 6.8: which of two connections goes, now that the OPEN on `direction` told the identifier.
@@ -557,7 +639,7 @@ impl Session {
             }
         }
         let due = match self.dialler {
-            Dialler::IdleHold(at) | Dialler::Waiting(Some(at)) => at <= now,
+            Dialler::IdleHold(at) | Dialler::Barred(at) | Dialler::Waiting(Some(at)) => at <= now,
             Dialler::Stopped | Dialler::Dialling | Dialler::Waiting(None) => false,
         };
         if due && self.outgoing.is_none() {

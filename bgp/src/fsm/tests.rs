@@ -305,19 +305,53 @@ fn an_established_session_survives_a_new_connection() {
     assert_eq!(session.state(), State::Established);
 }
 
-/// Both ends do graceful restart with the N bit.
-fn graceful() -> Session {
+/// With graceful restart and the N bit.
+fn restarts(asn: u32) -> Capabilities {
     let restart = GracefulRestart { notification: true, restart_time: 30, ..GracefulRestart::default() };
-    let offered = |asn| Capabilities { graceful_restart: Some(restart), ..capabilities(asn) };
-    let mut session = Session::new(SessionConfig { capabilities: offered(64498), ..config(2, 1) });
-    let open = Open { capabilities: offered(64497), ..open(1) };
-    let opened = Input::Message(Outgoing, Received::Open(open));
+    Capabilities { graceful_restart: Some(restart), ..capabilities(asn) }
+}
+
+/// The neighbour's, which does graceful restart.
+fn open_graceful() -> Open {
+    Open { capabilities: restarts(64497), ..open(1) }
+}
+
+/// Both ends do graceful restart.
+fn graceful() -> Session {
+    let mut session = Session::new(SessionConfig { capabilities: restarts(64498), ..config(2, 1) });
+    let opened = Input::Message(Outgoing, Received::Open(open_graceful()));
     let keepalive = Input::Message(Outgoing, Received::Keepalive);
     for input in [Input::Start, Input::Connected(Outgoing), opened, keepalive] {
         step(&mut session, ZERO, input);
     }
     assert_eq!(session.state(), State::Established);
     session
+}
+
+#[test]
+fn a_peer_that_announced_too_much_is_left_alone_as_long_as_the_penalty_says() {
+    let exceed = |penalty| {
+        let mut session = established();
+        step(&mut session, ZERO, Input::Connected(Incoming));
+        let out = step(&mut session, ZERO, Input::Exceeded(Outgoing, penalty));
+        assert_fails(&out, Outgoing, &Notification::maximum_prefixes_reached());
+        (session, out)
+    };
+    let (session, out) = exceed(Penalty::BackOff);
+    assert!(!out.contains(&Output::Close(Incoming)), "the other connection may go on: {out:?}");
+    assert_eq!(session.state(), State::OpenSent);
+
+    for (penalty, deadline) in [(Penalty::For(seconds(300)), Some(seconds(300))), (Penalty::UntilReset, None)]
+    {
+        let (mut session, out) = exceed(penalty);
+        assert_fails(&out, Incoming, &Notification::connection_rejected());
+        assert_eq!(session.state(), State::Idle);
+        assert_eq!(session.next_deadline(), deadline);
+        let out = step(&mut session, seconds(299), Input::Connected(Incoming));
+        assert_fails(&out, Incoming, &Notification::connection_rejected());
+        let dials = step(&mut session, seconds(300), Input::Tick) == [Output::Dial];
+        assert_eq!(dials, deadline.is_some(), "{penalty:?}");
+    }
 }
 
 #[test]
@@ -337,6 +371,40 @@ fn what_ends_a_session_for_good_is_a_hard_reset_where_routes_would_be_kept() {
     let reset = Notification::administrative_reset();
     let out = step(&mut graceful(), ZERO, Input::Stop(reset.clone()));
     assert_fails(&out, Outgoing, &reset);
+}
+
+#[test]
+fn a_peer_that_comes_back_before_its_end_was_noticed_takes_the_place_of_its_session() {
+    let mut session = graceful();
+    step(&mut session, seconds(60), Input::Connected(Incoming));
+    let out = step(&mut session, seconds(60), Input::Message(Incoming, Received::Open(open(1))));
+    let down = Output::Down(DownReason::ConnectionLost);
+    assert_eq!(out, [Output::Close(Outgoing), down, Output::SendKeepalive(Incoming)], "its routes stay");
+    let out = step(&mut session, seconds(60), Input::Message(Incoming, Received::Keepalive));
+    assert!(matches!(out[..], [Output::Up(Incoming, _)]), "{out:?}");
+}
+
+#[test]
+fn the_place_of_a_session_is_taken_by_connections_from_the_same_side_too() {
+    let mut session = graceful();
+    assert!(!session.make_room(), "there is room for an incoming one");
+    for at in [60, 120] {
+        session.make_room();
+        step(&mut session, seconds(at), Input::Connected(Incoming));
+        step(&mut session, seconds(at), Input::Message(Incoming, Received::Open(open_graceful())));
+        step(&mut session, seconds(at), Input::Message(Incoming, Received::Keepalive));
+        assert_eq!(session.established().map(|(direction, _)| direction), Some(Incoming), "at {at} s");
+    }
+}
+
+#[test]
+fn connections_that_crossed_and_those_of_peers_without_graceful_restart_take_nobodys_place() {
+    for (mut session, at) in [(graceful(), 9), (established(), 60)] {
+        step(&mut session, seconds(at), Input::Connected(Incoming));
+        let out = step(&mut session, seconds(at), Input::Message(Incoming, Received::Open(open(1))));
+        assert_fails(&out, Incoming, &Notification::connection_collision());
+        assert_eq!(session.state(), State::Established);
+    }
 }
 
 #[test]

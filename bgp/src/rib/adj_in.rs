@@ -1,5 +1,7 @@
 //! What peers say, and what of it is stale.
 
+use std::collections::BTreeMap;
+
 use super::intern::AttrId;
 use super::peer::{Excess, PeerId, PrefixLimit};
 use super::state::Rib;
@@ -31,23 +33,38 @@ impl Rib {
         if families.is_empty() {
             return;
         }
-        let held = self.peers.find_mut(id).and_then(|peer| peer.held.as_mut());
-        for ((prefix, _), held) in held.into_iter().flatten() {
-            held.stale |= families.contains(prefix.family());
-        }
+        let mut stale: BTreeMap<Family, usize> = BTreeMap::new();
         for slot in self.table.all() {
             let slot = self.table.slot_mut(slot);
-            if families.contains(slot.prefix.family()) {
+            let family = slot.prefix.family();
+            if families.contains(family) {
                 for path in slot.paths.as_mut_slice().iter_mut().filter(|path| path.peer == id) {
                     path.stale = true;
+                    *stale.entry(family).or_default() += 1;
                 }
             }
         }
+        let Some(peer) = self.peers.find_mut(id) else { return };
+        if let Some(held) = &mut peer.held {
+            stale.clear();
+            for ((prefix, _), held) in held.iter_mut() {
+                let family = prefix.family();
+                if families.contains(family) {
+                    held.stale = true;
+                    *stale.entry(family).or_default() += 1;
+                }
+            }
+        }
+        peer.excused.extend(stale);
     }
 
     /// Paths of these families that are still stale go.
     pub fn sweep(&mut self, id: PeerId, families: FamilySet) {
         self.remove_paths(id, |family, stale| stale && families.contains(family));
+        if let Some(peer) = self.peers.find_mut(id) {
+            peer.excused.retain(|family, _| !families.contains(*family));
+        }
+        self.look_at_limit(id);
         self.forget_if_gone(id);
     }
 
@@ -112,7 +129,7 @@ impl Rib {
     ) {
         let Some(peer) = self.peers.find(id).filter(|peer| peer.up) else { return };
         // Beyond the limit the session is about to end.
-        if peer.excess == Excess::Beyond {
+        if peer.excess == Excess::Beyond && peer.info.prefix_limit.is_some_and(|limit| limit.enforced) {
             return;
         }
         if self.is_loop(&attributes) {

@@ -93,7 +93,7 @@ pub(super) struct Leaving {
 #[derive(Clone, Copy, Debug)]
 struct Scan {
     families: FamilySet,
-    /// Families whose end is marked by `EoRR` too (RFC 7313).
+    /// Families of which `BoRR` and `EoRR` mark begin and end (RFC 7313).
     marked: FamilySet,
     next: usize,
 }
@@ -138,6 +138,8 @@ pub(super) struct Group {
     piece: Option<Piece>,
     /// Changes of entries are told to nobody: they concern a member only that is about to be told everything.
     silent: bool,
+    /// Families of which no member is told yet that it knows all.
+    held: FamilySet,
 }
 
 /// Slots in one piece of the table.
@@ -205,7 +207,8 @@ impl Entry {
 }
 
 impl Group {
-    pub(super) fn new(key: GroupKey, cluster_id: Ipv4Addr) -> Self {
+    /// An empty group, with the families whose End-of-RIB waits for [`Group::release`].
+    pub(super) fn new(key: GroupKey, cluster_id: Ipv4Addr, held: FamilySet) -> Self {
         Self {
             key,
             cluster_id,
@@ -222,6 +225,7 @@ impl Group {
             log: Log::default(),
             piece: None,
             silent: false,
+            held,
         }
     }
 
@@ -263,6 +267,21 @@ impl Group {
             member.scan = Some(Scan { families: self.key.families, marked: FamilySet::EMPTY, next: 0 });
         }
         self.trim();
+    }
+
+    /// Sends the members the End-of-RIB that was held, behind all that was decided.
+    pub(super) fn release(&mut self, table: &Table) {
+        self.write_pending();
+        let families = std::mem::take(&mut self.held).intersection(self.key.families);
+        if families.is_empty() {
+            return;
+        }
+        for member in self.members.values_mut() {
+            // Who is being told all gets it at the end of that.
+            let scan =
+                member.scan.get_or_insert(Scan { families, marked: FamilySet::EMPTY, next: table.end() });
+            scan.families = scan.families.union(families);
+        }
     }
 
     pub(super) fn leave(&mut self, peer: PeerId) {
@@ -604,6 +623,13 @@ impl Group {
             member.cursor = self.log.head();
         }
         if let Some(scan) = scanning {
+            if scan.next == 0 && !scan.marked.is_empty() {
+                let mut markers = Vec::new();
+                for family in scan.marked.iter() {
+                    RouteRefresh::encode(family, RefreshKind::Begin, &mut markers);
+                }
+                batch.push(markers.into());
+            }
             let next = self.piece(scan, peer, table, interners, &mut batch);
             let done = next >= table.end();
             if let Some(member) = self.members.get_mut(&peer) {
@@ -611,13 +637,15 @@ impl Group {
             }
             if done {
                 let mut markers = Vec::new();
-                for family in scan.families.iter() {
+                for family in scan.families.difference(self.held).iter() {
                     encode::encode_end_of_rib(family, &mut markers);
                 }
                 for family in scan.marked.iter() {
                     RouteRefresh::encode(family, RefreshKind::End, &mut markers);
                 }
-                batch.push(markers.into());
+                if !markers.is_empty() {
+                    batch.push(markers.into());
+                }
             }
         }
         (!batch.is_empty()).then_some(batch)

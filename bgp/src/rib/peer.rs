@@ -1,5 +1,6 @@
 //! What the tables know about a peer.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroU8;
@@ -8,7 +9,7 @@ use std::sync::Arc;
 use super::export::ExportView;
 use super::policies::HeldPaths;
 use crate::asn::Asn;
-use crate::family::FamilySet;
+use crate::family::{Family, FamilySet};
 use crate::identifier::BgpIdentifier;
 use crate::wire::PeerKind;
 
@@ -98,10 +99,12 @@ pub enum Policy {
 /// How many paths a peer may announce in all its families.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PrefixLimit {
-    /// With more, the session ends.
+    /// More is too much.
     pub maximum: u32,
     /// From this share of the maximum on, a warning is due.
     pub warn_percent: u8,
+    /// Whether the session is to end beyond it, and nothing more is taken.
+    pub enforced: bool,
 }
 
 /// How a peer stands to its limit.
@@ -112,7 +115,7 @@ pub enum Excess {
     None,
     /// So near that somebody should be told.
     Near,
-    /// Beyond: the session is to end.
+    /// Beyond.
     Beyond,
 }
 
@@ -153,6 +156,9 @@ pub(super) struct Peer {
     pub(super) group: usize,
     /// The worst that was said about its limit in this session.
     pub(super) excess: Excess,
+    /// Paths that became stale and are not swept yet, said again or not: they do not count towards the limit, or a
+    /// peer that restarts with other routes would exceed it with what it no longer says.
+    pub(super) excused: BTreeMap<Family, usize>,
 }
 
 /// Paths of a peer.
@@ -185,8 +191,8 @@ impl Peer {
 
     /// How it stands to its limit, if that is worse than what was said before.
     pub(super) fn new_excess(&mut self, limit: PrefixLimit) -> Option<Excess> {
-        let (received, maximum) =
-            (u64::try_from(self.announced()).unwrap_or(u64::MAX), u64::from(limit.maximum));
+        let counted = self.announced().saturating_sub(self.excused.values().sum());
+        let (received, maximum) = (u64::try_from(counted).unwrap_or(u64::MAX), u64::from(limit.maximum));
         let excess = if received > maximum {
             Excess::Beyond
         } else if received.saturating_mul(100) >= maximum * u64::from(limit.warn_percent) {

@@ -75,6 +75,8 @@ pub struct Rib {
     pub(super) scratch: Vec<(u32, Prefix, u64)>,
     pub(super) found: Vec<Option<SlotId>>,
     pub(super) limits: Vec<LimitReached>,
+    /// Families of which paths of peers are not selected yet (RFC 4724 section 4.1).
+    deferred: FamilySet,
 }
 
 impl Rib {
@@ -95,7 +97,29 @@ impl Rib {
             scratch: Vec::new(),
             found: Vec::new(),
             limits: Vec::new(),
+            deferred: FamilySet::EMPTY,
         }
+    }
+
+    /// After a restart of ours (RFC 4724 section 4.1): of these families nothing that peers say is selected, told or
+    /// given to the kernel, and nobody is told that it knows all, until [`Rib::proceed`]. What the speaker
+    /// originates itself needs no peer's word, and is told at once. To be called before the first peer is there.
+    pub fn defer(&mut self, families: FamilySet) {
+        self.deferred = families;
+    }
+
+    /// Ends what [`Rib::defer`] began; says whether there was anything to end.
+    pub fn proceed(&mut self) -> bool {
+        let families = std::mem::take(&mut self.deferred);
+        if families.is_empty() {
+            return false;
+        }
+        self.redecide(|slot| waits(slot, families));
+        self.decide();
+        for group in self.groups.iter_mut().flatten() {
+            group.release(&self.table);
+        }
+        true
     }
 
     /// Sets who we are; the sessions of another AS or identifier must be down.
@@ -146,13 +170,13 @@ impl Rib {
             self.peer_down(id, None);
         }
         self.decide();
-        let (received, held, import) = match self.peers.take(id) {
-            Some(peer) => (peer.received, peer.held, peer.info.policy.import),
-            None => (0, None, Policy::Everything),
+        let (received, held, excused, import) = match self.peers.take(id) {
+            Some(peer) => (peer.received, peer.held, peer.excused, peer.info.policy.import),
+            None => (0, None, BTreeMap::new(), Policy::Everything),
         };
         let wanted_import = info.policy.import.clone();
         let key = GroupKey::of(&info);
-        let mut peer = Peer { info, up: true, received, held, group: 0, excess: Excess::None };
+        let mut peer = Peer { info, up: true, received, held, group: 0, excess: Excess::None, excused };
         peer.info.policy.import = import;
         self.peers.insert(id, peer);
         self.set_import_if_other(id, wanted_import);
@@ -183,7 +207,7 @@ impl Rib {
             let free = self.groups.iter().position(Option::is_none);
             let index = free.unwrap_or(self.groups.len());
             self.groups.resize_with(self.groups.len().max(index + 1), || None);
-            self.groups[index] = Some(Group::new(key, self.speaker.cluster_id));
+            self.groups[index] = Some(Group::new(key, self.speaker.cluster_id, self.deferred));
             index
         });
         let Some(group) = self.groups[index].as_mut() else { return index };
@@ -224,7 +248,7 @@ impl Rib {
         self.refresh_with_marks(id, family, FamilySet::EMPTY);
     }
 
-    /// The same, with `EoRR` behind the last of them (RFC 7313); the session has sent `BoRR`.
+    /// The same, between `BoRR` and `EoRR` (RFC 7313).
     pub fn enhanced_refresh(&mut self, id: PeerId, family: Family) {
         self.refresh_with_marks(id, family, FamilySet::from_iter([family]));
     }
@@ -424,6 +448,10 @@ impl Rib {
 
     fn decide_slot(&mut self, id: SlotId) {
         let slot = self.table.slot(id);
+        if waits(slot, self.deferred) {
+            self.table.slot_mut(id).undecided = false;
+            return;
+        }
         let used = match slot.paths.as_slice() {
             [] => 0,
             [only] => usize::from(self.is_reachable(only)),
@@ -552,4 +580,12 @@ impl Rib {
     pub(super) fn sizes(&self) -> (usize, usize, usize) {
         (self.table.len(), self.interners.received.len(), self.interners.told.len())
     }
+}
+
+/// Whether another peer may yet have a better path to a prefix of one of these families.
+fn waits(slot: &Slot, families: FamilySet) -> bool {
+    let paths = slot.paths.as_slice();
+    families.contains(slot.prefix.family())
+        && !paths.is_empty()
+        && paths.iter().all(|path| path.peer != PeerId::LOCAL)
 }

@@ -6,7 +6,10 @@ use std::net::{IpAddr, Ipv4Addr};
 use super::decision::{Candidate, decide};
 use super::*;
 use crate::wire::attr::{AsPath, Community, OpaqueAttribute, Origin};
-use crate::wire::{AsWidth, Attributes, Frame, MAX_MESSAGE_LEN, NextHop, PeerKind, Update, UpdateContext};
+use crate::wire::{
+    AsWidth, Attributes, Frame, MAX_MESSAGE_LEN, Message, NextHop, PeerKind, RefreshKind, RouteRefresh,
+    Update, UpdateContext,
+};
 use crate::{Asn, BgpIdentifier, Family, FamilySet, Prefix};
 
 pub(super) const LOCAL_AS: u32 = 64500;
@@ -342,6 +345,64 @@ fn end_of_rib_follows_the_initial_routes_of_each_family() {
 }
 
 #[test]
+fn after_a_restart_nothing_that_peers_say_is_told_before_all_have_said_it() {
+    let mut rib = Rib::new(speaker());
+    rib.defer(FamilySet::from_iter([Family::Ipv4Unicast]));
+    let (own, theirs) = (prefix("198.51.100.0/24"), prefix("203.0.113.0/24"));
+    rib.originate(BTreeMap::from([(own, true)]));
+    for number in [1, 3, 5] {
+        rib.peer_up(id(number), peer(number, PeerKind::External));
+    }
+    announce(&mut rib, id(1), path(1, &[64501, 64999]), [theirs]);
+    let mut knowledge = Knowledge::default();
+    knowledge.drain(&mut rib, 3);
+    rib.refresh(id(3), Family::Ipv4Unicast);
+    knowledge.drain(&mut rib, 3);
+    let known =
+        |knowledge: &Knowledge| knowledge.routes.keys().map(|(prefix, _)| *prefix).collect::<Vec<_>>();
+    assert_eq!(known(&knowledge), [own], "what is originated waits for nobody");
+    assert_eq!(knowledge.end_of_rib, [Family::Ipv6Unicast]);
+    let changed =
+        |rib: &mut Rib| rib.take_fib_changes().into_iter().map(|change| change.prefix).collect::<Vec<_>>();
+    assert_eq!(changed(&mut rib), [own]);
+
+    announce(&mut rib, id(5), path(5, &[64505]), [theirs]);
+    assert!(rib.proceed());
+    assert!(!rib.proceed(), "once");
+    knowledge.drain(&mut rib, 3);
+    assert_eq!(known(&knowledge), [own, theirs]);
+    assert_eq!(knowledge.routes[&(theirs, 0)].as_path, AsPath::sequence([asn(LOCAL_AS), asn(64505)]));
+    assert_eq!(knowledge.end_of_rib, [Family::Ipv6Unicast, Family::Ipv4Unicast]);
+    assert_eq!(changed(&mut rib), [theirs]);
+}
+
+#[test]
+fn an_enhanced_refresh_is_told_between_its_marks() {
+    let mut rib = rib(&[1, 3]);
+    announce(&mut rib, id(1), path(1, &[64501]), [prefix("198.51.100.0/24")]);
+    Knowledge::default().drain(&mut rib, 3);
+    // News on its way when the request comes is no part of the answer.
+    announce(&mut rib, id(1), path(1, &[64501]), [prefix("203.0.113.0/24")]);
+    rib.write_pending();
+    rib.enhanced_refresh(id(3), Family::Ipv4Unicast);
+    let octets: Vec<u8> =
+        std::iter::from_fn(|| rib.export(id(3))).flatten().flat_map(|segment| segment.to_vec()).collect();
+    let mut rest = &octets[..];
+    let mut kinds = Vec::new();
+    while let Some(frame) = Frame::split(rest).unwrap() {
+        rest = &rest[frame.length..];
+        kinds.push(match Message::decode(frame).unwrap() {
+            Message::Update(body) if body.len() == 4 => "End-of-RIB",
+            Message::Update(_) => "UPDATE",
+            Message::RouteRefresh(RouteRefresh { content: Some((_, RefreshKind::Begin)) }) => "BoRR",
+            Message::RouteRefresh(RouteRefresh { content: Some((_, RefreshKind::End)) }) => "EoRR",
+            other => panic!("{other:?}"),
+        });
+    }
+    assert_eq!(kinds, ["UPDATE", "BoRR", "UPDATE", "End-of-RIB", "EoRR"]);
+}
+
+#[test]
 fn route_refresh_tells_everything_again_without_losing_a_withdrawal() {
     let mut rib = rib(&[1, 3]);
     let (kept, gone) = (prefix("198.51.100.0/24"), prefix("203.0.113.0/24"));
@@ -523,7 +584,7 @@ fn meds_of_different_neighbours_are_compared_when_asked_for() {
 #[test]
 fn a_limit_warns_once_then_stops_what_exceeds_it() {
     let mut rib = Rib::new(speaker());
-    let limit = PrefixLimit { maximum: 4, warn_percent: 75 };
+    let limit = PrefixLimit { maximum: 4, warn_percent: 75, enforced: true };
     rib.peer_up(id(1), PeerInfo { prefix_limit: Some(limit), ..peer(1, PeerKind::External) });
     let numbers = ["10.0.0.0/16", "10.1.0.0/16", "10.2.0.0/16", "10.3.0.0/16", "10.4.0.0/16", "10.5.0.0/16"];
     let mut said = Vec::new();
@@ -533,6 +594,55 @@ fn a_limit_warns_once_then_stops_what_exceeds_it() {
     }
     assert_eq!(said, [(3, Excess::Near), (5, Excess::Beyond)]);
     assert_eq!(rib.counts(id(1)).received, 5);
+}
+
+#[test]
+fn a_limit_that_only_warns_lets_everything_in() {
+    let mut rib = Rib::new(speaker());
+    let limit = PrefixLimit { maximum: 1, warn_percent: 100, enforced: false };
+    rib.peer_up(id(1), PeerInfo { prefix_limit: Some(limit), ..peer(1, PeerKind::External) });
+    for text in ["10.0.0.0/16", "10.1.0.0/16", "10.2.0.0/16"] {
+        announce(&mut rib, id(1), path(1, &[64501]), [prefix(text)]);
+    }
+    let said: Vec<Excess> = rib.take_limits_reached().into_iter().map(|reached| reached.excess).collect();
+    assert_eq!(said, [Excess::Near, Excess::Beyond], "each once");
+    assert_eq!(rib.counts(id(1)).received, 3);
+}
+
+#[test]
+fn what_a_restarted_peer_has_yet_to_say_again_does_not_count_towards_its_limit() {
+    let limit = PrefixLimit { maximum: 2, warn_percent: 100, enforced: true };
+    let info = PeerInfo { prefix_limit: Some(limit), ..peer(1, PeerKind::External) };
+    let all = FamilySet::from_iter(Family::ALL);
+    let mut rib = Rib::new(speaker());
+    rib.peer_up(id(1), info.clone());
+    announce(&mut rib, id(1), path(1, &[64501]), ["10.0.0.0/16", "10.1.0.0/16"].map(prefix));
+    rib.take_limits_reached();
+    rib.peer_down(id(1), Some(all));
+    rib.peer_up(id(1), info);
+    announce(&mut rib, id(1), path(1, &[64501]), ["10.2.0.0/16", "10.3.0.0/16"].map(prefix));
+    rib.sweep(id(1), all);
+    let excess = |rib: &mut Rib| rib.take_limits_reached().last().map(|reached| reached.excess);
+    assert_eq!(excess(&mut rib), Some(Excess::Near));
+    announce(&mut rib, id(1), path(1, &[64501]), [prefix("10.4.0.0/16")]);
+    assert_eq!(excess(&mut rib), Some(Excess::Beyond));
+}
+
+#[test]
+fn a_restarted_peer_with_more_than_its_limit_is_found_out_when_it_has_said_all() {
+    let limit = PrefixLimit { maximum: 2, warn_percent: 100, enforced: true };
+    let info = PeerInfo { prefix_limit: Some(limit), ..peer(1, PeerKind::External) };
+    let all = FamilySet::from_iter(Family::ALL);
+    let mut rib = Rib::new(speaker());
+    rib.peer_up(id(1), info.clone());
+    announce(&mut rib, id(1), path(1, &[64501]), ["10.0.0.0/16", "10.1.0.0/16"].map(prefix));
+    rib.peer_down(id(1), Some(all));
+    rib.peer_up(id(1), info);
+    rib.take_limits_reached();
+    announce(&mut rib, id(1), path(1, &[64501]), ["10.0.0.0/16", "10.1.0.0/16", "10.2.0.0/16"].map(prefix));
+    rib.sweep(id(1), all);
+    let reached = rib.take_limits_reached();
+    assert_eq!(reached.last().map(|reached| (reached.received, reached.excess)), Some((3, Excess::Beyond)));
 }
 
 #[test]

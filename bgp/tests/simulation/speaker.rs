@@ -38,6 +38,8 @@ pub(crate) struct Node {
     number: u32,
     links: BTreeMap<u32, Link>,
     pub(crate) rib: Rib,
+    /// Until when a restarted speaker waits for what its neighbours have to tell.
+    deferred_until: Option<Duration>,
 }
 
 pub(crate) fn asn(number: u32) -> Asn {
@@ -95,8 +97,11 @@ impl Node {
                 Link { machine, helper: Helper::default(), session: None, received: Default::default() };
             (*neighbor, link)
         });
-        let rib = Rib::new(Speaker::new(asn(number), identifier(number)));
-        Self { number, links: links.collect(), rib }
+        let mut rib = Rib::new(Speaker::new(asn(number), identifier(number)));
+        if restarting_until.is_some() {
+            rib.defer(families);
+        }
+        Self { number, links: links.collect(), rib, deferred_until: restarting_until }
     }
 
     pub(crate) fn originate(&mut self, prefixes: impl IntoIterator<Item = Prefix>) {
@@ -105,7 +110,8 @@ impl Node {
 
     pub(crate) fn next_deadline(&self) -> Option<Duration> {
         let links = self.links.values();
-        links.flat_map(|link| [link.machine.next_deadline(), link.helper.next_deadline()]).flatten().min()
+        let of_links = links.flat_map(|link| [link.machine.next_deadline(), link.helper.next_deadline()]);
+        of_links.chain([self.deferred_until]).flatten().min()
     }
 
     /// Everything that is up.
@@ -121,6 +127,9 @@ impl Node {
     }
 
     pub(crate) fn tick(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        if self.deferred_until.take_if(|until| *until <= now).is_some() {
+            self.rib.proceed();
+        }
         for neighbor in self.links.keys().copied().collect::<Vec<_>>() {
             self.input(now, neighbor, Input::Tick, actions);
             let mut orders = Vec::new();
