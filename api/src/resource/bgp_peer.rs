@@ -144,13 +144,28 @@ pub enum AddressFamily {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MaxPrefixes {
-    /// With more, the session ends.
+    /// The number, of all families together.
     #[schemars(with = "i64", range(min = 1, max = 4_294_967_295_u32))]
     pub limit: u32,
     /// The share of the limit from which a warning is logged; 75 when not set.
     #[schemars(with = "Option<i32>", range(min = 1, max = 100))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warn_percent: Option<u8>,
+    /// What happens when there are more.
+    #[serde(default)]
+    pub action: AtLimit,
+}
+
+/// What happens when the other end announces more prefixes than it may.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum AtLimit {
+    /// The session ends, and begins again as after any failure.
+    #[default]
+    Restart,
+    /// The session ends until `margayctl bgp reset` on the node.
+    Idle,
+    /// A warning is logged, and all are taken.
+    Warn,
 }
 
 /// Which routes pass.

@@ -19,8 +19,8 @@ pub use bgp_configuration::{
 };
 pub use bgp_node_status::{BGPNodeStatus, BGPNodeStatusSpec, BGPSession, BGPSessions};
 pub use bgp_peer::{
-    AddressFamily, BGPPeer, BGPPeerSpec, Filter, FilterAction, FilterDefault, FilterMatch, FilterRule,
-    FilterSet, MaxPrefixes, PasswordSource, PrefixRange, RouteSource, SecretKey,
+    AddressFamily, AtLimit, BGPPeer, BGPPeerSpec, Filter, FilterAction, FilterDefault, FilterMatch,
+    FilterRule, FilterSet, MaxPrefixes, PasswordSource, PrefixRange, RouteSource, SecretKey,
 };
 pub use ip_block::{IPBlock, IPBlockSpec, IPBlockStatus};
 pub use ip_pool::{AssignmentMode, IPPool, IPPoolSpec, IPPoolStatus};

@@ -5,13 +5,13 @@ use std::net::IpAddr;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::api::ObjectMeta;
 use margay_api::resource::{
-    AddressFamily, BGPPeer, BGPPeerSpec, Filter, FilterAction, FilterDefault, FilterMatch, FilterRule,
-    RouteSource, SecretKey,
+    AddressFamily, AtLimit, BGPPeer, BGPPeerSpec, Filter, FilterAction, FilterDefault, FilterMatch,
+    FilterRule, RouteSource, SecretKey,
 };
 use margay_bgp::{
     Asn, Family, HoldTime,
     config::{
-        Action, AsPathMatch, CommunityChange, DefaultAction, GracefulRestartOptions, MatchConfig,
+        self, Action, AsPathMatch, CommunityChange, DefaultAction, GracefulRestartOptions, MatchConfig,
         MaxPrefixes, PeerMatchConfig, PrefixEntry, SetConfig, TermConfig,
     },
     policy::RouteKind,
@@ -178,8 +178,16 @@ fn options(spec: &BGPPeerSpec, problems: &mut Problems) -> SessionOptions {
         hold_time,
         families,
         graceful_restart: restart,
-        max_prefixes: max
-            .map(|max| MaxPrefixes { limit: max.limit, warn_percent: max.warn_percent.unwrap_or(75) }),
+        max_prefixes: max.map(|max| MaxPrefixes {
+            limit: max.limit,
+            warn_percent: max.warn_percent.unwrap_or(75),
+            action: match max.action {
+                AtLimit::Restart => config::AtLimit::Restart,
+                AtLimit::Idle => config::AtLimit::Idle,
+                AtLimit::Warn => config::AtLimit::Warn,
+            },
+            restart_time: None,
+        }),
     }
 }
 
