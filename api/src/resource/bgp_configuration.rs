@@ -1,5 +1,4 @@
 //! `BGPConfiguration`: what the speakers of all nodes have in common.
-#![expect(clippy::duplicated_attributes, reason = "columns are of the same types")]
 #![expect(unreachable_pub, reason = "the derive of the schema repeats the type inside of a function")]
 
 use kube::{CustomResource, KubeSchema};

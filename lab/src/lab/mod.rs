@@ -64,7 +64,7 @@ impl Lab {
             let defined = server.put_raw(cluster_network_policies());
             defined.map_err(|error| anyhow::anyhow!("define ClusterNetworkPolicy: {}", error.message))?;
         }
-        pools::define(api.client()).await?;
+        Box::pin(pools::define(api.client())).await?;
         if config.ipam == IpamMode::Pool {
             for plan in &mut plans {
                 plan.pod_cidrs.clear();

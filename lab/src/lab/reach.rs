@@ -113,7 +113,7 @@ impl Lab {
     ///
     /// # Errors
     /// When one of them is not there.
-    pub async fn stream(&self, from: &Party, to: &Party, every: Duration) -> anyhow::Result<Stream> {
+    pub fn stream(&self, from: &Party, to: &Party, every: Duration) -> anyhow::Result<Stream> {
         let (sender, _, address) = self.way(from, to)?;
         let (receiver, _) = self.locate(to)?;
         Stream::start(&sender, &receiver, address, every)

@@ -93,7 +93,7 @@ async fn a_restart_of_the_reflector_or_of_an_agent_loses_no_packet() {
 
 /// Kills a process, and counts what is lost until all is as it was.
 async fn restarted(lab: &Lab, [from, to]: [&Party; 2], what: &str, node: usize, daemon: Daemon) -> Counted {
-    let mut stream = lab.stream(from, to, EVERY).await.unwrap();
+    let mut stream = lab.stream(from, to, EVERY).unwrap();
     stream.sends(100).await.unwrap();
     let pid = lab.node(node).pid(daemon);
     lab.node(node).signal(daemon, Signal::SIGKILL).unwrap();

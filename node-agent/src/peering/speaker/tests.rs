@@ -286,3 +286,27 @@ fn announcements_come_before_filters_and_next_hop_self_in_between() {
     assert_eq!(names("announced"), ["announcements[0]"]);
     assert_eq!(names("bgppeer-b-export"), ["announcements[0]", "next hop self", "own"]);
 }
+
+#[test]
+fn the_examples_do_what_they_say() {
+    let file = |text: &str| -> Vec<serde_json::Value> { serde_saphyr::from_multiple(text).unwrap() };
+    let spec = |text: &str, index: usize| file(text)[index]["spec"].to_string();
+    let [configuration, router, nodes] = [
+        include_str!("../../../../manifests/examples/bgp/configuration.yaml"),
+        include_str!("../../../../manifests/examples/bgp/router.yaml"),
+        include_str!("../../../../manifests/examples/bgp/nodes.yaml"),
+    ];
+    let border = "labels: {site: berlin, role: border, rack: '7'}";
+    let cluster = Cluster::of(&[border, "labels: {site: berlin, role: worker}", ""])
+        .configured(&spec(configuration, 0))
+        .peer("rack-7", &spec(router, 1))
+        .peer("berlin", &spec(nodes, 0))
+        .secret("margay-bgp", Some("{rack-7: Y2hhbmdlIG1l}"));
+    let config = cluster.config(1);
+    let router = neighbor(&config, "198.51.100.1");
+    assert_eq!((router.ttl_security, router.password.unwrap().0), (Some(1), "change me".to_owned()));
+    assert_eq!(config.policies["bgppeer-rack-7-export"].terms.len(), 2);
+    assert!(neighbor(&config, "192.0.2.2").route_reflector_client);
+    assert_eq!(cluster.neighbors(2), [1, 3]);
+    assert_eq!(config.hold_time.seconds(), 30);
+}

@@ -302,9 +302,10 @@ impl Known<'_> {
             neighbor.route_reflector_client = reflects(own) && !reflects(node) && neighbor.remote_as == asn;
             let mut policies = Policies::default();
             // Nodes reach Services by themselves. Reflectors pass them on to those who do not.
-            let (policy, mut terms) = match reflects(node) {
-                true => (ANNOUNCED, Vec::new()),
-                false => (TO_NODES, hidden_services(&self.configuration.services, &mut policies)),
+            let (policy, mut terms) = if reflects(node) {
+                (ANNOUNCED, Vec::new())
+            } else {
+                (TO_NODES, hidden_services(&self.configuration.services, &mut policies))
             };
             terms.extend(self.announcement_terms(&mut policies));
             neighbor.export = policies.add(policy.to_owned(), terms, None);
