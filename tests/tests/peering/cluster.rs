@@ -38,17 +38,17 @@ pub(crate) async fn run(lab: &Lab, name: &str, node: &str) {
 
 /// BIRD's configuration, with a session for each of these: a name, the node's number, AS and password.
 pub(crate) fn router(sessions: &[(&str, u8, u32, Option<&str>)]) -> String {
-    let mut text = String::from("log stderr all;\nrouter id 172.18.0.1;\nprotocol device { scan time 1; }\n");
-    for (name, node, asn, password) in sessions {
+    let session = |(name, node, asn, password): &(&str, u8, u32, Option<&str>)| {
         let password = password.map(|it| format!("password \"{it}\"; ")).unwrap_or_default();
         let address = node + 1;
-        text += &format!(
+        format!(
             "protocol bgp {name} {{ local {ROUTER} as 64600; neighbor 172.18.0.{address} as {asn}; {password}\n  \
              connect delay time 1; connect retry time 1; error wait time 1, 1; hold time 9;\n  \
              ipv4 {{ import all; export none; }}; }}\n"
-        );
-    }
-    text
+        )
+    };
+    let head = "log stderr all;\nrouter id 172.18.0.1;\nprotocol device { scan time 1; }\n".to_owned();
+    head + &sessions.iter().map(session).collect::<String>()
 }
 
 /// What a node's speaker says of its sessions.
@@ -65,11 +65,11 @@ pub(crate) async fn session(lab: &Lab, node: usize, peer: &str) -> Option<Neighb
 pub(crate) async fn until(lab: &Lab, what: &str, look: impl AsyncFn() -> bool) {
     let found = clock::until(PATIENCE, what, || async { look().await.then_some(()) }).await;
     if let Err(error) = found {
-        let mut sessions = String::new();
-        for (index, node) in lab.nodes().iter().enumerate() {
-            sessions += &format!("\n{}: {:?}", node.name(), neighbors(lab, index).await);
+        let mut sessions = Vec::new();
+        for index in 0..lab.nodes().len() {
+            sessions.push(neighbors(lab, index).await);
         }
-        panic!("{error:#}{sessions}{}", lab.log_tail(25));
+        panic!("{error:#}; sessions by node: {sessions:#?}{}", lab.log_tail(25));
     }
 }
 

@@ -11,6 +11,9 @@ use crate::cluster::{PATIENCE, apply, key, kubectl, neighbors, run, start, until
 /// Between two datagrams of a stream.
 const EVERY: Duration = Duration::from_millis(5);
 
+/// The default of `deferral_time`.
+const DEFERRAL_SECONDS: u64 = 15;
+
 /// Three nodes, of which n1 reflects for the others, with pods a on n2 and b on n3.
 async fn reflected() -> Lab {
     let lab = start(3).await;
@@ -59,6 +62,12 @@ async fn pods_of_two_clients_of_a_reflector_reach_each_other() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_of_the_reflector_or_of_an_agent_loses_no_packet() {
     let lab = reflected().await;
+    // For as long after its start a speaker says that it has restarted itself, and another that restarts then does not
+    // wait for what it has to tell (RFC 4724 section 4.1).
+    until(&lab, "the sessions are older than the time of a restart", async || {
+        neighbors(&lab, 0).await.is_some_and(|all| all.iter().all(|it| it.since_seconds > DEFERRAL_SECONDS))
+    })
+    .await;
     let [a, b] = ["a", "b"].map(|name| Party::from(key(name)));
     for (what, node, daemon) in [
         ("the reflector's speaker", 0, Daemon::Bgp),

@@ -63,11 +63,6 @@ pub(super) fn speaker(known: &Known<'_>) -> Option<Outcome> {
     // Whom the agent peers with, and what it tells, is what its objects and settings say.
     config.ebgp_requires_policy = false;
     config.cluster_id = topology.own.facts.reflects_for;
-    let blocks = topology.blocks.iter().filter_map(|it| Prefix::masked(it.network(), it.prefix()));
-    let mut networks: BTreeMap<Prefix, bool> = blocks.map(|prefix| (prefix, true)).collect();
-    // No blackhole beneath: a process of the node looks up its route before kube-proxy rewrites the address.
-    networks.extend(known.services.iter().map(|prefix| (*prefix, false)));
-    config.networks = networks.into_iter().map(|(prefix, blackhole)| Network { prefix, blackhole }).collect();
 
     let mut problems = configuration.problems.clone();
     problems.extend(topology.own.facts.problems.iter().cloned());
@@ -99,6 +94,11 @@ pub(super) fn speaker(known: &Known<'_>) -> Option<Outcome> {
         config.policies.extend(candidate.policies);
         config.neighbors.push(candidate.neighbor);
     }
+    let blocks = topology.blocks.iter().filter_map(|it| Prefix::masked(it.network(), it.prefix()));
+    let mut networks: BTreeMap<Prefix, bool> = blocks.map(|prefix| (prefix, true)).collect();
+    // No blackhole beneath: a process of the node looks up its route before kube-proxy rewrites the address.
+    networks.extend(known.services.iter().map(|prefix| (*prefix, false)));
+    config.networks = networks.into_iter().map(|(prefix, blackhole)| Network { prefix, blackhole }).collect();
     Some(Outcome { config, problems })
 }
 
@@ -468,7 +468,6 @@ fn with_options(
 fn check(config: &Config, candidate: &Candidate) -> Result<(), String> {
     let alone = Config {
         neighbors: vec![candidate.neighbor.clone()],
-        networks: Vec::new(),
         prefix_lists: candidate.prefix_lists.clone(),
         policies: candidate.policies.clone(),
         ..config.clone()
