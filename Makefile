@@ -40,9 +40,9 @@ lab: build ## bring up a cluster to play with; `target/debug/margay-lab down` en
 	@echo '  $(BIN)/margay-lab reach        the matrix of who reaches whom'
 	@echo '  $(BIN)/margay-lab down         the end'
 
-test: build ebpf ## run all tests, fuzz the BGP speaker for 30 s, then run the conformance cases
+test: build ebpf ## run all tests, fuzz the BGP speaker for a minute, then run the conformance cases
 	cargo test --locked --workspace
-	bgp/fuzz/run 30
+	bgp/fuzz/run 60
 	$(MAKE) --no-print-directory conformance
 
 conformance: build
@@ -53,8 +53,8 @@ conformance: build
 fuzz: setup ## run the property tests and the fuzz targets with a new seed, for longer: make fuzz FUZZ=100
 	@seed=$$(od -An -N4 -tu4 /dev/urandom | tr -d ' '); echo "PROPTEST_RNG_SEED=$$seed"; \
 	PROPTEST_RNG_SEED=$$seed PROPTEST_CASES=$$((256 * $(FUZZ))) MARGAY_FUZZ_FACTOR=$(FUZZ) cargo test --locked --release \
-	    $(foreach crate,$(FUZZED),-p $(crate)) --lib && \
-	FUZZ_KEEP=1 FUZZ_SEED=$$seed bgp/fuzz/run $$((30 * $(FUZZ)))
+	    $(foreach crate,$(FUZZED),-p $(crate)) --lib --test simulation && \
+	FUZZ_KEEP=1 FUZZ_SEED=$$seed bgp/fuzz/run $$((60 * $(FUZZ)))
 
 plugin: setup ## build the CNI plugin as it is shipped: optimised, static, for any host
 	RUSTFLAGS='-C target-feature=+crt-static' cargo build --locked --release -p margay-cni \

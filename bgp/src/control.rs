@@ -102,6 +102,26 @@ pub struct NeighborStatus {
     pub prefixes_advertised: usize,
     /// Why the session or the last attempt ended.
     pub last_error: Option<String>,
+    /// What BFD says of the path to it; `None` where BFD is off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bfd: Option<BfdView>,
+}
+
+/// How the path to a neighbour is, as BFD sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BfdView {
+    /// `AdminDown`, `Down`, `Init` or `Up` (RFC 5880 section 6.2).
+    pub state: String,
+    /// Seconds in this state.
+    pub since_seconds: u64,
+    /// Why it came into this state.
+    pub diagnostic: String,
+    /// Milliseconds between packets that we send, before jitter; `None` while the neighbour wants none.
+    pub transmit_milliseconds: Option<u64>,
+    /// Milliseconds of silence after which the path counts as broken; `None` before anything was heard.
+    pub detection_milliseconds: Option<u64>,
+    /// How often the path was found broken since the session's task began.
+    pub losses: u64,
 }
 
 /// One path to a prefix.

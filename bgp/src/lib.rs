@@ -1,9 +1,10 @@
 //! A BGP-4 speaker as a library: wire format, session machine, routing tables, daemon.
 //!
-//! [`wire`], [`fsm`], [`policy`] and [`rib`] are pure: no clock, socket or task. [`daemon`] drives them. A program that only
+//! [`wire`], [`bfd`], [`fsm`], [`policy`] and [`rib`] are pure: no clock, socket or task. [`daemon`] drives them. A program that only
 //! configures a running speaker needs [`config`] and [`control`].
 
 pub mod asn;
+pub mod bfd;
 pub mod check;
 pub mod config;
 pub mod control;

@@ -20,14 +20,24 @@ fn status_of(socket: &Path) -> anyhow::Result<Status> {
 }
 
 pub(crate) fn neighbors(socket: &Path) -> anyhow::Result<Answer> {
-    let mut table =
-        Table::new(&["neighbor", "as", "state", "since", "received", "accepted", "advertised", "last_error"]);
+    let mut table = Table::new(&[
+        "neighbor",
+        "as",
+        "state",
+        "since",
+        "bfd",
+        "received",
+        "accepted",
+        "advertised",
+        "last_error",
+    ]);
     for neighbor in status_of(socket)?.neighbors {
         table.push([
             neighbor.address.to_string(),
             neighbor.remote_as.to_string(),
             neighbor.state,
             format!("{}s", neighbor.since_seconds),
+            neighbor.bfd.map(|bfd| bfd.state).unwrap_or_default(),
             neighbor.prefixes_received.to_string(),
             neighbor.prefixes_accepted.to_string(),
             neighbor.prefixes_advertised.to_string(),

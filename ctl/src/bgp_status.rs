@@ -43,6 +43,7 @@ fn answer(nodes: &[Node], statuses: &[BGPNodeStatus], now: Timestamp) -> Answer 
         "received",
         "accepted",
         "advertised",
+        "bfd",
         "last_error",
     ];
     let mut sessions = Table::new(&columns);
@@ -78,6 +79,7 @@ fn answer(nodes: &[Node], statuses: &[BGPNodeStatus], now: Timestamp) -> Answer 
                 session.received.to_string(),
                 session.accepted.to_string(),
                 session.advertised.to_string(),
+                session.bfd.unwrap_or_default(),
                 session.last_error.unwrap_or_default(),
             ]);
         }

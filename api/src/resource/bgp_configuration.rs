@@ -46,6 +46,9 @@ pub struct BGPConfigurationSpec {
     /// What happens to routes while one end of a session restarts, of sessions whose `BGPPeer` says nothing else.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub graceful_restart: Option<GracefulRestart>,
+    /// Has BFD watch the paths of the sessions that nodes have by themselves (RFC 5880); off when not set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bfd: Option<Bfd>,
     /// Which addresses of Services are announced; none when not set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_addresses: Option<ServiceAddresses>,
@@ -81,6 +84,20 @@ pub struct GracefulRestart {
     #[schemars(with = "Option<i32>", range(min = 0, max = 16_777_215))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub long_lived_time_seconds: Option<u32>,
+}
+
+/// How BFD watches the path of a session. In each direction the slower end decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Bfd {
+    /// Milliseconds between packets that we send and take; 300 when not set.
+    #[schemars(with = "Option<i32>", range(min = 10, max = 60000))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interval_milliseconds: Option<u16>,
+    /// How many of our packets the other end may miss; 3 when not set.
+    #[schemars(with = "Option<i32>", range(min = 1, max = 255))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub multiplier: Option<u8>,
 }
 
 fn yes() -> bool {

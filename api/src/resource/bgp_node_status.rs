@@ -87,6 +87,9 @@ pub struct BGPSession {
     /// Prefixes that the node announces.
     #[schemars(with = "i64")]
     pub advertised: u64,
+    /// The state of BFD, where it is on: `AdminDown`, `Down`, `Init` or `Up` (RFC 5880 section 6.2).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bfd: Option<String>,
     /// Why the session, or the last attempt, ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,

@@ -7,7 +7,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::bgp_configuration::GracefulRestart;
+use super::bgp_configuration::{Bfd, GracefulRestart};
 
 /// A session that some nodes have: to a router by its address, or to other nodes by a selector.
 #[derive(Debug, Clone, Default, PartialEq, CustomResource, KubeSchema, Serialize, Deserialize)]
@@ -90,6 +90,9 @@ pub struct BGPPeerSpec {
     /// What happens to routes while one end restarts; that of the `BGPConfiguration` when not set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub graceful_restart: Option<GracefulRestart>,
+    /// Has BFD watch the path (RFC 5880); off when not set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bfd: Option<Bfd>,
     /// Whether the nodes name themselves as next hop of all that they tell.
     #[serde(default)]
     pub next_hop_self: bool,

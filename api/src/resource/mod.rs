@@ -15,7 +15,7 @@ use k8s_openapi::{
 use kube::CustomResourceExt;
 
 pub use bgp_configuration::{
-    Announcement, BGPConfiguration, BGPConfigurationSpec, GracefulRestart, Mesh, ServiceAddresses,
+    Announcement, BGPConfiguration, BGPConfigurationSpec, Bfd, GracefulRestart, Mesh, ServiceAddresses,
 };
 pub use bgp_node_status::{BGPNodeStatus, BGPNodeStatusSpec, BGPSession, BGPSessions};
 pub use bgp_peer::{

@@ -5,6 +5,8 @@
 
 #[path = "../../src/asn.rs"]
 pub mod asn;
+#[path = "../../src/bfd/mod.rs"]
+pub mod bfd;
 #[path = "../../src/family.rs"]
 pub mod family;
 #[path = "../../src/fsm/mod.rs"]

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::num::NonZeroU8;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::checked::{Checked, CheckedDynamic, CheckedNeighbor};
-use super::{Config, ConfigError, LONGEST_PASSWORD, MaxPrefixes, Neighbor, Password, policy};
+use super::checked::{Checked, CheckedBfd, CheckedDynamic, CheckedNeighbor, Hops};
+use super::{BfdOptions, Config, ConfigError, LONGEST_PASSWORD, MaxPrefixes, Neighbor, Password, policy};
+use crate::bfd::Timers;
 use crate::fsm::Penalty;
 use crate::policy::{Policy, TermNextHop};
 use crate::rib::{self, DecisionOptions, Policies};
@@ -211,6 +213,12 @@ impl Config {
             return Err(("route_reflector_client", reason));
         }
         let policy = self.neighbor_policies(neighbor, policies)?;
+        let ttl = match neighbor.ttl_security {
+            Some(_) => u8::MAX,
+            None => neighbor.ttl.unwrap_or(if internal { 64 } else { 1 }),
+        };
+        let next_door = ttl == 1 || neighbor.ttl_security == Some(1) || link_local;
+        let bfd = neighbor.bfd.map(|options| check_bfd(options, next_door)).transpose()?;
         Ok(CheckedNeighbor {
             // What was reflected carries it, and what was received was looked through for it.
             cluster_id: internal.then(|| self.cluster_id()),
@@ -221,10 +229,7 @@ impl Config {
             local_address: neighbor.local_address,
             port: neighbor.port,
             passive: neighbor.passive,
-            ttl: match neighbor.ttl_security {
-                Some(_) => u8::MAX,
-                None => neighbor.ttl.unwrap_or(if internal { 64 } else { 1 }),
-            },
+            ttl,
             // A packet of a neighbour one hop away arrives with 255.
             least_ttl: neighbor.ttl_security.map(|hops| u8::MAX - (hops - 1)),
             password: neighbor.password.clone(),
@@ -240,11 +245,28 @@ impl Config {
             next_hop_ipv4: neighbor.next_hop_ipv4,
             next_hop_ipv6: neighbor.next_hop_ipv6,
             route_reflector_client: neighbor.route_reflector_client,
+            bfd,
             policy,
             prefix_limit: neighbor.max_prefixes.map(MaxPrefixes::limit),
             penalty: neighbor.max_prefixes.map_or(Penalty::BackOff, MaxPrefixes::penalty),
         })
     }
+}
+
+fn check_bfd(options: BfdOptions, next_door: bool) -> Result<CheckedBfd, (&'static str, String)> {
+    for (field, interval) in [("bfd.min_tx", options.min_tx), ("bfd.min_rx", options.min_rx)] {
+        if !(10..=60_000).contains(&interval) {
+            return Err((field, format!("{interval} ms: expected 10 to 60000")));
+        }
+    }
+    let Some(multiplier) = NonZeroU8::new(options.multiplier) else {
+        return Err(("bfd.multiplier", "0: expected 1 to 255".to_owned()));
+    };
+    let interval = |milliseconds: u16| Duration::from_millis(milliseconds.into());
+    Ok(CheckedBfd {
+        timers: Timers { min_tx: interval(options.min_tx), min_rx: interval(options.min_rx), multiplier },
+        hops: if options.multihop.unwrap_or(!next_door) { Hops::Several } else { Hops::One },
+    })
 }
 
 /// The policy of this name, if it can serve as `import` or `export`.

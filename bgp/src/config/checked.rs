@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::{AddPathOption, GracefulRestartOptions, Kernel, Password};
 use crate::asn::Asn;
+use crate::bfd;
 use crate::family::FamilySet;
 use crate::fsm::Penalty;
 use crate::hold_time::HoldTime;
@@ -64,10 +65,27 @@ pub(crate) struct CheckedNeighbor {
     pub(crate) next_hop_ipv4: Option<Ipv4Addr>,
     pub(crate) next_hop_ipv6: Option<Ipv6Addr>,
     pub(crate) route_reflector_client: bool,
+    pub(crate) bfd: Option<CheckedBfd>,
     pub(crate) policy: Policies,
     pub(crate) prefix_limit: Option<PrefixLimit>,
     /// What follows when it is exceeded.
     pub(crate) penalty: Penalty,
+}
+
+/// How the path to a neighbour is watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CheckedBfd {
+    pub(crate) timers: bfd::Timers,
+    pub(crate) hops: Hops,
+}
+
+/// How far a neighbour is away, which decides about the port of BFD (RFC 5881, RFC 5883).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Hops {
+    /// On a link of ours.
+    One,
+    /// Maybe behind routers.
+    Several,
 }
 
 /// Neighbours that may dial from a prefix, with nothing left to look up elsewhere.
@@ -82,6 +100,11 @@ impl CheckedDynamic {
     /// The neighbour that dialled from this address.
     pub(crate) fn neighbor(&self, address: IpAddr) -> CheckedNeighbor {
         CheckedNeighbor { address, ..self.template.clone() }
+    }
+
+    /// What all of them have in common.
+    pub(crate) fn template(&self) -> &CheckedNeighbor {
+        &self.template
     }
 
     pub(crate) fn password(&self) -> Option<&Password> {
@@ -121,7 +144,7 @@ impl CheckedNeighbor {
 
     /// Whether the session of the other need not change to be this one's.
     pub(crate) fn has_session_of(&self, other: &Self) -> bool {
-        *self == Self { policy: self.policy.clone(), ..other.clone() }
+        *self == Self { policy: self.policy.clone(), bfd: self.bfd, ..other.clone() }
     }
 
     pub(crate) fn kind(&self) -> PeerKind {

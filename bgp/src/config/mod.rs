@@ -23,14 +23,15 @@ use crate::policy_test::PolicyTest;
 use crate::prefix::Prefix;
 
 pub use checked::Checked;
-pub(crate) use checked::CheckedNeighbor;
+pub(crate) use checked::{CheckedBfd, CheckedDynamic, CheckedNeighbor, Hops};
 pub use locate::Located;
 pub use policy::{
     Action, AsPathMatch, CommunityChange, DefaultAction, LengthMatch, MatchConfig, NextHopOption,
     PeerMatchConfig, PolicyConfig, PrefixEntry, SetConfig, TermConfig,
 };
 pub use session::{
-    AddPathOption, AtLimit, DynamicNeighbors, GracefulRestartOptions, LONGEST_PASSWORD, MaxPrefixes, Password,
+    AddPathOption, AtLimit, BfdOptions, DynamicNeighbors, GracefulRestartOptions, LONGEST_PASSWORD,
+    MaxPrefixes, Password,
 };
 
 /// Everything a speaker is told; the whole of it each time.
@@ -183,6 +184,9 @@ pub struct Neighbor {
     /// What happens to routes during restarts.
     #[serde(default)]
     pub graceful_restart: GracefulRestartOptions,
+    /// Has BFD watch the path to it. Default: not watched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bfd: Option<BfdOptions>,
     /// Families to exchange. Default both.
     #[serde(default = "default_families")]
     pub families: Vec<Family>,
@@ -231,6 +235,7 @@ impl Neighbor {
             add_path: AddPathOption::None,
             add_path_limit: None,
             graceful_restart: GracefulRestartOptions::default(),
+            bfd: None,
             families: default_families(),
             hold_time: None,
             next_hop_ipv4: None,

@@ -76,6 +76,11 @@ pub struct MaxPrefixes {
 }
 
 impl MaxPrefixes {
+    /// With defaults everywhere else.
+    pub fn new(limit: u32) -> Self {
+        Self { limit, warn_percent: default_warn_percent(), action: AtLimit::default(), restart_time: None }
+    }
+
     pub(super) fn check(self) -> Result<(), (&'static str, String)> {
         if !(1..=100).contains(&self.warn_percent) {
             return Err(("max_prefixes.warn_percent", format!("{}: expected 1 to 100", self.warn_percent)));
@@ -145,6 +150,28 @@ impl Default for GracefulRestartOptions {
     }
 }
 
+/// How BFD watches the path to a neighbour (RFC 5880); the slower of both ends decides in each direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BfdOptions {
+    /// Milliseconds between packets that we send, 10 to 60000. Default 300.
+    pub min_tx: u16,
+    /// Milliseconds between packets that we take, 10 to 60000. Default 300.
+    pub min_rx: u16,
+    /// How many of our packets the neighbour may miss, 1 to 255. Default 3.
+    pub multiplier: u8,
+    /// Whether routers may be on the path (RFC 5883): port 4784 in place of 3784, and no check of the time to live.
+    /// Default: whether the session may span more than one hop.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub multihop: Option<bool>,
+}
+
+impl Default for BfdOptions {
+    fn default() -> Self {
+        Self { min_tx: 300, min_rx: 300, multiplier: 3, multihop: None }
+    }
+}
+
 /// Neighbours that are not known by their addresses: whoever dials from the prefix.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -176,6 +203,9 @@ pub struct DynamicNeighbors {
     pub graceful_restart: GracefulRestartOptions,
     /// As of a neighbour.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bfd: Option<BfdOptions>,
+    /// As of a neighbour.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub import: Option<String>,
     /// As of a neighbour.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -199,6 +229,7 @@ impl DynamicNeighbors {
             ttl_security: None,
             password: None,
             graceful_restart: GracefulRestartOptions::default(),
+            bfd: None,
             import: None,
             export: None,
         }
@@ -214,6 +245,7 @@ impl DynamicNeighbors {
             ttl_security: self.ttl_security,
             password: self.password.clone(),
             graceful_restart: self.graceful_restart,
+            bfd: self.bfd,
             import: self.import.clone(),
             export: self.export.clone(),
             ..Neighbor::new(address, self.remote_as)

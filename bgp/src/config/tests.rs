@@ -38,6 +38,36 @@ fn another_cluster_takes_another_session_inside_the_as_and_none_outside() {
 }
 
 #[test]
+fn bfd_is_for_one_hop_where_the_session_is() {
+    let cases = [
+        ("remote_as: 64501, bfd: {}", Hops::One),
+        ("remote_as: 64501, ttl: 2, bfd: {}", Hops::Several),
+        ("remote_as: 64501, ttl_security: 1, bfd: {}", Hops::One),
+        ("remote_as: 64501, ttl_security: 2, bfd: {}", Hops::Several),
+        ("remote_as: 64500, bfd: {}", Hops::Several),
+        ("remote_as: 64500, bfd: {multihop: false}", Hops::One),
+        ("remote_as: 64501, bfd: {multihop: true}", Hops::Several),
+    ];
+    for (neighbor, hops) in cases {
+        let text = format!("{SMALL}neighbors: [{{address: 192.0.2.2, {neighbor}}}]");
+        let checked = Config::from_yaml(&text).unwrap().check().unwrap();
+        let bfd = checked.neighbors.values().next().unwrap().bfd.unwrap();
+        assert_eq!(bfd.hops, hops, "{neighbor}");
+    }
+}
+
+#[test]
+fn another_bfd_interval_takes_no_other_session() {
+    let neighbor = |bfd: &str| {
+        let text = format!("{SMALL}neighbors: [{{address: 192.0.2.2, remote_as: 64501{bfd}}}]");
+        Config::from_yaml(&text).unwrap().check().unwrap().neighbors.into_values().next().unwrap()
+    };
+    let (off, slow) = (neighbor(""), neighbor(", bfd: {min_tx: 1000}"));
+    assert!(slow.has_session_of(&off));
+    assert!(neighbor(", bfd: {}").has_session_of(&slow));
+}
+
+#[test]
 fn errors_say_where_and_what() {
     let cases = [
         ("colour: red", "colour"),
@@ -73,6 +103,14 @@ fn errors_say_where_and_what() {
             "dynamic_neighbors[0].families",
         ),
         ("deferral_time: 3601", "deferral_time: 3601 s"),
+        (
+            "neighbors: [{address: 192.0.2.2, remote_as: 1, bfd: {min_tx: 9}}]",
+            "neighbors[0].bfd.min_tx: 9 ms",
+        ),
+        (
+            "neighbors: [{address: 192.0.2.2, remote_as: 1, bfd: {multiplier: 0}}]",
+            "neighbors[0].bfd.multiplier: 0",
+        ),
         (
             "neighbors: [{address: 192.0.2.2, remote_as: 1}, {address: 192.0.2.2, remote_as: 2}]",
             "neighbors[1].address: 192.0.2.2 is there twice",

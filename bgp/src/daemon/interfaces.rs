@@ -1,6 +1,6 @@
 //! Addresses of the interface that a session runs over.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use margay_netlink::{Socket, addr};
 
@@ -43,4 +43,14 @@ pub(super) async fn local_view(local: IpAddr) -> LocalView {
         }
     }
     view
+}
+
+/// Whether something came over the link that the neighbour is on, where that matters.
+pub(super) fn is_on_link(peer: SocketAddr, interface: Option<&str>) -> bool {
+    let Some(interface) = interface else { return true };
+    let ifindex = std::fs::read_to_string(format!("/sys/class/net/{interface}/ifindex"));
+    match (peer, ifindex) {
+        (SocketAddr::V6(peer), Ok(ifindex)) => ifindex.trim() == peer.scope_id().to_string(),
+        _ => false,
+    }
 }

@@ -19,7 +19,9 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+use super::bfd::BfdStatus;
 use super::session::Tally;
+use crate::bfd;
 use crate::rib::{Counts, Sizes};
 
 /// Labels: which neighbour.
@@ -56,6 +58,7 @@ pub(super) struct Scraped {
     pub(super) state: &'static str,
     pub(super) established: bool,
     pub(super) tally: Tally,
+    pub(super) bfd: BfdStatus,
     pub(super) counts: Vec<(crate::Family, Counts)>,
 }
 
@@ -122,14 +125,21 @@ fn text(scrape: Scrape) -> String {
     let down = Family::<Neighbor, Counter>::default();
     let messages = Family::<Neighbor, Counter>::default();
     let faults = Family::<Neighbor, Counter>::default();
+    let paths = Family::<InState, Gauge>::default();
+    let losses = Family::<Neighbor, Counter>::default();
     let prefixes: [Family<OfFamily, Gauge>; 4] = Default::default();
-    for Scraped { neighbor, state, established, tally, counts } in scrape.neighbors {
+    for Scraped { neighbor, state, established, tally, bfd, counts } in scrape.neighbors {
         let label = || Neighbor { neighbor: neighbor.clone() };
         states.get_or_create(&InState { neighbor: neighbor.clone(), state }).set(i64::from(established));
         up.get_or_create(&label()).inc_by(tally.up);
         down.get_or_create(&label()).inc_by(tally.down);
         messages.get_or_create(&label()).inc_by(tally.received);
         faults.get_or_create(&label()).inc_by(tally.faults);
+        if let Some(view) = bfd.view {
+            let label = InState { neighbor: neighbor.clone(), state: view.state.name() };
+            paths.get_or_create(&label).set(i64::from(view.state == bfd::State::Up));
+            losses.get_or_create(&Neighbor { neighbor: neighbor.clone() }).inc_by(bfd.losses);
+        }
         for (family, counts) in counts {
             let family = match family {
                 crate::Family::Ipv4Unicast => FamilyName::ipv4_unicast,
@@ -148,6 +158,8 @@ fn text(scrape: Scrape) -> String {
     registry.register("session_down", "Times a session was lost", down);
     registry.register("messages_received", "Messages received", messages);
     registry.register("update_faults", "Faulty attributes that did not cost the session (RFC 7606)", faults);
+    registry.register("bfd_up", "1 if BFD hears the neighbour and is heard, by its state", paths);
+    registry.register("bfd_losses", "Times BFD found the path to the neighbour broken", losses);
     let [received, accepted, rejected, advertised] = prefixes;
     registry.register("prefixes_received", "Paths that the neighbour announces", received);
     registry.register("prefixes_accepted", "Those that the import policy accepts", accepted);

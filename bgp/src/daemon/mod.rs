@@ -10,6 +10,8 @@
 //!          session (one task   ──updates──▶  rib (one  ──changes──▶ kernel (one task; requests on
 //!          per neighbour:      ◀──batches──  task, owns             a blocking thread, changes of
 //!          sockets, timers)                  the tables)            links and routes as events)
+//!                 ▲
+//!                 └──losses── BFD (a thread of its own, told by the supervisor whom to watch)
 //! ```
 //!
 //! - All channels are bounded. A session that cannot hand on what it read stops reading, but keeps its timers: a
@@ -20,6 +22,7 @@
 //! - Nothing is written to the kernel before the first configuration, and routes of an earlier run stay until all
 //!   neighbours have said what they know, or the settle time is over.
 
+mod bfd;
 mod control_server;
 mod convergence;
 mod interfaces;

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
+use super::bfd::BfdStatus;
 use super::convergence::Marks;
 use super::interfaces::local_view;
 use super::rib_task::{self, Delivery, Inlet, RibInput, Updates};
@@ -66,6 +67,8 @@ pub(super) struct SessionHandle {
     pub(super) neighbor: CheckedNeighbor,
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) status: watch::Receiver<SessionStatus>,
+    /// What BFD shows of the path to the neighbour.
+    pub(super) bfd: watch::Sender<BfdStatus>,
     pub(super) task: JoinHandle<()>,
 }
 
@@ -94,6 +97,9 @@ struct SessionTask {
     /// A batch is being written, which the rib task waits for.
     writing_batch: bool,
     status: watch::Sender<SessionStatus>,
+    bfd: watch::Receiver<BfdStatus>,
+    /// How often BFD has found the path broken so far.
+    losses: u64,
 }
 
 /// Starts the task of a neighbour.
@@ -101,6 +107,7 @@ pub(super) fn start(
     peer: PeerId,
     neighbor: CheckedNeighbor,
     rib: mpsc::Sender<RibInput>,
+    bfd: watch::Sender<BfdStatus>,
     restarting_for: Option<Duration>,
     kept: FamilySet,
 ) -> SessionHandle {
@@ -138,9 +145,11 @@ pub(super) fn start(
         inlet: None,
         writing_batch: false,
         status,
+        bfd: bfd.subscribe(),
+        losses: 0,
     };
     let task = tokio::spawn(task.run(receiver));
-    SessionHandle { peer, neighbor, commands, status: watched, task }
+    SessionHandle { peer, neighbor, commands, status: watched, bfd, task }
 }
 
 /// Differs between the two ends of a session, and between runs.
@@ -184,6 +193,7 @@ impl SessionTask {
                     Err(_) => return self.stop(Input::Stop(Notification::administrative_shutdown())).await,
                 },
                 Some(delivery) = next_delivery(&mut self.inlet), if !self.writing_batch => self.deliver(delivery),
+                Ok(()) = self.bfd.changed() => self.path_changed(),
                 () = until(deadline) => self.tick(),
             }
         }
@@ -198,6 +208,24 @@ impl SessionTask {
             self.send(direction, |out| RouteRefresh::encode(family, RefreshKind::Request, out));
         }
         Ok(())
+    }
+
+    /// Ends the session when BFD says that the path is broken.
+    fn path_changed(&mut self) {
+        let BfdStatus { losses, independent, .. } = *self.bfd.borrow_and_update();
+        if std::mem::replace(&mut self.losses, losses) == losses {
+            return;
+        }
+        for direction in [Direction::Outgoing, Direction::Incoming] {
+            self.step(Input::Malformed(direction, Notification::bfd_down()));
+        }
+        // In the NOTIFICATION that was sent it may be wrapped in a hard reset.
+        self.note_error("BFD found the path broken".to_owned());
+        if independent {
+            let mut orders = Vec::new();
+            self.helper.path_broken(&mut orders);
+            self.order(orders);
+        }
     }
 
     fn slot(&mut self, direction: Direction) -> &mut Option<Transport> {

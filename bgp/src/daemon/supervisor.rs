@@ -7,11 +7,13 @@ use std::path::PathBuf;
 
 use tokio::net::TcpStream;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Duration, timeout};
 
+use super::bfd::{BfdHandle, BfdStatus, Watched};
 use super::control_server::{self, ControlRequest};
+use super::interfaces::is_on_link;
 use super::kernel::{self, KernelInput};
 use super::listener::{Listener, PasswordError};
 use super::metrics::{MetricsServer, Scrape, Scraped, Scrapes};
@@ -19,9 +21,10 @@ use super::rib_task::{self, Deferral, RibInput, Settings};
 use super::session::{self, Command, SessionHandle};
 use super::transport;
 use super::{Options, RoutesOnExit};
-use crate::config::{Checked, CheckedNeighbor, Config, ConfigError};
+use crate::config::{Checked, CheckedDynamic, CheckedNeighbor, Config, ConfigError};
 use crate::control::{
-    Explained, ExplainedAdvertisement, ExplainedPath, NeighborStatus, Request, Response, RouteView, Status,
+    BfdView, Explained, ExplainedAdvertisement, ExplainedPath, NeighborStatus, Request, Response, RouteView,
+    Status,
 };
 use crate::family::{Family, FamilySet};
 use crate::fsm::State;
@@ -69,6 +72,9 @@ pub enum DaemonError {
     /// Signals cannot be caught.
     #[error("catch signals")]
     Signals(#[source] io::Error),
+    /// BFD cannot begin.
+    #[error("start the thread for BFD")]
+    Bfd(#[source] io::Error),
     /// The kernel's routes cannot be reached.
     #[error("open the kernel's routing tables")]
     Kernel(#[source] margay_netlink::Error),
@@ -90,6 +96,8 @@ struct Supervisor {
     kernel: mpsc::Sender<KernelInput>,
     /// Families for which the kernel forwarded while no speaker was there.
     kept: FamilySet,
+    /// From the first neighbour with BFD on.
+    bfd: Option<BfdHandle>,
 }
 
 /// Runs the speaker until SIGTERM or SIGINT.
@@ -118,6 +126,7 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
         rib_task: None,
         kernel,
         kept: FamilySet::EMPTY,
+        bfd: None,
     };
     if let Some(config) = &options.config {
         supervisor.configure(config).await?;
@@ -159,6 +168,11 @@ impl Supervisor {
         let mut opened = Vec::new();
         for address in wanted.iter().filter(|address| !self.listeners.contains_key(address)) {
             opened.push((*address, Listener::open(*address, &passwords, self.accepted.clone())?));
+        }
+        let mut neighbors =
+            checked.neighbors.values().chain(checked.dynamic_neighbors.iter().map(CheckedDynamic::template));
+        if self.bfd.is_none() && neighbors.any(|neighbor| neighbor.bfd.is_some()) {
+            self.bfd = Some(BfdHandle::start().map_err(DaemonError::Bfd)?);
         }
         let metrics = match checked.metrics {
             Some(address) if self.metrics.as_ref().is_none_or(|server| server.address != address) => {
@@ -216,9 +230,25 @@ impl Supervisor {
             fib: if checked.kernel.install { Fib::Wanted } else { Fib::Unwanted },
         };
         self.tell_rib(RibInput::Settings(Box::new(settings))).await;
+        self.watch_paths().await;
         tracing::info!(asn = %checked.asn, neighbors = checked.neighbors.len(), "configured");
         self.config = Some(checked);
         Ok(())
+    }
+
+    /// Has BFD watch the paths to all neighbours that want it.
+    async fn watch_paths(&self) {
+        let Some(bfd) = &self.bfd else { return };
+        let watched = self.sessions.values().filter_map(|session| {
+            Some(Watched {
+                address: session.neighbor.address,
+                local_address: session.neighbor.local_address,
+                interface: session.neighbor.interface.clone(),
+                bfd: session.neighbor.bfd?,
+                status: session.bfd.clone(),
+            })
+        });
+        bfd.watch(watched.collect()).await;
     }
 
     /// Families for which the kernel forwarded while no speaker was there. One that installs nothing, as a reflector
@@ -275,7 +305,8 @@ impl Supervisor {
         let peer = PeerId(self.next_peer);
         self.next_peer += 1;
         let address = neighbor.address;
-        self.sessions.insert(address, session::start(peer, neighbor, rib, restarting_for, kept));
+        let bfd = watch::Sender::new(BfdStatus::default());
+        self.sessions.insert(address, session::start(peer, neighbor, rib, bfd, restarting_for, kept));
     }
 
     async fn accept(&mut self, stream: TcpStream) {
@@ -318,6 +349,7 @@ impl Supervisor {
             end_sessions(vec![(session, Command::Stop(Notification::peer_deconfigured()))]).await;
         }
         self.start(neighbor, rib, None, self.kept);
+        self.watch_paths().await;
     }
 
     async fn answer(&mut self, ControlRequest { request, answer }: ControlRequest) {
@@ -353,6 +385,7 @@ impl Supervisor {
                 prefixes_accepted: accepted,
                 prefixes_advertised: advertised,
                 last_error: status.last_error.clone(),
+                bfd: bfd_view(&session.bfd.borrow()),
             }
         });
         Status {
@@ -380,6 +413,7 @@ impl Supervisor {
                 state: status.state.name(),
                 established: status.state == State::Established,
                 tally: status.tally,
+                bfd: session.bfd.borrow().clone(),
                 counts: Family::ALL.into_iter().filter_map(of).collect(),
             }
         });
@@ -455,6 +489,7 @@ impl Supervisor {
         let neighbor = session.neighbor.clone();
         end_sessions(vec![(session, Command::Stop(Notification::administrative_reset()))]).await;
         self.start(neighbor, rib, None, FamilySet::from_iter(Family::ALL));
+        self.watch_paths().await;
         Response::Done
     }
 
@@ -504,6 +539,10 @@ impl Supervisor {
         };
         let sessions = std::mem::take(&mut self.sessions).into_values();
         end_sessions(sessions.map(|session| (session, command(notification.clone()))).collect()).await;
+        // Last, as a neighbour that hears no BFD may think that its routes to us are broken.
+        if let Some(bfd) = self.bfd.take() {
+            bfd.end().await;
+        }
         let (answer, answered) = oneshot::channel();
         let kernel = async {
             self.tell_kernel(KernelInput::End(routes, answer)).await;
@@ -513,16 +552,6 @@ impl Supervisor {
         if timeout(END_TIME, kernel).await.is_err() {
             tracing::warn!("the kernel's routes could not be finished in {END_TIME:?}");
         }
-    }
-}
-
-/// Whether a connection came over the link that the neighbour is on, where that matters.
-fn is_on_link(peer: SocketAddr, interface: Option<&str>) -> bool {
-    let Some(interface) = interface else { return true };
-    let ifindex = std::fs::read_to_string(format!("/sys/class/net/{interface}/ifindex"));
-    match (peer, ifindex) {
-        (SocketAddr::V6(peer), Ok(ifindex)) => ifindex.trim() == peer.scope_id().to_string(),
-        _ => false,
     }
 }
 
@@ -547,6 +576,22 @@ async fn end_sessions(ending: Vec<(SessionHandle, Command)>) {
 
 fn speaker(checked: &Checked) -> Speaker {
     Speaker { cluster_id: checked.cluster_id, ..Speaker::new(checked.asn, checked.router_id) }
+}
+
+fn bfd_view(status: &BfdStatus) -> Option<BfdView> {
+    let view = status.view?;
+    Some(BfdView {
+        state: view.state.name().to_owned(),
+        since_seconds: view.since.elapsed().as_secs(),
+        diagnostic: view.diagnostic.to_string(),
+        transmit_milliseconds: view.transmit_interval.map(milliseconds),
+        detection_milliseconds: view.detection_time.map(milliseconds),
+        losses: status.losses,
+    })
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    duration.as_millis().try_into().unwrap_or(u64::MAX)
 }
 
 fn no_neighbor(address: IpAddr) -> Response {

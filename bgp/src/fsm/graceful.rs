@@ -91,6 +91,12 @@ impl Helper {
         }
     }
 
+    /// The path to the peer is broken, and not only its control plane: nothing of what was kept forwards
+    /// (RFC 5882 section 4.3).
+    pub fn path_broken(&mut self, out: &mut Vec<Order>) {
+        self.sweep(self.stale(), out);
+    }
+
     /// The peer has told all its routes of a family; the tables drop what is stale of it by themselves.
     pub fn end_of_rib(&mut self, family: Family) {
         self.stale.retain(|stale| stale.family != family);
@@ -209,6 +215,16 @@ mod tests {
         let mut out = Vec::new();
         helper.tick(seconds(at), &mut out);
         out
+    }
+
+    #[test]
+    fn a_broken_path_ends_what_is_kept() {
+        let mut helper = Helper::default();
+        down(&mut helper, 0, &session(&[]));
+        let mut out = Vec::new();
+        helper.path_broken(&mut out);
+        assert_eq!(out, [Order::Sweep(set(&[V4, V6]))]);
+        assert_eq!(helper.next_deadline(), None);
     }
 
     #[test]

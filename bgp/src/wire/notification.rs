@@ -169,6 +169,11 @@ impl Notification {
         Self::new(6, 9, data)
     }
 
+    /// 6/10: BFD found the path to the neighbour broken (RFC 9384).
+    pub fn bfd_down() -> Self {
+        Self::new(6, 10, [])
+    }
+
     /// 7/1: a `BoRR` or `EoRR` of a wrong length; the data is the message (RFC 7313 section 5).
     pub fn invalid_refresh_length(message: impl Into<Vec<u8>>) -> Self {
         Self::new(7, 1, message)

@@ -17,7 +17,7 @@ use std::time::Duration;
 use network::Network;
 
 /// Seeds of a run without factor.
-const SEEDS: u64 = 150;
+const SEEDS: u64 = 2000;
 
 #[test]
 fn every_speaker_has_the_shortest_path_to_every_prefix_once_the_network_is_calm() {

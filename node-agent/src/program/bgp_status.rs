@@ -162,6 +162,7 @@ fn described(
             received: count(neighbor.prefixes_received),
             accepted: count(neighbor.prefixes_accepted),
             advertised: count(neighbor.prefixes_advertised),
+            bfd: neighbor.bfd.as_ref().map(|bfd| bfd.state.clone()),
             last_error: neighbor.last_error.clone(),
         }
     });
@@ -248,6 +249,7 @@ mod tests {
                 prefixes_accepted: prefixes_received,
                 prefixes_advertised: 1,
                 last_error: None,
+                bfd: None,
             }],
         })
     }

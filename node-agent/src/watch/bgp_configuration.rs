@@ -1,8 +1,12 @@
 //! The configuration of all speakers, checked.
 
 use kube::api::ObjectMeta;
-use margay_api::resource::{Announcement, BGPConfiguration, GracefulRestart, Mesh};
-use margay_bgp::{Asn, HoldTime, Prefix, config::GracefulRestartOptions, policy::AnyCommunity};
+use margay_api::resource::{Announcement, BGPConfiguration, Bfd, GracefulRestart, Mesh};
+use margay_bgp::{
+    Asn, HoldTime, Prefix,
+    config::{BfdOptions, GracefulRestartOptions},
+    policy::AnyCommunity,
+};
 
 use super::Read;
 
@@ -18,6 +22,7 @@ pub(crate) struct ConfigurationFacts {
     pub(crate) hold_time: Option<HoldTime>,
     pub(crate) connect_retry: Option<u16>,
     pub(crate) graceful_restart: Option<GracefulRestartOptions>,
+    pub(crate) bfd: Option<BfdOptions>,
     pub(crate) services: ServiceRanges,
     pub(crate) announcements: Vec<AnnouncementFacts>,
     /// What is wrong with it.
@@ -91,6 +96,7 @@ pub(super) fn read(object: &BGPConfiguration) -> Read<ConfigurationFacts> {
         .collect();
     let graceful_restart =
         spec.graceful_restart.as_ref().and_then(|it| problems.keep("gracefulRestart", graceful_restart(it)));
+    let bfd = spec.bfd.as_ref().and_then(|it| problems.keep("bfd", bfd(it)));
     let problems = problems.list;
     let value = ConfigurationFacts {
         asn,
@@ -99,6 +105,7 @@ pub(super) fn read(object: &BGPConfiguration) -> Read<ConfigurationFacts> {
         hold_time,
         connect_retry,
         graceful_restart,
+        bfd,
         services,
         announcements,
         problems: problems.clone(),
@@ -154,6 +161,19 @@ pub(super) fn graceful_restart(options: &GracefulRestart) -> Result<GracefulRest
         restart_time,
         long_lived_time: options.long_lived_time_seconds.unwrap_or(defaults.long_lived_time),
     })
+}
+
+pub(super) fn bfd(options: &Bfd) -> Result<BfdOptions, String> {
+    let defaults = BfdOptions::default();
+    let interval = options.interval_milliseconds.unwrap_or(defaults.min_tx);
+    if !(10..=60000).contains(&interval) {
+        return Err(format!("intervalMilliseconds is {interval}; it takes 10 to 60000"));
+    }
+    let multiplier = options.multiplier.unwrap_or(defaults.multiplier);
+    if multiplier == 0 {
+        return Err("multiplier is 0; it takes 1 to 255".to_owned());
+    }
+    Ok(BfdOptions { min_tx: interval, min_rx: interval, multiplier, ..defaults })
 }
 
 fn announcement(announcement: &Announcement) -> Result<AnnouncementFacts, String> {

@@ -11,8 +11,8 @@ use margay_api::resource::{
 use margay_bgp::{
     Asn, Family, HoldTime,
     config::{
-        self, Action, AsPathMatch, CommunityChange, DefaultAction, GracefulRestartOptions, MatchConfig,
-        MaxPrefixes, PeerMatchConfig, PrefixEntry, SetConfig, TermConfig,
+        self, Action, AsPathMatch, BfdOptions, CommunityChange, DefaultAction, GracefulRestartOptions,
+        MatchConfig, MaxPrefixes, PeerMatchConfig, PrefixEntry, SetConfig, TermConfig,
     },
     policy::RouteKind,
 };
@@ -20,7 +20,7 @@ use margay_policy::Selector;
 
 use super::{
     Read,
-    bgp_configuration::{Problems, asn, communities, graceful_restart, hold_time, prefix},
+    bgp_configuration::{Problems, asn, bfd, communities, graceful_restart, hold_time, prefix},
 };
 
 /// What the agent needs to know of a `BGPPeer`.
@@ -70,6 +70,7 @@ pub(crate) struct SessionOptions {
     pub(crate) families: Vec<Family>,
     pub(crate) graceful_restart: Option<GracefulRestartOptions>,
     pub(crate) max_prefixes: Option<MaxPrefixes>,
+    pub(crate) bfd: Option<BfdOptions>,
 }
 
 /// What the nodes do with the routes of a session.
@@ -169,6 +170,7 @@ fn options(spec: &BGPPeerSpec, problems: &mut Problems) -> SessionOptions {
             })
             .collect(),
     };
+    let bfd = spec.bfd.as_ref().and_then(|it| problems.keep("bfd", bfd(it)));
     let max = spec.max_prefixes;
     SessionOptions {
         password: spec.password.as_ref().map(|password| password.secret_key_ref.clone()),
@@ -178,6 +180,7 @@ fn options(spec: &BGPPeerSpec, problems: &mut Problems) -> SessionOptions {
         hold_time,
         families,
         graceful_restart: restart,
+        bfd,
         max_prefixes: max.map(|max| MaxPrefixes {
             limit: max.limit,
             warn_percent: max.warn_percent.unwrap_or(75),
@@ -288,6 +291,7 @@ mod tests {
         check("{address: 192.0.2.1, asn: 0}", Some("asn: 0"));
         check("{peerSelector: {}, asn: 64500}", Some("asn: nodes of peerSelector"));
         check("{address: 192.0.2.1, asn: 1, holdTimeSeconds: 1}", Some("holdTimeSeconds: 1"));
+        check("{address: 192.0.2.1, asn: 1, bfd: {multiplier: 0}}", Some("bfd: multiplier is 0"));
         check("{address: 192.0.2.1, asn: 1, sourceAddress: x}", Some("sourceAddress: `x`"));
         check(
             "{address: 192.0.2.1, asn: 1, nodeSelector: {matchExpressions: [{key: a, operator: Near}]}}",

@@ -8,12 +8,12 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::Command;
 
-use margay_bgp::config::{Config, Neighbor, Network};
+use margay_bgp::config::{BfdOptions, Config, Neighbor, Network};
 use margay_bgp::control::{Client, ControlError, NeighborStatus, RouteView, Status};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use crate::harness::{Namespace, Process, contains, eventually, ip, prefix, speaker_binary};
+use crate::harness::{Namespace, Process, contains, eventually, ip, prefix, run, speaker_binary};
 
 /// The networks that the speaker originates.
 pub(crate) const OURS: [&str; 2] = ["203.0.113.0/25", "2001:db8:200::/40"];
@@ -44,6 +44,12 @@ pub(crate) struct Setup {
     pub(crate) four_octet_as: bool,
     /// Speak over link-local addresses.
     pub(crate) link_local: bool,
+    /// Speak over IPv6.
+    pub(crate) ipv6: bool,
+    /// Have BFD watch the path.
+    pub(crate) bfd: bool,
+    /// As a neighbour that may be behind a router; FRR only.
+    pub(crate) multihop: bool,
     /// The networks that it originates.
     pub(crate) networks: Vec<&'static str>,
 }
@@ -60,6 +66,9 @@ impl Setup {
             long_lived_time: 0,
             four_octet_as: true,
             link_local: false,
+            ipv6: false,
+            bfd: false,
+            multihop: false,
             networks: vec!["198.51.100.0/25", "198.51.100.128/25", "2001:db8:100::/40"],
         }
     }
@@ -68,6 +77,8 @@ impl Setup {
 /// A peer in its namespace.
 pub(crate) struct Peer {
     pub(crate) process: Option<Process>,
+    /// Those that FRR's BGP daemon needs beside it.
+    helpers: Vec<Process>,
     pub(crate) setup: Setup,
     /// The last part of its addresses.
     pub(crate) last: u32,
@@ -87,7 +98,20 @@ pub(crate) enum Start {
 
 impl Peer {
     pub(crate) fn address(&self) -> String {
-        if self.setup.link_local { format!("fe80::{}", self.last) } else { format!("192.0.2.{}", self.last) }
+        self.of_transport(self.last)
+    }
+
+    /// The speaker's address on the session.
+    fn neighbor(&self) -> String {
+        self.of_transport(2)
+    }
+
+    fn of_transport(&self, last: u32) -> String {
+        match (self.setup.link_local, self.setup.ipv6) {
+            (true, _) => format!("fe80::{last}"),
+            (false, true) => format!("2001:db8::{last}"),
+            (false, false) => format!("192.0.2.{last}"),
+        }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -127,23 +151,16 @@ impl Peer {
             Daemon::Frr => {
                 std::fs::write(&config, self.frr_config()).unwrap();
                 let config = config.display().to_string();
-                let pid = format!("{folder}/pid");
-                // Without zebra, without its user, without a port for telnet.
-                let line = [
-                    "-f",
-                    &config,
-                    "-Z",
-                    "-S",
-                    "-P",
-                    "0",
-                    "-i",
-                    &pid,
-                    "--vty_socket",
-                    &folder,
-                    "--log",
-                    "stdout",
-                ];
-                let arguments = line.map(OsStr::new);
+                if self.setup.bfd {
+                    self.start_bfdd(&folder);
+                }
+                let (pid, zserv) = (format!("{folder}/pid"), format!("{folder}/zserv"));
+                // Without its user, without a port for telnet, and without zebra unless it leads to BFD.
+                let mut line = vec!["-f", &config, "-S", "-P", "0", "-i", &pid, "--vty_socket", &folder];
+                line.extend(["--log", "stdout"]);
+                let zebra: &[&str] = if self.setup.bfd { &["-z", &zserv] } else { &["-Z"] };
+                line.extend(zebra);
+                let arguments: Vec<&OsStr> = line.into_iter().map(OsStr::new).collect();
                 self.process = Some(Process::start(&self.namespace, "/usr/lib/frr/bgpd", &arguments, log));
             }
             Daemon::Gobgp => {
@@ -169,6 +186,47 @@ impl Peer {
         }
     }
 
+    /// FRR's BGP daemon asks its BFD daemon through zebra. Both insist on a user of their own.
+    fn start_bfdd(&mut self, folder: &str) {
+        run("chown", ["frr:frr", folder]);
+        run("chmod", ["755", folder]);
+        let bfdctl = format!("{folder}/bfdctl");
+        for (daemon, own) in [("zebra", [].as_slice()), ("bfdd", &["--bfdctl", &bfdctl])] {
+            let file = |what: &str| format!("{folder}/{daemon}.{what}");
+            let (config, pid, zserv) = (file("conf"), file("pid"), format!("{folder}/zserv"));
+            std::fs::write(&config, "").unwrap();
+            let mut line = vec!["-f", &config, "-P", "0", "-i", &pid, "-z", &zserv, "--vty_socket", folder];
+            line.extend(["--log", "stdout"]);
+            line.extend(own);
+            let arguments: Vec<&OsStr> = line.into_iter().map(OsStr::new).collect();
+            let log = File::create(file("log")).unwrap();
+            let program = format!("/usr/lib/frr/{daemon}");
+            self.helpers.push(Process::start(&self.namespace, program, &arguments, log));
+            let socket = self.path(&format!("{daemon}.vty"));
+            eventually("the daemon listens", || {
+                if socket.exists() { Ok(()) } else { Err(std::fs::read_to_string(file("log")).unwrap()) }
+            });
+        }
+    }
+
+    /// What the daemon shows of BFD with us.
+    pub(crate) fn bfd(&self) -> Result<String, String> {
+        self.try_ask(match self.setup.daemon {
+            Daemon::Bird => "show bfd sessions",
+            Daemon::Frr => "show bfd peers json",
+            Daemon::Gobgp => return Err("GoBGP has no BFD".to_owned()),
+        })
+    }
+
+    /// `Ok` while the daemon holds the path to us to be good, or broken.
+    pub(crate) fn is_bfd(&self, up: bool) -> Result<(), String> {
+        let (mark_up, mark_down) = match self.setup.daemon {
+            Daemon::Bird => (" Up ", " Down "),
+            _ => ("\"status\":\"up\"", "\"status\":\"down\""),
+        };
+        contains(&self.bfd()?, &[if up { mark_up } else { mark_down }])
+    }
+
     /// Ends the daemon without a word to anybody.
     pub(crate) fn kill(&mut self) {
         self.process.take().unwrap().end(Signal::SIGKILL);
@@ -178,7 +236,7 @@ impl Peer {
         let Setup { asn, restart_time, long_lived_time, .. } = self.setup;
         let (last, neighbor_as) = (self.last, self.neighbor_as);
         let own = self.address();
-        let neighbor = if self.setup.link_local { "fe80::2 % 'eth0'" } else { "192.0.2.2" };
+        let neighbor = if self.setup.link_local { "fe80::2 % 'eth0'".to_owned() } else { self.neighbor() };
         let mut statics = String::new();
         for (v6, channel) in [(false, "ipv4"), (true, "ipv6")] {
             let routes = self.lines(v6, "route ", " blackhole;");
@@ -201,6 +259,12 @@ impl Peer {
             write!(session, "long lived graceful restart on; long lived stale time {long_lived_time};")
                 .unwrap();
         }
+        let mut bfd = "";
+        if self.setup.bfd {
+            session += "bfd on;";
+            bfd = "protocol bfd { interface \"*\" { interval 300 ms; multiplier 3; }; \
+                   multihop { interval 300 ms; multiplier 3; }; }";
+        }
         let add_path = if self.setup.add_path { "add paths on;" } else { "" };
         let extended = if self.setup.link_local { "extended next hop on;" } else { "" };
         let ipv4 =
@@ -210,6 +274,7 @@ impl Peer {
             log \"{log}\" all;
             debug protocols {{ states, packets }};
             protocol device {{}}
+            {bfd}
             {statics}
             protocol bgp peer {{
                 local {own} as {asn}; neighbor {neighbor} as {neighbor_as};
@@ -224,19 +289,29 @@ impl Peer {
 
     fn frr_config(&self) -> String {
         let Setup { asn, restart_time, long_lived_time, .. } = self.setup;
-        let (last, neighbor_as) = (self.last, self.neighbor_as);
+        let (last, neighbor_as, neighbor) = (self.last, self.neighbor_as, self.neighbor());
         let mut session = String::new();
         if let Some(password) = self.setup.password {
-            writeln!(session, " neighbor 192.0.2.2 password {password}").unwrap();
+            writeln!(session, " neighbor {neighbor} password {password}").unwrap();
         }
         if self.setup.ttl_security {
-            session += " neighbor 192.0.2.2 ttl-security hops 1\n";
+            writeln!(session, " neighbor {neighbor} ttl-security hops 1").unwrap();
+        }
+        if self.setup.multihop {
+            writeln!(session, " neighbor {neighbor} ebgp-multihop 2").unwrap();
+        }
+        if self.setup.bfd {
+            writeln!(session, " neighbor {neighbor} bfd 3 300 300").unwrap();
         }
         if long_lived_time > 0 {
             writeln!(session, " bgp long-lived-graceful-restart stale-time {long_lived_time}").unwrap();
         }
         let networks = |v6| self.lines(v6, "  network ", "");
-        let add_path = if self.setup.add_path { "  neighbor 192.0.2.2 addpath-tx-all-paths\n" } else { "" };
+        let add_path = if self.setup.add_path {
+            format!("  neighbor {neighbor} addpath-tx-all-paths\n")
+        } else {
+            String::new()
+        };
         format!(
             "frr defaults traditional
 router bgp {asn}
@@ -246,13 +321,13 @@ router bgp {asn}
  bgp graceful-restart
  bgp graceful-restart preserve-fw-state
  bgp graceful-restart restart-time {restart_time}
- neighbor 192.0.2.2 remote-as {neighbor_as}
- neighbor 192.0.2.2 timers connect 1
+ neighbor {neighbor} remote-as {neighbor_as}
+ neighbor {neighbor} timers connect 1
 {session} address-family ipv4 unicast
 {v4}{add_path} exit-address-family
  address-family ipv6 unicast
-  neighbor 192.0.2.2 activate
-  neighbor 192.0.2.2 route-map v6 out
+  neighbor {neighbor} activate
+  neighbor {neighbor} route-map v6 out
 {v6}{add_path} exit-address-family
 route-map v6 permit 10
  set ipv6 next-hop global 2001:db8::{last}
@@ -351,11 +426,12 @@ route-map v6 permit 10
 
     /// What the daemon shows of the session with us.
     pub(crate) fn session(&self) -> Result<String, String> {
-        self.try_ask(match self.setup.daemon {
-            Daemon::Bird => "show protocols all peer",
-            Daemon::Frr => "show bgp neighbors 192.0.2.2 json",
-            Daemon::Gobgp if self.setup.link_local => "neighbor fe80::2%eth0",
-            Daemon::Gobgp => "neighbor 192.0.2.2",
+        let neighbor = self.neighbor();
+        self.try_ask(&match self.setup.daemon {
+            Daemon::Bird => "show protocols all peer".to_owned(),
+            Daemon::Frr => format!("show bgp neighbors {neighbor} json"),
+            Daemon::Gobgp if self.setup.link_local => format!("neighbor {neighbor}%eth0"),
+            Daemon::Gobgp => format!("neighbor {neighbor}"),
         })
     }
 
@@ -440,7 +516,7 @@ impl Lab {
             namespace.ip(&format!("addr add fe80::{last}/64 dev eth0 nodad"));
             namespace.ip("link set eth0 up");
             let folder = tempfile::tempdir().unwrap();
-            Peer { process: None, setup, last, neighbor_as: asn, namespace, folder }
+            Peer { process: None, helpers: Vec::new(), setup, last, neighbor_as: asn, namespace, folder }
         });
         let peers = peers.collect();
         let folder = tempfile::tempdir().unwrap();
@@ -514,7 +590,7 @@ impl Lab {
             .peers
             .iter()
             .map(|peer| {
-                let Setup { asn, ttl_security, password, add_path, long_lived_time, .. } = peer.setup;
+                let Setup { asn, ttl_security, password, add_path, long_lived_time, bfd, .. } = peer.setup;
                 let mut neighbor =
                     Neighbor::new(peer.address().parse().unwrap(), asn.to_string().parse().unwrap());
                 neighbor.ttl_security = ttl_security.then_some(1);
@@ -523,6 +599,8 @@ impl Lab {
                 if add_path {
                     neighbor.add_path = margay_bgp::config::AddPathOption::Both;
                 }
+                neighbor.ttl = peer.setup.multihop.then_some(2);
+                neighbor.bfd = bfd.then(BfdOptions::default);
                 neighbor.graceful_restart.long_lived_time = long_lived_time;
                 neighbor.interface = peer.setup.link_local.then(|| "eth0".to_owned());
                 neighbor

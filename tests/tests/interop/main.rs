@@ -12,6 +12,7 @@
 )]
 
 mod add_path;
+mod bfd;
 mod bird;
 mod configure;
 mod exchange;

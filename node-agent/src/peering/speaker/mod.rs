@@ -310,7 +310,11 @@ impl Known<'_> {
             terms.extend(self.announcement_terms(&mut policies));
             neighbor.export = policies.add(policy.to_owned(), terms, None);
             let restart = self.configuration.graceful_restart.unwrap_or_default();
-            Some(policies.with(Neighbor { graceful_restart: restart, ..neighbor }))
+            Some(policies.with(Neighbor {
+                graceful_restart: restart,
+                bfd: self.configuration.bfd,
+                ..neighbor
+            }))
         })
     }
 
@@ -460,6 +464,7 @@ fn with_options(
         families: options.families.clone(),
         graceful_restart: restart.unwrap_or_default(),
         max_prefixes: options.max_prefixes,
+        bfd: options.bfd,
         ..neighbor
     }
 }

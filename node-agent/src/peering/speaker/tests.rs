@@ -133,7 +133,11 @@ fn without_objects_the_settings_count_and_with_them_field_by_field_the_objects()
     assert_eq!(config.neighbors.len(), 1);
     let peer = neighbor(&config, "198.51.100.1");
     assert_eq!((peer.remote_as.number(), peer.port, peer.hold_time.unwrap().seconds()), (64502, 2179, 9));
-    assert_eq!(peer.graceful_restart.restart_time, 60);
+    assert_eq!((peer.graceful_restart.restart_time, peer.bfd), (60, None));
+    let mut cluster = cluster.configured("{bfd: {intervalMilliseconds: 50}}");
+    cluster.peers.clear();
+    let bfd = neighbor(&cluster.config(1), "192.0.2.2").bfd.unwrap();
+    assert_eq!((bfd.min_tx, bfd.min_rx, bfd.multiplier), (50, 50, 3));
 }
 
 #[test]
