@@ -96,7 +96,7 @@ pub(super) fn read(object: &BGPConfiguration) -> Read<ConfigurationFacts> {
         .collect();
     let graceful_restart =
         spec.graceful_restart.as_ref().and_then(|it| problems.keep("gracefulRestart", graceful_restart(it)));
-    let bfd = spec.bfd.as_ref().and_then(|it| problems.keep("bfd", bfd(it)));
+    let bfd = spec.bfd.and_then(|it| problems.keep("bfd", bfd(it)));
     let problems = problems.list;
     let value = ConfigurationFacts {
         asn,
@@ -163,7 +163,7 @@ pub(super) fn graceful_restart(options: &GracefulRestart) -> Result<GracefulRest
     })
 }
 
-pub(super) fn bfd(options: &Bfd) -> Result<BfdOptions, String> {
+pub(super) fn bfd(options: Bfd) -> Result<BfdOptions, String> {
     let defaults = BfdOptions::default();
     let interval = options.interval_milliseconds.unwrap_or(defaults.min_tx);
     if !(10..=60000).contains(&interval) {

@@ -170,7 +170,7 @@ fn options(spec: &BGPPeerSpec, problems: &mut Problems) -> SessionOptions {
             })
             .collect(),
     };
-    let bfd = spec.bfd.as_ref().and_then(|it| problems.keep("bfd", bfd(it)));
+    let bfd = spec.bfd.and_then(|it| problems.keep("bfd", bfd(it)));
     let max = spec.max_prefixes;
     SessionOptions {
         password: spec.password.as_ref().map(|password| password.secret_key_ref.clone()),
