@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use margay_bgp::control::NeighborStatus;
 use margay_lab::{Counted, Daemon, Lab, Party};
 use nix::sys::signal::Signal;
 use tokio::time::Instant;
 
-use crate::cluster::{PATIENCE, apply, key, kubectl, neighbors, run, start, until};
+use crate::cluster::{PATIENCE, apply, key, kubectl, neighbors, node_status, run, start, until};
 
 /// Between two datagrams of a stream.
 const EVERY: Duration = Duration::from_millis(5);
@@ -31,13 +32,19 @@ async fn reflected() -> Lab {
 
 /// Waits until n1 has both others as neighbours and each of them it alone, with the routes of all.
 async fn until_settled(lab: &Lab) {
-    for (node, count) in [(0, 2), (1, 1), (2, 1)] {
-        until(lab, &format!("node {} has {count} sessions", node + 1), async || {
-            neighbors(lab, node).await.is_some_and(|all| {
-                all.len() == count
-                    && all.iter().all(|it| it.state == "Established" && it.prefixes_received > 0)
-            })
-        })
+    // A client hears of the reflector's block and of the other client's.
+    for (node, sessions, prefixes) in [(0, 2, 1), (1, 1, 2), (2, 1, 2)] {
+        until(
+            lab,
+            &format!("node {} has {sessions} sessions with {prefixes} prefixes", node + 1),
+            async || {
+                neighbors(lab, node).await.is_some_and(|all| {
+                    let is_up =
+                        |it: &NeighborStatus| it.state == "Established" && it.prefixes_received == prefixes;
+                    all.len() == sessions && all.iter().all(is_up)
+                })
+            },
+        )
         .await;
     }
     lab.wait_routes(PATIENCE).await.unwrap();
@@ -52,6 +59,17 @@ async fn pods_of_two_clients_of_a_reflector_reach_each_other() {
     // Not by way of the reflector: it tells the routes, and takes no part in the traffic.
     let routes = lab.node(1).bgp_routes().await.unwrap();
     assert!(routes.iter().any(|it| it.starts_with("10.244.3.0/24 via 172.18.0.4")), "{routes:?}");
+    // BFD watches the sessions that nodes have by themselves.
+    apply(
+        &lab,
+        "apiVersion: margay.dev/v1alpha1\nkind: BGPConfiguration\nmetadata: {name: default}\n\
+         spec: {mesh: Disabled, bfd: {intervalMilliseconds: 1000}}\n",
+    )
+    .await;
+    until(&lab, "BFD is up and told", async || {
+        node_status(&lab, "n2").await.is_some_and(|it| it["status"]["sessions"][0]["bfd"] == "Up")
+    })
+    .await;
     // Without the label the nodes have nobody to speak with.
     kubectl(&lab, "label node n1 margay.dev/route-reflector-").await;
     until(&lab, "no session is left", async || neighbors(&lab, 1).await.is_some_and(|all| all.is_empty()))
