@@ -7,7 +7,7 @@ use margay_lab::{Counted, Daemon, Lab, Party};
 use nix::sys::signal::Signal;
 use tokio::time::Instant;
 
-use crate::cluster::{PATIENCE, apply, key, kubectl, neighbors, node_status, run, start, until};
+use crate::cluster::{PATIENCE, PORT, apply, key, kubectl, neighbors, node_status, run, start, until};
 
 /// Between two datagrams of a stream.
 const EVERY: Duration = Duration::from_millis(5);
@@ -54,8 +54,9 @@ async fn until_settled(lab: &Lab) {
 async fn pods_of_two_clients_of_a_reflector_reach_each_other() {
     let lab = reflected().await;
     let [a, b] = ["a", "b"].map(|name| Party::from(key(name)));
-    let cell = lab.reach(&a, &b, crate::cluster::PORT).await.unwrap();
-    assert!(cell.reach.is_open(), "{cell:?}");
+    // A node takes a moment to hear of another's new pod.
+    until(&lab, "a reaches b", async || lab.reach(&a, &b, PORT).await.is_ok_and(|cell| cell.reach.is_open()))
+        .await;
     // Not by way of the reflector: it tells the routes, and takes no part in the traffic.
     let routes = lab.node(1).bgp_routes().await.unwrap();
     assert!(routes.iter().any(|it| it.starts_with("10.244.3.0/24 via 172.18.0.4")), "{routes:?}");
