@@ -8,8 +8,11 @@ use std::{
 use netlink_packet_core::NetlinkPayload;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket as Raw, protocols::NETLINK_ROUTE};
+use socket2::{SockFilter, SockRef};
 
-use crate::{Error, addr::Address, link::Link, neigh::Neighbour, route::Route, socket::parse_messages};
+use crate::{
+    Error, Socket, addr::Address, link::Link, neigh::Neighbour, route::Route, socket::parse_messages,
+};
 
 /// A group of changes to listen for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,6 +78,30 @@ impl Monitor {
             }
         }
         Ok(Self { raw })
+    }
+
+    /// Leaves out what this socket asks for from now on, and no other: who makes many changes knows of them.
+    ///
+    /// # Errors
+    /// When the kernel takes no filter.
+    pub fn ignore(&self, socket: &Socket) -> Result<(), Error> {
+        /// Where `struct nlmsghdr` has the port of who asked for the change.
+        const PORT: u32 = 12;
+        let [load, compare, answer] = [
+            libc::BPF_LD | libc::BPF_W | libc::BPF_ABS,
+            libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
+            libc::BPF_RET | libc::BPF_K,
+        ];
+        // Codes have 16 bits whatever the C library declares.
+        let step = |code: u32, jump, k| SockFilter::new(u16::try_from(code).unwrap_or_default(), jump, 0, k);
+        let filter = [
+            step(load, 0, PORT),
+            // The filter reads in network order what the kernel wrote in its own.
+            step(compare, 1, socket.port().to_be()),
+            step(answer, 0, u32::MAX),
+            step(answer, 0, 0),
+        ];
+        SockRef::from(&self.raw).attach_filter(&filter).map_err(Error::Open)
     }
 
     /// Reads what has happened, into `events`.

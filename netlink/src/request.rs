@@ -2,8 +2,11 @@
 
 use std::fmt;
 
-use netlink_packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkMessage};
+use netlink_packet_core::{Emitable, NLM_F_ACK, NLM_F_REQUEST, NetlinkHeader, NetlinkSerializable};
 use netlink_packet_route::RouteNetlinkMessage;
+
+/// Octets of a `struct nlmsghdr`.
+const HEADER_OCTETS: usize = 16;
 
 /// A change asked of the kernel. Made by the verbs, sent by [`crate::Socket`].
 #[derive(Debug, Clone)]
@@ -19,17 +22,21 @@ impl Request {
 
     /// Its length on the wire, header included.
     pub(crate) fn octets(&self) -> usize {
-        NetlinkMessage::from(self.message.clone()).buffer_len()
+        HEADER_OCTETS + Emitable::buffer_len(&self.message)
     }
 
     pub(crate) fn encode(&self, sequence: u32, acknowledge: bool, buffer: &mut Vec<u8>) {
-        let mut message = NetlinkMessage::from(self.message.clone());
-        message.header.flags = NLM_F_REQUEST | self.flags | if acknowledge { NLM_F_ACK } else { 0 };
-        message.header.sequence_number = sequence;
-        message.finalize();
+        let length = self.octets();
+        let mut header = NetlinkHeader::default();
+        header.length = u32::try_from(length).unwrap_or(u32::MAX);
+        header.message_type = self.message.message_type();
+        header.flags = NLM_F_REQUEST | self.flags | if acknowledge { NLM_F_ACK } else { 0 };
+        header.sequence_number = sequence;
         let start = buffer.len();
-        buffer.resize(start + message.buffer_len().next_multiple_of(4), 0);
-        message.serialize(&mut buffer[start..]);
+        buffer.resize(start + length.next_multiple_of(4), 0);
+        let (head, body) = buffer[start..].split_at_mut(HEADER_OCTETS);
+        header.emit(head);
+        self.message.serialize(&mut body[..length - HEADER_OCTETS]);
     }
 }
 

@@ -20,6 +20,7 @@ const BATCH_REQUESTS: usize = 128;
 pub struct Socket {
     raw: Raw,
     sequence: u32,
+    port: u32,
     sent: Vec<u8>,
     received: Vec<u8>,
 }
@@ -31,13 +32,18 @@ impl Socket {
     /// When the kernel gives no socket.
     pub fn open() -> Result<Self, Error> {
         let mut raw = Raw::new(NETLINK_ROUTE).map_err(Error::Open)?;
-        raw.bind_auto().map_err(Error::Open)?;
+        let port = raw.bind_auto().map_err(Error::Open)?.port_number();
         raw.connect(&SocketAddr::new(0, 0)).map_err(Error::Open)?;
         // Acknowledgements without a copy of the request; since Linux 4.3.
         raw.set_cap_ack(true).map_err(Error::Open)?;
         // Dumps filtered by the kernel (table, protocol, interface); since Linux 5.0.
         raw.set_netlink_get_strict_chk(true).map_err(Error::Open)?;
-        Ok(Self { raw, sequence: 0, sent: Vec::new(), received: Vec::with_capacity(64 * 1024) })
+        Ok(Self { raw, sequence: 0, port, sent: Vec::new(), received: Vec::with_capacity(64 * 1024) })
+    }
+
+    /// The number by which the kernel says whose request a change was.
+    pub(crate) fn port(&self) -> u32 {
+        self.port
     }
 
     /// Sends one request and waits for the kernel's acknowledgement.

@@ -183,6 +183,23 @@ fn a_monitor_sees_what_others_do() {
 }
 
 #[test]
+fn a_monitor_leaves_out_what_one_socket_does() {
+    in_new_namespace(|| {
+        let [mut mine, mut other] = [(); 2].map(|()| Socket::open().unwrap());
+        let mut monitor = Monitor::open(&[Group::Routes]).unwrap();
+        monitor.ignore(&mine).unwrap();
+        let blackhole = |text| Route::new(net(text), Kind::Blackhole, Protocol::BGP);
+        let (unseen, seen) = (blackhole("203.0.113.0/24"), blackhole("198.51.100.0/24"));
+        mine.execute(&route::add(&unseen)).unwrap();
+        other.execute(&route::add(&seen)).unwrap();
+        other.execute(&route::delete(&unseen)).unwrap();
+        let mut events = Vec::new();
+        while monitor.read(&mut events).is_ok() {}
+        assert_eq!(events, [Event::RouteChanged(seen), Event::RouteGone(unseen)]);
+    });
+}
+
+#[test]
 fn a_path_that_is_no_namespace_is_refused_by_name() {
     let missing = Namespace::open("/run/netns/no-such-namespace".as_ref()).unwrap_err();
     assert!(missing.is_gone(), "{missing}");

@@ -261,6 +261,8 @@ pub struct Kernel {
     pub protocol: u8,
     /// The metric of our routes, at least 1. Default 512: connected and static routes to the same prefix win.
     pub metric: u32,
+    /// Whether a default route of the kernel leads to next hops that no other route leads to. Default false.
+    pub resolve_via_default: bool,
     /// Seconds after the first configuration at which routes of an earlier run go, if no peer has announced them
     /// again; earlier if all peers have told all they know. Default 30.
     pub settle_time: u16,
@@ -268,7 +270,14 @@ pub struct Kernel {
 
 impl Default for Kernel {
     fn default() -> Self {
-        Self { install: true, table: 254, protocol: 186, metric: 512, settle_time: 30 }
+        Self {
+            install: true,
+            table: 254,
+            protocol: 186,
+            metric: 512,
+            resolve_via_default: false,
+            settle_time: 30,
+        }
     }
 }
 

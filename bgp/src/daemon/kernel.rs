@@ -1,21 +1,25 @@
 //! The task that makes the kernel's routes match the tables.
 
+use std::collections::BTreeSet;
 use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnetwork::IpNetwork;
-use margay_netlink::route::{self, Filter, Protocol, TableId};
+use margay_netlink::route::{self, Filter, Protocol, Route, TableId};
 use margay_netlink::{Error, Event, Group, Monitor, Request, Socket};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Duration, Instant, sleep_until};
 
 use super::RoutesOnExit;
 use super::kernel_plan::{KernelPlan, Operation};
+use super::kernel_routes::{is_other, kernel_routes};
 use crate::config::Kernel;
 use crate::family::FamilySet;
 use crate::prefix::Prefix;
-use crate::rib::FibChange;
+use crate::rib::{FibChange, KernelRoutes};
 
 /// What the kernel task is told.
 #[derive(Debug)]
@@ -40,8 +44,22 @@ const QUIET: Duration = Duration::from_millis(100);
 /// The agent's pod links: no router is behind one, and they come and go all the time.
 const POD_LINK: &str = "mgy";
 
+/// What next hops are resolved by: the routes of others, `None` while next hops are not resolved.
+pub(super) type ShownRoutes = Option<Arc<KernelRoutes>>;
+
+/// The kernel task's ends of what it and the rib task show each other.
+#[derive(Debug)]
+pub(super) struct Shown {
+    pub(super) routes: watch::Sender<ShownRoutes>,
+    /// Next hops in use.
+    pub(super) next_hops: watch::Receiver<BTreeSet<IpAddr>>,
+}
+
 struct KernelTask {
     plan: KernelPlan,
+    shown: Shown,
+    /// Routes of others changed that lead to no next hop, so what was shown is not all true any more.
+    unseen: bool,
     /// Missing only after a failure to exchange messages; then a new one is opened.
     socket: Option<Socket>,
     retry: Option<Instant>,
@@ -53,11 +71,22 @@ struct KernelTask {
 ///
 /// # Errors
 /// When the kernel gives no netlink socket.
-pub(super) async fn run(mut inputs: mpsc::Receiver<KernelInput>) -> Result<(), Error> {
+pub(super) async fn run(mut inputs: mpsc::Receiver<KernelInput>, shown: Shown) -> Result<(), Error> {
     let Some(settings) = first_settings(&mut inputs).await else { return Ok(()) };
     let monitor = Monitor::open(&[Group::Links, Group::Addresses, Group::Routes])?;
+    // Thousands of our own changes would come back one by one. A socket that takes the place of this one after a
+    // failure is not ignored, which costs time alone.
+    let socket = Socket::open()?;
+    monitor.ignore(&socket)?;
     let mut monitor = watched(monitor).map_err(Error::Open)?;
-    let mut task = KernelTask { plan: KernelPlan::new(settings), socket: None, retry: None, look: None };
+    let mut task = KernelTask {
+        plan: KernelPlan::new(settings),
+        shown,
+        unseen: false,
+        socket: Some(socket),
+        retry: None,
+        look: None,
+    };
     task.refresh().await;
     let mut events = Vec::new();
     loop {
@@ -85,6 +114,12 @@ pub(super) async fn run(mut inputs: mpsc::Receiver<KernelInput>) -> Result<(), E
                     events.push(Event::Lost);
                 }
                 task.notice(events.drain(..));
+                continue;
+            }
+            Ok(()) = task.shown.next_hops.changed() => {
+                if task.unseen && task.look.is_none() {
+                    task.look = Some(Instant::now() + QUIET);
+                }
                 continue;
             }
             () = until(task.look) => task.refresh().await,
@@ -138,15 +173,27 @@ impl KernelTask {
     fn notice(&mut self, events: impl Iterator<Item = Event>) {
         for event in events {
             let concerns = match event {
-                Event::RouteGone(route) => self.plan.concerns(&route),
+                Event::RouteGone(route) => self.plan.concerns(&route) || self.concerns_next_hop(&route),
+                Event::RouteChanged(route) => self.concerns_next_hop(&route),
                 Event::LinkChanged(link) | Event::LinkGone(link) => !link.name.starts_with(POD_LINK),
                 Event::AddressChanged(_) | Event::AddressGone(_) | Event::Lost => true,
-                Event::RouteChanged(_) | Event::NeighbourChanged(_) | Event::NeighbourGone(_) => false,
+                Event::NeighbourChanged(_) | Event::NeighbourGone(_) => false,
             };
             if concerns && self.look.is_none() {
                 self.look = Some(Instant::now() + QUIET);
             }
         }
+    }
+
+    /// Whether it is a route of others to a next hop. What there is beside is looked at when a next hop comes.
+    fn concerns_next_hop(&mut self, route: &Route) -> bool {
+        if !is_other(route, self.plan.settings()) {
+            return false;
+        }
+        let next_hops = self.shown.next_hops.borrow();
+        let concerns = next_hops.iter().any(|address| route.destination.contains(*address));
+        self.unseen |= !concerns;
+        concerns
     }
 
     /// Moves routes to where the new settings want them.
@@ -164,17 +211,37 @@ impl KernelTask {
         self.refresh().await;
     }
 
-    /// Reads our routes from the kernel.
+    /// Reads our routes from the kernel, and those of others by which next hops are reached.
     async fn refresh(&mut self) {
         self.look = None;
-        let filter = Filter {
-            table: Some(TableId(self.plan.settings().table)),
-            protocol: Some(Protocol(self.plan.settings().protocol)),
+        self.unseen = false;
+        let settings = *self.plan.settings();
+        let (table, protocol) = (TableId(settings.table), Protocol(settings.protocol));
+        let read = move |socket: &mut Socket| {
+            let every = Filter { table: Some(TableId::MAIN), protocol: None };
+            let main = route::list(socket, every)?;
+            let (others, mut ours): (Vec<Route>, Vec<Route>) =
+                main.into_iter().partition(|route| is_other(route, &settings));
+            if table != TableId::MAIN {
+                ours = route::list(socket, Filter { table: Some(table), protocol: Some(protocol) })?;
+            }
+            Ok((ours, kernel_routes(&others, &settings)))
         };
-        match self.blocking(move |socket| route::list(socket, filter)).await {
-            Some(routes) => self.plan.found(routes),
+        match self.blocking(read).await {
+            Some((ours, others)) => {
+                self.plan.found(ours);
+                self.show(settings.install.then(|| Arc::new(others)));
+            }
             None => self.look = Some(Instant::now() + RETRY),
         }
+    }
+
+    fn show(&self, routes: ShownRoutes) {
+        self.shown.routes.send_if_modified(|shown| {
+            let changed = *shown != routes;
+            *shown = routes;
+            changed
+        });
     }
 
     async fn apply(&mut self) {

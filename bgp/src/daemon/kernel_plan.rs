@@ -1,6 +1,7 @@
 //! What to change in the kernel: wanted routes, installed routes, the difference.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use margay_netlink::link::IfIndex;
 use margay_netlink::route::{self, Kind, NextHop, Protocol, Route, TableId};
@@ -144,7 +145,9 @@ impl KernelPlan {
     pub(super) fn plan(&mut self) -> Vec<Operation> {
         let mut operations = Vec::new();
         let mut deletions = Vec::new();
-        for prefix in std::mem::take(&mut self.dirty) {
+        let mut dirty: Vec<Prefix> = std::mem::take(&mut self.dirty).into_iter().collect();
+        dirty.sort_by_cached_key(|prefix| scattered(*prefix));
+        for prefix in dirty {
             if self.stale.contains(&prefix) {
                 continue;
             }
@@ -229,20 +232,35 @@ impl KernelPlan {
 }
 
 fn next_hop(hop: &FibNextHop) -> NextHop {
-    NextHop { link: hop.ifindex.and_then(IfIndex::new), ..NextHop::via(hop.via) }
+    NextHop { link: hop.ifindex.and_then(IfIndex::new), weight: hop.weight, ..NextHop::via(hop.via) }
 }
 
-/// Whether the kernel's route does what is wanted; the interfaces it resolved are its own business.
+/// Whether the kernel's route does what is wanted; interfaces that nobody named are its own business.
 fn is_same(wanted: &FibRoute, installed: &Route) -> bool {
     match (wanted, &installed.kind) {
         (FibRoute::Blackhole, Kind::Blackhole) => true,
         (FibRoute::Unicast(wanted), Kind::Unicast(installed)) => {
-            let mut vias: Vec<_> = installed.iter().filter_map(|hop| hop.via).collect();
-            vias.sort();
-            vias.len() == installed.len() && vias.iter().eq(wanted.iter().map(|hop| &hop.via))
+            let mut installed: Vec<&NextHop> = installed.iter().collect();
+            installed.sort_by_key(|hop| (hop.via, hop.link));
+            let same = |(wanted, installed): (&FibNextHop, &&NextHop)| {
+                let link = wanted.ifindex.and_then(IfIndex::new);
+                let weight = installed.weight == wanted.weight;
+                weight && installed.via == Some(wanted.via) && (link.is_none() || installed.link == link)
+            };
+            installed.len() == wanted.len() && wanted.iter().zip(&installed).all(same)
         }
         _ => false,
     }
+}
+
+/// A place in an order in which neighbouring prefixes are far apart. The kernel's trie (`fib_trie.c`) is rebalanced over
+/// and over again when one end of it grows or goes before the other.
+fn scattered(prefix: Prefix) -> (u128, Prefix) {
+    let bits = match prefix.address() {
+        IpAddr::V4(address) => address.to_bits().reverse_bits().into(),
+        IpAddr::V6(address) => address.to_bits().reverse_bits(),
+    };
+    (bits, prefix)
 }
 
 #[cfg(test)]
@@ -256,7 +274,7 @@ mod tests {
     }
 
     fn via(text: &str) -> FibRoute {
-        FibRoute::Unicast(vec![FibNextHop { via: text.parse().unwrap(), ifindex: None }])
+        FibRoute::Unicast(vec![FibNextHop::new(text.parse().unwrap(), None)])
     }
 
     fn change(text: &str, route: Option<FibRoute>) -> Vec<FibChange> {

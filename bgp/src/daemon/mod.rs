@@ -18,6 +18,9 @@
 //!   long computation in the rib task never costs a session.
 //! - The rib task never waits for a session: it has at most two batches of messages under way to each, and forms
 //!   the next when there is room. It waits for the kernel task only in a select, and what changes meanwhile is merged.
+//! - The kernel task shows the rib task the routes of others, by which next hops are resolved, and is shown which next
+//!   hops there are, so that it need not look whenever a route changes. Both are the latest values, which nobody waits
+//!   for.
 //! - The order of a session's `Up`, updates and `Down` is that of one channel.
 //! - Nothing is written to the kernel before the first configuration, and routes of an earlier run stay until all
 //!   neighbours have said what they know, or the settle time is over.
@@ -28,6 +31,7 @@ mod convergence;
 mod interfaces;
 mod kernel;
 mod kernel_plan;
+mod kernel_routes;
 mod listener;
 mod metrics;
 mod rib_task;

@@ -1,19 +1,20 @@
 //! The task that owns the routing tables.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Duration, Instant, sleep_until};
 
 use super::convergence::{Convergence, Marks};
-use super::kernel::KernelInput;
+use super::kernel::{KernelInput, ShownRoutes};
 use crate::family::{Family, FamilySet};
 use crate::prefix::Prefix;
 use crate::rib::{
     Advertisement, Batch, Counts, DecisionOptions, Excess, Explanation, Fib, LimitReached, PathView, PeerId,
-    PeerInfo, Policies, ReceivedView, Refused, Rib, Sizes, Speaker, Tallies,
+    PeerInfo, Policies, ReceivedView, Refused, Rib, Sizes, Speaker, Tallies, Tracking,
 };
 use crate::wire::OwnedUpdate;
 
@@ -163,8 +164,17 @@ enum Settling {
     Done,
 }
 
+/// The rib task's ends of what it and the kernel task show each other.
+#[derive(Clone, Debug)]
+pub(super) struct Shown {
+    pub(super) routes: watch::Receiver<ShownRoutes>,
+    /// Next hops in use.
+    pub(super) next_hops: watch::Sender<BTreeSet<IpAddr>>,
+}
+
 struct RibTask {
     rib: Rib,
+    next_hops: watch::Sender<BTreeSet<IpAddr>>,
     convergence: Convergence,
     policies: BTreeMap<PeerId, Policies>,
     settling: Settling,
@@ -190,13 +200,16 @@ pub(super) struct Deferral {
 pub(super) async fn run(
     mut inputs: mpsc::Receiver<RibInput>,
     kernel: mpsc::Sender<KernelInput>,
+    shown: Shown,
     speaker: Speaker,
     deferral: Deferral,
 ) {
+    let Shown { mut routes, next_hops } = shown;
     let mut rib = Rib::new(speaker);
     rib.defer(deferral.families);
     let mut task = RibTask {
         rib,
+        next_hops,
         convergence: Convergence::default(),
         policies: BTreeMap::new(),
         settling: Settling::NotConfigured,
@@ -224,6 +237,10 @@ pub(super) async fn run(
                 Ok(permit) => permit.send(task.kernel_input()),
                 Err(_) => return,
             },
+            Ok(()) = routes.changed() => {
+                let routes = routes.borrow_and_update().clone();
+                task.rib.set_kernel_routes(routes);
+            }
             () = until(settled_at) => task.settling = Settling::Over,
             () = until(task.deferred_until) => task.proceed(),
             () = until(task.held_until) => {}
@@ -376,9 +393,23 @@ impl RibTask {
                 }
             }
         }
-        // Nobody resolves next hops yet.
-        drop(self.rib.take_tracking());
+        self.show_next_hops();
         self.rib.tidy();
+    }
+
+    /// Shows the kernel task which next hops there are.
+    fn show_next_hops(&mut self) {
+        let changes = self.rib.take_tracking();
+        self.next_hops.send_if_modified(|next_hops| {
+            let changed = !changes.is_empty();
+            for change in changes {
+                match change {
+                    Tracking::Begin(address) => drop(next_hops.insert(address)),
+                    Tracking::End(address) => drop(next_hops.remove(&address)),
+                }
+            }
+            changed
+        });
     }
 
     fn has_kernel_input(&self) -> bool {

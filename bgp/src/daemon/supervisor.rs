@@ -94,6 +94,8 @@ struct Supervisor {
     rib: Option<mpsc::Sender<RibInput>>,
     rib_task: Option<JoinHandle<()>>,
     kernel: mpsc::Sender<KernelInput>,
+    /// What the rib task and the kernel task show each other.
+    shown: rib_task::Shown,
     /// Families for which the kernel forwarded while no speaker was there.
     kept: FamilySet,
     /// From the first neighbour with BFD on.
@@ -113,7 +115,10 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
     let (accepted, mut connections) = mpsc::channel(256);
     let (scrapes, mut scraped) = mpsc::channel(4);
     let (kernel, kernel_inputs) = mpsc::channel(1);
-    let mut kernel_task = tokio::spawn(kernel::run(kernel_inputs));
+    let (routes, shown_routes) = watch::channel(None);
+    let (next_hops, shown_next_hops) = watch::channel(BTreeSet::new());
+    let shown = kernel::Shown { routes, next_hops: shown_next_hops };
+    let mut kernel_task = tokio::spawn(kernel::run(kernel_inputs, shown));
     let mut supervisor = Supervisor {
         config: None,
         listeners: BTreeMap::new(),
@@ -125,6 +130,7 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
         rib: None,
         rib_task: None,
         kernel,
+        shown: rib_task::Shown { routes: shown_routes, next_hops },
         kept: FamilySet::EMPTY,
         bfd: None,
     };
@@ -283,13 +289,13 @@ impl Supervisor {
 
     /// The way to the rib task, which is started with the first configuration.
     fn rib(&mut self, checked: &Checked) -> mpsc::Sender<RibInput> {
-        let (kernel, speaker) = (self.kernel.clone(), speaker(checked));
+        let (kernel, shown, speaker) = (self.kernel.clone(), self.shown.clone(), speaker(checked));
         let deferral = Deferral { families: self.kept, time: checked.deferral_time };
         let rib_task = &mut self.rib_task;
         self.rib
             .get_or_insert_with(|| {
                 let (sender, inputs) = mpsc::channel(512);
-                *rib_task = Some(tokio::spawn(rib_task::run(inputs, kernel, speaker, deferral)));
+                *rib_task = Some(tokio::spawn(rib_task::run(inputs, kernel, shown, speaker, deferral)));
                 sender
             })
             .clone()

@@ -12,6 +12,15 @@ pub struct FibNextHop {
     pub via: IpAddr,
     /// Its interface, needed for link-local addresses only.
     pub ifindex: Option<u32>,
+    /// Its share among several, 1 to 256.
+    pub weight: u16,
+}
+
+impl FibNextHop {
+    /// A router with an equal share.
+    pub const fn new(via: IpAddr, ifindex: Option<u32>) -> Self {
+        Self { via, ifindex, weight: 1 }
+    }
 }
 
 /// What the kernel should do with packets for a prefix.
@@ -46,14 +55,14 @@ pub enum Fib {
 pub(super) fn gateway(next_hop: NextHop, ifindex: Option<u32>) -> Option<FibNextHop> {
     match next_hop {
         NextHop::Local => None,
-        NextHop::V4(address) => Some(FibNextHop { via: address.into(), ifindex: None }),
+        NextHop::V4(address) => Some(FibNextHop::new(address.into(), None)),
         NextHop::V6 { global, link_local } => {
             if !global.is_unicast_link_local() {
-                return Some(FibNextHop { via: global.into(), ifindex: None });
+                return Some(FibNextHop::new(global.into(), None));
             }
             // A peer without a global address on the link puts its link-local one in both places.
             let via = link_local.unwrap_or(global).into();
-            ifindex.map(|ifindex| FibNextHop { via, ifindex: Some(ifindex) })
+            ifindex.map(|ifindex| FibNextHop::new(via, Some(ifindex)))
         }
     }
 }

@@ -30,8 +30,10 @@ mod log;
 mod next_hop;
 mod peer;
 mod policies;
+mod resolve;
 mod state;
 mod table;
+mod weight;
 
 pub use adj_in::LimitReached;
 pub use decision::{DecisionOptions, Loss, Step};
@@ -42,6 +44,7 @@ pub use log::{Batch, Segment};
 pub use next_hop::Tracking;
 pub use peer::{AddPath, Counts, Excess, PeerId, PeerInfo, Policies, Policy, PrefixLimit, Sizes, Source};
 pub use policies::{ReceivedView, Refused, Tallies};
+pub use resolve::{KernelRoute, KernelRoutes};
 pub use state::{PathView, Rib, Speaker};
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
 //! Which next hops paths have, and what it costs to reach them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use super::fib::FibNextHop;
 use crate::wire::NextHop;
 
 /// A next hop that paths began or ceased to have.
@@ -20,8 +21,26 @@ struct Known {
     uses: usize,
     /// Whether the cost is more than an assumption.
     said: bool,
+    resolution: Resolution,
+}
+
+/// How a next hop is reached; by default as one next door.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Resolution {
     /// The cost; `None` when it cannot be reached.
-    metric: Option<u32>,
+    pub(super) metric: Option<u32>,
+    /// Through which routers; `None` when it is next door itself.
+    pub(super) gateways: Option<Vec<FibNextHop>>,
+}
+
+impl Resolution {
+    pub(super) const UNREACHABLE: Self = Self { metric: None, gateways: None };
+}
+
+impl Default for Resolution {
+    fn default() -> Self {
+        Self { metric: Some(0), gateways: None }
+    }
 }
 
 /// All next hops in use.
@@ -31,15 +50,24 @@ pub(super) struct NextHops {
     changes: Vec<Tracking>,
     /// Next hops that were said to be unreachable or to cost something.
     said: usize,
+    /// Those that nobody has resolved yet.
+    begun: Vec<IpAddr>,
+    /// Those that paths of BGP may lead to.
+    distant: BTreeSet<IpAddr>,
 }
 
 impl NextHops {
     pub(super) fn begin(&mut self, next_hop: NextHop) {
         let Some(address) = address(next_hop) else { return };
-        let known = self.known.entry(address).or_insert(Known { uses: 0, said: false, metric: Some(0) });
+        let known = self.known.entry(address).or_insert(Known {
+            uses: 0,
+            said: false,
+            resolution: Resolution::default(),
+        });
         known.uses += 1;
         if known.uses == 1 {
             self.changes.push(Tracking::Begin(address));
+            self.begun.push(address);
         }
     }
 
@@ -50,15 +78,46 @@ impl NextHops {
         if known.uses == 0 {
             self.said -= usize::from(known.said);
             self.known.remove(&address);
+            self.distant.remove(&address);
             self.changes.push(Tracking::End(address));
         }
     }
 
-    /// Sets the cost; whether that is news. What no path has is not remembered.
-    pub(super) fn set(&mut self, address: IpAddr, metric: Option<u32>) -> bool {
+    /// Sets how it is reached; whether that is news. What no path has is not remembered.
+    pub(super) fn set(&mut self, address: IpAddr, resolution: Resolution) -> bool {
         let Some(known) = self.known.get_mut(&address) else { return false };
-        self.said += usize::from(!std::mem::replace(&mut known.said, true));
-        std::mem::replace(&mut known.metric, metric) != metric
+        if known.resolution == resolution {
+            return false;
+        }
+        let said = resolution != Resolution::default();
+        match (std::mem::replace(&mut known.said, said), said) {
+            (false, true) => self.said += 1,
+            (true, false) => self.said -= 1,
+            _ => {}
+        }
+        known.resolution = resolution;
+        true
+    }
+
+    /// Sets whether paths of BGP may lead to it.
+    pub(super) fn set_distant(&mut self, address: IpAddr, distant: bool) {
+        if !distant {
+            self.distant.remove(&address);
+        } else if self.known.contains_key(&address) {
+            self.distant.insert(address);
+        }
+    }
+
+    pub(super) fn distant(&self) -> Vec<IpAddr> {
+        self.distant.iter().copied().collect()
+    }
+
+    pub(super) fn all(&self) -> Vec<IpAddr> {
+        self.known.keys().copied().collect()
+    }
+
+    pub(super) fn take_begun(&mut self) -> Vec<IpAddr> {
+        std::mem::take(&mut self.begun)
     }
 
     /// The cost, which is 0 until somebody says otherwise; `None` when it cannot be reached.
@@ -67,7 +126,15 @@ impl NextHops {
             return Some(0);
         }
         let known = address(next_hop).and_then(|address| self.known.get(&address));
-        known.map_or(Some(0), |known| known.metric)
+        known.map_or(Some(0), |known| known.resolution.metric)
+    }
+
+    /// The routers on the way to it, if it is not next door.
+    pub(super) fn gateways(&self, next_hop: NextHop) -> Option<&[FibNextHop]> {
+        if self.said == 0 {
+            return None;
+        }
+        self.known.get(&address(next_hop)?)?.resolution.gateways.as_deref()
     }
 
     pub(super) fn take_changes(&mut self) -> Vec<Tracking> {

@@ -1,8 +1,9 @@
 //! The tables together, and the way of a change through them.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
 use super::adj_in::LimitReached;
 use super::decision::{Candidate, Decision, DecisionOptions, decide};
@@ -10,14 +11,16 @@ use super::fib::{Fib, FibChange, FibRoute, gateway};
 use super::group::{Group, GroupKey, Interners, Offer, Wanted};
 use super::intern::AttrId;
 use super::log::Batch;
-use super::next_hop::{self, NextHops, Tracking};
+use super::next_hop::{self, NextHops, Resolution, Tracking};
 use super::peer::{Counts, Excess, Peer, PeerId, PeerInfo, Peers, Policy, Source};
+use super::resolve::KernelRoutes;
 use super::table::{Path, Slot, SlotId, Table, hash};
+use super::weight::{Way, Ways, spread};
 use crate::asn::Asn;
 use crate::family::{Family, FamilySet};
 use crate::identifier::BgpIdentifier;
 use crate::prefix::Prefix;
-use crate::wire::{Attributes, PeerKind};
+use crate::wire::{Attributes, NextHop, PeerKind};
 
 /// Who we are to our peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +68,8 @@ pub struct Rib {
     pub(super) table: Table,
     pub(super) interners: Interners,
     pub(super) next_hops: NextHops,
+    /// What next hops are resolved by; without it, all count as next door.
+    pub(super) kernel_routes: Option<Arc<KernelRoutes>>,
     /// Originated prefixes, with whether a blackhole route belongs beneath each.
     networks: BTreeMap<Prefix, bool>,
     pub(super) peers: Peers,
@@ -89,6 +94,7 @@ impl Rib {
             table: Table::default(),
             interners: Interners::default(),
             next_hops: NextHops::default(),
+            kernel_routes: None,
             networks: BTreeMap::new(),
             peers: Peers::default(),
             groups: Vec::new(),
@@ -264,13 +270,23 @@ impl Rib {
     }
 
     /// What it costs to reach a next hop, `None` if it cannot be reached. Next hops of which nothing is said cost 0.
+    /// For callers that resolve next hops themselves.
     pub fn next_hop(&mut self, address: IpAddr, metric: Option<u32>) {
-        if !self.next_hops.set(address, metric) {
+        if self.next_hops.set(address, Resolution { metric, gateways: None }) {
+            self.redecide_next_hops(&BTreeSet::from([address]));
+        }
+    }
+
+    /// Decides anew about all paths that have one of these next hops.
+    pub(super) fn redecide_next_hops(&mut self, addresses: &BTreeSet<IpAddr>) {
+        if addresses.is_empty() {
             return;
         }
         let sets = self.interners.received.iter();
-        let concerned: std::collections::BTreeSet<AttrId> = sets
-            .filter(|(_, attributes)| next_hop::address(attributes.next_hop) == Some(address))
+        let concerned: BTreeSet<AttrId> = sets
+            .filter(|(_, attributes)| {
+                next_hop::address(attributes.next_hop).is_some_and(|address| addresses.contains(&address))
+            })
             .map(|(attr, _)| attr)
             .collect();
         self.redecide(|slot| slot.paths.as_slice().iter().any(|path| concerned.contains(&path.attr)));
@@ -286,6 +302,14 @@ impl Rib {
         if self.undecided.is_empty() {
             return;
         }
+        self.resolve_begun();
+        self.decide_undecided();
+        // What leads to distant next hops may be among what was decided.
+        self.resolve_again();
+        self.decide_undecided();
+    }
+
+    fn decide_undecided(&mut self) {
         let mut undecided = std::mem::take(&mut self.undecided);
         for slot in undecided.drain(..) {
             self.decide_slot(slot);
@@ -556,6 +580,20 @@ impl Rib {
         }
     }
 
+    /// The routers on the way to the next hop of a path, by what tells next hops apart.
+    fn way(&self, path: &Path) -> ((NextHop, Option<u32>), Way) {
+        let attributes = self.interners.received.attributes(path.attr);
+        let next_hop = attributes.next_hop;
+        let ifindex = self.peers.find(path.peer).and_then(|peer| peer.info.ifindex);
+        let gateways = match self.next_hops.gateways(next_hop) {
+            Some(gateways) => gateways.to_vec(),
+            None => gateway(next_hop, ifindex).into_iter().collect(),
+        };
+        // Only a link-local next hop is another one on another link.
+        let link = gateways.first().and_then(|gateway| gateway.ifindex);
+        ((next_hop, link), Way { bandwidth: attributes.link_bandwidth(), gateways })
+    }
+
     fn fib_route(&self, id: SlotId) -> Option<FibRoute> {
         let slot = self.table.slot(id);
         let used = slot.paths.as_slice().get(..slot.used.into())?;
@@ -564,15 +602,12 @@ impl Rib {
             let blackhole = self.networks.get(&slot.prefix).copied().unwrap_or(false);
             return blackhole.then_some(FibRoute::Blackhole);
         }
-        let mut next_hops: Vec<_> = used
-            .iter()
-            .filter_map(|path| {
-                let ifindex = self.peers.find(path.peer)?.info.ifindex;
-                gateway(self.interners.received.attributes(path.attr).next_hop, ifindex)
-            })
-            .collect();
-        next_hops.sort();
-        next_hops.dedup();
+        let next_hops = if let [only] = used {
+            self.way(only).1.gateways
+        } else {
+            let ways: Ways = used.iter().map(|path| self.way(path)).collect();
+            spread(&ways)
+        };
         (!next_hops.is_empty()).then_some(FibRoute::Unicast(next_hops))
     }
 

@@ -18,7 +18,7 @@ pub(super) fn asn(number: u32) -> Asn {
     Asn::new(number).unwrap()
 }
 
-fn prefix(text: &str) -> Prefix {
+pub(super) fn prefix(text: &str) -> Prefix {
     text.parse().unwrap()
 }
 
@@ -26,15 +26,20 @@ pub(super) fn address(last: u8) -> Ipv4Addr {
     Ipv4Addr::new(192, 0, 2, last)
 }
 
-fn via(last: u8) -> FibNextHop {
-    FibNextHop { via: IpAddr::V4(address(last)), ifindex: None }
+pub(super) fn via(last: u8) -> FibNextHop {
+    FibNextHop::new(IpAddr::V4(address(last)), None)
 }
 
 pub(super) fn speaker() -> Speaker {
     Speaker::new(asn(LOCAL_AS), BgpIdentifier::new(address(254)).unwrap())
 }
 
-fn announce(rib: &mut Rib, id: PeerId, attributes: Attributes, prefixes: impl IntoIterator<Item = Prefix>) {
+pub(super) fn announce(
+    rib: &mut Rib,
+    id: PeerId,
+    attributes: Attributes,
+    prefixes: impl IntoIterator<Item = Prefix>,
+) {
     rib.announce(id, attributes, prefixes.into_iter().map(|prefix| (0, prefix)));
 }
 
@@ -149,7 +154,7 @@ impl Knowledge {
 }
 
 /// Tables with these peers up; odd ones are external.
-fn rib(peers: &[u8]) -> Rib {
+pub(super) fn rib(peers: &[u8]) -> Rib {
     let mut rib = Rib::new(speaker());
     for number in peers {
         rib.peer_up(id(*number), peer(*number, kind(*number)));
@@ -157,7 +162,7 @@ fn rib(peers: &[u8]) -> Rib {
     rib
 }
 
-fn told(rib: &mut Rib, number: u8) -> BTreeMap<Prefix, Attributes> {
+pub(super) fn told(rib: &mut Rib, number: u8) -> BTreeMap<Prefix, Attributes> {
     let mut knowledge = Knowledge::default();
     knowledge.drain(rib, number);
     knowledge.routes.into_iter().map(|((prefix, _), attributes)| (prefix, attributes)).collect()
@@ -246,7 +251,7 @@ fn a_link_local_next_hop_goes_to_the_kernel_with_its_interface() {
     let link_local = "fe80::1".parse().unwrap();
     let next_hop = NextHop::V6 { global: link_local, link_local: None };
     announce(&mut rib, id(1), Attributes { next_hop, ..path(1, &[64501]) }, [prefix("2001:db8:1::/48")]);
-    let hop = FibNextHop { via: link_local.into(), ifindex: Some(7) };
+    let hop = FibNextHop::new(link_local.into(), Some(7));
     assert_eq!(rib.take_fib_changes()[0].route, Some(FibRoute::Unicast(vec![hop])));
 }
 

@@ -50,6 +50,10 @@ pub(crate) struct Setup {
     pub(crate) bfd: bool,
     /// As a neighbour that may be behind a router; FRR only.
     pub(crate) multihop: bool,
+    /// The next hops of its IPv4 and IPv6 routes, if not itself; BIRD only.
+    pub(crate) next_hops: Option<[&'static str; 2]>,
+    /// Megabits a second that its routes are worth; BIRD and FRR only.
+    pub(crate) bandwidth: Option<u16>,
     /// The networks that it originates.
     pub(crate) networks: Vec<&'static str>,
 }
@@ -69,6 +73,8 @@ impl Setup {
             ipv6: false,
             bfd: false,
             multihop: false,
+            next_hops: None,
+            bandwidth: None,
             networks: vec!["198.51.100.0/25", "198.51.100.128/25", "2001:db8:100::/40"],
         }
     }
@@ -186,6 +192,12 @@ impl Peer {
         }
     }
 
+    /// Has BIRD read its configuration again.
+    pub(crate) fn configure(&self) {
+        std::fs::write(self.path("config"), self.bird_config()).unwrap();
+        self.ask("configure");
+    }
+
     /// FRR's BGP daemon asks its BFD daemon through zebra. Both insist on a user of their own.
     fn start_bfdd(&mut self, folder: &str) {
         run("chown", ["frr:frr", folder]);
@@ -239,7 +251,13 @@ impl Peer {
         let neighbor = if self.setup.link_local { "fe80::2 % 'eth0'".to_owned() } else { self.neighbor() };
         let mut statics = String::new();
         for (v6, channel) in [(false, "ipv4"), (true, "ipv6")] {
-            let routes = self.lines(v6, "route ", " blackhole;");
+            let bandwidth = self.setup.bandwidth.map(|megabits| {
+                // In octets a second, as what IEEE 754 makes of it.
+                let bits = (f32::from(megabits) * 125_000.0).to_bits();
+                format!(" {{ bgp_ext_community.add((generic, 0x4004fbf0, {bits:#x})); }}")
+            });
+            let after = format!(" blackhole{};", bandwidth.unwrap_or_default());
+            let routes = self.lines(v6, "route ", &after);
             // A second one says the same, which is two paths to whoever takes several.
             for copy in 0..=u8::from(self.setup.add_path) {
                 writeln!(statics, "protocol static {channel}_{copy} {{ {channel}; {routes} }}").unwrap();
@@ -267,8 +285,12 @@ impl Peer {
         }
         let add_path = if self.setup.add_path { "add paths on;" } else { "" };
         let extended = if self.setup.link_local { "extended next hop on;" } else { "" };
-        let ipv4 =
-            if self.setup.link_local { String::new() } else { format!("next hop address 192.0.2.{last};") };
+        let next_hops = match self.setup.next_hops {
+            Some(next_hops) => next_hops.map(str::to_owned),
+            None => [format!("192.0.2.{last}"), format!("2001:db8::{last}")],
+        };
+        let [ipv4, ipv6] = next_hops.map(|address| format!("next hop address {address};"));
+        let ipv4 = if self.setup.link_local { String::new() } else { ipv4 };
         format!(
             "router id 192.0.2.{last};
             log \"{log}\" all;
@@ -281,7 +303,7 @@ impl Peer {
                 error wait time 1, 2; connect retry time 1; connect delay time 1;
                 graceful restart on; graceful restart time {restart_time}; {session}
                 ipv4 {{ import all; export where source = RTS_STATIC; {ipv4} {add_path} {extended} }};
-                ipv6 {{ import all; export where source = RTS_STATIC; next hop address 2001:db8::{last}; {add_path} }};
+                ipv6 {{ import all; export where source = RTS_STATIC; {ipv6} {add_path} }};
             }}",
             log = self.path("log").display(),
         )
@@ -307,6 +329,11 @@ impl Peer {
             writeln!(session, " bgp long-lived-graceful-restart stale-time {long_lived_time}").unwrap();
         }
         let networks = |v6| self.lines(v6, "  network ", "");
+        let (mut v4_map, mut bandwidth) = (String::new(), String::new());
+        if let Some(megabits) = self.setup.bandwidth {
+            v4_map = format!("  neighbor {neighbor} route-map v4 out\n");
+            bandwidth = format!(" set extcommunity bandwidth {megabits}\n");
+        }
         let add_path = if self.setup.add_path {
             format!("  neighbor {neighbor} addpath-tx-all-paths\n")
         } else {
@@ -324,14 +351,15 @@ router bgp {asn}
  neighbor {neighbor} remote-as {neighbor_as}
  neighbor {neighbor} timers connect 1
 {session} address-family ipv4 unicast
-{v4}{add_path} exit-address-family
+{v4}{v4_map}{add_path} exit-address-family
  address-family ipv6 unicast
   neighbor {neighbor} activate
   neighbor {neighbor} route-map v6 out
 {v6}{add_path} exit-address-family
 route-map v6 permit 10
  set ipv6 next-hop global 2001:db8::{last}
-",
+{bandwidth}route-map v4 permit 10
+{bandwidth}",
             v4 = networks(false),
             v6 = networks(true),
         )

@@ -162,6 +162,22 @@ pub struct Attributes {
 }
 
 impl Attributes {
+    /// The bandwidth in octets a second that the path is worth (draft-ietf-idr-link-bandwidth): that of the first
+    /// community which says one, if it is more than 0.
+    pub fn link_bandwidth(&self) -> Option<f32> {
+        /// Without the bit that says whether it leaves the AS: some say it to other ASes too.
+        const TWO_OCTET_AS: u8 = 0x00;
+        const NON_TRANSITIVE: u8 = 0x40;
+        const LINK_BANDWIDTH: u8 = 0x04;
+        let communities = self.opaque.iter().filter(|attribute| attribute.code == code::EXTENDED_COMMUNITIES);
+        communities.flat_map(|attribute| attribute.value.as_chunks::<8>().0).find_map(|community| {
+            let [kind, LINK_BANDWIDTH, _, _, bandwidth @ ..] = *community else { return None };
+            let bandwidth = f32::from_be_bytes(bandwidth);
+            let said = kind & !NON_TRANSITIVE == TWO_OCTET_AS && bandwidth.is_finite() && bandwidth > 0.0;
+            said.then_some(bandwidth)
+        })
+    }
+
     /// Drops the extended communities that must not leave the AS (RFC 4360 section 6).
     pub fn drop_non_transitive(&mut self) {
         const NON_TRANSITIVE: u8 = 0x40;
