@@ -12,6 +12,11 @@ pub const ADDRESS: &str = "margay.dev/ip";
 /// nodes go by it until the pod's status has its addresses.
 pub const POD_IPS: &str = "margay.dev/pod-ips";
 
+/// On a node: the number of its AS.
+pub const BGP_ASN: &str = "margay.dev/bgp-asn";
+/// On a node: its BGP identifier, in the form of an IPv4 address.
+pub const BGP_ROUTER_ID: &str = "margay.dev/bgp-router-id";
+
 /// On a namespace: `true` has the agents log what is dropped from or to its pods.
 pub const LOG_DROPS: &str = "margay.dev/log-drops";
 

@@ -3,11 +3,12 @@
 //! [`endpoint`] is the record that the CNI plugin leaves of every pod interface; [`agent`] is the protocol on
 //! the agent's socket, [`monitor`] what it says there of dropped packets; [`lock`] keeps them out of each other's way;
 //! [`pools`] is what the agent leaves for operators; [`paths`] says where all is found. What users write are the
-//! annotations in [`annotation`] and, with the feature `resources`, the custom resources in `resource`.
+//! annotations in [`annotation`], the labels in [`label`] and, with the feature `resources`, the custom resources in `resource`.
 
 pub mod agent;
 pub mod annotation;
 pub mod endpoint;
+pub mod label;
 pub mod lock;
 pub mod monitor;
 pub mod paths;

@@ -1,9 +1,11 @@
-//! `margayctl`: what one node knows, in words. Run it on the node, or in the agent's container; `policy` anywhere.
+//! `margayctl`: what one node knows, in words. Run it on the node, or in the agent's container; `policy` and
+//! `bgp status` anywhere.
 //!
 //! It reads what the node's processes leave on disk and asks their sockets; `policy` reads the cluster's objects, or
 //! files. It changes nothing but the sessions that `bgp reset` and `bgp refresh` name.
 
 mod bgp;
+mod bgp_status;
 mod check;
 mod endpoints;
 mod ipam;
@@ -89,6 +91,13 @@ enum Ipam {
 enum Bgp {
     /// Sessions and their states.
     Neighbors,
+    /// The sessions of all nodes, as their agents tell the API server. Exit status 1 when something is not well, 2 when
+    /// it is not known.
+    Status {
+        /// How to reach the API server. Default: $KUBECONFIG, ~/.kube/config, or the service account of the pod.
+        #[arg(long, value_name = "FILE")]
+        kubeconfig: Option<PathBuf>,
+    },
     /// Paths, the best first.
     Routes {
         /// Of this prefix only.
@@ -129,10 +138,16 @@ fn main() -> ExitCode {
         Command::Endpoints => endpoints::run(&cli.run_dir),
         Command::Ipam { command: Ipam::Show } => ipam::show(&cli.run_dir, &cli.state_dir),
         Command::Ipam { command: Ipam::Check } => check::run(&cli.run_dir, &cli.state_dir),
+        Command::Bgp { command: Bgp::Status { kubeconfig }, .. } => {
+            return match bgp_status::run(kubeconfig.as_deref()) {
+                Ok(answer) => print(&answer.text(cli.output), answer.status),
+                Err(error) => fail(&error, ExitCode::from(policy::ERROR)),
+            };
+        }
         Command::Bgp { socket, command } => {
             let socket = socket.clone().unwrap_or_else(|| cli.run_dir.join(paths::BGP_SOCKET));
             match command {
-                Bgp::Neighbors => bgp::neighbors(&socket),
+                Bgp::Neighbors | Bgp::Status { .. } => bgp::neighbors(&socket),
                 Bgp::Routes { prefix, received, advertised } => {
                     bgp::routes(&socket, *prefix, *received, *advertised)
                 }

@@ -43,4 +43,4 @@ pub use matrix::{Cell, Matrix};
 pub use node::{Daemon, Node};
 pub use party::Party;
 pub use pods::PodKey;
-pub use station::{Kept, Port, PortError, Protocol, Reach};
+pub use station::{Counted, Kept, Port, PortError, Protocol, Reach, Stream};

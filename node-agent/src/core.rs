@@ -36,12 +36,13 @@ use tracing::{error, info, warn};
 use crate::{
     addresses::{self, Asking, ClaimedBlocks, Facts},
     config::{IpamMode, Settings},
-    decide::{Announcement, Decider, Decision, State, Wanted},
+    decide::{Announcement, Decider, Decision, State, Topology, Wanted},
     metrics::{Metrics, Outcome},
     observe::{self, Asked, Tally},
     pace::Pace,
+    peering,
     program::{
-        announce, bgp, cni,
+        announce, cni,
         connections::{self, Found},
         endpoint, leak,
         nft::Driver,
@@ -105,7 +106,7 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     let client = client(&settings).await?;
     let (events, inbox) = mpsc::channel(QUEUE);
     let shared = Shared::new(Arc::clone(&metrics), events.clone());
-    let (wanted_bgp, bgp_wanted) = watch::channel(None);
+    let (topology, topology_known) = watch::channel(None);
     let listener = plugin::bind(&settings.run_dir.join(paths::AGENT_SOCKET))?;
 
     let mut tasks = JoinSet::new();
@@ -116,8 +117,7 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     tasks.spawn(plugin::run(listener, events.clone(), monitors));
     tasks.spawn(drift::run_table(events.clone()));
     if settings.bgp.enabled {
-        let socket = settings.run_dir.join(paths::BGP_SOCKET);
-        tasks.spawn(bgp::run(socket, bgp_wanted, events.clone(), Arc::clone(&metrics)));
+        peering::start(&mut tasks, &settings, &client, topology_known, &events, &metrics);
     }
     watches::start(&mut tasks, &client, &settings.node_name, &events, &metrics);
     let pools = start_pools(&settings, &mut tasks, &client, &events, &metrics)?;
@@ -135,7 +135,7 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     tasks.spawn(announce::run(client, announced));
     let (connections, doubts) = mpsc::channel(connections::QUEUE);
     tasks.spawn(connections::run(doubts, events.clone()));
-    let links = Links { wanted_bgp, takedowns, announcements, connections, logging, pools };
+    let links = Links { topology, takedowns, announcements, connections, logging, pools };
     let core = Core::new(settings, metrics, shared, links, events);
     tasks.spawn(core.run(inbox));
 
@@ -198,7 +198,7 @@ struct Core {
     settings: Settings,
     metrics: Arc<Metrics>,
     shared: Shared,
-    wanted_bgp: watch::Sender<Option<Arc<margay_bgp::config::Config>>>,
+    topology: watch::Sender<Option<Arc<Topology>>>,
     state: State,
     decider: Decider,
     nft: Driver,
@@ -273,7 +273,7 @@ struct Waiting {
 
 /// The ways to the tasks that do what the core wants done.
 struct Links {
-    wanted_bgp: watch::Sender<Option<Arc<margay_bgp::config::Config>>>,
+    topology: watch::Sender<Option<Arc<Topology>>>,
     takedowns: Takedowns,
     announcements: mpsc::Sender<Announcement>,
     connections: mpsc::Sender<BTreeSet<IpAddr>>,
@@ -289,7 +289,7 @@ impl Core {
         links: Links,
         events: mpsc::Sender<Event>,
     ) -> Self {
-        let Links { wanted_bgp, takedowns, announcements, connections, logging, pools } = links;
+        let Links { topology, takedowns, announcements, connections, logging, pools } = links;
         let mut state = State::new(settings.node_name.clone());
         if pools.is_some() {
             state.await_claimed();
@@ -327,7 +327,7 @@ impl Core {
             settings,
             metrics,
             shared,
-            wanted_bgp,
+            topology,
         }
     }
 
@@ -638,7 +638,7 @@ impl Core {
         self.programmed = Some(Arc::clone(&wanted));
         self.doubt();
         if wanted.bgp.is_some() {
-            self.wanted_bgp.send_if_modified(|given| {
+            self.topology.send_if_modified(|given| {
                 let differs = *given != wanted.bgp;
                 if differs {
                     given.clone_from(&wanted.bgp);

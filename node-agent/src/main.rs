@@ -3,7 +3,7 @@
 //! ```text
 //!   API server --> watch/* ----+                       +--> program/nft    nftables
 //!   CNI plugin --> serve/cni --+--> core: one task ----+--> program/endpoint, leak (links, routes, addresses)
-//!   kernel ------> watch/drift-+    owns the state     +--> program/bgp    margay-bgp
+//!   kernel ------> watch/drift-+    owns the state     +--> peering, a task of its own --> program/bgp    margay-bgp
 //!                                   decide/* is pure   +--> program/cni    /etc/cni/net.d
 //!   serve/http reads what the core publishes            addresses: one task more in mode `pool`, see there
 //!   kernel ------> observe: what is dropped, named by the core, to serve/monitor and the log
@@ -21,6 +21,7 @@ mod install;
 mod metrics;
 mod observe;
 mod pace;
+mod peering;
 mod program;
 mod serve;
 mod watch;

@@ -2,6 +2,9 @@
 //!
 //! The types are the source: `margay-node crds` prints their definitions, which `manifests/base/crds.yaml` holds.
 
+mod bgp_configuration;
+mod bgp_node_status;
+mod bgp_peer;
 mod ip_block;
 mod ip_pool;
 
@@ -11,12 +14,20 @@ use k8s_openapi::{
 };
 use kube::CustomResourceExt;
 
+pub use bgp_configuration::{
+    Announcement, BGPConfiguration, BGPConfigurationSpec, Bfd, GracefulRestart, Mesh, ServiceAddresses,
+};
+pub use bgp_node_status::{BGPNodeStatus, BGPNodeStatusSpec, BGPSession, BGPSessions};
+pub use bgp_peer::{
+    AddressFamily, AtLimit, BGPPeer, BGPPeerSpec, Filter, FilterAction, FilterDefault, FilterMatch,
+    FilterRule, FilterSet, MaxPrefixes, PasswordSource, PrefixRange, RouteSource, SecretKey,
+};
 pub use ip_block::{IPBlock, IPBlockSpec, IPBlockStatus};
 pub use ip_pool::{AssignmentMode, IPPool, IPPoolSpec, IPPoolStatus};
 
 /// The definitions of all kinds, in the order of their names.
-pub fn definitions() -> [CustomResourceDefinition; 2] {
-    [IPBlock::crd(), IPPool::crd()]
+pub fn definitions() -> [CustomResourceDefinition; 5] {
+    [BGPConfiguration::crd(), BGPNodeStatus::crd(), BGPPeer::crd(), IPBlock::crd(), IPPool::crd()]
 }
 
 /// Sets a condition as the API conventions ask: the time of its last change stays while the status does.

@@ -41,6 +41,9 @@ const RETRY: Duration = Duration::from_secs(5);
 /// Changes by others are looked at once for all that come within this time.
 const QUIET: Duration = Duration::from_millis(100);
 
+/// Requests that are in memory at a time.
+const PIECE: usize = 512;
+
 /// The agent's pod links: no router is behind one, and they come and go all the time.
 const POD_LINK: &str = "mgy";
 
@@ -260,9 +263,16 @@ impl KernelTask {
     }
 
     async fn execute(&mut self, operations: Vec<Operation>) {
-        let requests: Vec<Request> = operations.iter().map(Operation::request).collect();
-        match self.blocking(move |socket| socket.execute_all(&requests)).await {
-            Some(results) => {
+        let exchange = move |socket: &mut Socket| {
+            let mut results = Vec::with_capacity(operations.len());
+            for piece in operations.chunks(PIECE) {
+                let requests: Vec<Request> = piece.iter().map(Operation::request).collect();
+                results.append(&mut socket.execute_all(&requests)?);
+            }
+            Ok((operations, results))
+        };
+        match self.blocking(exchange).await {
+            Some((operations, results)) => {
                 for (operation, result) in operations.into_iter().zip(results) {
                     self.plan.done(operation, result);
                 }

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
 use margay_netlink::link::IfIndex;
 use margay_netlink::route::{self, Kind, NextHop, Protocol, Route, TableId};
 use margay_netlink::{Error, Request};
@@ -12,18 +14,21 @@ use crate::family::FamilySet;
 use crate::prefix::Prefix;
 use crate::rib::{FibChange, FibNextHop, FibRoute};
 
+type ByPrefix<T> = HashMap<Prefix, T, FixedState>;
+
 /// The state of our routes; the driver carries out what [`KernelPlan::plan`] says and reports back.
 #[derive(Debug)]
 pub(super) struct KernelPlan {
     settings: Kernel,
-    wanted: BTreeMap<Prefix, FibRoute>,
-    installed: BTreeMap<Prefix, Route>,
+    wanted: ByPrefix<FibRoute>,
+    installed: ByPrefix<Route>,
     /// Routes of an earlier run that the tables have not mentioned; they stay until all is settled.
     stale: BTreeSet<Prefix>,
     /// Routes of an earlier run with another metric.
     misplaced: Vec<Route>,
     settled: bool,
-    dirty: BTreeSet<Prefix>,
+    /// Prefixes to look at, some of them more than once.
+    dirty: Vec<Prefix>,
     /// The last refusal, so that the same one is logged once.
     refused: BTreeMap<Prefix, String>,
 }
@@ -54,12 +59,12 @@ impl KernelPlan {
     pub(super) fn new(settings: Kernel) -> Self {
         Self {
             settings,
-            wanted: BTreeMap::new(),
-            installed: BTreeMap::new(),
+            wanted: ByPrefix::default(),
+            installed: ByPrefix::default(),
             stale: BTreeSet::new(),
             misplaced: Vec::new(),
             settled: false,
-            dirty: BTreeSet::new(),
+            dirty: Vec::new(),
             refused: BTreeMap::new(),
         }
     }
@@ -99,7 +104,7 @@ impl KernelPlan {
     pub(super) fn change(&mut self, changes: Vec<FibChange>) {
         for FibChange { prefix, route } in changes {
             self.stale.remove(&prefix);
-            self.dirty.insert(prefix);
+            self.dirty.push(prefix);
             match route {
                 Some(route) => self.wanted.insert(prefix, route),
                 None => self.wanted.remove(&prefix),
@@ -110,7 +115,7 @@ impl KernelPlan {
     /// All neighbours have told what they know, or had the time to: what nobody wants goes.
     pub(super) fn settle(&mut self) {
         self.settled = true;
-        self.dirty.append(&mut self.stale);
+        self.dirty.extend(std::mem::take(&mut self.stale));
     }
 
     /// New settings; if they move routes elsewhere, those at the old place must have been removed before.
@@ -145,8 +150,9 @@ impl KernelPlan {
     pub(super) fn plan(&mut self) -> Vec<Operation> {
         let mut operations = Vec::new();
         let mut deletions = Vec::new();
-        let mut dirty: Vec<Prefix> = std::mem::take(&mut self.dirty).into_iter().collect();
-        dirty.sort_by_cached_key(|prefix| scattered(*prefix));
+        let mut dirty = std::mem::take(&mut self.dirty);
+        dirty.sort_unstable_by_key(|prefix| scattered(*prefix));
+        dirty.dedup();
         for prefix in dirty {
             if self.stale.contains(&prefix) {
                 continue;
@@ -210,7 +216,7 @@ impl KernelPlan {
                     tracing::warn!("{text}; trying again");
                     self.refused.insert(prefix, text);
                 }
-                self.dirty.insert(prefix);
+                self.dirty.push(prefix);
             }
         }
     }

@@ -26,14 +26,15 @@ const PAGE: u32 = 500;
 pub(crate) fn load(kubeconfig: Option<&Path>) -> anyhow::Result<Source> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let config = config(kubeconfig).await?;
+        let config = config(kubeconfig, ", or --manifests to do without a cluster").await?;
         let server = config.cluster_url.to_string();
         let client = Client::try_from(config).context("prepare the connection to the API server")?;
         list(client).await.with_context(|| format!("ask the API server {server}"))
     })
 }
 
-async fn config(kubeconfig: Option<&Path>) -> anyhow::Result<Config> {
+/// How to reach the API server; `otherwise` is what else there is to give.
+pub(crate) async fn config(kubeconfig: Option<&Path>, otherwise: &str) -> anyhow::Result<Config> {
     let mut config = match kubeconfig {
         Some(path) => {
             let file =
@@ -42,10 +43,11 @@ async fn config(kubeconfig: Option<&Path>) -> anyhow::Result<Config> {
                 .await
                 .with_context(|| format!("use kubeconfig {}", path.display()))?
         }
-        None => Config::infer().await.context(
-            "find the API server by $KUBECONFIG, ~/.kube/config or a service account; \
-             give --kubeconfig, or --manifests to do without a cluster",
-        )?,
+        None => Config::infer().await.with_context(|| {
+            format!(
+                "find the API server by $KUBECONFIG, ~/.kube/config or a service account; give --kubeconfig{otherwise}"
+            )
+        })?,
     };
     config.connect_timeout = Some(PATIENCE);
     config.read_timeout = Some(PATIENCE);
@@ -81,7 +83,8 @@ async fn list(client: Client) -> anyhow::Result<Source> {
     Ok(source.complete())
 }
 
-async fn all<K>(client: &Client) -> kube::Result<Vec<K>>
+/// All objects of a kind.
+pub(crate) async fn all<K>(client: &Client) -> kube::Result<Vec<K>>
 where
     K: kube::Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
 {

@@ -8,7 +8,7 @@
 //! Every verdict is the reference evaluator's (`margay_policy::evaluate`); nothing here decides about traffic. It reads
 //! objects and changes none.
 
-mod cluster;
+pub(crate) mod cluster;
 mod explain;
 mod judge;
 mod junit;

@@ -7,6 +7,9 @@ use anyhow::Context;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
+/// Its control socket, on its machine.
+pub(super) const CONTROL: &str = "/run/lab/bird.ctl";
+
 /// Finds the program.
 pub(super) fn find() -> anyhow::Result<PathBuf> {
     let in_path = std::env::var_os("PATH").unwrap_or_default();
@@ -19,7 +22,7 @@ pub(super) fn find() -> anyhow::Result<PathBuf> {
 
 pub(super) fn spec(program: PathBuf) -> ProcessSpec {
     let path = |name: &str| Path::new("/run/lab").join(name).display().to_string();
-    let args = ["-f".into(), "-c".into(), path("bird.conf"), "-s".into(), path("bird.ctl")];
+    let args = ["-f".into(), "-c".into(), path("bird.conf"), "-s".into(), CONTROL.into()];
     ProcessSpec { name: "bird".into(), program, args: args.into(), environment: Vec::new() }
 }
 

@@ -74,6 +74,23 @@ impl Fabric {
         &self.machine
     }
 
+    /// Runs BIRD where the nodes' default gateway is, with this configuration; one that runs there takes it over.
+    pub(crate) async fn run_router(&mut self, configuration: &str) -> anyhow::Result<()> {
+        anyhow::ensure!(self.kind == FabricKind::Flat, "a routed fabric has a router of its own");
+        std::fs::write(self.machine.path("/run/lab/bird.conf"), configuration)
+            .context("write BIRD's configuration")?;
+        if self.bird.is_some() {
+            return self.ask_router("configure").await.map(drop);
+        }
+        self.bird = Some(Process::start(Arc::clone(&self.machine), bird::spec(bird::find()?)));
+        Ok(())
+    }
+
+    /// Asks BIRD.
+    pub(crate) async fn ask_router(&self, command: &str) -> anyhow::Result<String> {
+        self.machine.output("birdc", &["-s", bird::CONTROL, command]).await
+    }
+
     /// The newest lines of the router's log.
     pub(crate) fn log(&self, lines: usize) -> Vec<String> {
         self.bird.as_ref().map(|bird| bird.log().tail(lines)).unwrap_or_default()

@@ -64,6 +64,7 @@ impl Lab {
             let defined = server.put_raw(cluster_network_policies());
             defined.map_err(|error| anyhow::anyhow!("define ClusterNetworkPolicy: {}", error.message))?;
         }
+        Box::pin(pools::define(api.client())).await?;
         if config.ipam == IpamMode::Pool {
             for plan in &mut plans {
                 plan.pod_cidrs.clear();
@@ -183,6 +184,23 @@ impl Lab {
         external.serve(&config.ports)?;
         self.externals.insert(config.name.clone(), external);
         Ok(())
+    }
+
+    /// Runs BIRD where the nodes of a flat fabric have their default gateway (172.18.0.1), with this configuration, or has
+    /// the one that runs there take it.
+    ///
+    /// # Errors
+    /// When there is no BIRD, or it refuses.
+    pub async fn run_router(&mut self, configuration: &str) -> anyhow::Result<()> {
+        self.fabric.run_router(configuration).await
+    }
+
+    /// What that BIRD answers to a command of `birdc`.
+    ///
+    /// # Errors
+    /// When it does not run, or refuses.
+    pub async fn ask_router(&self, command: &str) -> anyhow::Result<String> {
+        self.fabric.ask_router(command).await
     }
 
     /// Disconnects all hosts outside the cluster.

@@ -16,8 +16,8 @@ use std::time::Duration;
 /// How long an API server may take to serve what was just defined.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Defines the kinds, and makes the pools that a cluster starts with.
-pub(super) async fn create(client: &Client, config: &LabConfig) -> anyhow::Result<()> {
+/// Defines our kinds.
+pub(super) async fn define(client: &Client) -> anyhow::Result<()> {
     let kinds: Api<CustomResourceDefinition> = Api::all(client.clone());
     for definition in definitions() {
         let name = definition.name_any();
@@ -26,6 +26,11 @@ pub(super) async fn create(client: &Client, config: &LabConfig) -> anyhow::Resul
             created => drop(created.with_context(|| format!("define {name}"))?),
         }
     }
+    Ok(())
+}
+
+/// Makes the pools that a cluster starts with.
+pub(super) async fn create(client: &Client, config: &LabConfig) -> anyhow::Result<()> {
     let api: Api<IPPool> = Api::all(client.clone());
     clock::until(PATIENCE, "pools served", || async { api.list(&ListParams::default()).await.ok() }).await?;
     let mut pools = config.pools.clone();

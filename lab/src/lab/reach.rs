@@ -5,7 +5,7 @@ use crate::matrix::{Cell, Matrix};
 use crate::node::Node;
 use crate::party::Party;
 use crate::pods::{PodKey, Pods};
-use crate::station::{Kept, Port, Reach, Station};
+use crate::station::{Kept, Port, Reach, Station, Stream};
 use anyhow::Context;
 use futures::future::join_all;
 use std::net::{IpAddr, SocketAddr};
@@ -107,6 +107,16 @@ impl Lab {
     pub async fn keep(&self, from: &Party, to: &Party, port: Port) -> anyhow::Result<Option<Kept>> {
         let (station, _, address) = self.way(from, to)?;
         Ok(station.keep(SocketAddr::new(address, port.number), port.protocol, PROBE_LIMIT).await)
+    }
+
+    /// Sends numbered datagrams, one after each of these pauses, until the stream is finished.
+    ///
+    /// # Errors
+    /// When one of them is not there.
+    pub fn stream(&self, from: &Party, to: &Party, every: Duration) -> anyhow::Result<Stream> {
+        let (sender, _, address) = self.way(from, to)?;
+        let (receiver, _) = self.locate(to)?;
+        Stream::start(&sender, &receiver, address, every)
     }
 
     /// Where `from` is, with its addresses, and the address at which it asks `to`: IPv4 where both have it.

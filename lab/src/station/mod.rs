@@ -7,12 +7,14 @@ mod kept;
 mod port;
 pub(crate) mod sctp;
 mod serve;
+mod stream;
 mod tcp;
 mod udp;
 
 pub use kept::Kept;
 pub use port::{Port, PortError, Protocol};
 pub(crate) use serve::Servers;
+pub use stream::{Counted, Stream};
 
 use anyhow::Context;
 use margay_netlink::addr;

@@ -1,67 +1,60 @@
-//! The speaker's configuration, from the nodes and the agent's settings.
+//! The nodes as far as BGP is about them.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::{collections::BTreeMap, net::IpAddr};
 
-use margay_bgp::{
-    BgpIdentifier, HoldTime, Prefix,
-    config::{Config, Neighbor, Network},
-};
+use ipnetwork::IpNetwork;
 
 use super::State;
-use crate::{config::Bgp, watch::Node};
+use crate::{
+    config::Bgp,
+    watch::{BgpFacts, Node},
+};
 
-/// `None` as long as the node has no address, or without BGP.
-pub(super) fn speaker(state: &State, settings: &Bgp) -> Option<Config> {
-    let own = state.own_node().filter(|_| settings.enabled)?;
-    let mut config = Config::new(settings.asn, router_id(state.node_name(), own)?);
-    if let Some(hold_time) = HoldTime::new(settings.hold_time) {
-        config.hold_time = hold_time;
-    }
-    let prefixes =
-        state.blocks().iter().filter_map(|network| Prefix::masked(network.network(), network.prefix()));
-    // Whom the agent peers with, and what it tells, is its configuration's policy.
-    config.ebgp_requires_policy = false;
-    config.networks = prefixes.map(Network::from).collect();
-    let mesh = state.other_nodes().filter(|_| settings.mesh).filter_map(|(name, node)| {
-        // One session carries both families: over IPv4 where both nodes have it.
-        let (address, local) = common(node, own)?;
-        let description = Some(format!("node {name}"));
-        Some((Neighbor { description, ..Neighbor::new(address, settings.asn) }, Some(local)))
-    });
-    let peers = settings.peers.iter().map(|peer| {
-        let local = own.address(peer.address.is_ipv4());
-        (Neighbor::new(peer.address, peer.asn), local)
-    });
-    for (neighbor, local_address) in mesh.chain(peers) {
-        config.neighbors.push(Neighbor {
-            local_address,
-            next_hop_ipv4: match own.address(true) {
-                Some(IpAddr::V4(address)) => Some(address),
-                _ => None,
-            },
-            next_hop_ipv6: match own.address(false) {
-                Some(IpAddr::V6(address)) => Some(address),
-                _ => None,
-            },
-            ..neighbor
-        });
-    }
-    Some(config)
+/// The own node and the others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Topology {
+    /// The own node's name.
+    pub(crate) name: String,
+    /// Its `metadata.uid`.
+    pub(crate) uid: String,
+    pub(crate) own: PeerNode,
+    /// The other nodes, by name.
+    pub(crate) others: BTreeMap<String, PeerNode>,
+    /// What the own node's pods have addresses of.
+    pub(crate) blocks: Vec<IpNetwork>,
 }
 
-fn common(node: &Node, own: &Node) -> Option<(IpAddr, IpAddr)> {
-    [true, false].into_iter().find_map(|is_ipv4| Some((node.address(is_ipv4)?, own.address(is_ipv4)?)))
+/// A node that may be at one end of a session.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct PeerNode {
+    pub(crate) addresses: Vec<IpAddr>,
+    pub(crate) facts: BgpFacts,
+    pub(crate) labels: BTreeMap<String, String>,
 }
 
-/// The node's IPv4 address; without one, a number made from its name (RFC 6286 asks only that it is unique
-/// within the autonomous system).
-fn router_id(name: &str, own: &Node) -> Option<BgpIdentifier> {
-    if let Some(IpAddr::V4(address)) = own.address(true) {
-        return BgpIdentifier::new(address);
+impl PeerNode {
+    /// Its first address of a family.
+    pub(crate) fn address(&self, is_ipv4: bool) -> Option<IpAddr> {
+        self.addresses.iter().copied().find(|address| address.is_ipv4() == is_ipv4)
     }
-    own.address(false)?;
-    // FNV-1a: a hash that is the same in every build.
-    let step = |hash: u32, octet: u8| (hash ^ u32::from(octet)).wrapping_mul(0x0100_0193);
-    let hash = name.bytes().fold(0x811c_9dc5, step);
-    BgpIdentifier::new(Ipv4Addr::from(hash | 1))
+}
+
+/// `None` as long as the own node is not there, or without BGP.
+pub(super) fn topology(state: &State, settings: &Bgp) -> Option<Topology> {
+    let node = state.own_node().filter(|_| settings.enabled)?;
+    let uid = node.identity.as_ref().map(|identity| identity.uid.clone()).unwrap_or_default();
+    let peer = |name: &str, node: &Node| PeerNode {
+        addresses: node.addresses.clone(),
+        facts: node.bgp.clone(),
+        labels: state.objects().nodes.get(name).map(|node| node.labels.clone()).unwrap_or_default(),
+    };
+    let name = state.node_name();
+    let others = state.nodes().filter(|(other, _)| *other != name);
+    Some(Topology {
+        name: name.to_owned(),
+        uid,
+        own: peer(name, node),
+        others: others.map(|(name, node)| (name.clone(), peer(name, node))).collect(),
+        blocks: state.blocks().to_vec(),
+    })
 }

@@ -15,6 +15,7 @@ use margay_policy::{
     compile::{Changes, Compiler, PolicySetId, Way},
 };
 
+pub(crate) use bgp::{PeerNode, Topology};
 pub(crate) use state::{Announcement, State};
 
 use crate::config::Bgp;
@@ -28,8 +29,8 @@ pub(crate) struct Wanted {
     pub(crate) waiting: BTreeMap<EndpointId, String>,
     /// The blocks that addresses of this node come from.
     pub(crate) blocks: Vec<IpNetwork>,
-    /// The speaker's configuration; `None` as long as the node has no address, or without BGP.
-    pub(crate) bgp: Option<Arc<margay_bgp::config::Config>>,
+    /// The nodes as BGP knows them; `None` as long as the own one is not there, or without BGP.
+    pub(crate) bgp: Option<Arc<Topology>>,
 }
 
 /// An endpoint whose policy is known.
@@ -59,7 +60,7 @@ pub(crate) struct Decider {
     /// The endpoints that may talk, shared with who was told of them.
     admitted: Arc<BTreeMap<EndpointId, Admitted>>,
     waiting: BTreeMap<EndpointId, String>,
-    bgp: Option<Arc<margay_bgp::config::Config>>,
+    bgp: Option<Arc<Topology>>,
 }
 
 impl Decider {
@@ -86,7 +87,7 @@ impl Decider {
         }
         self.admit(state, touched.endpoints, &changes);
         if touched.nodes || is_first {
-            self.bgp = bgp::speaker(state, settings).map(Arc::new);
+            self.bgp = bgp::topology(state, settings).map(Arc::new);
         }
         let wanted = Wanted {
             endpoints: Arc::clone(&self.admitted),

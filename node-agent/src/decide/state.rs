@@ -141,9 +141,9 @@ impl State {
         self.nodes.get(&self.node_name)
     }
 
-    /// The other nodes, by name.
-    pub(crate) fn other_nodes(&self) -> impl Iterator<Item = (&String, &Node)> {
-        self.nodes.iter().filter(|(name, _)| **name != self.node_name)
+    /// All nodes, by name.
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = (&String, &Node)> {
+        self.nodes.iter()
     }
 
     /// The blocks that this node's pods have addresses of.
@@ -238,11 +238,12 @@ impl State {
                 let (nodes, peers) = change.split(|NodeFacts { node, peer }| (node, peer));
                 let changed = !apply(&mut self.nodes, &mut self.listed.nodes, nodes).is_same();
                 if changed {
-                    self.touched.nodes = true;
                     self.refresh_announced();
                 }
                 let peers = peers.touches(&mut self.objects.nodes);
                 let changed = changed || !peers.is_empty();
+                // BGP chooses nodes by their labels, too.
+                self.touched.nodes |= changed;
                 self.touched.policy.nodes.extend(peers);
                 changed
             }

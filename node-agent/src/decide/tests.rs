@@ -171,27 +171,24 @@ fn where_blocks_are_claimed_an_announced_address_is_believed_in_a_block_of_the_p
 }
 
 #[test]
-fn the_mesh_has_all_other_nodes_and_originates_the_own_blocks() {
+fn the_topology_has_the_nodes_with_their_labels_and_the_own_blocks() {
     let mut state = complete(&[], &[]);
     let bgp = wanted(&mut state).unwrap().bgp.unwrap();
-    assert_eq!(bgp.router_id.to_string(), "192.0.2.1");
-    let neighbors: Vec<String> = bgp.neighbors.iter().map(|neighbor| neighbor.address.to_string()).collect();
-    assert_eq!(neighbors, ["192.0.2.2"]);
-    assert_eq!(bgp.networks[0].prefix.to_string(), "10.0.0.0/24");
+    assert_eq!(bgp.own.address(true), Some("192.0.2.1".parse().unwrap()));
+    assert_eq!(bgp.others["n2"].address(true), Some("192.0.2.2".parse().unwrap()));
+    assert_eq!(bgp.blocks, ["10.0.0.0/24".parse().unwrap()]);
+    let mut decider = Decider::default();
+    decider.decide(&mut state, &Bgp::default()).unwrap();
+    // A label alone may choose a node for a session.
+    let mut labelled = node("192.0.2.2", "10.0.1.0/24");
+    labelled.peer.labels.insert("rack".into(), "r1".into());
+    state.apply(ApiEvent::Nodes(Change::Applied("n2".into(), labelled)));
+    let bgp = decider.decide(&mut state, &Bgp::default()).unwrap().wanted.bgp.unwrap();
+    assert_eq!(bgp.others["n2"].labels["rack"], "r1");
     state.apply(ApiEvent::Nodes(Change::Deleted("n2".into())));
-    assert!(wanted(&mut state).unwrap().bgp.unwrap().neighbors.is_empty());
+    assert!(wanted(&mut state).unwrap().bgp.unwrap().others.is_empty());
     state.apply(ApiEvent::Nodes(Change::Deleted("n1".into())));
     assert!(wanted(&mut state).unwrap().bgp.is_none());
-}
-
-#[test]
-fn without_the_mesh_only_the_configured_peers_are_neighbours() {
-    let yaml = "{asn: 64500, mesh: false, peers: [{address: 198.51.100.1, asn: 64501}]}";
-    let settings: Bgp = serde_saphyr::from_str(yaml).unwrap();
-    let wanted = Decider::default().decide(&mut complete(&[], &[]), &settings).unwrap().wanted;
-    let bgp = wanted.bgp.unwrap();
-    assert_eq!(bgp.neighbors.len(), 1);
-    assert_eq!(bgp.neighbors[0].remote_as.number(), 64501);
 }
 
 /// Something that happens to a node with few pods, so that much of it is about the same ones.

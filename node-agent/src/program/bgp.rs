@@ -17,17 +17,29 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use crate::{core::Event, metrics::Metrics};
+use crate::{core::Event, metrics::Metrics, peering::Plan};
 
 /// How often the speaker is asked how it is: it may have restarted and forgotten its configuration.
 const POLL: Duration = Duration::from_secs(1);
 /// How long it may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// What was last heard of the speaker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Sighting {
+    /// Nothing yet.
+    NotYet,
+    /// It is so.
+    Status(Status),
+    /// It cannot be reached, or does not take its configuration.
+    Failed(String),
+}
+
 /// Follows `wanted` for ever.
 pub(crate) async fn run(
     socket: PathBuf,
-    mut wanted: watch::Receiver<Option<Arc<Config>>>,
+    mut wanted: watch::Receiver<Option<Plan>>,
+    sightings: watch::Sender<Sighting>,
     events: mpsc::Sender<Event>,
     metrics: Arc<Metrics>,
 ) -> anyhow::Result<()> {
@@ -41,16 +53,19 @@ pub(crate) async fn run(
             _ = poll.tick() => {}
             changed = wanted.changed() => if changed.is_err() { return Ok(()) },
         }
-        let config = wanted.borrow_and_update().clone();
+        let config = wanted.borrow_and_update().as_ref().map(|plan| Arc::clone(&plan.config));
         let Some(config) = config else { continue };
         let outcome = match converse(&socket, &mut connection, &mut given, &config).await {
             Ok(status) => {
                 publish(&status, &metrics);
+                sightings.send_replace(Sighting::Status(status));
                 Ok(())
             }
             Err(error) => {
                 (connection, given) = (None, None);
-                Err(describe(&error))
+                let error = describe(&error);
+                sightings.send_replace(Sighting::Failed(error.clone()));
+                Err(error)
             }
         };
         // Said once, not at every attempt.

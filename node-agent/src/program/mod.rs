@@ -2,6 +2,7 @@
 
 pub(crate) mod announce;
 pub(crate) mod bgp;
+pub(crate) mod bgp_status;
 pub(crate) mod cni;
 pub(crate) mod connections;
 pub(crate) mod endpoint;

@@ -6,8 +6,11 @@
 //! arrives as one [`Change::Replaced`], so that an object that vanished meanwhile is missed there and nowhere else.
 //! A kind that a cluster may be without has an empty listing as long as it is: see [`presence`].
 
+mod bgp_configuration;
+mod bgp_peer;
 mod cluster_network_policy;
 pub(crate) mod drift;
+mod endpoint_slice;
 mod ip_block;
 mod ip_pool;
 mod namespace;
@@ -15,6 +18,8 @@ mod network_policy;
 mod node;
 mod pod;
 mod presence;
+mod secret;
+mod service;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -35,13 +40,18 @@ use serde::de::DeserializeOwned;
 use tokio::{sync::mpsc, task::JoinSet};
 use tracing::{info, warn};
 
+pub(crate) use bgp_configuration::{ConfigurationFacts, ServiceRanges};
+pub(crate) use bgp_peer::{End, FilterFacts, OwnOptions, PeerFacts, Session, SessionOptions};
+pub(crate) use endpoint_slice::{Serving, SliceFacts};
 pub(crate) use ip_block::BlockFacts;
 pub(crate) use ip_pool::PoolFacts;
 pub(crate) use namespace::NamespaceFacts;
-pub(crate) use node::{Identity, Node, NodeFacts};
+pub(crate) use node::{BgpFacts, Identity, Node, NodeFacts};
 pub(crate) use pod::{Announced, PodFacts};
+pub(crate) use secret::SecretFacts;
+pub(crate) use service::{ServiceFacts, ServiceName, TrafficPolicy};
 
-use crate::{addresses::Message, core::Event, metrics::Metrics};
+use crate::{addresses::Message, core::Event, metrics::Metrics, peering};
 
 /// What happened to the objects of one kind.
 #[derive(Debug)]
@@ -143,29 +153,30 @@ pub(crate) fn start(
     let feed = |resource| Feed {
         resource,
         need: Need::Always,
+        name: None,
         events: events.clone(),
         metrics: Arc::clone(metrics),
     };
     let own = node_name.to_owned();
     let read_node = move |object: &_| node::read(object, &own);
-    tasks.spawn(follow(client.clone(), feed("nodes"), read_node, node::key, ApiEvent::Nodes));
+    tasks.spawn(follow(Api::all(client.clone()), feed("nodes"), read_node, node::key, ApiEvent::Nodes));
     tasks.spawn(follow(
-        client.clone(),
+        Api::all(client.clone()),
         feed("namespaces"),
         namespace::read,
         namespace::key,
         ApiEvent::Namespaces,
     ));
-    tasks.spawn(follow(client.clone(), feed("pods"), pod::read, pod::key, ApiEvent::Pods));
+    tasks.spawn(follow(Api::all(client.clone()), feed("pods"), pod::read, pod::key, ApiEvent::Pods));
     tasks.spawn(follow(
-        client.clone(),
+        Api::all(client.clone()),
         feed("networkpolicies"),
         network_policy::read,
         network_policy::key,
         ApiEvent::Policies,
     ));
     tasks.spawn(follow(
-        client.clone(),
+        Api::all(client.clone()),
         Feed { need: Need::IfInstalled, ..feed("clusternetworkpolicies") },
         cluster_network_policy::read,
         cluster_network_policy::key,
@@ -183,16 +194,111 @@ pub(crate) fn start_pools(
     let feed = |resource| Feed {
         resource,
         need: Need::Always,
+        name: None,
         events: events.clone(),
         metrics: Arc::clone(metrics),
     };
-    tasks.spawn(follow(client.clone(), feed("ippools"), ip_pool::read, ip_pool::key, Message::Pools));
-    tasks.spawn(follow(client.clone(), feed("ipblocks"), ip_block::read, ip_block::key, Message::Blocks));
+    tasks.spawn(follow(
+        Api::all(client.clone()),
+        feed("ippools"),
+        ip_pool::read,
+        ip_pool::key,
+        Message::Pools,
+    ));
+    tasks.spawn(follow(
+        Api::all(client.clone()),
+        feed("ipblocks"),
+        ip_block::read,
+        ip_block::key,
+        Message::Blocks,
+    ));
+}
+
+/// Starts the watches of the sessions that users ask for.
+pub(crate) fn start_peering(
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+    client: &Client,
+    events: &mpsc::Sender<peering::Message>,
+    metrics: &Arc<Metrics>,
+) {
+    use peering::Message;
+    tasks.spawn(follow(
+        Api::all(client.clone()),
+        optional("bgpconfigurations", events, metrics),
+        bgp_configuration::read,
+        bgp_configuration::key,
+        Message::Configurations,
+    ));
+    tasks.spawn(follow(
+        Api::all(client.clone()),
+        optional("bgppeers", events, metrics),
+        bgp_peer::read,
+        bgp_peer::key,
+        Message::Peers,
+    ));
+}
+
+/// Starts the watches of Services and of who serves them.
+pub(crate) fn start_services(
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+    client: &Client,
+    node_name: &str,
+    events: &mpsc::Sender<peering::Message>,
+    metrics: &Arc<Metrics>,
+) {
+    use peering::Message;
+    tasks.spawn(follow(
+        Api::all(client.clone()),
+        optional("services", events, metrics),
+        service::read,
+        service::key,
+        Message::Services,
+    ));
+    let own = node_name.to_owned();
+    tasks.spawn(follow(
+        Api::all(client.clone()),
+        optional("endpointslices", events, metrics),
+        move |object: &_| endpoint_slice::read(object, &own),
+        endpoint_slice::key,
+        Message::Slices,
+    ));
+}
+
+/// Starts the watch of one Secret in the agent's namespace.
+pub(crate) fn start_secret(
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+    client: &Client,
+    name: &str,
+    events: &mpsc::Sender<peering::Message>,
+    metrics: &Arc<Metrics>,
+) {
+    let feed = Feed { name: Some(name.to_owned()), ..optional("secrets", events, metrics) };
+    let name = name.to_owned();
+    tasks.spawn(follow(
+        Api::default_namespaced(client.clone()),
+        feed,
+        secret::read,
+        secret::key,
+        move |change| peering::Message::Secret(name.clone(), change),
+    ));
+}
+
+/// The feed of a kind that a cluster, or the agent's role, may be without.
+fn optional<E>(resource: &'static str, events: &mpsc::Sender<E>, metrics: &Arc<Metrics>) -> Feed<E> {
+    Feed {
+        resource,
+        need: Need::IfInstalled,
+        name: None,
+        events: events.clone(),
+        metrics: Arc::clone(metrics),
+    }
 }
 
 struct Feed<E> {
     resource: &'static str,
     need: Need,
+    /// Of which object alone; of all when there is none.
+    name: Option<String>,
     events: mpsc::Sender<E>,
     metrics: Arc<Metrics>,
 }
@@ -239,7 +345,7 @@ impl<E> Feed<E> {
 }
 
 async fn follow<O, K, V, W, E>(
-    client: Client,
+    api: Api<DeserializeGuard<O>>,
     feed: Feed<E>,
     read: impl Fn(&O) -> Read<V>,
     key: impl Fn(&ObjectMeta) -> K,
@@ -253,8 +359,11 @@ where
     let mut listed = BTreeMap::new();
     let mut failing = false;
     let mut presence = Presence::default();
-    let api = Api::<DeserializeGuard<O>>::all(client);
-    let stream = watcher(api, watcher::Config::default()).default_backoff();
+    let config = match &feed.name {
+        Some(name) => watcher::Config::default().fields(&format!("metadata.name={name}")),
+        None => watcher::Config::default(),
+    };
+    let stream = watcher(api, config).default_backoff();
     let mut stream = std::pin::pin!(stream);
     while let Some(event) = stream.next().await {
         if matches!(
@@ -288,8 +397,8 @@ where
                     Absence::Forbidden => warn!(
                         resource = feed.resource,
                         %error,
-                        "the agent may not read {kind} ({version}): if there are any, they are NOT enforced; apply the \
-                         ClusterRole of manifests/margay.yaml"
+                        "the agent may not read {kind} ({version}): if there are any, they have NO effect; apply the \
+                         roles of manifests/margay.yaml"
                     ),
                 }
                 failing = false;
@@ -337,5 +446,30 @@ fn status(error: &watcher::Error) -> Option<u16> {
         | watcher::Error::WatchFailed(kube::Error::Api(status))
         | watcher::Error::WatchError(status) => Some(status.code),
         _ => None,
+    }
+}
+
+/// Objects as the watches read them, for tests of those who get the facts.
+#[cfg(test)]
+pub(crate) mod reading {
+    use k8s_openapi::api::core::v1::{Node, Secret};
+    use margay_api::resource::{BGPConfiguration, BGPPeer};
+
+    use super::{ConfigurationFacts, NodeFacts, PeerFacts, SecretFacts};
+
+    pub(crate) fn node(object: &Node) -> NodeFacts {
+        super::node::read(object, "").value.unwrap_or_default()
+    }
+
+    pub(crate) fn configuration(object: &BGPConfiguration) -> Option<ConfigurationFacts> {
+        super::bgp_configuration::read(object).value
+    }
+
+    pub(crate) fn peer(object: &BGPPeer) -> Option<PeerFacts> {
+        super::bgp_peer::read(object).value
+    }
+
+    pub(crate) fn secret(object: &Secret) -> Option<SecretFacts> {
+        super::secret::read(object).value
     }
 }

@@ -1,10 +1,18 @@
 //! Nodes: where they are and which pods' addresses are theirs.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+};
 
 use ipnetwork::IpNetwork;
 use k8s_openapi::api::core::v1::Node as Object;
 use kube::api::ObjectMeta;
+use margay_api::{
+    annotation::{BGP_ASN, BGP_ROUTER_ID},
+    label::{EXCLUDE_FROM_LOAD_BALANCERS, ROUTE_REFLECTOR},
+};
+use margay_bgp::{Asn, BgpIdentifier};
 use margay_policy::convert_node;
 
 use super::Read;
@@ -27,8 +35,25 @@ pub(crate) struct Node {
     pub(crate) pod_cidrs: Vec<IpNetwork>,
     /// Whether its condition `Ready` is true.
     pub(crate) ready: bool,
+    /// What its annotations and labels say of BGP.
+    pub(crate) bgp: BgpFacts,
     /// Of the own node only: of the others nobody asks for it but policy, which has the labels.
     pub(crate) identity: Option<Identity>,
+}
+
+/// What annotations and labels of a node say of BGP.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct BgpFacts {
+    /// [`BGP_ASN`].
+    pub(crate) asn: Option<Asn>,
+    /// [`BGP_ROUTER_ID`].
+    pub(crate) router_id: Option<BgpIdentifier>,
+    /// [`ROUTE_REFLECTOR`]: the cluster that the node reflects routes for.
+    pub(crate) reflects_for: Option<Ipv4Addr>,
+    /// [`EXCLUDE_FROM_LOAD_BALANCERS`], with whatever value.
+    pub(crate) is_excluded: bool,
+    /// What is wrong with them.
+    pub(crate) problems: Vec<String>,
 }
 
 /// What pools and blocks need to know of the own node.
@@ -38,13 +63,6 @@ pub(crate) struct Identity {
     pub(crate) uid: String,
     /// `metadata.labels`.
     pub(crate) labels: BTreeMap<String, String>,
-}
-
-impl Node {
-    /// Its first address of a family.
-    pub(crate) fn address(&self, is_ipv4: bool) -> Option<IpAddr> {
-        self.addresses.iter().copied().find(|address| address.is_ipv4() == is_ipv4)
-    }
 }
 
 pub(super) fn key(meta: &ObjectMeta) -> String {
@@ -76,12 +94,48 @@ pub(super) fn read(object: &Object, own: &str) -> Read<NodeFacts> {
             }
         }
     }
+    let bgp = bgp(&name, &object.metadata);
+    problems.extend(bgp.problems.iter().cloned());
     let identity = (name == own).then(|| Identity {
         uid: object.metadata.uid.clone().unwrap_or_default(),
         labels: object.metadata.labels.clone().unwrap_or_default(),
     });
-    let node = Node { addresses, pod_cidrs, ready, identity };
+    let node = Node { addresses, pod_cidrs, ready, bgp, identity };
     Read { value: Some(NodeFacts { node, peer }), problems }
+}
+
+/// What is not of its form counts as not there.
+fn bgp(name: &str, meta: &ObjectMeta) -> BgpFacts {
+    let annotation = |key: &str| meta.annotations.as_ref().and_then(|all| all.get(key));
+    let label = |key: &str| meta.labels.as_ref().and_then(|all| all.get(key));
+    let mut facts =
+        BgpFacts { is_excluded: label(EXCLUDE_FROM_LOAD_BALANCERS).is_some(), ..BgpFacts::default() };
+    let mut wrong = |kind: &str, key: &str, text: &str, expected: &str| {
+        let problem =
+            format!("Node {name}: {kind} {key} is `{text}`: expected {expected}; it is passed over");
+        facts.problems.push(problem);
+    };
+    if let Some(text) = annotation(BGP_ASN) {
+        facts.asn = text.parse().ok();
+        if facts.asn.is_none() {
+            wrong("annotation", BGP_ASN, text, "an AS number from 1 to 4294967295");
+        }
+    }
+    if let Some(text) = annotation(BGP_ROUTER_ID) {
+        facts.router_id = text.parse().ok().and_then(BgpIdentifier::new);
+        if facts.router_id.is_none() {
+            wrong("annotation", BGP_ROUTER_ID, text, "the form of an IPv4 address other than 0.0.0.0");
+        }
+    }
+    if let Some(text) = label(ROUTE_REFLECTOR) {
+        let number = || text.parse::<u32>().ok().map(Ipv4Addr::from);
+        facts.reflects_for =
+            text.parse().ok().or_else(number).filter(|cluster: &Ipv4Addr| !cluster.is_unspecified());
+        if facts.reflects_for.is_none() {
+            wrong("label", ROUTE_REFLECTOR, text, "a cluster such as 192.0.2.1, or a number from 1");
+        }
+    }
+    facts
 }
 
 #[cfg(test)]
@@ -103,10 +157,34 @@ mod tests {
         assert_eq!(peer.labels["rack"], "r1");
         assert_eq!(peer.addresses, ["192.0.2.1", "198.51.100.1"].map(|text| text.parse::<IpAddr>().unwrap()));
         assert_eq!(node.identity.as_ref().unwrap().labels["rack"], "r1");
-        assert_eq!(node.address(true), Some("192.0.2.1".parse().unwrap()));
-        assert_eq!(node.address(false), None);
+        assert_eq!(node.addresses, ["192.0.2.1".parse::<IpAddr>().unwrap()]);
         assert_eq!(node.pod_cidrs, ["10.0.0.0/24".parse().unwrap()]);
         assert_eq!(read.problems.len(), 2, "{:?}", read.problems);
+    }
+
+    #[test]
+    fn annotations_and_labels_about_bgp_are_read_and_what_is_malformed_is_named() {
+        let read = |annotations: &str, labels: &str| {
+            let text =
+                format!("{{metadata: {{name: n1, annotations: {{{annotations}}}, labels: {{{labels}}}}}}}");
+            let read = read(&serde_saphyr::from_str(&text).unwrap(), "n2");
+            (read.value.unwrap().node.bgp, read.problems)
+        };
+        let (facts, problems) = read(
+            "margay.dev/bgp-asn: '64501', margay.dev/bgp-router-id: 192.0.2.77",
+            "margay.dev/route-reflector: '7', node.kubernetes.io/exclude-from-external-load-balancers: ''",
+        );
+        assert_eq!(facts.asn.unwrap().number(), 64501);
+        assert_eq!(facts.router_id.unwrap().octets(), [192, 0, 2, 77]);
+        assert_eq!(facts.reflects_for, Some("0.0.0.7".parse().unwrap()));
+        assert!(facts.is_excluded && problems.is_empty(), "{problems:?}");
+        let (facts, problems) = read(
+            "margay.dev/bgp-asn: '0', margay.dev/bgp-router-id: 0.0.0.0",
+            "margay.dev/route-reflector: 'true'",
+        );
+        assert_eq!((facts.asn, facts.router_id, facts.reflects_for), (None, None, None));
+        let named = ["margay.dev/bgp-asn is `0`", "bgp-router-id is `0.0.0.0`", "route-reflector is `true`"];
+        assert!(named.iter().all(|word| problems.iter().any(|it| it.contains(word))), "{problems:?}");
     }
 
     #[test]

@@ -44,25 +44,31 @@ async fn applying_again_changes_nothing() {
 }
 
 #[tokio::test]
-async fn the_agent_may_list_and_watch_seven_kinds_annotate_pods_write_blocks_and_nothing_else() {
+async fn the_agent_may_list_and_watch_what_it_needs_annotate_pods_write_blocks_and_its_status_and_nothing_else()
+ {
     let cluster = installed().await;
     let role = cluster.read(&["clusterrole", "margay"]).await;
     let rules = json!([
-        {"apiGroups": [""], "resources": ["namespaces", "nodes", "pods"], "verbs": ["list", "watch"]},
+        {"apiGroups": [""], "resources": ["namespaces", "nodes", "pods", "services"], "verbs": ["list", "watch"]},
         {"apiGroups": [""], "resources": ["pods/status"], "verbs": ["patch"]},
+        {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"]},
         {"apiGroups": ["networking.k8s.io"], "resources": ["networkpolicies"], "verbs": ["list", "watch"]},
         {
             "apiGroups": ["policy.networking.k8s.io"], "resources": ["clusternetworkpolicies"],
             "verbs": ["list", "watch"],
         },
-        {"apiGroups": ["margay.dev"], "resources": ["ippools"], "verbs": ["list", "watch"]},
+        {
+            "apiGroups": ["margay.dev"], "resources": ["bgpconfigurations", "bgppeers", "ippools"],
+            "verbs": ["list", "watch"],
+        },
+        {"apiGroups": ["margay.dev"], "resources": ["bgpnodestatuses"], "verbs": ["create"]},
         {
             "apiGroups": ["margay.dev"], "resources": ["ipblocks"],
             "verbs": ["create", "delete", "get", "list", "patch", "watch"],
         },
         {
-            "apiGroups": ["margay.dev"], "resources": ["ippools/status", "ipblocks/status"],
-            "verbs": ["patch"],
+            "apiGroups": ["margay.dev"],
+            "resources": ["bgpnodestatuses/status", "ippools/status", "ipblocks/status"], "verbs": ["patch"],
         },
     ]);
     assert_eq!(role["rules"], rules);
@@ -75,6 +81,22 @@ async fn the_agent_may_list_and_watch_seven_kinds_annotate_pods_write_blocks_and
     assert_eq!(binding["subjects"], subjects);
     assert_eq!(pod_spec().await["serviceAccountName"], "margay");
     cluster.read(&["-n", "kube-system", "serviceaccount", "margay"]).await;
+}
+
+#[tokio::test]
+async fn of_secrets_the_agent_may_read_one_in_its_own_namespace() {
+    let cluster = installed().await;
+    let role = cluster.read(&["-n", "kube-system", "role", "margay-bgp"]).await;
+    let rules = json!([{
+        "apiGroups": [""], "resources": ["secrets"], "resourceNames": ["margay-bgp"], "verbs": ["list", "watch"],
+    }]);
+    assert_eq!(role["rules"], rules);
+    let binding = cluster.read(&["-n", "kube-system", "rolebinding", "margay-bgp"]).await;
+    let to_role = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "margay-bgp"});
+    assert_eq!(binding["roleRef"], to_role);
+    let subjects = json!([{"kind": "ServiceAccount", "name": "margay", "namespace": "kube-system"}]);
+    assert_eq!(binding["subjects"], subjects);
+    assert_eq!(cluster.read(&["roles", "-A"]).await["items"].as_array().unwrap().len(), 1);
 }
 
 #[tokio::test]

@@ -1,0 +1,512 @@
+//! The speaker's configuration, from the nodes, the objects and the agent's settings. Pure.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+};
+
+use margay_api::resource::{Mesh, SecretKey};
+use margay_bgp::{
+    Asn, BgpIdentifier, HoldTime, Prefix,
+    config::{
+        Action, CommunityChange, Config, ConfigError, DefaultAction, GracefulRestartOptions, MatchConfig,
+        Neighbor, Network, NextHopOption, Password, PeerMatchConfig, PolicyConfig, PrefixEntry, SetConfig,
+        TermConfig,
+    },
+    policy::RouteKind,
+};
+
+use crate::{
+    config::Bgp,
+    decide::{PeerNode, Topology},
+    watch::{
+        ConfigurationFacts, End, FilterFacts, OwnOptions, PeerFacts, SecretFacts, ServiceRanges, Session,
+        SessionOptions,
+    },
+};
+
+/// Hops that a session between nodes of different ASes may span: they need not be on one link.
+const BETWEEN_NODES: u8 = 64;
+
+/// Everything that decides about the sessions of this node.
+pub(super) struct Known<'a> {
+    pub(super) settings: &'a Bgp,
+    pub(super) topology: &'a Topology,
+    pub(super) configuration: &'a ConfigurationFacts,
+    pub(super) peers: &'a BTreeMap<String, PeerFacts>,
+    /// The Secrets that were listed, whether they are there or not.
+    pub(super) secrets: &'a BTreeMap<String, Option<SecretFacts>>,
+    /// Prefixes of Services to announce.
+    pub(super) services: BTreeSet<Prefix>,
+}
+
+/// The speaker's configuration, and what was wrong on the way to it.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    pub(super) config: Config,
+    pub(super) problems: Vec<String>,
+}
+
+/// `None` as long as the node has no address.
+pub(super) fn speaker(known: &Known<'_>) -> Option<Outcome> {
+    let Known { settings, topology, configuration, .. } = known;
+    let mut config = Config::new(known.asn_of(&topology.own), router_id(topology)?);
+    if let Some(hold_time) = configuration.hold_time.or(HoldTime::new(settings.hold_time)) {
+        config.hold_time = hold_time;
+    }
+    if let Some(port) = configuration.listen_port {
+        for address in &mut config.listen {
+            *address = SocketAddr::new(address.ip(), port);
+        }
+    }
+    config.connect_retry = configuration.connect_retry.unwrap_or(config.connect_retry);
+    // Whom the agent peers with, and what it tells, is what its objects and settings say.
+    config.ebgp_requires_policy = false;
+    config.cluster_id = topology.own.facts.reflects_for;
+
+    let mut problems = configuration.problems.clone();
+    problems.extend(topology.own.facts.problems.iter().cloned());
+    let mut sessions: BTreeMap<IpAddr, (Candidate, String)> = BTreeMap::new();
+    for (name, facts) in known.peers.iter().filter(|(_, facts)| facts.nodes.matches(&topology.own.labels)) {
+        let session = match &facts.session {
+            Ok(session) => session,
+            Err(wrong) => {
+                problems.extend(wrong.iter().cloned());
+                continue;
+            }
+        };
+        let object = format!("BGPPeer {name}");
+        known.add(name, &object, session, Side::Own, &config, &mut sessions, &mut problems);
+    }
+    for (name, facts) in known.peers {
+        let Ok(session @ Session { end: End::Nodes(peers), .. }) = &facts.session else { continue };
+        if peers.matches(&topology.own.labels) {
+            let side = Side::Peer(&facts.nodes);
+            known.add(name, &format!("BGPPeer {name}"), session, side, &config, &mut sessions, &mut problems);
+        }
+    }
+    let plain = known.routers().chain(known.nodes(&config));
+    for candidate in plain {
+        sessions.entry(candidate.neighbor.address).or_insert((candidate, String::new()));
+    }
+    for (candidate, _) in sessions.into_values() {
+        config.prefix_lists.extend(candidate.prefix_lists);
+        config.policies.extend(candidate.policies);
+        config.neighbors.push(candidate.neighbor);
+    }
+    let blocks = topology.blocks.iter().filter_map(|it| Prefix::masked(it.network(), it.prefix()));
+    let mut networks: BTreeMap<Prefix, bool> = blocks.map(|prefix| (prefix, true)).collect();
+    // No blackhole beneath: a process of the node looks up its route before kube-proxy rewrites the address.
+    networks.extend(known.services.iter().map(|prefix| (*prefix, false)));
+    config.networks = networks.into_iter().map(|(prefix, blackhole)| Network { prefix, blackhole }).collect();
+    Some(Outcome { config, problems })
+}
+
+/// The Secrets that sessions of this node ask for.
+pub(super) fn secrets(topology: &Topology, peers: &BTreeMap<String, PeerFacts>) -> BTreeSet<String> {
+    let concerned = |facts: &&PeerFacts| {
+        let as_peer = match &facts.session {
+            Ok(Session { end: End::Nodes(peers), .. }) => peers.matches(&topology.own.labels),
+            _ => false,
+        };
+        as_peer || facts.nodes.matches(&topology.own.labels)
+    };
+    let sessions = peers.values().filter(concerned).filter_map(|facts| facts.session.as_ref().ok());
+    sessions.filter_map(|session| Some(session.options.password.as_ref()?.name.clone())).collect()
+}
+
+/// A neighbour with the policies that it takes.
+struct Candidate {
+    neighbor: Neighbor,
+    prefix_lists: BTreeMap<String, Vec<PrefixEntry>>,
+    policies: BTreeMap<String, PolicyConfig>,
+}
+
+/// Which end of a session between nodes this node is.
+#[derive(Clone, Copy)]
+enum Side<'a> {
+    /// That of `nodeSelector`.
+    Own,
+    /// That of `peerSelector`; the others are chosen by this one.
+    Peer(&'a margay_policy::Selector),
+}
+
+impl Known<'_> {
+    fn asn_of(&self, node: &PeerNode) -> Asn {
+        node.facts.asn.or(self.configuration.asn).unwrap_or(self.settings.asn)
+    }
+
+    /// Adds the sessions of a `BGPPeer`, those left out that cannot be.
+    #[expect(clippy::too_many_arguments, reason = "what is read, and the two lists that are written")]
+    fn add(
+        &self,
+        name: &str,
+        object: &str,
+        session: &Session,
+        side: Side<'_>,
+        config: &Config,
+        sessions: &mut BTreeMap<IpAddr, (Candidate, String)>,
+        problems: &mut Vec<String>,
+    ) {
+        let password = match session.options.password.as_ref().map(|key| self.password(key)) {
+            None => None,
+            Some(Ok(Some(password))) => Some(password),
+            // Not listed yet: the session waits.
+            Some(Ok(None)) => return,
+            Some(Err(reason)) => {
+                problems.push(format!("{object}: spec.password: {reason}; there is no session without it"));
+                return;
+            }
+        };
+        for neighbor in self.ends(object, session, side, problems) {
+            let neighbor = with_options(neighbor, &session.options, password.clone(), self.configuration);
+            let candidate = self.candidate(name, neighbor, session, side);
+            if let Err(reason) = check(config, &candidate) {
+                problems.push(format!("{object}: {reason}"));
+                continue;
+            }
+            match sessions.entry(candidate.neighbor.address) {
+                Entry::Vacant(entry) => drop(entry.insert((candidate, object.to_owned()))),
+                Entry::Occupied(entry) => {
+                    let (_, other) = entry.get();
+                    // An object whose selectors both choose both nodes says it twice.
+                    if other != object {
+                        let address = entry.key();
+                        problems.push(format!(
+                            "{object}: {address} has its session by {other} already; the first by name counts"
+                        ));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The password; `None` when its Secret was not listed yet.
+    fn password(&self, key: &SecretKey) -> Result<Option<Password>, String> {
+        let SecretKey { name, key } = key;
+        match self.secrets.get(name) {
+            None => Ok(None),
+            Some(None) => Err(format!("there is no Secret {name} in the agent's namespace that it may read")),
+            Some(Some(entries)) => match entries.get(key) {
+                None => Err(format!("Secret {name} has no entry `{key}`")),
+                Some(Err(reason)) => Err(format!("entry `{key}` of Secret {name} {reason}")),
+                Some(Ok(password)) => Ok(Some(password.clone())),
+            },
+        }
+    }
+
+    /// The neighbours that a session is with, without its options.
+    fn ends(
+        &self,
+        object: &str,
+        session: &Session,
+        side: Side<'_>,
+        problems: &mut Vec<String>,
+    ) -> Vec<Neighbor> {
+        let own = &self.topology.own;
+        match (&session.end, side) {
+            (End::Router { address, asn, port, interface, source_address }, Side::Own) => {
+                let description = Some(match &session.description {
+                    Some(text) => format!("{object}: {text}"),
+                    None => object.to_owned(),
+                });
+                let mut neighbor = self.reached(Neighbor { description, ..Neighbor::new(*address, *asn) });
+                neighbor.port = port.unwrap_or(neighbor.port);
+                neighbor.interface.clone_from(interface);
+                if interface.is_some() {
+                    neighbor.local_address = None;
+                }
+                neighbor.local_address = source_address.or(neighbor.local_address);
+                vec![neighbor]
+            }
+            (End::Router { .. }, Side::Peer(_)) => Vec::new(),
+            (End::Nodes(selector), Side::Own) | (End::Nodes(_), Side::Peer(selector)) => {
+                let chosen = self.topology.others.iter().filter(|(_, node)| selector.matches(&node.labels));
+                let mut ends = Vec::new();
+                for (name, node) in chosen {
+                    match common(node, own) {
+                        Some(address) => ends.push(self.node(name, node, address)),
+                        None => problems.push(format!(
+                            "{object}: node {name} and this one have no addresses of one family"
+                        )),
+                    }
+                }
+                ends
+            }
+        }
+    }
+
+    /// A neighbour with its policies, as a `BGPPeer` wants them.
+    fn candidate(&self, name: &str, mut neighbor: Neighbor, session: &Session, side: Side<'_>) -> Candidate {
+        let own = match side {
+            Side::Own => session.own.clone(),
+            Side::Peer(_) => {
+                OwnOptions { next_hop_self: false, route_reflector_client: false, import: None, export: None }
+            }
+        };
+        neighbor.route_reflector_client = own.route_reflector_client;
+        let mut policies = Policies::default();
+        if let Some(filter) = &own.import {
+            let policy = format!("bgppeer-{name}-import");
+            neighbor.import = policies.add(policy, Vec::new(), Some(filter));
+        }
+        let mut terms = self.announcement_terms(&mut policies);
+        if own.next_hop_self {
+            let set = SetConfig { next_hop: Some(NextHopOption::Own), ..SetConfig::default() };
+            terms.push(TermConfig {
+                name: Some("next hop self".into()),
+                conditions: MatchConfig::default(),
+                set,
+                then: Action::Next,
+            });
+        }
+        let is_own = own.next_hop_self || own.export.is_some();
+        let policy = if is_own { format!("bgppeer-{name}-export") } else { ANNOUNCED.to_owned() };
+        neighbor.export = policies.add(policy, terms, own.export.as_ref());
+        policies.with(neighbor)
+    }
+
+    /// The routers of the agent's own settings.
+    fn routers(&self) -> impl Iterator<Item = Candidate> {
+        self.settings.peers.iter().map(|peer| {
+            let neighbor = self.reached(Neighbor::new(peer.address, peer.asn));
+            let mut policies = Policies::default();
+            let terms = self.announcement_terms(&mut policies);
+            let export = policies.add(ANNOUNCED.to_owned(), terms, None);
+            policies.with(Neighbor { export, ..neighbor })
+        })
+    }
+
+    /// The other nodes that this one has a session with by itself: all of a mesh, or route reflectors and their clients.
+    fn nodes(&self, config: &Config) -> impl Iterator<Item = Candidate> {
+        let own = &self.topology.own;
+        let reflects = |node: &PeerNode| node.facts.reflects_for.is_some();
+        let has_reflector = reflects(own) || self.topology.others.values().any(reflects);
+        let mesh = match self.configuration.mesh {
+            Some(mesh) => mesh,
+            None if self.settings.mesh => Mesh::Auto,
+            None => Mesh::Disabled,
+        };
+        let meshed = match mesh {
+            Mesh::Full => true,
+            Mesh::Auto => !has_reflector,
+            Mesh::Disabled => false,
+        };
+        let asn = config.asn;
+        self.topology.others.iter().filter_map(move |(name, node)| {
+            let is_reflected = reflects(own) || reflects(node);
+            if !meshed && !is_reflected {
+                return None;
+            }
+            let mut neighbor = self.node(name, node, common(node, own)?);
+            neighbor.route_reflector_client = reflects(own) && !reflects(node) && neighbor.remote_as == asn;
+            let mut policies = Policies::default();
+            // Nodes reach Services by themselves. Reflectors pass them on to those who do not.
+            let (policy, mut terms) = if reflects(node) {
+                (ANNOUNCED, Vec::new())
+            } else {
+                (TO_NODES, hidden_services(&self.configuration.services, &mut policies))
+            };
+            terms.extend(self.announcement_terms(&mut policies));
+            neighbor.export = policies.add(policy.to_owned(), terms, None);
+            let restart = self.configuration.graceful_restart.unwrap_or_default();
+            Some(policies.with(Neighbor {
+                graceful_restart: restart,
+                bfd: self.configuration.bfd,
+                ..neighbor
+            }))
+        })
+    }
+
+    /// Another node as a neighbour.
+    fn node(&self, name: &str, node: &PeerNode, address: IpAddr) -> Neighbor {
+        let asn = self.asn_of(node);
+        let neighbor = self.reached(Neighbor::new(address, asn));
+        let is_internal = asn == self.asn_of(&self.topology.own);
+        Neighbor {
+            description: Some(format!("node {name}")),
+            port: self.configuration.listen_port.unwrap_or(neighbor.port),
+            ttl: (!is_internal).then_some(BETWEEN_NODES),
+            ..neighbor
+        }
+    }
+
+    /// From which of the node's addresses a neighbour is reached, and what it is told as next hop.
+    fn reached(&self, neighbor: Neighbor) -> Neighbor {
+        let own = &self.topology.own;
+        let restart = self.configuration.graceful_restart.unwrap_or_default();
+        Neighbor {
+            local_address: own.address(neighbor.address.is_ipv4()),
+            next_hop_ipv4: match own.address(true) {
+                Some(IpAddr::V4(address)) => Some(address),
+                _ => None,
+            },
+            next_hop_ipv6: match own.address(false) {
+                Some(IpAddr::V6(address)) => Some(address),
+                _ => None,
+            },
+            graceful_restart: restart,
+            ..neighbor
+        }
+    }
+
+    /// What is said with the node's own routes.
+    fn announcement_terms(&self, policies: &mut Policies) -> Vec<TermConfig> {
+        let numbered = self.configuration.announcements.iter().enumerate();
+        let terms = numbered.map(|(index, announcement)| {
+            let list = format!("announcements-{index}");
+            let prefix = announcement.prefix;
+            let all = PrefixEntry { prefix, ge: Some(prefix.length()), le: None };
+            policies.prefix_lists.insert(list.clone(), vec![all]);
+            TermConfig {
+                name: Some(format!("announcements[{index}]")),
+                conditions: MatchConfig {
+                    prefix: vec![list],
+                    peer: PeerMatchConfig { kind: Some(RouteKind::Local), ..PeerMatchConfig::default() },
+                    ..MatchConfig::default()
+                },
+                set: SetConfig {
+                    local_preference: announcement.local_preference,
+                    communities: CommunityChange {
+                        add: announcement.communities.clone(),
+                        ..CommunityChange::default()
+                    },
+                    ..SetConfig::default()
+                },
+                then: Action::Next,
+            }
+        });
+        terms.collect()
+    }
+}
+
+/// The policy towards whoever is told all.
+const ANNOUNCED: &str = "announced";
+/// The policy towards nodes.
+const TO_NODES: &str = "to-nodes";
+
+/// Policies of one neighbour, and the lists that they name.
+#[derive(Default)]
+struct Policies {
+    prefix_lists: BTreeMap<String, Vec<PrefixEntry>>,
+    policies: BTreeMap<String, PolicyConfig>,
+}
+
+impl Policies {
+    /// Adds a policy of these terms and those of a filter behind them, and says its name; none when all would pass as
+    /// it is.
+    fn add(
+        &mut self,
+        name: String,
+        mut terms: Vec<TermConfig>,
+        filter: Option<&FilterFacts>,
+    ) -> Option<String> {
+        let mut default = DefaultAction::Accept;
+        if let Some(filter) = filter {
+            default = filter.default;
+            for (index, (term, prefixes)) in filter.terms.iter().enumerate() {
+                let mut term = term.clone();
+                if !prefixes.is_empty() {
+                    let list = format!("{name}-{index}");
+                    self.prefix_lists.insert(list.clone(), prefixes.clone());
+                    term.conditions.prefix = vec![list];
+                }
+                terms.push(term);
+            }
+        }
+        if terms.is_empty() && default == DefaultAction::Accept {
+            return None;
+        }
+        self.policies.insert(name.clone(), PolicyConfig { terms, default });
+        Some(name)
+    }
+
+    fn with(self, neighbor: Neighbor) -> Candidate {
+        let Self { prefix_lists, policies } = self;
+        Candidate { neighbor, prefix_lists, policies }
+    }
+}
+
+/// A term that keeps what is announced of Services: host routes, and the ranges of cluster IPs as they are. A range may
+/// hold the pods' blocks too, such as 0.0.0.0/0.
+fn hidden_services(ranges: &ServiceRanges, policies: &mut Policies) -> Vec<TermConfig> {
+    if ranges.is_empty() {
+        return Vec::new();
+    }
+    let whole = ranges.cluster.iter().map(|prefix| PrefixEntry { prefix: *prefix, ge: None, le: None });
+    let all = ranges.cluster.iter().chain(&ranges.external).chain(&ranges.load_balancer);
+    let hosts = all.map(|prefix| {
+        let bits = prefix.family().address_bits();
+        PrefixEntry { prefix: *prefix, ge: Some(bits), le: None }
+    });
+    policies.prefix_lists.insert("services".into(), whole.chain(hosts).collect());
+    vec![TermConfig {
+        name: Some("services".into()),
+        conditions: MatchConfig { prefix: vec!["services".into()], ..MatchConfig::default() },
+        set: SetConfig::default(),
+        then: Action::Reject,
+    }]
+}
+
+fn with_options(
+    neighbor: Neighbor,
+    options: &SessionOptions,
+    password: Option<Password>,
+    configuration: &ConfigurationFacts,
+) -> Neighbor {
+    let restart: Option<GracefulRestartOptions> = options.graceful_restart.or(configuration.graceful_restart);
+    Neighbor {
+        password,
+        passive: options.passive,
+        ttl: options.ttl.or(neighbor.ttl).filter(|_| options.ttl_security.is_none()),
+        ttl_security: options.ttl_security,
+        hold_time: options.hold_time,
+        families: options.families.clone(),
+        graceful_restart: restart.unwrap_or_default(),
+        max_prefixes: options.max_prefixes,
+        bfd: options.bfd,
+        ..neighbor
+    }
+}
+
+/// Whether the speaker would take a neighbour; if not, why, without what only the speaker's configuration has.
+fn check(config: &Config, candidate: &Candidate) -> Result<(), String> {
+    let alone = Config {
+        neighbors: vec![candidate.neighbor.clone()],
+        prefix_lists: candidate.prefix_lists.clone(),
+        policies: candidate.policies.clone(),
+        ..config.clone()
+    };
+    match alone.check() {
+        Ok(_) => Ok(()),
+        Err(ConfigError::Value { path, reason }) => {
+            Err(format!("{}: {reason}", path.strip_prefix("neighbors[0].").unwrap_or(&path)))
+        }
+        Err(error @ ConfigError::Syntax(_)) => Err(error.to_string()),
+    }
+}
+
+/// One session carries both families: over IPv4 where both nodes have it.
+fn common(node: &PeerNode, own: &PeerNode) -> Option<IpAddr> {
+    [true, false].into_iter().find_map(|is_ipv4| own.address(is_ipv4).and(node.address(is_ipv4)))
+}
+
+/// What the node's annotation says, or the node's IPv4 address; without one, a number made from its name (RFC 6286 asks
+/// only that it is unique within the autonomous system).
+fn router_id(topology: &Topology) -> Option<BgpIdentifier> {
+    let Topology { name, own, .. } = topology;
+    if let Some(router_id) = own.facts.router_id.filter(|_| !own.addresses.is_empty()) {
+        return Some(router_id);
+    }
+    if let Some(IpAddr::V4(address)) = own.address(true) {
+        return BgpIdentifier::new(address);
+    }
+    own.address(false)?;
+    // FNV-1a: a hash that is the same in every build.
+    let step = |hash: u32, octet: u8| (hash ^ u32::from(octet)).wrapping_mul(0x0100_0193);
+    let hash = name.bytes().fold(0x811c_9dc5, step);
+    BgpIdentifier::new(Ipv4Addr::from(hash | 1))
+}
+
+#[cfg(test)]
+mod tests;

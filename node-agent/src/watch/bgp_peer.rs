@@ -1,0 +1,320 @@
+//! Sessions that users ask for, checked.
+
+use std::net::IpAddr;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use kube::api::ObjectMeta;
+use margay_api::resource::{
+    AddressFamily, AtLimit, BGPPeer, BGPPeerSpec, Filter, FilterAction, FilterDefault, FilterMatch,
+    FilterRule, RouteSource, SecretKey,
+};
+use margay_bgp::{
+    Asn, Family, HoldTime,
+    config::{
+        self, Action, AsPathMatch, BfdOptions, CommunityChange, DefaultAction, GracefulRestartOptions,
+        MatchConfig, MaxPrefixes, PeerMatchConfig, PrefixEntry, SetConfig, TermConfig,
+    },
+    policy::RouteKind,
+};
+use margay_policy::Selector;
+
+use super::{
+    Read,
+    bgp_configuration::{Problems, asn, bfd, communities, graceful_restart, hold_time, prefix},
+};
+
+/// What the agent needs to know of a `BGPPeer`.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct PeerFacts {
+    /// The nodes that have the session.
+    pub(crate) nodes: Selector,
+    /// The session; or what is wrong with it, and there is none.
+    pub(crate) session: Result<Session, Vec<String>>,
+}
+
+/// A session that is well formed.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Session {
+    /// Who is at the other end.
+    pub(crate) end: End,
+    /// What both ends follow, where both are nodes.
+    pub(crate) options: SessionOptions,
+    /// What is the nodes' own.
+    pub(crate) own: OwnOptions,
+    pub(crate) description: Option<String>,
+}
+
+/// Who is at the other end of a session.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum End {
+    /// A router.
+    Router {
+        address: IpAddr,
+        asn: Asn,
+        port: Option<u16>,
+        interface: Option<String>,
+        source_address: Option<IpAddr>,
+    },
+    /// Other nodes.
+    Nodes(Selector),
+}
+
+/// How a session is held.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct SessionOptions {
+    pub(crate) password: Option<SecretKey>,
+    pub(crate) passive: bool,
+    pub(crate) ttl: Option<u8>,
+    pub(crate) ttl_security: Option<u8>,
+    pub(crate) hold_time: Option<HoldTime>,
+    pub(crate) families: Vec<Family>,
+    pub(crate) graceful_restart: Option<GracefulRestartOptions>,
+    pub(crate) max_prefixes: Option<MaxPrefixes>,
+    pub(crate) bfd: Option<BfdOptions>,
+}
+
+/// What the nodes do with the routes of a session.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct OwnOptions {
+    pub(crate) next_hop_self: bool,
+    pub(crate) route_reflector_client: bool,
+    pub(crate) import: Option<FilterFacts>,
+    pub(crate) export: Option<FilterFacts>,
+}
+
+/// A filter in the speaker's terms.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct FilterFacts {
+    /// The terms, each with the list of prefixes that it matches, if it does.
+    pub(crate) terms: Vec<(TermConfig, Vec<PrefixEntry>)>,
+    pub(crate) default: DefaultAction,
+}
+
+pub(super) fn key(meta: &ObjectMeta) -> String {
+    meta.name.clone().unwrap_or_default()
+}
+
+pub(super) fn read(object: &BGPPeer) -> Read<PeerFacts> {
+    let spec = &object.spec;
+    let mut problems = Problems::new(format!("BGPPeer {}", key(&object.metadata)));
+    let nodes = spec.node_selector.as_ref().map(|it| problems.keep("nodeSelector", selector(it)));
+    let end = end(spec, &mut problems);
+    let options = options(spec, &mut problems);
+    let import = spec.import.as_ref().and_then(|it| filter("import", it, &mut problems));
+    let export = spec.export.as_ref().and_then(|it| filter("export", it, &mut problems));
+    let own = OwnOptions {
+        next_hop_self: spec.next_hop_self,
+        route_reflector_client: spec.route_reflector_client,
+        import,
+        export,
+    };
+    let problems = problems.list;
+    let session = match end {
+        Some(end) if problems.is_empty() => {
+            Ok(Session { end, options, own, description: spec.description.clone() })
+        }
+        _ => Err(problems.clone()),
+    };
+    // One that cannot be read chooses no node, but every node says what is wrong with it.
+    let nodes = nodes.flatten().unwrap_or_default();
+    Read { value: Some(PeerFacts { nodes, session }), problems }
+}
+
+fn end(spec: &BGPPeerSpec, problems: &mut Problems) -> Option<End> {
+    match (&spec.address, &spec.peer_selector) {
+        (Some(text), None) => {
+            let address = problems.keep("address", address(text));
+            let number = spec.asn.ok_or_else(|| "is missing: the AS of the router at `address`".to_owned());
+            let number = problems.keep("asn", number.and_then(asn));
+            let port = spec
+                .port
+                .map(|port| if port == 0 { Err("0: expected 1 to 65535".to_owned()) } else { Ok(port) });
+            let port = port.map(|port| problems.keep("port", port));
+            let source = spec
+                .source_address
+                .as_deref()
+                .map(|text| problems.keep("sourceAddress", self::address(text)));
+            Some(End::Router {
+                address: address?,
+                asn: number?,
+                port: port.flatten(),
+                interface: spec.interface.clone(),
+                source_address: source.flatten(),
+            })
+        }
+        (None, Some(peers)) => {
+            if spec.asn.is_some() {
+                let _none = problems
+                    .keep::<()>("asn", Err("nodes of peerSelector have their own: leave it out".into()));
+            }
+            problems.keep("peerSelector", selector(peers)).map(End::Nodes)
+        }
+        (both, _) => {
+            let found = if both.is_some() { "both are there" } else { "neither is there" };
+            problems.keep("address", Err(format!("expected either address or peerSelector; {found}")))
+        }
+    }
+}
+
+fn options(spec: &BGPPeerSpec, problems: &mut Problems) -> SessionOptions {
+    let hold_time = spec.hold_time_seconds.and_then(|it| problems.keep("holdTimeSeconds", hold_time(it)));
+    let restart =
+        spec.graceful_restart.as_ref().and_then(|it| problems.keep("gracefulRestart", graceful_restart(it)));
+    let families = match &spec.families[..] {
+        [] => Family::ALL.to_vec(),
+        some => some
+            .iter()
+            .map(|family| match family {
+                AddressFamily::IPv4 => Family::Ipv4Unicast,
+                AddressFamily::IPv6 => Family::Ipv6Unicast,
+            })
+            .collect(),
+    };
+    let bfd = spec.bfd.and_then(|it| problems.keep("bfd", bfd(it)));
+    let max = spec.max_prefixes;
+    SessionOptions {
+        password: spec.password.as_ref().map(|password| password.secret_key_ref.clone()),
+        passive: spec.passive,
+        ttl: spec.ttl,
+        ttl_security: spec.ttl_security,
+        hold_time,
+        families,
+        graceful_restart: restart,
+        bfd,
+        max_prefixes: max.map(|max| MaxPrefixes {
+            limit: max.limit,
+            warn_percent: max.warn_percent.unwrap_or(75),
+            action: match max.action {
+                AtLimit::Restart => config::AtLimit::Restart,
+                AtLimit::Idle => config::AtLimit::Idle,
+                AtLimit::Warn => config::AtLimit::Warn,
+            },
+            restart_time: None,
+        }),
+    }
+}
+
+fn address(text: &str) -> Result<IpAddr, String> {
+    text.parse().map_err(|_not_an_address| format!("`{text}` is no address; write 192.0.2.1 or 2001:db8::1"))
+}
+
+fn selector(selector: &LabelSelector) -> Result<Selector, String> {
+    Selector::from_api(selector).map_err(|(field, reason)| format!("{field}: {reason}"))
+}
+
+/// The filter in the speaker's terms; `None` when something is wrong with it, which is noted.
+fn filter(direction: &str, filter: &Filter, problems: &mut Problems) -> Option<FilterFacts> {
+    let mut terms = Vec::new();
+    for (index, rule) in filter.rules.iter().enumerate() {
+        terms.push(problems.keep(&format!("{direction}.rules[{index}]"), term(rule))?);
+    }
+    let default = match filter.default {
+        FilterDefault::Accept => DefaultAction::Accept,
+        FilterDefault::Reject => DefaultAction::Reject,
+    };
+    Some(FilterFacts { terms, default })
+}
+
+fn term(rule: &FilterRule) -> Result<(TermConfig, Vec<PrefixEntry>), String> {
+    let FilterMatch { prefixes, communities: matched, as_path_contains, source } =
+        rule.conditions.clone().unwrap_or_default();
+    let of = |field: &str, reason: String| format!("{field}: {reason}");
+    let mut entries = Vec::new();
+    for range in prefixes {
+        let prefix = prefix(&range.cidr).map_err(|reason| of("match.prefixes", reason))?;
+        entries.push(PrefixEntry { prefix, ge: range.ge, le: range.le });
+    }
+    let contains = as_path_contains.into_iter().map(asn).collect::<Result<_, _>>();
+    let conditions = MatchConfig {
+        as_path: AsPathMatch {
+            contains: contains.map_err(|reason| of("match.asPathContains", reason))?,
+            ..AsPathMatch::default()
+        },
+        communities: communities(&matched).map_err(|reason| of("match.communities", reason))?,
+        peer: PeerMatchConfig {
+            kind: source.map(|source| match source {
+                RouteSource::Local => RouteKind::Local,
+                RouteSource::Internal => RouteKind::Internal,
+                RouteSource::External => RouteKind::External,
+            }),
+            ..PeerMatchConfig::default()
+        },
+        ..MatchConfig::default()
+    };
+    let set = rule.set.clone().unwrap_or_default();
+    let add = communities(&set.add_communities).map_err(|reason| of("set.addCommunities", reason))?;
+    let remove =
+        communities(&set.remove_communities).map_err(|reason| of("set.removeCommunities", reason))?;
+    let set = SetConfig {
+        local_preference: set.local_preference,
+        med: set.med,
+        communities: CommunityChange { add, remove, replace: None },
+        prepend: set.prepend,
+        next_hop: None,
+    };
+    let then = match rule.action {
+        FilterAction::Accept => Action::Accept,
+        FilterAction::Reject => Action::Reject,
+        FilterAction::Next => Action::Next,
+    };
+    Ok((TermConfig { name: rule.name.clone(), conditions, set, then }, entries))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{End, read};
+
+    fn check(spec: &str, problem: Option<&str>) {
+        let read =
+            read(&serde_saphyr::from_str(&format!("{{metadata: {{name: tor}}, spec: {spec}}}")).unwrap());
+        let session = read.value.unwrap().session;
+        assert_eq!(session.is_err(), problem.is_some(), "{spec}: {session:?}");
+        if let Some(problem) = problem {
+            assert_eq!(session.unwrap_err(), read.problems);
+            let named = format!("BGPPeer tor: spec.{problem}");
+            assert!(
+                read.problems.iter().any(|said| said.starts_with(&named)),
+                "{named}: {:?}",
+                read.problems
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_field() {
+        check("{address: 192.0.2.1, asn: 64500}", None);
+        check("{peerSelector: {}}", None);
+        check("{}", Some("address: expected either"));
+        check("{address: 192.0.2.1, asn: 64500, peerSelector: {}}", Some("address: expected either"));
+        check("{address: 192.0.2.1}", Some("asn: is missing"));
+        check("{address: 192.0.2.1.1, asn: 1}", Some("address: `192.0.2.1.1`"));
+        check("{address: 192.0.2.1, asn: 0}", Some("asn: 0"));
+        check("{peerSelector: {}, asn: 64500}", Some("asn: nodes of peerSelector"));
+        check("{address: 192.0.2.1, asn: 1, holdTimeSeconds: 1}", Some("holdTimeSeconds: 1"));
+        check("{address: 192.0.2.1, asn: 1, bfd: {multiplier: 0}}", Some("bfd: multiplier is 0"));
+        check("{address: 192.0.2.1, asn: 1, sourceAddress: x}", Some("sourceAddress: `x`"));
+        check(
+            "{address: 192.0.2.1, asn: 1, nodeSelector: {matchExpressions: [{key: a, operator: Near}]}}",
+            Some("nodeSelector.matchExpressions[0]".replace("nodeSelector.", "nodeSelector: ").as_str()),
+        );
+        check(
+            "{address: 192.0.2.1, asn: 1, import: {rules: [{action: Accept, match: {prefixes: [{cidr: 10.0.0.1/8}]}}]}}",
+            Some("import.rules[0]: match.prefixes"),
+        );
+        check(
+            "{address: 192.0.2.1, asn: 1, export: {rules: [{action: Next, set: {addCommunities: ['1']}}]}}",
+            Some("export.rules[0]: set.addCommunities: community `1`"),
+        );
+    }
+
+    #[test]
+    fn without_a_selector_all_nodes_are_meant() {
+        let read = read(
+            &serde_saphyr::from_str("{metadata: {name: a}, spec: {address: '2001:db8::1', asn: 64500}}")
+                .unwrap(),
+        );
+        let facts = read.value.unwrap();
+        assert!(facts.nodes.is_everything());
+        assert!(matches!(facts.session.unwrap().end, End::Router { .. }));
+    }
+}
