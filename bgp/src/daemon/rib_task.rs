@@ -184,6 +184,8 @@ struct RibTask {
     settling: Settling,
     /// When what neighbours told is selected and told at the latest; `None` once that is done.
     deferred_until: Option<Instant>,
+    /// Whether neighbours need not be told any more that the speaker restarted.
+    restart_over: Arc<AtomicBool>,
     outlets: BTreeMap<PeerId, Outlet>,
     /// Peers of which more can be read at once.
     reading: BTreeSet<PeerId>,
@@ -192,12 +194,14 @@ struct RibTask {
 }
 
 /// What the tables do first after a restart (RFC 4724 section 4.1).
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Deferral {
     /// Families of which the neighbours may still have what the speaker told them before.
     pub(super) families: FamilySet,
     /// How long the tables wait for the neighbours at most.
     pub(super) time: Duration,
+    /// Set when the tables wait no more: then the restart is over.
+    pub(super) over: Arc<AtomicBool>,
 }
 
 /// Runs until all senders are gone.
@@ -218,6 +222,7 @@ pub(super) async fn run(
         policies: BTreeMap::new(),
         settling: Settling::NotConfigured,
         deferred_until: Some(Instant::now() + deferral.time),
+        restart_over: deferral.over,
         outlets: BTreeMap::new(),
         reading: BTreeSet::new(),
         held_until: None,
@@ -377,6 +382,7 @@ impl RibTask {
     /// Selects and tells what was deferred.
     fn proceed(&mut self) {
         self.deferred_until = None;
+        self.restart_over.store(true, Ordering::SeqCst);
         if self.rib.proceed() {
             tracing::info!("telling the neighbours what others told");
         }

@@ -5,6 +5,8 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
@@ -98,8 +100,18 @@ struct SessionTask {
     writing_batch: bool,
     status: watch::Sender<SessionStatus>,
     bfd: watch::Receiver<BfdStatus>,
+    restart: Option<Restart>,
     /// How often BFD has found the path broken so far.
     losses: u64,
+}
+
+/// The restart that the speaker came back from.
+#[derive(Clone, Debug)]
+pub(super) struct Restart {
+    /// How long neighbours are told of it at most.
+    pub(super) time: Duration,
+    /// Whether the tables have ended it.
+    pub(super) over: Arc<AtomicBool>,
 }
 
 /// Starts the task of a neighbour.
@@ -108,7 +120,7 @@ pub(super) fn start(
     neighbor: CheckedNeighbor,
     rib: mpsc::Sender<RibInput>,
     bfd: watch::Sender<BfdStatus>,
-    restarting_for: Option<Duration>,
+    restart: Option<Restart>,
     kept: FamilySet,
 ) -> SessionHandle {
     let (commands, receiver) = mpsc::channel(16);
@@ -125,7 +137,7 @@ pub(super) fn start(
         passive: neighbor.passive,
         capabilities: neighbor.capabilities(),
         // A session of the first configuration is one that comes back.
-        restarting_until: restarting_for,
+        restarting_until: restart.as_ref().map(|restart| restart.time),
         kept,
         seed: seed(&neighbor),
     });
@@ -146,6 +158,7 @@ pub(super) fn start(
         writing_batch: false,
         status,
         bfd: bfd.subscribe(),
+        restart,
         losses: 0,
     };
     let task = tokio::spawn(task.run(receiver));
@@ -273,6 +286,9 @@ impl SessionTask {
             Ok(local) => {
                 let transport = Transport::new(stream, local_view(local).await);
                 *self.slot(direction) = Some(transport);
+                if self.restart.take_if(|restart| restart.over.load(Ordering::SeqCst)).is_some() {
+                    self.machine.restart_is_over();
+                }
                 self.step(Input::Connected(direction));
             }
             Err(error) => {

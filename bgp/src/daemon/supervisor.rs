@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use tokio::net::TcpStream;
 use tokio::signal::unix::{SignalKind, signal};
@@ -19,7 +21,7 @@ use super::kernel::{self, KernelInput};
 use super::listener::{Listener, PasswordError};
 use super::metrics::{MetricsServer, Scrape, Scraped, Scrapes};
 use super::rib_task::{self, Deferral, RibInput, Settings};
-use super::session::{self, Command, SessionHandle};
+use super::session::{self, Command, Restart, SessionHandle};
 use super::transport;
 use super::{Options, RoutesOnExit};
 use crate::config::{Checked, CheckedDynamic, CheckedNeighbor, Config, ConfigError};
@@ -99,6 +101,8 @@ struct Supervisor {
     shown: rib_task::Shown,
     /// Families for which the kernel forwarded while no speaker was there.
     kept: FamilySet,
+    /// Whether neighbours need not be told any more that the speaker restarted.
+    restart_over: Arc<AtomicBool>,
     /// From the first neighbour with BFD on.
     bfd: Option<BfdHandle>,
 }
@@ -133,6 +137,7 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
         kernel,
         shown: rib_task::Shown { routes: shown_routes, next_hops },
         kept: FamilySet::EMPTY,
+        restart_over: Arc::default(),
         bfd: None,
     };
     if let Some(config) = &options.config {
@@ -213,9 +218,9 @@ impl Supervisor {
         let rib = self.rib(&checked);
         // Later ones are new to a speaker that has been there all the time.
         let kept = if first { self.kept } else { FamilySet::from_iter(Family::ALL) };
-        let restarting_for = first.then_some(checked.deferral_time);
+        let restart = first.then(|| self.restart(&checked));
         for neighbor in started {
-            self.start(neighbor.clone(), rib.clone(), restarting_for, kept);
+            self.start(neighbor.clone(), rib.clone(), restart.clone(), kept);
         }
         let settings = Settings {
             speaker: speaker(&checked),
@@ -291,7 +296,11 @@ impl Supervisor {
     /// The way to the rib task, which is started with the first configuration.
     fn rib(&mut self, checked: &Checked) -> mpsc::Sender<RibInput> {
         let (kernel, shown, speaker) = (self.kernel.clone(), self.shown.clone(), speaker(checked));
-        let deferral = Deferral { families: self.kept, time: checked.deferral_time };
+        let deferral = Deferral {
+            families: self.kept,
+            time: checked.deferral_time,
+            over: Arc::clone(&self.restart_over),
+        };
         let rib_task = &mut self.rib_task;
         self.rib
             .get_or_insert_with(|| {
@@ -302,18 +311,22 @@ impl Supervisor {
             .clone()
     }
 
+    fn restart(&self, checked: &Checked) -> Restart {
+        Restart { time: checked.deferral_time, over: Arc::clone(&self.restart_over) }
+    }
+
     fn start(
         &mut self,
         neighbor: CheckedNeighbor,
         rib: mpsc::Sender<RibInput>,
-        restarting_for: Option<Duration>,
+        restart: Option<Restart>,
         kept: FamilySet,
     ) {
         let peer = PeerId(self.next_peer);
         self.next_peer += 1;
         let address = neighbor.address;
         let bfd = watch::Sender::new(BfdStatus::default());
-        self.sessions.insert(address, session::start(peer, neighbor, rib, bfd, restarting_for, kept));
+        self.sessions.insert(address, session::start(peer, neighbor, rib, bfd, restart, kept));
     }
 
     async fn accept(&mut self, stream: TcpStream) {
@@ -339,6 +352,7 @@ impl Supervisor {
         let (Some(config), Some(rib)) = (&self.config, &self.rib) else { return };
         let Some(dynamic) = config.dynamic(address) else { return };
         let (neighbor, rib, prefix) = (dynamic.neighbor(address), rib.clone(), dynamic.prefix);
+        let restart = Some(self.restart(config));
         let siblings: Vec<IpAddr> = self
             .sessions
             .keys()
@@ -355,7 +369,7 @@ impl Supervisor {
             };
             end_sessions(vec![(session, Command::Stop(Notification::peer_deconfigured()))]).await;
         }
-        self.start(neighbor, rib, None, self.kept);
+        self.start(neighbor, rib, restart, self.kept);
         self.watch_paths().await;
     }
 

@@ -285,6 +285,11 @@ impl Session {
         })
     }
 
+    /// The restart that this speaker came back from is over before its time.
+    pub fn restart_is_over(&mut self) {
+        self.config.restarting_until = None;
+    }
+
     /// The connection that carries the session, if it is up.
     pub fn established(&self) -> Option<(Direction, Negotiated)> {
         [Direction::Outgoing, Direction::Incoming].into_iter().find_map(|direction| {

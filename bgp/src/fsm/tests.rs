@@ -419,6 +419,12 @@ fn the_restart_bit_is_set_until_the_restart_is_over() {
         let [Output::SendOpen(_, open)] = &out[..] else { panic!("{out:?}") };
         assert_eq!(open.capabilities.graceful_restart.unwrap().restarting, restarting, "at {at} s");
     }
+    let mut session = Session::new(config);
+    step(&mut session, ZERO, Input::Start);
+    session.restart_is_over();
+    let out = step(&mut session, seconds(1), Input::Connected(Outgoing));
+    let [Output::SendOpen(_, open)] = &out[..] else { panic!("{out:?}") };
+    assert!(!open.capabilities.graceful_restart.unwrap().restarting, "over before its time");
 }
 
 #[test]
