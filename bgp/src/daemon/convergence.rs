@@ -64,9 +64,9 @@ impl Convergence {
         }
     }
 
-    /// Whether every configured neighbour has told all it knows.
+    /// Whether every neighbour has told all it knows; never true where others may come.
     pub(super) fn is_reached(&self) -> bool {
-        self.all(|peer| self.told_all.contains(peer))
+        !self.others && self.all(|peer| self.told_all.contains(peer))
     }
 
     /// Whether nobody is left to wait for before we tell what we know: two that wait for each other would do so to no
@@ -138,8 +138,8 @@ mod tests {
         let mut convergence = Convergence::default();
         assert!(!convergence.may_tell(), "nothing is configured");
         convergence.configure(BTreeSet::new(), true);
-        assert!(!convergence.may_tell());
+        assert!(!convergence.may_tell() && !convergence.is_reached());
         convergence.configure(BTreeSet::new(), false);
-        assert!(convergence.may_tell());
+        assert!(convergence.may_tell() && convergence.is_reached());
     }
 }

@@ -124,6 +124,7 @@ fn text(scrape: Scrape) -> String {
     let up = Family::<Neighbor, Counter>::default();
     let down = Family::<Neighbor, Counter>::default();
     let messages = Family::<Neighbor, Counter>::default();
+    let sent = Family::<Neighbor, Counter>::default();
     let faults = Family::<Neighbor, Counter>::default();
     let paths = Family::<InState, Gauge>::default();
     let losses = Family::<Neighbor, Counter>::default();
@@ -134,6 +135,7 @@ fn text(scrape: Scrape) -> String {
         up.get_or_create(&label()).inc_by(tally.up);
         down.get_or_create(&label()).inc_by(tally.down);
         messages.get_or_create(&label()).inc_by(tally.received);
+        sent.get_or_create(&label()).inc_by(tally.sent);
         faults.get_or_create(&label()).inc_by(tally.faults);
         if let Some(view) = bfd.view {
             let label = InState { neighbor: neighbor.clone(), state: view.state.name() };
@@ -157,6 +159,7 @@ fn text(scrape: Scrape) -> String {
     registry.register("session_up", "Times a session became Established", up);
     registry.register("session_down", "Times a session was lost", down);
     registry.register("messages_received", "Messages received", messages);
+    registry.register("messages_sent", "Messages sent", sent);
     registry.register("update_faults", "Faulty attributes that did not cost the session (RFC 7606)", faults);
     registry.register("bfd_up", "1 if BFD hears the neighbour and is heard, by its state", paths);
     registry.register("bfd_losses", "Times BFD found the path to the neighbour broken", losses);

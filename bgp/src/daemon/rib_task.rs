@@ -230,7 +230,8 @@ pub(super) async fn run(
     let mut batch = Vec::with_capacity(INPUTS);
     loop {
         let settled_at = match task.settling {
-            Settling::Until(at) => Some(at),
+            // What is still deferred has not reached the kernel, and must not look unwanted there.
+            Settling::Until(at) if task.deferred_until.is_none() => Some(at),
             _ => None,
         };
         tokio::select! {
@@ -350,6 +351,15 @@ impl RibTask {
             }
             self.rib.update(peer, update);
         }
+        if more {
+            self.reading.insert(peer);
+        } else {
+            self.reading.remove(&peer);
+        }
+    }
+
+    /// Ends the sessions of peers that announce more than they may.
+    fn enforce_limits(&mut self) {
         for reached in self.rib.take_limits_reached() {
             tracing::warn!(peer = %reached.peer, received = reached.received, limit = ?reached.limit, "prefix limit");
             if reached.excess == Excess::Beyond
@@ -359,11 +369,6 @@ impl RibTask {
             {
                 tracing::debug!(%error, "the session ends already");
             }
-        }
-        if more {
-            self.reading.insert(peer);
-        } else {
-            self.reading.remove(&peer);
         }
     }
 
@@ -390,15 +395,16 @@ impl RibTask {
 
     /// Gives each peer that can take one its next batch of messages.
     fn flush(&mut self, idle: bool) {
-        self.rib.decide();
-        self.write_pending(idle);
+        self.enforce_limits();
+        if self.deferred_until.is_some() && self.convergence.may_tell() {
+            self.proceed();
+        }
         if matches!(self.settling, Settling::Until(_)) && self.convergence.is_reached() {
             tracing::info!("all neighbours have told their routes");
             self.settling = Settling::Over;
         }
-        if self.deferred_until.is_some() && self.convergence.may_tell() {
-            self.proceed();
-        }
+        self.rib.decide();
+        self.write_pending(idle);
         for (peer, outlet) in &self.outlets {
             while self.rib.has_news(*peer) && outlet.is_ready() {
                 let Some(batch) = self.rib.export(*peer) else { break };

@@ -58,6 +58,8 @@ pub(super) struct Tally {
     pub(super) down: u64,
     /// Messages of all kinds.
     pub(super) received: u64,
+    /// Messages of all kinds, handed to the socket or about to be.
+    pub(super) sent: u64,
     /// Faulty attributes that did not cost the session.
     pub(super) faults: u64,
 }
@@ -227,6 +229,10 @@ impl SessionTask {
     fn path_changed(&mut self) {
         let BfdStatus { losses, independent, .. } = *self.bfd.borrow_and_update();
         if std::mem::replace(&mut self.losses, losses) == losses {
+            return;
+        }
+        if !independent && !self.helper.stale().is_empty() {
+            // RFC 5882 section 4.3: the neighbour's BFD went with what restarts.
             return;
         }
         for direction in [Direction::Outgoing, Direction::Incoming] {
@@ -490,11 +496,14 @@ impl SessionTask {
     fn send_batch(&mut self, batch: Batch) {
         let Some((direction, _)) = self.machine.established() else { return };
         self.writing_batch = true;
+        let mut count = 0;
         if let Some(transport) = self.slot(direction) {
             for segment in batch {
+                count += header::count(&segment);
                 transport.queue(segment);
             }
         }
+        self.status.send_modify(|status| status.tally.sent += count);
         self.flush(direction);
     }
 
@@ -607,6 +616,7 @@ impl SessionTask {
             if let Err(error) = transport.write() {
                 tracing::debug!(neighbor = %self.neighbor.address, %error, "write");
             }
+            self.status.send_modify(|status| status.tally.sent += 1);
         }
     }
 

@@ -501,6 +501,8 @@ impl Session {
                 self.up_since = Some(now);
                 self.was_up = true;
                 self.abort_dial(out);
+                // The session's end says when there is another attempt.
+                self.dialler = Dialler::Waiting(None);
                 // Section 6.8: the connection that is not yet up loses to the one that is.
                 if self.slot(direction.other()).take().is_some() {
                     let collision = Notification::connection_collision();

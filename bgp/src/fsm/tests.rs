@@ -398,6 +398,27 @@ fn the_place_of_a_session_is_taken_by_connections_from_the_same_side_too() {
 }
 
 #[test]
+fn nothing_is_due_for_the_dialler_while_the_session_is_up() {
+    for failure in [
+        vec![Input::DialFailed],
+        to_open_confirm(Outgoing).into_iter().chain([Input::Lost(Outgoing)]).collect(),
+    ] {
+        let mut session = Session::new(SessionConfig { capabilities: restarts(64498), ..config(2, 1) });
+        let opened = Input::Message(Incoming, Received::Open(open_graceful()));
+        let keepalive = Input::Message(Incoming, Received::Keepalive);
+        let up = [Input::Connected(Incoming), opened, keepalive];
+        for input in [Input::Start].into_iter().chain(failure).chain(up) {
+            step(&mut session, ZERO, input);
+        }
+        assert!(session.make_room());
+        step(&mut session, ZERO, Input::Tick);
+        let (_, negotiated) = session.established().unwrap();
+        let next = session.next_deadline().unwrap();
+        assert!(next >= negotiated.hold_time.keepalive().unwrap() * 3 / 4, "due at {next:?}");
+    }
+}
+
+#[test]
 fn connections_that_crossed_and_those_of_peers_without_graceful_restart_take_nobodys_place() {
     for (mut session, at) in [(graceful(), 9), (established(), 60)] {
         step(&mut session, seconds(at), Input::Connected(Incoming));

@@ -28,12 +28,13 @@ pub struct LimitReached {
 const UNDECIDED: usize = 4096;
 
 impl Rib {
-    /// All paths of these families that the peer said are stale until it says them again (RFC 7313 `BoRR`).
-    pub fn mark_stale(&mut self, id: PeerId, families: FamilySet) {
-        if families.is_empty() {
-            return;
-        }
+    /// All paths of these families that the peer said are stale until it says them again (RFC 7313 `BoRR`). Gives how
+    /// many there are.
+    pub fn mark_stale(&mut self, id: PeerId, families: FamilySet) -> BTreeMap<Family, usize> {
         let mut stale: BTreeMap<Family, usize> = BTreeMap::new();
+        if families.is_empty() {
+            return stale;
+        }
         for slot in self.table.all() {
             let slot = self.table.slot_mut(slot);
             let family = slot.prefix.family();
@@ -44,8 +45,7 @@ impl Rib {
                 }
             }
         }
-        let Some(peer) = self.peers.find_mut(id) else { return };
-        if let Some(held) = &mut peer.held {
+        if let Some(held) = self.peers.find_mut(id).and_then(|peer| peer.held.as_mut()) {
             stale.clear();
             for ((prefix, _), held) in held.iter_mut() {
                 let family = prefix.family();
@@ -55,7 +55,7 @@ impl Rib {
                 }
             }
         }
-        peer.excused.extend(stale);
+        stale
     }
 
     /// Paths of these families that are still stale go.

@@ -156,8 +156,8 @@ pub(super) struct Peer {
     pub(super) group: usize,
     /// The worst that was said about its limit in this session.
     pub(super) excess: Excess,
-    /// Paths that became stale and are not swept yet, said again or not: they do not count towards the limit, or a
-    /// peer that restarts with other routes would exceed it with what it no longer says.
+    /// Paths that became stale in a restart and are not swept yet, said again or not: they do not count towards the
+    /// limit, or a peer that comes back with other routes would exceed it with what it no longer says.
     pub(super) excused: BTreeMap<Family, usize>,
 }
 

@@ -59,6 +59,10 @@ pub struct PathView {
     pub stale: bool,
 }
 
+/// How often next hops are resolved anew for what follows from resolving them. Paths that lead to each other's next hops
+/// might change places for ever.
+const RESOLUTIONS: usize = 8;
+
 /// Adj-RIB-In of all peers, Loc-RIB, and Adj-RIB-Out of all groups of peers.
 #[derive(Debug)]
 pub struct Rib {
@@ -244,7 +248,10 @@ impl Rib {
             }
         }
         let retain = retain.unwrap_or(FamilySet::EMPTY);
-        self.mark_stale(id, retain);
+        let stale = self.mark_stale(id, retain);
+        if let Some(peer) = self.peers.find_mut(id) {
+            peer.excused = stale;
+        }
         self.remove_paths(id, |family, _| !retain.contains(family));
         self.forget_if_gone(id);
     }
@@ -304,9 +311,14 @@ impl Rib {
         }
         self.resolve_begun();
         self.decide_undecided();
-        // What leads to distant next hops may be among what was decided.
-        self.resolve_again();
-        self.decide_undecided();
+        // What leads to distant next hops may be among what was decided, and what follows from that too.
+        for _ in 0..RESOLUTIONS {
+            self.resolve_again();
+            if self.undecided.is_empty() {
+                return;
+            }
+            self.decide_undecided();
+        }
     }
 
     fn decide_undecided(&mut self) {
@@ -475,11 +487,14 @@ impl Rib {
 
     fn decide_slot(&mut self, id: SlotId) {
         let slot = self.table.slot(id);
-        if waits(slot, self.deferred) {
+        let waits = waits(slot, self.deferred);
+        if waits && slot.used == 0 {
             self.table.slot_mut(id).undecided = false;
             return;
         }
         let used = match slot.paths.as_slice() {
+            // Until now there was a path of our own.
+            _ if waits => 0,
             [] => 0,
             [only] => usize::from(self.is_reachable(only)),
             paths => {

@@ -382,6 +382,29 @@ fn after_a_restart_nothing_that_peers_say_is_told_before_all_have_said_it() {
 }
 
 #[test]
+fn a_network_of_ours_that_goes_while_paths_wait_goes_at_once() {
+    let mut rib = Rib::new(speaker());
+    rib.defer(FamilySet::from_iter(Family::ALL));
+    let network = prefix("198.51.100.0/24");
+    rib.originate(BTreeMap::from([(network, true)]));
+    for number in [1, 3] {
+        rib.peer_up(id(number), peer(number, PeerKind::External));
+    }
+    announce(&mut rib, id(1), path(1, &[64501]), [network]);
+    let mut knowledge = Knowledge::default();
+    knowledge.drain(&mut rib, 3);
+    assert_eq!(knowledge.routes.len(), 1);
+    rib.take_fib_changes();
+    rib.originate(BTreeMap::new());
+    knowledge.drain(&mut rib, 3);
+    assert_eq!(knowledge.routes.len(), 0);
+    assert_eq!(rib.take_fib_changes(), [FibChange { prefix: network, route: None }]);
+    rib.proceed();
+    knowledge.drain(&mut rib, 3);
+    assert_eq!(knowledge.routes.len(), 1, "the peer's path, now that nothing waits");
+}
+
+#[test]
 fn an_enhanced_refresh_is_told_between_its_marks() {
     let mut rib = rib(&[1, 3]);
     announce(&mut rib, id(1), path(1, &[64501]), [prefix("198.51.100.0/24")]);
@@ -631,6 +654,19 @@ fn what_a_restarted_peer_has_yet_to_say_again_does_not_count_towards_its_limit()
     assert_eq!(excess(&mut rib), Some(Excess::Near));
     announce(&mut rib, id(1), path(1, &[64501]), [prefix("10.4.0.0/16")]);
     assert_eq!(excess(&mut rib), Some(Excess::Beyond));
+}
+
+#[test]
+fn begins_of_refreshes_excuse_nothing() {
+    let limit = PrefixLimit { maximum: 2, warn_percent: 100, enforced: true };
+    let info = PeerInfo { prefix_limit: Some(limit), ..peer(1, PeerKind::External) };
+    let mut rib = Rib::new(speaker());
+    rib.peer_up(id(1), info);
+    for text in ["10.0.0.0/16", "10.1.0.0/16", "10.2.0.0/16"] {
+        rib.mark_stale(id(1), FamilySet::from_iter(Family::ALL));
+        announce(&mut rib, id(1), path(1, &[64501]), [prefix(text)]);
+    }
+    assert_eq!(rib.take_limits_reached().last().map(|reached| reached.excess), Some(Excess::Beyond));
 }
 
 #[test]

@@ -105,6 +105,17 @@ impl<'a> Frame<'a> {
     }
 }
 
+/// How many messages, all of them whole, follow one another here.
+pub fn count(mut messages: &[u8]) -> u64 {
+    let mut count: u64 = 0;
+    while let Some([high, low]) = messages.get(MARKER.len()..).and_then(|rest| rest.first_chunk::<2>()) {
+        let length = usize::from(u16::from_be_bytes([*high, *low]));
+        messages = messages.get(length.max(HEADER_LEN)..).unwrap_or_default();
+        count = count.saturating_add(1);
+    }
+    count
+}
+
 /// Appends a header whose length is filled in by [`finish_message`]; gives where it starts.
 pub(super) fn start_message(kind: MessageKind, out: &mut Vec<u8>) -> usize {
     let start = out.len();

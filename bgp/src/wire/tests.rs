@@ -101,6 +101,14 @@ const MANDATORY: &str = "40010100 400206 02010000fbf0 400304c0000201";
 const PREFERENCE: &str = "40050400000064";
 
 #[test]
+fn messages_in_a_row_are_counted() {
+    let mut octets = bytes(&format!("{BIRD_UPDATE_V4}{BIRD_EOR_V4}{BIRD_EOR_V6}"));
+    header::encode_keepalive(&mut octets);
+    assert_eq!(header::count(&octets), 4);
+    assert_eq!(header::count(&[]), 0);
+}
+
+#[test]
 fn open_of_bird_is_decoded() {
     let message = bytes(BIRD_OPEN);
     let open = Message::decode(Frame::split(&message).unwrap().unwrap());

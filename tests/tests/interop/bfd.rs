@@ -12,7 +12,6 @@ const ROUTES: [&str; 2] = ["198.51.100.0/25", "2001:db8:100::/40"];
 
 /// Three intervals of 300 ms, and what a busy machine may need to show it. The hold time is 90 s.
 const DETECTION: Duration = Duration::from_millis(900);
-const PATIENCE: Duration = Duration::from_secs(5);
 
 #[test]
 fn bird_over_ipv4() {
@@ -79,7 +78,8 @@ fn cut_and_mend(asn: u32, setup: Setup) {
     let cut_at = Instant::now();
     eventually("the session is down here", || lacks(&lab.neighbor(&lab.peers[0])?.state, &["Established"]));
     let took = cut_at.elapsed();
-    assert!(took < DETECTION + PATIENCE, "{took:?}");
+    // Asking takes its time too.
+    assert!(took < DETECTION + Duration::from_secs(2), "{took:?}");
     let neighbor = lab.neighbor(&lab.peers[0]).unwrap();
     assert_eq!(neighbor.bfd.map(|bfd| (bfd.state, bfd.losses)), Some(("Down".to_owned(), 1)));
     eventually("the session is down there", || {
@@ -98,7 +98,7 @@ fn a_neighbour_whose_operator_takes_bfd_down_keeps_its_session() {
     let mut lab = Lab::new(64497, vec![Setup { bfd: true, ..Setup::new(Daemon::Frr) }]);
     lab.start_all(&lab.config());
     wait_up(&lab);
-    let up_since = lab.neighbor(&lab.peers[0]).unwrap().since_seconds;
+    let seen_up = Instant::now();
     lab.peers[0].ask("configure terminal; bfd; peer 192.0.2.2 interface eth0; shutdown");
     eventually("BFD is down", || {
         let bfd = bfd(&lab, &lab.peers[0])?;
@@ -106,7 +106,7 @@ fn a_neighbour_whose_operator_takes_bfd_down_keeps_its_session() {
     });
     let neighbor = lab.neighbor(&lab.peers[0]).unwrap();
     assert_eq!((neighbor.state.as_str(), neighbor.bfd.unwrap().losses), ("Established", 0));
-    assert!(neighbor.since_seconds >= up_since);
+    assert!(neighbor.since_seconds >= seen_up.elapsed().as_secs(), "it is the same session");
     lab.peers[0].ask("configure terminal; bfd; peer 192.0.2.2 interface eth0; no shutdown");
     wait_up(&lab);
 }

@@ -363,9 +363,14 @@ pub(crate) fn prefix(text: &str) -> margay_bgp::Prefix {
 
 /// The speaker that was built beside this test.
 pub(crate) fn speaker_binary() -> PathBuf {
+    binary("margay-bgp")
+}
+
+/// A program of ours.
+pub(crate) fn binary(name: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let profile = test.parent().and_then(Path::parent).expect("tests are in target/<profile>/deps");
-    let binary = profile.join("margay-bgp");
+    let binary = profile.join(name);
     assert!(binary.exists(), "no {}: run cargo build --workspace --bins first", binary.display());
     binary
 }

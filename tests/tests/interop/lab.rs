@@ -13,7 +13,7 @@ use margay_bgp::control::{Client, ControlError, NeighborStatus, RouteView, Statu
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use crate::harness::{Namespace, Process, contains, eventually, ip, prefix, run, speaker_binary};
+use crate::harness::{Namespace, Process, binary, contains, eventually, ip, prefix, run, speaker_binary};
 
 /// The networks that the speaker originates.
 pub(crate) const OURS: [&str; 2] = ["203.0.113.0/25", "2001:db8:200::/40"];
@@ -653,6 +653,29 @@ impl Lab {
 
     pub(crate) fn configure(&self, config: &Config) {
         self.control(async |client| client.configure(config).await).unwrap();
+    }
+
+    /// What `margayctl bgp` answers: standard output, or else the error.
+    pub(crate) fn margayctl(&self, arguments: &str) -> Result<String, String> {
+        let mut command = Command::new(binary("margayctl"));
+        command.args(["bgp", "--socket"]).arg(self.path("control")).args(arguments.split_whitespace());
+        let output = command.output().unwrap();
+        let text = |octets: Vec<u8>| String::from_utf8(octets).unwrap();
+        if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
+    }
+
+    /// What the speaker shows Prometheus at this address of its own.
+    pub(crate) fn metrics(&self, address: std::net::SocketAddr) -> Result<String, String> {
+        let script = format!(
+            "exec 3<>/dev/tcp/{}/{}; printf 'GET /metrics HTTP/1.0\r\n\r\n' >&3; cat <&3",
+            address.ip(),
+            address.port(),
+        );
+        let mut command = Command::new("ip");
+        let output =
+            command.args(["netns", "exec", &self.node.name, "bash", "-c", &script]).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        if text.ends_with("# EOF\n") { Ok(text) } else { Err(text) }
     }
 
     pub(crate) fn try_status(&self) -> Result<Status, String> {

@@ -21,6 +21,7 @@ mod graceful;
 mod harness;
 mod lab;
 mod next_hop;
+mod operate;
 mod reflection;
 mod refresh;
 mod resolve;
