@@ -2,7 +2,8 @@
 //! `bgp status` anywhere.
 //!
 //! It reads what the node's processes leave on disk and asks their sockets; `policy` reads the cluster's objects, or
-//! files. It changes nothing but the sessions that `bgp reset` and `bgp refresh` name.
+//! files. It changes nothing but the sessions that `bgp reset` and `bgp refresh` name, and the file that `bgp dump` has the
+//! speaker write.
 
 mod bgp;
 mod bgp_status;
@@ -138,16 +139,16 @@ fn main() -> ExitCode {
         Command::Endpoints => endpoints::run(&cli.run_dir),
         Command::Ipam { command: Ipam::Show } => ipam::show(&cli.run_dir, &cli.state_dir),
         Command::Ipam { command: Ipam::Check } => check::run(&cli.run_dir, &cli.state_dir),
-        Command::Bgp { command: Bgp::Status { kubeconfig }, .. } => {
-            return match bgp_status::run(kubeconfig.as_deref()) {
-                Ok(answer) => print(&answer.text(cli.output), answer.status),
-                Err(error) => fail(&error, ExitCode::from(policy::ERROR)),
-            };
-        }
         Command::Bgp { socket, command } => {
             let socket = socket.clone().unwrap_or_else(|| cli.run_dir.join(paths::BGP_SOCKET));
             match command {
-                Bgp::Neighbors | Bgp::Status { .. } => bgp::neighbors(&socket),
+                Bgp::Neighbors => bgp::neighbors(&socket),
+                Bgp::Status { kubeconfig } => {
+                    return match bgp_status::run(kubeconfig.as_deref()) {
+                        Ok(answer) => print(&answer.text(cli.output), answer.status),
+                        Err(error) => fail(&error, ExitCode::from(policy::ERROR)),
+                    };
+                }
                 Bgp::Routes { prefix, received, advertised } => {
                     bgp::routes(&socket, *prefix, *received, *advertised)
                 }

@@ -46,7 +46,8 @@ pub struct BGPConfigurationSpec {
     /// What happens to routes while one end of a session restarts, of sessions whose `BGPPeer` says nothing else.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub graceful_restart: Option<GracefulRestart>,
-    /// Has BFD watch the paths of the sessions that nodes have by themselves (RFC 5880); off when not set.
+    /// Has BFD watch the paths of the sessions that nodes have by themselves (RFC 5880), as over several hops
+    /// (port 4784); off when not set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bfd: Option<Bfd>,
     /// Which addresses of Services are announced; none when not set.

@@ -69,7 +69,8 @@ pub struct BGPPeerSpec {
     /// Whether the nodes only accept the session, and never dial.
     #[serde(default)]
     pub passive: bool,
-    /// Hops that the session may span: the time to live of packets. 1 in another AS and 64 in the same when not set.
+    /// Hops that the session may span: the time to live of packets. When not set 64, but 1 to a router (`address`) in
+    /// another AS.
     #[schemars(with = "Option<i32>", range(min = 1, max = 255))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl: Option<u8>,
@@ -90,7 +91,9 @@ pub struct BGPPeerSpec {
     /// What happens to routes while one end restarts; that of the `BGPConfiguration` when not set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub graceful_restart: Option<GracefulRestart>,
-    /// Has BFD watch the path (RFC 5880); off when not set.
+    /// Has BFD watch the path (RFC 5880); off when not set. It is that of one hop (port 3784) where the session may span
+    /// no more: a router in another AS without `ttl`, `ttl: 1`, `ttlSecurity: 1`, or a link-local address. Otherwise it
+    /// is that of several (port 4784). The other end must see it alike.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bfd: Option<Bfd>,
     /// Whether the nodes name themselves as next hop of all that they tell.

@@ -20,7 +20,9 @@ pub(super) enum Balancing {
 /// The prefixes to announce: the ranges of cluster IPs, and a host route for each address that this node serves.
 ///
 /// With the policy `Cluster` a node serves an address while there is any endpoint, as it can send traffic on to it; with
-/// `Local` while one is here. An endpoint that ends counts where no other is ready, as for kube-proxy (KEP-1669).
+/// `Local` while one is here. An endpoint that ends counts while none is ready on any node. With `Local` kube-proxy
+/// falls back to those that end here as soon as none is ready here (KEP-1669): so what still arrives is served, while
+/// new connections are drawn to nodes with an endpoint that stays.
 pub(super) fn announced(
     ranges: &ServiceRanges,
     balancing: Balancing,

@@ -1,6 +1,6 @@
 //! Sessions that users ask for, checked.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::api::ObjectMeta;
@@ -29,7 +29,36 @@ pub(crate) struct PeerFacts {
     /// The nodes that have the session.
     pub(crate) nodes: Selector,
     /// The session; or what is wrong with it, and there is none.
-    pub(crate) session: Result<Session, Vec<String>>,
+    pub(crate) session: Result<Session, Malformed>,
+}
+
+impl PeerFacts {
+    /// Whether a node with these labels is at an end of the session, as far as can be read.
+    pub(crate) fn concerns(&self, labels: &BTreeMap<String, String>) -> bool {
+        let peers = match &self.session {
+            Ok(Session { end: End::Nodes(peers), .. })
+            | Err(Malformed { claim: Some(Claim::Nodes(peers)), .. }) => Some(peers),
+            Ok(_) | Err(_) => None,
+        };
+        self.nodes.matches(labels) || peers.is_some_and(|peers| peers.matches(labels))
+    }
+}
+
+/// A session that cannot be.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Malformed {
+    /// Whom it would be with, where that can be read: nobody else may take its place, without its password and filters.
+    pub(crate) claim: Option<Claim>,
+    pub(crate) problems: Vec<String>,
+}
+
+/// Whom a session would be with.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Claim {
+    /// A router.
+    Router(IpAddr),
+    /// Other nodes.
+    Nodes(Selector),
 }
 
 /// A session that is well formed.
@@ -113,9 +142,9 @@ pub(super) fn read(object: &BGPPeer) -> Read<PeerFacts> {
         Some(end) if problems.is_empty() => {
             Ok(Session { end, options, own, description: spec.description.clone() })
         }
-        _ => Err(problems.clone()),
+        _ => Err(Malformed { claim: claim(spec), problems: problems.clone() }),
     };
-    // One that cannot be read chooses no node, but every node says what is wrong with it.
+    // One that cannot be read may mean any node: none has the session, and every node says what is wrong with it.
     let nodes = nodes.flatten().unwrap_or_default();
     Read { value: Some(PeerFacts { nodes, session }), problems }
 }
@@ -154,6 +183,13 @@ fn end(spec: &BGPPeerSpec, problems: &mut Problems) -> Option<End> {
             problems.keep("address", Err(format!("expected either address or peerSelector; {found}")))
         }
     }
+}
+
+/// Whom a malformed session would be with.
+fn claim(spec: &BGPPeerSpec) -> Option<Claim> {
+    let router = spec.address.as_ref().and_then(|text| text.parse().ok()).map(Claim::Router);
+    let nodes = || selector(spec.peer_selector.as_ref()?).ok().map(Claim::Nodes);
+    router.or_else(nodes)
 }
 
 fn options(spec: &BGPPeerSpec, problems: &mut Problems) -> SessionOptions {
@@ -262,7 +298,9 @@ fn term(rule: &FilterRule) -> Result<(TermConfig, Vec<PrefixEntry>), String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{End, read};
+    use margay_policy::Selector;
+
+    use super::{Claim, End, read};
 
     fn check(spec: &str, problem: Option<&str>) {
         let read =
@@ -270,7 +308,7 @@ mod tests {
         let session = read.value.unwrap().session;
         assert_eq!(session.is_err(), problem.is_some(), "{spec}: {session:?}");
         if let Some(problem) = problem {
-            assert_eq!(session.unwrap_err(), read.problems);
+            assert_eq!(session.unwrap_err().problems, read.problems);
             let named = format!("BGPPeer tor: spec.{problem}");
             assert!(
                 read.problems.iter().any(|said| said.starts_with(&named)),
@@ -305,6 +343,22 @@ mod tests {
             "{address: 192.0.2.1, asn: 1, export: {rules: [{action: Next, set: {addCommunities: ['1']}}]}}",
             Some("export.rules[0]: set.addCommunities: community `1`"),
         );
+    }
+
+    #[test]
+    fn whom_a_malformed_session_would_be_with_is_read() {
+        let router = Some(Claim::Router("192.0.2.1".parse().unwrap()));
+        for (spec, claim) in [
+            ("{address: 192.0.2.1}", router.clone()),
+            ("{address: 192.0.2.1, asn: 1, peerSelector: {}}", router),
+            ("{peerSelector: {}, asn: 1}", Some(Claim::Nodes(Selector::default()))),
+            ("{address: x, asn: 1}", None),
+            ("{}", None),
+        ] {
+            let read =
+                read(&serde_saphyr::from_str(&format!("{{metadata: {{name: a}}, spec: {spec}}}")).unwrap());
+            assert_eq!(read.value.unwrap().session.unwrap_err().claim, claim, "{spec}");
+        }
     }
 
     #[test]

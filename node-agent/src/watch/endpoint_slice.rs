@@ -19,7 +19,8 @@ pub(crate) struct SliceFacts {
     pub(crate) anywhere: Serving,
 }
 
-/// Whether endpoints take traffic, as kube-proxy has it: those that end take it only where no other is ready.
+/// Whether endpoints take traffic. Those that end do where none is ready; whether on the node, as for kube-proxy with
+/// the policy `Local`, or anywhere, is for the reader to say.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Serving {
     /// None does.
@@ -78,7 +79,7 @@ mod tests {
     use super::{Serving, read};
 
     #[test]
-    fn conditions_count_as_for_kube_proxy() {
+    fn an_endpoint_is_ready_or_ends_by_its_conditions() {
         for (conditions, expected) in [
             ("{}", Serving::Ready),
             ("{ready: true, serving: true, terminating: false}", Serving::Ready),

@@ -41,7 +41,7 @@ use tokio::{sync::mpsc, task::JoinSet};
 use tracing::{info, warn};
 
 pub(crate) use bgp_configuration::{ConfigurationFacts, ServiceRanges};
-pub(crate) use bgp_peer::{End, FilterFacts, OwnOptions, PeerFacts, Session, SessionOptions};
+pub(crate) use bgp_peer::{Claim, End, FilterFacts, OwnOptions, PeerFacts, Session, SessionOptions};
 pub(crate) use endpoint_slice::{Serving, SliceFacts};
 pub(crate) use ip_block::BlockFacts;
 pub(crate) use ip_pool::PoolFacts;

@@ -15,13 +15,14 @@ use margay_bgp::{
     },
     policy::RouteKind,
 };
+use margay_policy::Selector;
 
 use crate::{
     config::Bgp,
     decide::{PeerNode, Topology},
     watch::{
-        ConfigurationFacts, End, FilterFacts, OwnOptions, PeerFacts, SecretFacts, ServiceRanges, Session,
-        SessionOptions,
+        Claim, ConfigurationFacts, End, FilterFacts, OwnOptions, PeerFacts, SecretFacts, ServiceRanges,
+        Session, SessionOptions,
     },
 };
 
@@ -64,32 +65,29 @@ pub(super) fn speaker(known: &Known<'_>) -> Option<Outcome> {
     config.ebgp_requires_policy = false;
     config.cluster_id = topology.own.facts.reflects_for;
 
-    let mut problems = configuration.problems.clone();
-    problems.extend(topology.own.facts.problems.iter().cloned());
-    let mut sessions: BTreeMap<IpAddr, (Candidate, String)> = BTreeMap::new();
-    for (name, facts) in known.peers.iter().filter(|(_, facts)| facts.nodes.matches(&topology.own.labels)) {
-        let session = match &facts.session {
-            Ok(session) => session,
-            Err(wrong) => {
-                problems.extend(wrong.iter().cloned());
-                continue;
-            }
-        };
+    // Nodes and routers reach each other through the default route as often as on one link, and a reflector, or a node
+    // that hears of another's pods by a router, has no other way to the next hops.
+    config.kernel.resolve_via_default = true;
+
+    let mut sessions = Sessions { problems: configuration.problems.clone(), ..Sessions::default() };
+    sessions.problems.extend(topology.own.facts.problems.iter().cloned());
+    for (name, facts) in known.peers.iter().filter(|(_, facts)| facts.concerns(&topology.own.labels)) {
         let object = format!("BGPPeer {name}");
-        known.add(name, &object, session, Side::Own, &config, &mut sessions, &mut problems);
-    }
-    for (name, facts) in known.peers {
-        let Ok(session @ Session { end: End::Nodes(peers), .. }) = &facts.session else { continue };
-        if peers.matches(&topology.own.labels) {
-            let side = Side::Peer(&facts.nodes);
-            known.add(name, &format!("BGPPeer {name}"), session, side, &config, &mut sessions, &mut problems);
+        match &facts.session {
+            Ok(session) => known.add(name, &object, facts, session, &config, &mut sessions),
+            Err(malformed) => {
+                sessions.problems.extend(malformed.problems.iter().cloned());
+                for address in known.claimed(&facts.nodes, malformed.claim.as_ref()) {
+                    sessions.claims.entry(address).or_insert_with(|| object.clone());
+                }
+            }
         }
     }
-    let plain = known.routers().chain(known.nodes(&config));
-    for candidate in plain {
-        sessions.entry(candidate.neighbor.address).or_insert((candidate, String::new()));
+    for (object, candidate) in known.routers().chain(known.nodes(&config)) {
+        sessions.add_plain(&object, candidate, &config);
     }
-    for (candidate, _) in sessions.into_values() {
+    let Sessions { candidates, problems, .. } = sessions;
+    for candidate in candidates.into_values() {
         config.prefix_lists.extend(candidate.prefix_lists);
         config.policies.extend(candidate.policies);
         config.neighbors.push(candidate.neighbor);
@@ -104,14 +102,8 @@ pub(super) fn speaker(known: &Known<'_>) -> Option<Outcome> {
 
 /// The Secrets that sessions of this node ask for.
 pub(super) fn secrets(topology: &Topology, peers: &BTreeMap<String, PeerFacts>) -> BTreeSet<String> {
-    let concerned = |facts: &&PeerFacts| {
-        let as_peer = match &facts.session {
-            Ok(Session { end: End::Nodes(peers), .. }) => peers.matches(&topology.own.labels),
-            _ => false,
-        };
-        as_peer || facts.nodes.matches(&topology.own.labels)
-    };
-    let sessions = peers.values().filter(concerned).filter_map(|facts| facts.session.as_ref().ok());
+    let concerned = peers.values().filter(|facts| facts.concerns(&topology.own.labels));
+    let sessions = concerned.filter_map(|facts| facts.session.as_ref().ok());
     sessions.filter_map(|session| Some(session.options.password.as_ref()?.name.clone())).collect()
 }
 
@@ -122,13 +114,65 @@ struct Candidate {
     policies: BTreeMap<String, PolicyConfig>,
 }
 
+/// The sessions so far.
+#[derive(Default)]
+struct Sessions {
+    /// Which `BGPPeer` has an address, whether there is a session or not: another session in its place would be one
+    /// without its password and filters.
+    claims: BTreeMap<IpAddr, String>,
+    candidates: BTreeMap<IpAddr, Candidate>,
+    problems: Vec<String>,
+}
+
+impl Sessions {
+    /// Whether an address is an object's from now on. That it is another's is noted.
+    fn claim(&mut self, address: IpAddr, object: &str) -> bool {
+        match self.claims.entry(address) {
+            Entry::Vacant(entry) => {
+                entry.insert(object.to_owned());
+                true
+            }
+            Entry::Occupied(entry) => {
+                let other = entry.get();
+                // Two nodes may say that they have one address.
+                if other != object {
+                    let problem = format!("{object}: {address} is with {other}; the first by name counts");
+                    self.problems.push(problem);
+                }
+                false
+            }
+        }
+    }
+
+    /// Adds a session that no `BGPPeer` asks for, if its address is nobody's.
+    fn add_plain(&mut self, object: &str, candidate: Candidate, config: &Config) {
+        let address = candidate.neighbor.address;
+        if self.claims.contains_key(&address) || self.candidates.contains_key(&address) {
+            return;
+        }
+        match check(config, &candidate) {
+            Ok(()) => drop(self.candidates.insert(address, candidate)),
+            Err(reason) => self.problems.push(format!("{object}: {reason}")),
+        }
+    }
+}
+
 /// Which end of a session between nodes this node is.
-#[derive(Clone, Copy)]
-enum Side<'a> {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Side {
     /// That of `nodeSelector`.
     Own,
-    /// That of `peerSelector`; the others are chosen by this one.
-    Peer(&'a margay_policy::Selector),
+    /// That of `peerSelector`.
+    Peer,
+}
+
+/// Another node at the other end of a session.
+struct Meeting<'a> {
+    name: &'a str,
+    node: &'a PeerNode,
+    /// Which of its addresses, if both nodes have one of a family.
+    address: Option<IpAddr>,
+    side: Side,
 }
 
 impl Known<'_> {
@@ -137,47 +181,46 @@ impl Known<'_> {
     }
 
     /// Adds the sessions of a `BGPPeer`, those left out that cannot be.
-    #[expect(clippy::too_many_arguments, reason = "what is read, and the two lists that are written")]
     fn add(
         &self,
         name: &str,
         object: &str,
+        facts: &PeerFacts,
         session: &Session,
-        side: Side<'_>,
         config: &Config,
-        sessions: &mut BTreeMap<IpAddr, (Candidate, String)>,
-        problems: &mut Vec<String>,
+        sessions: &mut Sessions,
     ) {
+        let mut ends = self.ends(object, facts, session, &mut sessions.problems);
+        ends.retain(|(neighbor, _)| sessions.claim(neighbor.address, object));
         let password = match session.options.password.as_ref().map(|key| self.password(key)) {
             None => None,
             Some(Ok(Some(password))) => Some(password),
             // Not listed yet: the session waits.
             Some(Ok(None)) => return,
             Some(Err(reason)) => {
-                problems.push(format!("{object}: spec.password: {reason}; there is no session without it"));
+                let problem = format!("{object}: spec.password: {reason}; there is no session without it");
+                sessions.problems.push(problem);
                 return;
             }
         };
-        for neighbor in self.ends(object, session, side, problems) {
+        for (neighbor, side) in ends {
             let neighbor = with_options(neighbor, &session.options, password.clone(), self.configuration);
             let candidate = self.candidate(name, neighbor, session, side);
-            if let Err(reason) = check(config, &candidate) {
-                problems.push(format!("{object}: {reason}"));
-                continue;
+            match check(config, &candidate) {
+                Ok(()) => drop(sessions.candidates.insert(candidate.neighbor.address, candidate)),
+                Err(reason) => sessions.problems.push(format!("{object}: {reason}")),
             }
-            match sessions.entry(candidate.neighbor.address) {
-                Entry::Vacant(entry) => drop(entry.insert((candidate, object.to_owned()))),
-                Entry::Occupied(entry) => {
-                    let (_, other) = entry.get();
-                    // An object whose selectors both choose both nodes says it twice.
-                    if other != object {
-                        let address = entry.key();
-                        problems.push(format!(
-                            "{object}: {address} has its session by {other} already; the first by name counts"
-                        ));
-                    }
-                }
+        }
+    }
+
+    /// The addresses that a malformed `BGPPeer` would have sessions with.
+    fn claimed(&self, nodes: &Selector, claim: Option<&Claim>) -> Vec<IpAddr> {
+        match claim {
+            Some(Claim::Router(address)) => vec![*address],
+            Some(Claim::Nodes(peers)) => {
+                self.meetings(nodes, peers).filter_map(|meeting| meeting.address).collect()
             }
+            None => Vec::new(),
         }
     }
 
@@ -199,13 +242,12 @@ impl Known<'_> {
     fn ends(
         &self,
         object: &str,
+        facts: &PeerFacts,
         session: &Session,
-        side: Side<'_>,
         problems: &mut Vec<String>,
-    ) -> Vec<Neighbor> {
-        let own = &self.topology.own;
-        match (&session.end, side) {
-            (End::Router { address, asn, port, interface, source_address }, Side::Own) => {
+    ) -> Vec<(Neighbor, Side)> {
+        match &session.end {
+            End::Router { address, asn, port, interface, source_address } => {
                 let description = Some(match &session.description {
                     Some(text) => format!("{object}: {text}"),
                     None => object.to_owned(),
@@ -217,15 +259,13 @@ impl Known<'_> {
                     neighbor.local_address = None;
                 }
                 neighbor.local_address = source_address.or(neighbor.local_address);
-                vec![neighbor]
+                vec![(neighbor, Side::Own)]
             }
-            (End::Router { .. }, Side::Peer(_)) => Vec::new(),
-            (End::Nodes(selector), Side::Own) | (End::Nodes(_), Side::Peer(selector)) => {
-                let chosen = self.topology.others.iter().filter(|(_, node)| selector.matches(&node.labels));
+            End::Nodes(peers) => {
                 let mut ends = Vec::new();
-                for (name, node) in chosen {
-                    match common(node, own) {
-                        Some(address) => ends.push(self.node(name, node, address)),
+                for Meeting { name, node, address, side } in self.meetings(&facts.nodes, peers) {
+                    match address {
+                        Some(address) => ends.push((self.node(name, node, address), side)),
                         None => problems.push(format!(
                             "{object}: node {name} and this one have no addresses of one family"
                         )),
@@ -236,11 +276,27 @@ impl Known<'_> {
         }
     }
 
+    /// The other nodes that this one meets by a `nodeSelector` and a `peerSelector`. Where both choose both nodes, each
+    /// end is that of `nodeSelector`.
+    fn meetings(&self, nodes: &Selector, peers: &Selector) -> impl Iterator<Item = Meeting<'_>> {
+        let own = &self.topology.own;
+        self.topology.others.iter().filter_map(move |(name, node)| {
+            let side = if nodes.matches(&own.labels) && peers.matches(&node.labels) {
+                Side::Own
+            } else if peers.matches(&own.labels) && nodes.matches(&node.labels) {
+                Side::Peer
+            } else {
+                return None;
+            };
+            Some(Meeting { name, node, address: common(node, own), side })
+        })
+    }
+
     /// A neighbour with its policies, as a `BGPPeer` wants them.
-    fn candidate(&self, name: &str, mut neighbor: Neighbor, session: &Session, side: Side<'_>) -> Candidate {
+    fn candidate(&self, name: &str, mut neighbor: Neighbor, session: &Session, side: Side) -> Candidate {
         let own = match side {
             Side::Own => session.own.clone(),
-            Side::Peer(_) => {
+            Side::Peer => {
                 OwnOptions { next_hop_self: false, route_reflector_client: false, import: None, export: None }
             }
         };
@@ -266,19 +322,22 @@ impl Known<'_> {
         policies.with(neighbor)
     }
 
-    /// The routers of the agent's own settings.
-    fn routers(&self) -> impl Iterator<Item = Candidate> {
-        self.settings.peers.iter().map(|peer| {
+    /// The routers of the agent's own settings, each with the words for it.
+    fn routers(&self) -> impl Iterator<Item = (String, Candidate)> {
+        self.settings.peers.iter().enumerate().map(|(index, peer)| {
             let neighbor = self.reached(Neighbor::new(peer.address, peer.asn));
             let mut policies = Policies::default();
             let terms = self.announcement_terms(&mut policies);
             let export = policies.add(ANNOUNCED.to_owned(), terms, None);
-            policies.with(Neighbor { export, ..neighbor })
+            (
+                format!("bgp.peers[{index}] of the agent's file"),
+                policies.with(Neighbor { export, ..neighbor }),
+            )
         })
     }
 
     /// The other nodes that this one has a session with by itself: all of a mesh, or route reflectors and their clients.
-    fn nodes(&self, config: &Config) -> impl Iterator<Item = Candidate> {
+    fn nodes(&self, config: &Config) -> impl Iterator<Item = (String, Candidate)> {
         let own = &self.topology.own;
         let reflects = |node: &PeerNode| node.facts.reflects_for.is_some();
         let has_reflector = reflects(own) || self.topology.others.values().any(reflects);
@@ -310,11 +369,8 @@ impl Known<'_> {
             terms.extend(self.announcement_terms(&mut policies));
             neighbor.export = policies.add(policy.to_owned(), terms, None);
             let restart = self.configuration.graceful_restart.unwrap_or_default();
-            Some(policies.with(Neighbor {
-                graceful_restart: restart,
-                bfd: self.configuration.bfd,
-                ..neighbor
-            }))
+            let neighbor = Neighbor { graceful_restart: restart, bfd: self.configuration.bfd, ..neighbor };
+            Some((format!("node {name}"), policies.with(neighbor)))
         })
     }
 

@@ -263,7 +263,7 @@ fn what_is_wrong_with_one_peer_costs_no_other() {
     // An invalid `ttl` beside `ttlSecurity` is left out, as the object's rule says.
     assert_eq!(addresses, ["192.0.2.2", "198.51.100.1", "198.51.100.6"]);
     for words in [
-        "BGPPeer b: 198.51.100.1 has its session by BGPPeer a already",
+        "BGPPeer b: 198.51.100.1 is with BGPPeer a; the first by name counts",
         "BGPPeer c: route_reflector_client: 198.51.100.3 is not in AS 64512",
         "BGPPeer d: prefix_lists.bgppeer-d-import-0[0]: 10.0.0.0/8",
         "BGPPeer e: address: 0.0.0.0",
@@ -271,6 +271,100 @@ fn what_is_wrong_with_one_peer_costs_no_other() {
         assert!(problems.iter().any(|problem| problem.starts_with(words)), "{words}: {problems:?}");
     }
     assert_eq!(problems.len(), 4, "{problems:?}");
+}
+
+#[test]
+fn no_plain_session_takes_the_place_of_an_unusable_one() {
+    let to_b = |rest: &str| format!("{{peerSelector: {{matchLabels: {{rack: b}}}}, {rest}}}");
+    let signed = to_b("password: {secretKeyRef: {name: margay-bgp, key: mesh}}");
+    let refused = to_b(
+        "import: {rules: [{action: Accept, match: {prefixes: [{cidr: 10.0.0.0/8, ge: 4}]}}]}, ttlSecurity: 255",
+    );
+    for (spec, secret) in [
+        (signed.clone(), None),
+        (signed.clone(), Some(None)),
+        (signed.clone(), Some(Some("{}"))),
+        (signed, Some(Some("{mesh: eAo=}"))),
+        (refused, None),
+        (to_b("holdTimeSeconds: 1"), None),
+        (to_b("nodeSelector: {matchExpressions: [{key: a, operator: Near}]}"), None),
+    ] {
+        for mesh in ["{mesh: Auto}", "{mesh: Full}"] {
+            let mut cluster = Cluster::of(&["", "labels: {rack: b}", ""])
+                .configured(mesh)
+                .peer("first", &spec)
+                // Nor does another object.
+                .peer("second", &to_b("passive: true"));
+            cluster.settings.peers = serde_saphyr::from_str(
+                "[{address: 192.0.2.2, asn: 64501}, {address: 192.0.2.1, asn: 64501}]",
+            )
+            .unwrap();
+            if let Some(data) = secret {
+                cluster = cluster.secret("margay-bgp", data);
+            }
+            // The own address as a router of the file is nobody's but the file's.
+            for (number, expected) in
+                [(1, ["192.0.2.1", "192.0.2.3"].as_slice()), (2, ["192.0.2.2"].as_slice())]
+            {
+                let Outcome { config, problems } = cluster.outcome(number);
+                let found: Vec<_> = config.neighbors.iter().map(|it| it.address.to_string()).collect();
+                assert_eq!(found, expected, "node {number}, {mesh}: {spec}: {problems:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_malformed_router_is_no_router_of_the_file_instead() {
+    let mut cluster =
+        Cluster::of(&[""]).peer("tor", "{address: 198.51.100.1, asn: 64501, holdTimeSeconds: 1}");
+    cluster.settings.peers =
+        serde_saphyr::from_str("[{address: 198.51.100.1, asn: 64501}, {address: 198.51.100.2, asn: 64501}]")
+            .unwrap();
+    let addresses: Vec<_> =
+        cluster.outcome(1).config.neighbors.iter().map(|it| it.address.to_string()).collect();
+    assert_eq!(addresses, ["198.51.100.2"]);
+}
+
+#[test]
+fn an_address_that_no_router_can_have_costs_its_own_session_alone() {
+    for wrong in ["fe80::2", "0.0.0.0", "::", "224.0.0.1", "ff02::1"] {
+        let mut cluster = Cluster::of(&["", "", ""]);
+        cluster.settings.peers =
+            serde_saphyr::from_str(&format!("[{{address: '{wrong}', asn: 64501}}]")).unwrap();
+        cluster.nodes[0].addresses.push("2001:db8::1".parse().unwrap());
+        cluster.nodes[1].addresses = vec![wrong.parse().unwrap()];
+        let Outcome { config, problems } = cluster.outcome(1);
+        let addresses: Vec<_> = config.neighbors.iter().map(|it| it.address.to_string()).collect();
+        assert_eq!(addresses, ["192.0.2.3"], "{wrong}");
+        assert_eq!(problems.len(), 2, "{problems:?}");
+        assert!(problems[0].starts_with("bgp.peers[0] of the agent's file: "), "{problems:?}");
+        assert!(problems[1].starts_with("node n2: "), "{problems:?}");
+        assert!(problems.iter().all(|problem| problem.contains(wrong)), "{problems:?}");
+    }
+}
+
+#[test]
+fn both_ends_follow_the_first_of_two_peers_by_name() {
+    let cluster = Cluster::of(&["labels: {rack: a}", "labels: {rack: b}"])
+        .peer(
+            "b",
+            "{nodeSelector: {matchLabels: {rack: a}}, peerSelector: {matchLabels: {rack: b}}, holdTimeSeconds: 30}",
+        )
+        .peer(
+            "a",
+            "{nodeSelector: {matchLabels: {rack: b}}, peerSelector: {matchLabels: {rack: a}}, holdTimeSeconds: 9}",
+        );
+    for (number, address) in [(1, "192.0.2.2"), (2, "192.0.2.1")] {
+        let Outcome { config, problems } = cluster.outcome(number);
+        assert_eq!(neighbor(&config, address).hold_time.unwrap().seconds(), 9, "node {number}");
+        assert_eq!(problems, [format!("BGPPeer b: {address} is with BGPPeer a; the first by name counts")]);
+    }
+}
+
+#[test]
+fn next_hops_may_be_behind_the_default_route() {
+    assert!(Cluster::of(&[REFLECTOR, ""]).config(1).kernel.resolve_via_default);
 }
 
 #[test]
