@@ -20,9 +20,10 @@ use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use super::interfaces::is_on_link;
+use super::timer::until;
 use crate::bfd::{Diagnostic, Input, Output, Packet, Session, SessionConfig, State};
 use crate::config::{CheckedBfd, Hops};
 use crate::family::Family;
@@ -177,13 +178,6 @@ async fn run(mut inputs: mpsc::Receiver<Vec<Watched>>) {
             () = until(due) => task.tick(),
             () = until(task.retry) => task.open_receivers(),
         }
-    }
-}
-
-async fn until(at: Option<Instant>) {
-    match at {
-        Some(at) => sleep_until(at).await,
-        None => std::future::pending().await,
     }
 }
 

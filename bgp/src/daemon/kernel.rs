@@ -11,11 +11,12 @@ use margay_netlink::{Error, Event, Group, Monitor, Request, Socket};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Duration, Instant, sleep_until};
+use tokio::time::{Duration, Instant};
 
 use super::RoutesOnExit;
 use super::kernel_plan::{KernelPlan, Operation};
 use super::kernel_routes::{is_other, kernel_routes};
+use super::timer::until;
 use crate::config::Kernel;
 use crate::family::FamilySet;
 use crate::prefix::Prefix;
@@ -155,13 +156,6 @@ async fn first_settings(inputs: &mut mpsc::Receiver<KernelInput>) -> Option<Kern
 fn report_end(answer: oneshot::Sender<()>) {
     if answer.send(()).is_err() {
         tracing::debug!("the supervisor did not wait for the end of the kernel task");
-    }
-}
-
-async fn until(at: Option<Instant>) {
-    match at {
-        Some(at) => sleep_until(at).await,
-        None => std::future::pending().await,
     }
 }
 

@@ -39,6 +39,7 @@ mod rib_task;
 mod session;
 mod supervisor;
 mod sys;
+mod timer;
 mod transport;
 
 use std::path::PathBuf;

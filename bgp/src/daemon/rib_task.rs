@@ -6,10 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Duration, Instant, sleep_until};
+use tokio::time::{Duration, Instant};
 
 use super::convergence::{Convergence, Marks};
 use super::kernel::{KernelInput, ShownRoutes};
+use super::session::Restart;
+use super::timer::until;
 use crate::family::{Family, FamilySet};
 use crate::prefix::Prefix;
 use crate::rib::{
@@ -198,10 +200,8 @@ struct RibTask {
 pub(super) struct Deferral {
     /// Families of which the neighbours may still have what the speaker told them before.
     pub(super) families: FamilySet,
-    /// How long the tables wait for the neighbours at most.
-    pub(super) time: Duration,
-    /// Set when the tables wait no more: then the restart is over.
-    pub(super) over: Arc<AtomicBool>,
+    /// How long the tables wait for the neighbours at most, and where they say that they wait no more.
+    pub(super) restart: Restart,
 }
 
 /// Runs until all senders are gone.
@@ -221,8 +221,8 @@ pub(super) async fn run(
         convergence: Convergence::default(),
         policies: BTreeMap::new(),
         settling: Settling::NotConfigured,
-        deferred_until: Some(Instant::now() + deferral.time),
-        restart_over: deferral.over,
+        deferred_until: Some(Instant::now() + deferral.restart.time),
+        restart_over: deferral.restart.over,
         outlets: BTreeMap::new(),
         reading: BTreeSet::new(),
         held_until: None,
@@ -258,13 +258,6 @@ pub(super) async fn run(
         task.flush(inputs.is_empty());
         // Sessions that have something to send now come before what else has arrived.
         tokio::task::yield_now().await;
-    }
-}
-
-async fn until(at: Option<Instant>) {
-    match at {
-        Some(at) => sleep_until(at).await,
-        None => std::future::pending().await,
     }
 }
 

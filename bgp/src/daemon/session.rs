@@ -12,12 +12,13 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use super::bfd::BfdStatus;
 use super::convergence::Marks;
 use super::interfaces::local_view;
 use super::rib_task::{self, Delivery, Inlet, RibInput, Updates};
+use super::timer::until;
 use super::transport::{self, Amount, Transport};
 use crate::FamilySet;
 use crate::config::CheckedNeighbor;
@@ -690,13 +691,6 @@ async fn ready_dial(dial: &mut Option<Dial>) -> io::Result<TcpStream> {
 async fn next_delivery(inlet: &mut Option<Inlet>) -> Option<Delivery> {
     match inlet {
         Some(inlet) => inlet.deliveries.recv().await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => sleep_until(deadline).await,
         None => std::future::pending().await,
     }
 }

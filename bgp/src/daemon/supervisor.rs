@@ -296,11 +296,7 @@ impl Supervisor {
     /// The way to the rib task, which is started with the first configuration.
     fn rib(&mut self, checked: &Checked) -> mpsc::Sender<RibInput> {
         let (kernel, shown, speaker) = (self.kernel.clone(), self.shown.clone(), speaker(checked));
-        let deferral = Deferral {
-            families: self.kept,
-            time: checked.deferral_time,
-            over: Arc::clone(&self.restart_over),
-        };
+        let deferral = Deferral { families: self.kept, restart: self.restart(checked) };
         let rib_task = &mut self.rib_task;
         self.rib
             .get_or_insert_with(|| {

@@ -637,17 +637,27 @@ fn a_limit_that_only_warns_lets_everything_in() {
     assert_eq!(rib.counts(id(1)).received, 3);
 }
 
+/// An external peer that may announce two paths.
+fn limited_to_two() -> PeerInfo {
+    let limit = PrefixLimit { maximum: 2, warn_percent: 100, enforced: true };
+    PeerInfo { prefix_limit: Some(limit), ..peer(1, PeerKind::External) }
+}
+
+/// Tables in which such a peer has announced two paths.
+fn rib_at_its_limit() -> Rib {
+    let mut rib = Rib::new(speaker());
+    rib.peer_up(id(1), limited_to_two());
+    announce(&mut rib, id(1), path(1, &[64501]), ["10.0.0.0/16", "10.1.0.0/16"].map(prefix));
+    rib
+}
+
 #[test]
 fn what_a_restarted_peer_has_yet_to_say_again_does_not_count_towards_its_limit() {
-    let limit = PrefixLimit { maximum: 2, warn_percent: 100, enforced: true };
-    let info = PeerInfo { prefix_limit: Some(limit), ..peer(1, PeerKind::External) };
     let all = FamilySet::from_iter(Family::ALL);
-    let mut rib = Rib::new(speaker());
-    rib.peer_up(id(1), info.clone());
-    announce(&mut rib, id(1), path(1, &[64501]), ["10.0.0.0/16", "10.1.0.0/16"].map(prefix));
+    let mut rib = rib_at_its_limit();
     rib.take_limits_reached();
     rib.peer_down(id(1), Some(all));
-    rib.peer_up(id(1), info);
+    rib.peer_up(id(1), limited_to_two());
     announce(&mut rib, id(1), path(1, &[64501]), ["10.2.0.0/16", "10.3.0.0/16"].map(prefix));
     rib.sweep(id(1), all);
     let excess = |rib: &mut Rib| rib.take_limits_reached().last().map(|reached| reached.excess);
@@ -658,10 +668,8 @@ fn what_a_restarted_peer_has_yet_to_say_again_does_not_count_towards_its_limit()
 
 #[test]
 fn begins_of_refreshes_excuse_nothing() {
-    let limit = PrefixLimit { maximum: 2, warn_percent: 100, enforced: true };
-    let info = PeerInfo { prefix_limit: Some(limit), ..peer(1, PeerKind::External) };
     let mut rib = Rib::new(speaker());
-    rib.peer_up(id(1), info);
+    rib.peer_up(id(1), limited_to_two());
     for text in ["10.0.0.0/16", "10.1.0.0/16", "10.2.0.0/16"] {
         rib.mark_stale(id(1), FamilySet::from_iter(Family::ALL));
         announce(&mut rib, id(1), path(1, &[64501]), [prefix(text)]);
@@ -671,14 +679,10 @@ fn begins_of_refreshes_excuse_nothing() {
 
 #[test]
 fn a_restarted_peer_with_more_than_its_limit_is_found_out_when_it_has_said_all() {
-    let limit = PrefixLimit { maximum: 2, warn_percent: 100, enforced: true };
-    let info = PeerInfo { prefix_limit: Some(limit), ..peer(1, PeerKind::External) };
     let all = FamilySet::from_iter(Family::ALL);
-    let mut rib = Rib::new(speaker());
-    rib.peer_up(id(1), info.clone());
-    announce(&mut rib, id(1), path(1, &[64501]), ["10.0.0.0/16", "10.1.0.0/16"].map(prefix));
+    let mut rib = rib_at_its_limit();
     rib.peer_down(id(1), Some(all));
-    rib.peer_up(id(1), info);
+    rib.peer_up(id(1), limited_to_two());
     rib.take_limits_reached();
     announce(&mut rib, id(1), path(1, &[64501]), ["10.0.0.0/16", "10.1.0.0/16", "10.2.0.0/16"].map(prefix));
     rib.sweep(id(1), all);
