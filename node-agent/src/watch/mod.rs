@@ -150,13 +150,7 @@ pub(crate) fn start(
     events: &mpsc::Sender<Event>,
     metrics: &Arc<Metrics>,
 ) {
-    let feed = |resource| Feed {
-        resource,
-        need: Need::Always,
-        name: None,
-        events: events.clone(),
-        metrics: Arc::clone(metrics),
-    };
+    let feed = |resource| Feed::of_all(resource, Need::Always, events, metrics);
     let own = node_name.to_owned();
     let read_node = move |object: &_| node::read(object, &own);
     tasks.spawn(follow(Api::all(client.clone()), feed("nodes"), read_node, node::key, ApiEvent::Nodes));
@@ -177,7 +171,7 @@ pub(crate) fn start(
     ));
     tasks.spawn(follow(
         Api::all(client.clone()),
-        Feed { need: Need::IfInstalled, ..feed("clusternetworkpolicies") },
+        optional("clusternetworkpolicies", events, metrics),
         cluster_network_policy::read,
         cluster_network_policy::key,
         ApiEvent::ClusterPolicies,
@@ -191,13 +185,7 @@ pub(crate) fn start_pools(
     events: &mpsc::Sender<Message>,
     metrics: &Arc<Metrics>,
 ) {
-    let feed = |resource| Feed {
-        resource,
-        need: Need::Always,
-        name: None,
-        events: events.clone(),
-        metrics: Arc::clone(metrics),
-    };
+    let feed = |resource| Feed::of_all(resource, Need::Always, events, metrics);
     tasks.spawn(follow(
         Api::all(client.clone()),
         feed("ippools"),
@@ -285,13 +273,7 @@ pub(crate) fn start_secret(
 
 /// The feed of a kind that a cluster, or the agent's role, may be without.
 fn optional<E>(resource: &'static str, events: &mpsc::Sender<E>, metrics: &Arc<Metrics>) -> Feed<E> {
-    Feed {
-        resource,
-        need: Need::IfInstalled,
-        name: None,
-        events: events.clone(),
-        metrics: Arc::clone(metrics),
-    }
+    Feed::of_all(resource, Need::IfInstalled, events, metrics)
 }
 
 struct Feed<E> {
@@ -323,6 +305,10 @@ impl<V> Read<V> {
 }
 
 impl<E> Feed<E> {
+    fn of_all(resource: &'static str, need: Need, events: &mpsc::Sender<E>, metrics: &Arc<Metrics>) -> Self {
+        Self { resource, need, name: None, events: events.clone(), metrics: Arc::clone(metrics) }
+    }
+
     /// Reads an object and reports what is wrong with it; the core gets the rest.
     fn sift<O, V>(&self, object: &DeserializeGuard<O>, read: impl Fn(&O) -> Read<V>) -> Option<V> {
         let label = crate::metrics::Resource { resource: self.resource };

@@ -9,9 +9,8 @@ use margay_api::resource::{Mesh, SecretKey};
 use margay_bgp::{
     Asn, BgpIdentifier, HoldTime, Prefix,
     config::{
-        Action, CommunityChange, Config, ConfigError, DefaultAction, GracefulRestartOptions, MatchConfig,
-        Neighbor, Network, NextHopOption, Password, PeerMatchConfig, PolicyConfig, PrefixEntry, SetConfig,
-        TermConfig,
+        Action, CommunityChange, Config, ConfigError, DefaultAction, MatchConfig, Neighbor, Network,
+        NextHopOption, Password, PeerMatchConfig, PolicyConfig, PrefixEntry, SetConfig, TermConfig,
     },
     policy::RouteKind,
 };
@@ -204,7 +203,7 @@ impl Known<'_> {
             }
         };
         for (neighbor, side) in ends {
-            let neighbor = with_options(neighbor, &session.options, password.clone(), self.configuration);
+            let neighbor = with_options(neighbor, &session.options, password.clone());
             let candidate = self.candidate(name, neighbor, session, side);
             match check(config, &candidate) {
                 Ok(()) => drop(sessions.candidates.insert(candidate.neighbor.address, candidate)),
@@ -368,8 +367,7 @@ impl Known<'_> {
             };
             terms.extend(self.announcement_terms(&mut policies));
             neighbor.export = policies.add(policy.to_owned(), terms, None);
-            let restart = self.configuration.graceful_restart.unwrap_or_default();
-            let neighbor = Neighbor { graceful_restart: restart, bfd: self.configuration.bfd, ..neighbor };
+            neighbor.bfd = self.configuration.bfd;
             Some((format!("node {name}"), policies.with(neighbor)))
         })
     }
@@ -390,7 +388,6 @@ impl Known<'_> {
     /// From which of the node's addresses a neighbour is reached, and what it is told as next hop.
     fn reached(&self, neighbor: Neighbor) -> Neighbor {
         let own = &self.topology.own;
-        let restart = self.configuration.graceful_restart.unwrap_or_default();
         Neighbor {
             local_address: own.address(neighbor.address.is_ipv4()),
             next_hop_ipv4: match own.address(true) {
@@ -401,7 +398,7 @@ impl Known<'_> {
                 Some(IpAddr::V6(address)) => Some(address),
                 _ => None,
             },
-            graceful_restart: restart,
+            graceful_restart: self.configuration.graceful_restart.unwrap_or_default(),
             ..neighbor
         }
     }
@@ -504,13 +501,7 @@ fn hidden_services(ranges: &ServiceRanges, policies: &mut Policies) -> Vec<TermC
     }]
 }
 
-fn with_options(
-    neighbor: Neighbor,
-    options: &SessionOptions,
-    password: Option<Password>,
-    configuration: &ConfigurationFacts,
-) -> Neighbor {
-    let restart: Option<GracefulRestartOptions> = options.graceful_restart.or(configuration.graceful_restart);
+fn with_options(neighbor: Neighbor, options: &SessionOptions, password: Option<Password>) -> Neighbor {
     Neighbor {
         password,
         passive: options.passive,
@@ -518,7 +509,7 @@ fn with_options(
         ttl_security: options.ttl_security,
         hold_time: options.hold_time,
         families: options.families.clone(),
-        graceful_restart: restart.unwrap_or_default(),
+        graceful_restart: options.graceful_restart.unwrap_or(neighbor.graceful_restart),
         max_prefixes: options.max_prefixes,
         bfd: options.bfd,
         ..neighbor
