@@ -43,4 +43,5 @@ impl Counter {
 }
 
 /// Entries of the map.
-pub const ENTRIES: u32 = Counter::ALL.len() as u32;
+pub const ENTRIES: u32 = Counter::Unparsed.index() + 1;
+const _: () = assert!(Counter::ALL.len() == ENTRIES as usize);
