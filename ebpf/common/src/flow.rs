@@ -36,12 +36,29 @@ pub struct Flow {
     pub seen: u64,
     /// The [revision](crate::control::Control::revision) in which policy allowed it.
     pub revision: u32,
-    /// Index of the link of the lower end's pod; 0 when that is not on this node.
-    pub low_ifindex: u32,
-    /// Index of the link of the higher end's pod, likewise.
-    pub high_ifindex: u32,
     /// Some of the constants below.
     pub state: u32,
+    /// The lower end.
+    pub low: End,
+    /// The higher end.
+    pub high: End,
+}
+
+/// One end of a flow, with what a packet to it needs: its [`Endpoint`](crate::endpoint::Endpoint) is not looked up again.
+/// All zero when the pod is not on this node.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct End {
+    /// Index of the pod's link; 0 when that is not on this node.
+    pub ifindex: u32,
+    /// As [`Endpoint::flags`](crate::endpoint::Endpoint::flags).
+    pub flags: u32,
+    /// As [`Endpoint::mtu`](crate::endpoint::Endpoint::mtu).
+    pub mtu: u32,
+    /// As [`Endpoint::mac`](crate::endpoint::Endpoint::mac).
+    pub mac: [u8; 6],
+    /// As [`Endpoint::host_mac`](crate::endpoint::Endpoint::host_mac).
+    pub host_mac: [u8; 6],
 }
 
 /// What a program leaves in a packet's `tc_index` that takes the short way through another link: the programs at that link
@@ -108,11 +125,16 @@ pub struct FragmentKey {
 
 const _: () = assert!(size_of::<FlowKey>() == 40 && align_of::<FlowKey>() == 1);
 const _: () = assert!(offset_of!(FlowKey, low_port) == 32 && offset_of!(FlowKey, protocol) == 36);
-const _: () = assert!(size_of::<Flow>() == 24 && align_of::<Flow>() == 8);
-const _: () = assert!(offset_of!(Flow, revision) == 8 && offset_of!(Flow, state) == 20);
+const _: () = assert!(size_of::<Flow>() == 64 && align_of::<Flow>() == 8);
+const _: () = assert!(offset_of!(Flow, revision) == 8 && offset_of!(Flow, state) == 12);
+const _: () = assert!(offset_of!(Flow, low) == 16 && offset_of!(Flow, high) == 40);
+const _: () = assert!(size_of::<End>() == 24 && align_of::<End>() == 4);
+const _: () =
+    assert!(offset_of!(End, mtu) == 8 && offset_of!(End, mac) == 12 && offset_of!(End, host_mac) == 18);
 const _: () = assert!(size_of::<Stacked>() == 8 && size_of::<FragmentKey>() == 40);
 
 plain!(FlowKey);
 plain!(Flow);
+plain!(End);
 plain!(Stacked);
 plain!(FragmentKey);
