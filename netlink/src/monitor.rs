@@ -11,7 +11,8 @@ use netlink_sys::{Socket as Raw, protocols::NETLINK_ROUTE};
 use socket2::{SockFilter, SockRef};
 
 use crate::{
-    Error, Socket, addr::Address, link::Link, neigh::Neighbour, route::Route, socket::parse_messages,
+    Error, Socket, addr::Address, link::Link, neigh::Neighbour, qdisc::Qdisc, route::Route,
+    socket::parse_messages,
 };
 
 /// A group of changes to listen for.
@@ -25,6 +26,8 @@ pub enum Group {
     Routes,
     /// Neighbours of both families.
     Neighbours,
+    /// Queueing disciplines.
+    Qdiscs,
 }
 
 /// One change.
@@ -46,6 +49,10 @@ pub enum Event {
     NeighbourChanged(Neighbour),
     /// A neighbour is gone.
     NeighbourGone(Neighbour),
+    /// A queueing discipline is there, or has changed.
+    QdiscChanged(Qdisc),
+    /// A queueing discipline is gone.
+    QdiscGone(Qdisc),
     /// Changes came faster than they were read and some are lost: list everything anew.
     Lost,
 }
@@ -70,6 +77,7 @@ impl Monitor {
             let numbers: &[u32] = match group {
                 Group::Links => &[1],
                 Group::Neighbours => &[3],
+                Group::Qdiscs => &[4],
                 Group::Addresses => &[5, 9],
                 Group::Routes => &[7, 11],
             };
@@ -154,6 +162,8 @@ fn event(message: &RouteNetlinkMessage) -> Option<Event> {
         M::DelRoute(message) => Route::parse(message).map(Event::RouteGone),
         M::NewNeighbour(message) => Neighbour::parse(message).map(Event::NeighbourChanged),
         M::DelNeighbour(message) => Neighbour::parse(message).map(Event::NeighbourGone),
+        M::NewQueueDiscipline(message) => Qdisc::parse(message).map(Event::QdiscChanged),
+        M::DelQueueDiscipline(message) => Qdisc::parse(message).map(Event::QdiscGone),
         _ => None,
     }
 }
