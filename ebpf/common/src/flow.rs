@@ -51,14 +51,16 @@ pub struct Flow {
 pub struct End {
     /// Index of the pod's link; 0 when that is not on this node.
     pub ifindex: u32,
-    /// As [`Endpoint::flags`](crate::endpoint::Endpoint::flags).
-    pub flags: u32,
     /// As [`Endpoint::mtu`](crate::endpoint::Endpoint::mtu).
     pub mtu: u32,
-    /// As [`Endpoint::mac`](crate::endpoint::Endpoint::mac).
+    /// As [`Endpoint::mac`](crate::endpoint::Endpoint::mac). This and the next stand where a program can copy them by words.
     pub mac: [u8; 6],
+    /// The low half of [`Endpoint::flags`](crate::endpoint::Endpoint::flags).
+    pub flags: u16,
     /// As [`Endpoint::host_mac`](crate::endpoint::Endpoint::host_mac).
     pub host_mac: [u8; 6],
+    /// Zero.
+    pub padding: [u8; 2],
 }
 
 /// What a program leaves in a packet's `tc_index` that takes the short way through another link: the programs at that link
@@ -130,7 +132,7 @@ const _: () = assert!(offset_of!(Flow, revision) == 8 && offset_of!(Flow, state)
 const _: () = assert!(offset_of!(Flow, low) == 16 && offset_of!(Flow, high) == 40);
 const _: () = assert!(size_of::<End>() == 24 && align_of::<End>() == 4);
 const _: () =
-    assert!(offset_of!(End, mtu) == 8 && offset_of!(End, mac) == 12 && offset_of!(End, host_mac) == 18);
+    assert!(offset_of!(End, mac) == 8 && offset_of!(End, flags) == 14 && offset_of!(End, host_mac) == 16);
 const _: () = assert!(size_of::<Stacked>() == 8 && size_of::<FragmentKey>() == 40);
 
 plain!(FlowKey);
