@@ -14,15 +14,15 @@ pub enum FabricKind {
     Routed,
 }
 
-/// What enforces policy.
+/// What carries and judges packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum Dataplane {
     /// The best that the agent finds.
     #[default]
     Auto,
-    /// nftables.
+    /// nftables alone.
     Nftables,
-    /// eBPF.
+    /// eBPF, with nftables for what it leaves.
     Ebpf,
 }
 
@@ -91,7 +91,7 @@ pub struct LabConfig {
     pub nodes: u8,
     /// How they are connected.
     pub fabric: FabricKind,
-    /// What enforces policy.
+    /// What carries and judges packets.
     pub dataplane: Dataplane,
     /// Address families.
     pub ip_families: IpFamilies,

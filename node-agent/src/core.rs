@@ -44,6 +44,7 @@ use crate::{
     program::{
         announce, cni,
         connections::{self, Found},
+        ebpf::{Attachments, ShortWay},
         endpoint, leak,
         nft::Driver,
         sysctl,
@@ -94,6 +95,8 @@ pub(crate) enum Event {
     Observed(Asked),
     /// The metrics are to have what the kernel counts.
     Count(oneshot::Sender<()>),
+    /// Which interfaces have the programs of the eBPF dataplane.
+    Attached(Attachments),
     /// Connections of which some may be forbidden, and who ends those.
     Connections { found: Vec<Found>, answer: oneshot::Sender<Vec<Connection>> },
 }
@@ -121,10 +124,11 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     }
     watches::start(&mut tasks, &client, &settings.node_name, &events, &metrics);
     let pools = start_pools(&settings, &mut tasks, &client, &events, &metrics)?;
+    let short_way = ShortWay::start(&settings, &mut tasks, &events, &metrics).await?;
     info!(
         node = settings.node_name,
         version = env!("CARGO_PKG_VERSION"),
-        dataplane = "nftables",
+        dataplane = short_way.dataplane(),
         "margay-node runs"
     );
     let store = Store::new(&settings.state_dir.join(paths::IPAM));
@@ -135,7 +139,7 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     tasks.spawn(announce::run(client, announced));
     let (connections, doubts) = mpsc::channel(connections::QUEUE);
     tasks.spawn(connections::run(doubts, events.clone()));
-    let links = Links { topology, takedowns, announcements, connections, logging, pools };
+    let links = Links { topology, takedowns, announcements, connections, logging, pools, short_way };
     let core = Core::new(settings, metrics, shared, links, events);
     tasks.spawn(core.run(inbox));
 
@@ -202,6 +206,8 @@ struct Core {
     state: State,
     decider: Decider,
     nft: Driver,
+    /// What goes round that table.
+    short_way: ShortWay,
     records: Records,
     store: Store,
     /// What the kernel holds; `None` before the first transaction.
@@ -279,6 +285,7 @@ struct Links {
     connections: mpsc::Sender<BTreeSet<IpAddr>>,
     logging: watch::Sender<BTreeSet<String>>,
     pools: Option<Pools>,
+    short_way: ShortWay,
 }
 
 impl Core {
@@ -289,7 +296,7 @@ impl Core {
         links: Links,
         events: mpsc::Sender<Event>,
     ) -> Self {
-        let Links { topology, takedowns, announcements, connections, logging, pools } = links;
+        let Links { topology, takedowns, announcements, connections, logging, pools, short_way } = links;
         let mut state = State::new(settings.node_name.clone());
         if pools.is_some() {
             state.await_claimed();
@@ -298,6 +305,7 @@ impl Core {
             state,
             decider: Decider::default(),
             nft: Driver::new(),
+            short_way,
             records: Records::below(&settings.run_dir),
             store: Store::new(&settings.state_dir.join(paths::IPAM)),
             programmed: None,
@@ -428,12 +436,17 @@ impl Core {
                 }
             }
             Event::Plugin(call) => self.call(call),
+            Event::Attached(attachments) => {
+                self.short_way.attached(attachments);
+                self.changed.note(true);
+            }
             Event::Observed(Asked { seen, answer }) => {
                 // A task that has ended takes no more notice.
                 drop(answer.send(observe::named(&self.state, self.decider.compiler(), seen)));
             }
             Event::Count(answer) => {
                 self.count_drops();
+                self.short_way.count(&self.metrics);
                 // Nor does a scrape that has been given up.
                 let _given_up = answer.send(());
             }
@@ -612,6 +625,7 @@ impl Core {
         } else {
             self.count_last_drops(&changes);
         }
+        self.short_way.prepare(&wanted, self.decider.compiler(), &changes);
         match self.nft.apply(&wanted, self.decider.compiler(), &changes) {
             Ok(0) => {}
             Ok(_) => {
@@ -622,11 +636,13 @@ impl Core {
             Err(error) => {
                 self.metrics.transactions.get_or_create(&Outcome { outcome: "refused" }).inc();
                 error!(%error, "the policy is not in the kernel; trying again");
+                self.short_way.resume();
                 self.last_error = Some(error.to_string());
                 self.retry = Some(Instant::now() + RETRY);
                 return;
             }
         }
+        self.short_way.write();
         let compiler = self.decider.compiler();
         if is_replaced {
             self.tally.restart(compiler);
