@@ -34,8 +34,8 @@ impl Whose {
     /// By the addresses, protocol and ports in its headers.
     #[inline(always)]
     pub(crate) fn of(headers: &Headers) -> Self {
-        let source = (order(headers.source), u16::from_be_bytes(headers.source_port));
-        let destination = (order(headers.destination), u16::from_be_bytes(headers.destination_port));
+        let source = (order(&headers.source), u16::from_be_bytes(headers.source_port));
+        let destination = (order(&headers.destination), u16::from_be_bytes(headers.destination_port));
         let from_high = destination < source;
         let key = if from_high {
             FlowKey {
@@ -62,7 +62,7 @@ impl Whose {
 
 /// An address as two numbers, which compare like its octets; comparing octets would be a loop.
 #[inline(always)]
-pub(crate) fn order(address: Address) -> (u64, u64) {
+pub(crate) fn order(address: &Address) -> (u64, u64) {
     // SAFETY: two times eight octets are sixteen, and arrays of octets have no alignment.
     let [high, low] = unsafe { transmute::<[u8; 16], [[u8; 8]; 2]>(address.0) };
     (u64::from_be_bytes(high), u64::from_be_bytes(low))
