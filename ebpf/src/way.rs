@@ -1,5 +1,7 @@
 //! The way of a packet that a pod or another node sends: short, or to the stack.
 
+use core::mem::{MaybeUninit, transmute};
+
 use aya_ebpf::bindings::TC_ACT_UNSPEC;
 use margay_ebpf_common::{
     control::Control,
@@ -8,11 +10,12 @@ use margay_ebpf_common::{
 };
 
 use crate::{
-    flow::{self, Entry, OnStack, Whose},
+    flow::{self, Entry, Whose},
     judge::{self, Opening},
     maps::{FRAGMENTS, control, count, value},
     parse::{self, Headers, Kind, Packet},
     route,
+    words::{OnStack, zero},
 };
 
 /// Addressed to the interface that received it, as Ethernet goes.
@@ -31,16 +34,17 @@ pub(crate) enum At {
 #[inline(always)]
 pub(crate) fn take(packet: Packet, at: At) -> i32 {
     if packet.pkt_type() == PACKET_HOST && packet.vlan_present() == 0 {
-        let mut headers = Headers::new();
-        let kind = parse::parse(packet, &mut headers);
+        let mut headers = MaybeUninit::uninit();
+        let headers = &mut zero::<Headers, 8>(&mut headers).0;
+        let kind = parse::parse(packet, headers);
         let found = match kind {
             Kind::Foreign => Err(Outcome::Nobodys),
             Kind::Unparsed => Err(Outcome::Stack(Counter::Unparsed)),
             _ if headers.has_options => Err(Outcome::Stack(Counter::Unparsed)),
-            kind => find(packet, at, kind, &headers),
+            kind => find(packet, at, kind, headers),
         };
         match found {
-            Ok(to) => match route::go(packet, &headers, &to) {
+            Ok(to) => match route::go(packet, headers, &to) {
                 Some(action) => return action,
                 None => count(Counter::Unroutable),
             },
@@ -168,12 +172,14 @@ fn considered(packet: Packet, at: At, headers: &Headers, whose: &Whose) -> Outco
         }
     }
 
-    let Some(mut opening) = ends(at, headers) else {
+    let mut opening = MaybeUninit::uninit();
+    let opening = &mut zero::<Opening, 8>(&mut opening).0;
+    if !ends(at, headers, opening) {
         if old.is_some() {
             flow::end(&whose.key);
         }
         return Outcome::Nobodys;
-    };
+    }
     if old.is_none() {
         if flow::is_stacked(&whose.key, now) {
             return Outcome::Stack(Counter::Stacked);
@@ -186,18 +192,18 @@ fn considered(packet: Packet, at: At, headers: &Headers, whose: &Whose) -> Outco
         return Outcome::Stack(Counter::BeingWritten);
     }
     // An old flow stays: it is not its fault that somebody uses its addresses.
-    if !is_from(packet, at, &opening) {
+    if !is_from(packet, at, opening) {
         return Outcome::Stack(Counter::NotAllowed);
     }
     // A flow is judged as its opener began it, whoever sends now.
     let from_opener = old.is_none_or(|entry| entry.was_opened_by(from_high));
     let is_allowed = if from_opener {
-        judge::judge(&headers.source, &headers.destination, &mut opening)
+        judge::judge(&headers.source, &headers.destination, opening)
     } else {
         (opening.source_ifindex, opening.destination_ifindex) =
             (opening.destination_ifindex, opening.source_ifindex);
         opening.port = headers.source_port;
-        judge::judge(&headers.destination, &headers.source, &mut opening)
+        judge::judge(&headers.destination, &headers.source, opening)
     };
     if control().revision != before.revision {
         return Outcome::Stack(Counter::BeingWritten);
@@ -232,30 +238,21 @@ const fn is_whole(control: Control) -> bool {
     control.revision != 0 && control.revision & 1 == 0
 }
 
-/// Where the two ends of a packet are, as far as the destination says; `None` when it is no pod, or none that can be
-/// reached from here.
+/// Sets where the two ends of a packet are; false when one is no pod, or none that can be reached from here.
 #[inline(always)]
-fn ends(at: At, headers: &Headers) -> Option<Opening> {
-    let destination_ifindex = judge::local(&headers.destination);
-    if destination_ifindex == 0 && (at == At::Uplink || !judge::is_pod(&headers.destination)) {
-        return None;
+fn ends(at: At, headers: &Headers, opening: &mut Opening) -> bool {
+    opening.destination_ifindex = judge::local(&headers.destination);
+    if opening.destination_ifindex == 0 && (at == At::Uplink || !judge::is_pod(&headers.destination)) {
+        return false;
     }
-    let source_ifindex = judge::local(&headers.source);
+    opening.source_ifindex = judge::local(&headers.source);
     // The node's own packets come this way too, and those of everybody whom it routes for.
-    if source_ifindex == 0 && !judge::is_pod(&headers.source) {
-        return None;
+    if opening.source_ifindex == 0 && !judge::is_pod(&headers.source) {
+        return false;
     }
-    if !route::KNOWS_ROUTES && (source_ifindex == 0 || destination_ifindex == 0) {
-        return None;
-    }
-    Some(Opening {
-        source_ifindex,
-        destination_ifindex,
-        port: headers.destination_port,
-        protocol: headers.protocol,
-        source_end: OnStack(End::default()),
-        destination_end: OnStack(End::default()),
-    })
+    opening.port = headers.destination_port;
+    opening.protocol = headers.protocol;
+    route::KNOWS_ROUTES || (opening.source_ifindex != 0 && opening.destination_ifindex != 0)
 }
 
 /// Whether a packet comes from where its source is, and not from the pod that it is for.
@@ -279,13 +276,13 @@ fn remember(headers: &Headers, whose: &Whose) {
 
 #[inline(always)]
 fn fragment(headers: &Headers) -> OnStack<FragmentKey> {
-    OnStack(FragmentKey {
-        source: headers.source,
-        destination: headers.destination,
-        identification: headers.identification,
-        protocol: headers.protocol,
-        padding: [0; 3],
-    })
+    let (source, destination) = (flow::order(&headers.source), flow::order(&headers.destination));
+    // The words of a `FragmentKey`, by the order of its octets.
+    let last = u64::from(headers.identification) << 32 | u64::from(headers.protocol) << 24;
+    let words =
+        [source.0.to_be(), source.1.to_be(), destination.0.to_be(), destination.1.to_be(), last.to_be()];
+    // SAFETY: both have forty octets, and every bit pattern is a key.
+    OnStack(unsafe { transmute::<[u64; 5], FragmentKey>(words) })
 }
 
 /// A later fragment goes where the first went. Sets of which flow that was.
@@ -312,14 +309,15 @@ fn error(packet: Packet, at: At, headers: &Headers, whose: &mut Whose) -> u32 {
 
 #[inline(always)]
 fn reported(packet: Packet, at: At, headers: &Headers, whose: &mut Whose) -> Option<Outcome> {
-    let mut inner = Headers::new();
-    if parse::inner(packet, headers, &mut inner) != Kind::Whole {
+    let mut inner = MaybeUninit::uninit();
+    let inner = &mut zero::<Headers, 8>(&mut inner).0;
+    if parse::inner(packet, headers, inner) != Kind::Whole {
         return None;
     }
     if flow::order(&inner.source) != flow::order(&headers.destination) {
         return None;
     }
-    *whose = Whose::of(&inner);
+    *whose = Whose::of(inner);
     // The error comes from the side of the end that the inner packet was for.
     whose.from_high = !whose.from_high;
     let entry = Entry::find(&whose.key, flow::now())?;
@@ -337,8 +335,7 @@ fn reported(packet: Packet, at: At, headers: &Headers, whose: &mut Whose) -> Opt
 /// Of no flow that is known; counted if it is between two pods.
 #[inline(always)]
 fn of_nothing(at: At, headers: &Headers) -> Outcome {
-    match ends(at, headers) {
-        Some(_) => Outcome::Stack(Counter::NoFlow),
-        None => Outcome::Nobodys,
-    }
+    let mut opening = MaybeUninit::uninit();
+    let opening = &mut zero::<Opening, 8>(&mut opening).0;
+    if ends(at, headers, opening) { Outcome::Stack(Counter::NoFlow) } else { Outcome::Nobodys }
 }

@@ -9,7 +9,10 @@
     reason = "helpers fail a test by panicking and are not test functions"
 )]
 
+mod branch;
 mod count;
 mod dataplane;
+mod packet;
 mod pair;
 mod size;
+mod world;
