@@ -14,5 +14,7 @@ mod count;
 mod dataplane;
 mod packet;
 mod pair;
+mod site;
 mod size;
+mod traffic;
 mod world;
