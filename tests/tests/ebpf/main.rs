@@ -9,7 +9,12 @@
     reason = "helpers fail a test by panicking and are not test functions"
 )]
 
+mod branch;
 mod count;
 mod dataplane;
+mod packet;
 mod pair;
+mod site;
 mod size;
+mod traffic;
+mod world;
