@@ -6,7 +6,7 @@ export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 PROFILE := debug
 BIN := target/$(PROFILE)
 CASES := $(foreach suite,netpol clusternetworkpolicy corners,tests/conformance/$(suite)/cases)
-BENCHES := cni policy traffic bgp
+BENCHES := cni policy traffic ebpf bgp
 FUZZ := 10
 FUZZED := margay-policy margay-ipam margay-bgp margay-netlink
 
@@ -64,7 +64,7 @@ plugin: setup ## build the CNI plugin as it is shipped: optimised, static, for a
 	RUSTFLAGS='-C target-feature=+crt-static' cargo build --locked --release -p margay-cni \
 	    --target $$(rustc -vV | sed -n 's/^host: //p')
 
-bench: plugin ## run the benchmarks, or one of them: make bench BENCH=cni
+bench: plugin ebpf ## run the benchmarks, or one of them: make bench BENCH=cni
 	@$(foreach bench,$(if $(BENCH),$(BENCH),$(BENCHES)),$(if $(filter $(bench),$(BENCHES)),,\
 	    $(error no benchmark `$(bench)`; there is: $(BENCHES))))true
 	cargo build --locked --release --bins -p margay-node -p margay-bgp

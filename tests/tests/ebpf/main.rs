@@ -10,10 +10,8 @@
 )]
 
 mod branch;
-mod count;
 mod dataplane;
 mod packet;
-mod pair;
 mod site;
 mod size;
 mod traffic;

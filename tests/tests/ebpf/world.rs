@@ -188,10 +188,16 @@ impl World {
         assert_eq!((action, after), (TC_ACT_UNSPEC, octets));
     }
 
-    fn run_program(&mut self, name: &str, at: From, octets: &[u8], gso_size: u32) -> (u32, Vec<u8>) {
+    /// A `__sk_buff` of a packet at a link, which is to be cut into segments of so many octets if that is not zero.
+    pub(crate) fn context(&self, at: From, gso_size: u32) -> [u8; CONTEXT] {
         let mut context = [0; CONTEXT];
         context[IFINDEX..IFINDEX + 4].copy_from_slice(&self.ifindex(at).to_ne_bytes());
         context[GSO_SIZE..GSO_SIZE + 4].copy_from_slice(&gso_size.to_ne_bytes());
+        context
+    }
+
+    fn run_program(&mut self, name: &str, at: From, octets: &[u8], gso_size: u32) -> (u32, Vec<u8>) {
+        let context = self.context(at, gso_size);
         let mut out = vec![0; octets.len() + 256];
         let options = TestRunOptions {
             data_in: Some(octets),
