@@ -75,7 +75,7 @@ impl Pins {
     /// When the file system does not let go of something.
     pub(super) fn remove(&self) -> anyhow::Result<()> {
         match fs::remove_dir_all(&self.root) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             outcome => outcome.with_context(|| format!("remove {}", self.root.display())),
         }
     }
