@@ -1,4 +1,4 @@
-//! Links, addresses, routes, neighbours, namespaces, nftables, NFLOG and tracked connections of the kernel, typed and thin.
+//! Links, addresses, routes, neighbours, forwarding entries, namespaces, nftables, NFLOG and tracked connections of the kernel, typed and thin.
 //!
 //! Everything here is synchronous. The CNI plugin must not start a runtime, and a netlink request is answered
 //! within the system call that sends it, so waiting for one costs nothing. Asynchronous callers run a batch on
@@ -10,6 +10,7 @@
 pub mod addr;
 pub mod conntrack;
 mod error;
+pub mod fdb;
 pub mod link;
 mod mac;
 mod monitor;

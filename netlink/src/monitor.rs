@@ -11,7 +11,8 @@ use netlink_sys::{Socket as Raw, protocols::NETLINK_ROUTE};
 use socket2::{SockFilter, SockRef};
 
 use crate::{
-    Error, Socket, addr::Address, link::Link, neigh::Neighbour, route::Route, socket::parse_messages,
+    Error, Socket, addr::Address, fdb::Entry, link::Link, neigh::Neighbour, route::Route,
+    socket::parse_messages,
 };
 
 /// A group of changes to listen for.
@@ -23,7 +24,7 @@ pub enum Group {
     Addresses,
     /// Routes of both families.
     Routes,
-    /// Neighbours of both families.
+    /// Neighbours of both families, and forwarding entries.
     Neighbours,
 }
 
@@ -46,6 +47,10 @@ pub enum Event {
     NeighbourChanged(Neighbour),
     /// A neighbour is gone.
     NeighbourGone(Neighbour),
+    /// A forwarding entry is there, or has changed.
+    ForwardingChanged(Entry),
+    /// A forwarding entry is gone.
+    ForwardingGone(Entry),
     /// Changes came faster than they were read and some are lost: list everything anew.
     Lost,
 }
@@ -152,8 +157,12 @@ fn event(message: &RouteNetlinkMessage) -> Option<Event> {
         M::DelAddress(message) => Address::parse(message).map(Event::AddressGone),
         M::NewRoute(message) => Route::parse(message).map(Event::RouteChanged),
         M::DelRoute(message) => Route::parse(message).map(Event::RouteGone),
-        M::NewNeighbour(message) => Neighbour::parse(message).map(Event::NeighbourChanged),
-        M::DelNeighbour(message) => Neighbour::parse(message).map(Event::NeighbourGone),
+        M::NewNeighbour(message) => Neighbour::parse(message)
+            .map(Event::NeighbourChanged)
+            .or_else(|| Entry::parse(message).map(Event::ForwardingChanged)),
+        M::DelNeighbour(message) => Neighbour::parse(message)
+            .map(Event::NeighbourGone)
+            .or_else(|| Entry::parse(message).map(Event::ForwardingGone)),
         _ => None,
     }
 }

@@ -174,7 +174,10 @@ impl KernelTask {
                 Event::RouteChanged(route) => self.concerns_next_hop(&route),
                 Event::LinkChanged(link) | Event::LinkGone(link) => !link.name.starts_with(POD_LINK),
                 Event::AddressChanged(_) | Event::AddressGone(_) | Event::Lost => true,
-                Event::NeighbourChanged(_) | Event::NeighbourGone(_) => false,
+                Event::NeighbourChanged(_)
+                | Event::NeighbourGone(_)
+                | Event::ForwardingChanged(_)
+                | Event::ForwardingGone(_) => false,
             };
             if concerns && self.look.is_none() {
                 self.look = Some(Instant::now() + QUIET);

@@ -1,6 +1,7 @@
 //! What the node must hold: state in, wanted state out. Pure.
 
 mod bgp;
+mod overlay;
 mod state;
 
 use std::{
@@ -16,9 +17,12 @@ use margay_policy::{
 };
 
 pub(crate) use bgp::{PeerNode, Topology};
+#[cfg(test)]
+pub(crate) use overlay::Block;
+pub(crate) use overlay::{Conditions, Hop, Paths, Tunnel, Underlay, Uplink, Ways};
 pub(crate) use state::{Announcement, State};
 
-use crate::config::Bgp;
+use crate::{config::Bgp, traffic::Traffic};
 
 /// Everything that the drivers make so; classes and verdicts the [`Decider`] has.
 #[derive(Debug, Clone, Default)]
@@ -31,6 +35,8 @@ pub(crate) struct Wanted {
     pub(crate) blocks: Vec<IpNetwork>,
     /// The nodes as BGP knows them; `None` as long as the own one is not there, or without BGP.
     pub(crate) bgp: Option<Arc<Topology>>,
+    /// What the ways to other nodes' pods follow; `None` as long as the own node is not there.
+    pub(crate) paths: Option<Arc<Paths>>,
 }
 
 /// An endpoint whose policy is known.
@@ -61,6 +67,7 @@ pub(crate) struct Decider {
     admitted: Arc<BTreeMap<EndpointId, Admitted>>,
     waiting: BTreeMap<EndpointId, String>,
     bgp: Option<Arc<Topology>>,
+    paths: Option<Arc<Paths>>,
 }
 
 impl Decider {
@@ -70,7 +77,12 @@ impl Decider {
     }
 
     /// Decides about what has changed. `None` until the state is complete once: nothing may be written before.
-    pub(crate) fn decide(&mut self, state: &mut State, settings: &Bgp) -> Option<Decision> {
+    pub(crate) fn decide(
+        &mut self,
+        state: &mut State,
+        settings: &Bgp,
+        traffic: &Traffic,
+    ) -> Option<Decision> {
         if state.missing().is_some() {
             return None;
         }
@@ -89,11 +101,18 @@ impl Decider {
         if touched.nodes || is_first {
             self.bgp = bgp::topology(state, settings).map(Arc::new);
         }
+        if touched.nodes || touched.blocks || is_first {
+            let paths = overlay::paths(state, traffic);
+            if self.paths.as_deref() != paths.as_ref() {
+                self.paths = paths.map(Arc::new);
+            }
+        }
         let wanted = Wanted {
             endpoints: Arc::clone(&self.admitted),
             waiting: self.waiting.clone(),
             blocks: state.blocks().to_vec(),
             bgp: self.bgp.clone(),
+            paths: self.paths.clone(),
         };
         Some(Decision { wanted, changes })
     }
