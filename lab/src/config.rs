@@ -129,6 +129,8 @@ pub struct LabConfig {
     pub routing: Routing,
     /// How packets of pods travel from node to node.
     pub encapsulation: Encapsulation,
+    /// Whether what pods send to outside of the cluster comes from their nodes.
+    pub nat_outgoing: bool,
     /// The pools at the start, in mode `pool`; one for each family when there are none.
     pub pools: Vec<(String, IPPoolSpec)>,
     /// How long a block is empty before it is given back.
@@ -151,6 +153,7 @@ impl Default for LabConfig {
             ipam: IpamMode::default(),
             routing: Routing::default(),
             encapsulation: Encapsulation::default(),
+            nat_outgoing: false,
             pools: Vec::new(),
             give_back_after: Duration::from_mins(1),
             kubeconfig: None,

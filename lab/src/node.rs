@@ -280,6 +280,7 @@ fn settings(config: &LabConfig, plan: &NodePlan) -> Value {
         "bgp": bgp,
         "routing": config.routing.text(),
         "overlay": {"encapsulation": config.encapsulation},
+        "natOutgoing": config.nat_outgoing,
     })
 }
 

@@ -16,7 +16,7 @@ use margay_netlink::link::Mtu;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::traffic::{OverlayFile, Routing, Traffic};
+use crate::traffic::{Nat, OverlayFile, Routing, Traffic};
 
 /// The Margay node agent: programs pod routes, `NetworkPolicy` and BGP on one Kubernetes node.
 #[derive(Debug, Parser)]
@@ -120,6 +120,9 @@ struct File {
     bgp: Bgp,
     routing: Routing,
     overlay: OverlayFile,
+    nat_outgoing: bool,
+    #[serde(rename = "nonMasqueradeCIDRs")]
+    non_masquerade_cidrs: Vec<String>,
 }
 
 /// Where the node's address blocks come from.
@@ -271,7 +274,11 @@ fn merge(cli: &Cli, file: File) -> anyhow::Result<Settings> {
         chained_plugins: file.chained_plugins,
         ipam: file.ipam,
         bgp: file.bgp,
-        traffic: Traffic { routing: file.routing, overlay: file.overlay.check()? },
+        traffic: Traffic {
+            routing: file.routing,
+            overlay: file.overlay.check()?,
+            nat: Nat::check(file.nat_outgoing, &file.non_masquerade_cidrs)?,
+        },
     })
 }
 
@@ -319,6 +326,11 @@ mod tests {
             ("nodeName: x\noverlay: {port: 65536}", "overlay.port is 65536; it takes 1 to 65535"),
             ("nodeName: x\noverlay: {encapsulation: vxlan}", "VXLANCrossSubnet"),
             ("nodeName: x\nrouting: ospf", "direct"),
+            (
+                "nodeName: x\nnonMasqueradeCIDRs: [10.0.0.0/33]",
+                "nonMasqueradeCIDRs: `10.0.0.0/33` is no CIDR",
+            ),
+            ("nodeName: x\nnonMasqueradeCIDRs: [10.0.0.1/8]", "is 10.0.0.0/8 meant?"),
             ("nodeName: [", "margay.yaml"),
         ] {
             let error = format!("{:#}", settings(yaml, &[]).unwrap_err());

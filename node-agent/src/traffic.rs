@@ -1,5 +1,7 @@
 //! The agent's settings for packets that leave the node.
 
+use anyhow::Context;
+use ipnetwork::IpNetwork;
 use margay_api::resource::Encapsulation;
 use margay_netlink::link::Vni;
 use serde::Deserialize;
@@ -73,9 +75,40 @@ impl OverlayFile {
     }
 }
 
-/// How packets to other nodes travel.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// What pods send to outside of the cluster, checked.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Nat {
+    /// Whether it comes from the node, if it is from a block that is of no pool.
+    pub(crate) outgoing: bool,
+    /// What sees pods' own addresses although it is outside.
+    pub(crate) excluded: Vec<IpNetwork>,
+}
+
+impl Nat {
+    /// Checks the fields of the agent's file.
+    ///
+    /// # Errors
+    /// What is no range of addresses.
+    pub(crate) fn check(outgoing: bool, excluded: &[String]) -> anyhow::Result<Self> {
+        let parse = |text: &String| {
+            let network: IpNetwork =
+                text.parse().with_context(|| format!("nonMasqueradeCIDRs: `{text}` is no CIDR"))?;
+            anyhow::ensure!(
+                network.ip() == network.network(),
+                "nonMasqueradeCIDRs: `{text}` has bits set behind its prefix; is {}/{} meant?",
+                network.network(),
+                network.prefix()
+            );
+            Ok(network)
+        };
+        Ok(Self { outgoing, excluded: excluded.iter().map(parse).collect::<anyhow::Result<_>>()? })
+    }
+}
+
+/// How packets leave the node.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Traffic {
     pub(crate) routing: Routing,
     pub(crate) overlay: Overlay,
+    pub(crate) nat: Nat,
 }

@@ -70,6 +70,11 @@ pub struct IPPoolSpec {
     /// addresses that it does not know, they need a tunnel. All packets of the cluster's pods get room for it.
     #[serde(default)]
     pub encapsulation: Encapsulation,
+    /// Whether what pods with addresses of this pool send to outside of the cluster comes from the address of their node:
+    /// for networks that drop pods' addresses, and for the Internet. Other pools, nodes, and what the agent's
+    /// configuration names see pods' own addresses.
+    #[serde(default)]
+    pub nat_outgoing: bool,
 }
 
 /// How packets travel from node to node.

@@ -100,6 +100,9 @@ struct Cluster {
     /// How packets of pods travel from node to node: None, VXLAN, `VXLANCrossSubnet`.
     #[arg(long, value_name = "HOW", default_value = "None", value_parser = encapsulation)]
     encapsulation: Encapsulation,
+    /// What pods send to outside of the cluster comes from their nodes.
+    #[arg(long)]
+    nat_outgoing: bool,
     /// Use this API server instead of one in memory.
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
@@ -115,6 +118,7 @@ impl Cluster {
             ipam: self.ipam,
             routing: self.routing,
             encapsulation: self.encapsulation,
+            nat_outgoing: self.nat_outgoing,
             kubeconfig: self.kubeconfig.clone(),
             ..LabConfig::default()
         }

@@ -35,7 +35,8 @@ pub(super) async fn create(client: &Client, config: &LabConfig) -> anyhow::Resul
     clock::until(PATIENCE, "pools served", || async { api.list(&ListParams::default()).await.ok() }).await?;
     let mut pools = config.pools.clone();
     if pools.is_empty() {
-        let pool = |cidr| IPPoolSpec { encapsulation: config.encapsulation, ..Lab::pool_of(cidr) };
+        let LabConfig { encapsulation, nat_outgoing, .. } = *config;
+        let pool = |cidr| IPPoolSpec { encapsulation, nat_outgoing, ..Lab::pool_of(cidr) };
         pools.push(("pods-ipv4".into(), pool(PODS_IPV4)));
         if config.ip_families.has_ipv6() {
             pools.push(("pods-ipv6".into(), pool(PODS_IPV6)));
@@ -59,6 +60,7 @@ impl Lab {
             assignment_mode: margay_api::resource::AssignmentMode::default(),
             disabled: false,
             encapsulation: Encapsulation::default(),
+            nat_outgoing: false,
         }
     }
 

@@ -90,4 +90,6 @@ pub(crate) struct ClaimedBlocks {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct PoolTraffic {
     pub(crate) encapsulation: Encapsulation,
+    /// Whether what they send to outside of the cluster comes from the node.
+    pub(crate) nat_outgoing: bool,
 }

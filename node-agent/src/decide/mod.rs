@@ -1,6 +1,7 @@
 //! What the node must hold: state in, wanted state out. Pure.
 
 mod bgp;
+mod masquerade;
 mod overlay;
 mod state;
 
@@ -17,6 +18,7 @@ use margay_policy::{
 };
 
 pub(crate) use bgp::{PeerNode, Topology};
+pub(crate) use masquerade::Masquerade;
 #[cfg(test)]
 pub(crate) use overlay::Block;
 pub(crate) use overlay::{Conditions, Hop, Paths, Tunnel, Underlay, Uplink, Ways};
@@ -37,6 +39,8 @@ pub(crate) struct Wanted {
     pub(crate) bgp: Option<Arc<Topology>>,
     /// What the ways to other nodes' pods follow; `None` as long as the own node is not there.
     pub(crate) paths: Option<Arc<Paths>>,
+    /// What is masqueraded, if anything is.
+    pub(crate) masquerade: Option<Arc<Masquerade>>,
 }
 
 /// An endpoint whose policy is known.
@@ -68,6 +72,7 @@ pub(crate) struct Decider {
     waiting: BTreeMap<EndpointId, String>,
     bgp: Option<Arc<Topology>>,
     paths: Option<Arc<Paths>>,
+    masquerade: Option<Arc<Masquerade>>,
 }
 
 impl Decider {
@@ -106,6 +111,10 @@ impl Decider {
             if self.paths.as_deref() != paths.as_ref() {
                 self.paths = paths.map(Arc::new);
             }
+            let masquerade = masquerade::masquerade(state, &traffic.nat);
+            if self.masquerade.as_deref() != masquerade.as_ref() {
+                self.masquerade = masquerade.map(Arc::new);
+            }
         }
         let wanted = Wanted {
             endpoints: Arc::clone(&self.admitted),
@@ -113,6 +122,7 @@ impl Decider {
             blocks: state.blocks().to_vec(),
             bgp: self.bgp.clone(),
             paths: self.paths.clone(),
+            masquerade: self.masquerade.clone(),
         };
         Some(Decision { wanted, changes })
     }

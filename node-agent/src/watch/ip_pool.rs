@@ -59,7 +59,7 @@ pub(super) fn read(object: &IPPool) -> Read<PoolFacts> {
         nodes,
         generation: object.metadata.generation,
         status: object.status.clone().unwrap_or_default(),
-        traffic: PoolTraffic { encapsulation: spec.encapsulation },
+        traffic: PoolTraffic { encapsulation: spec.encapsulation, nat_outgoing: spec.nat_outgoing },
     };
     Read { value: Some(facts), problems: problems.into_iter().collect() }
 }

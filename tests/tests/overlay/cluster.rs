@@ -1,8 +1,8 @@
 //! A cluster for one test, and what the tests look at.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
-use margay_lab::{Lab, LabConfig, Party, PodKey, PodSpec, Port, clock};
+use margay_lab::{ExternalConfig, Lab, LabConfig, Party, PodKey, PodSpec, Port, Reach, clock};
 
 pub(crate) const PORT: Port = Port::tcp(8080);
 /// How long anything may take before a test fails.
@@ -63,7 +63,7 @@ pub(crate) async fn until_connected(lab: &Lab) {
     }
     // The matrix asks over IPv4 where it can.
     for (to, _) in lab.ready_pods() {
-        for address in lab.pod_addresses(&to).into_iter().filter(std::net::IpAddr::is_ipv6) {
+        for address in lab.pod_addresses(&to).into_iter().filter(IpAddr::is_ipv6) {
             for from in &parties {
                 until(lab, &format!("{from} reaches {address}"), async || {
                     lab.reach_address(from, address, PORT).await.unwrap().is_open()
@@ -89,6 +89,23 @@ pub(crate) async fn ways(lab: &Lab, node: usize) -> Vec<String> {
 pub(crate) async fn until_ways(lab: &Lab, node: usize, wanted: &[&str]) {
     until(lab, &format!("n{} has the ways {wanted:?}", node + 1), async || ways(lab, node).await == wanted)
         .await;
+}
+
+/// Connects a host outside of the cluster, with an address of each family.
+pub(crate) async fn attach_outside(lab: &mut Lab) {
+    let addresses = OUTSIDE.map(|text| text.parse().unwrap()).into();
+    let config = ExternalConfig { name: "outside".into(), addresses, ports: vec![PORT] };
+    lab.attach_external(&config).await.unwrap();
+}
+
+const OUTSIDE: [&str; 2] = ["203.0.113.10", "2001:db8:113::10"];
+
+/// From which address the host outside sees a pod, in the family of its address of this number.
+pub(crate) async fn seen_outside(lab: &Lab, from: &str, family: usize) -> Option<IpAddr> {
+    match lab.reach_address(&pod(from), OUTSIDE[family].parse().unwrap(), PORT).await.unwrap() {
+        Reach::Open { client } => Some(client),
+        Reach::Closed { .. } => None,
+    }
 }
 
 /// Runs a program in a pod's network; what it printed on either output.

@@ -3,7 +3,9 @@
 use margay_api::resource::{Encapsulation, IPPoolSpec};
 use margay_lab::{FabricKind, IpamMode, Lab, LabConfig, Routing};
 
-use crate::cluster::{inside, key, passes, pod, start, until, until_connected, until_ways, ways};
+use crate::cluster::{
+    attach_outside, inside, key, passes, pod, seen_outside, start, until, until_connected, until_ways,
+};
 
 fn config(fabric: FabricKind, routing: Routing, encapsulation: Encapsulation) -> LabConfig {
     let pool = IPPoolSpec { encapsulation, block_size: Some(24), ..Lab::pool_of("10.244.0.0/16") };
@@ -76,7 +78,7 @@ async fn what_a_pool_says_holds_on_all_nodes_and_bgp_has_the_rest() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn on_one_subnet_without_bgp_each_mode_connects_all() {
-    let lab = start(config(FabricKind::Flat, Routing::Direct, Encapsulation::Vxlan)).await;
+    let mut lab = start(config(FabricKind::Flat, Routing::Direct, Encapsulation::Vxlan)).await;
     until_expected(&lab, &[("n2", "margay.vxlan4"), ("n3", "margay.vxlan4")]).await;
     until_connected(&lab).await;
     assert!(inside(&lab, "a", "ip link show eth0").await.contains("mtu 1450"));
@@ -85,6 +87,15 @@ async fn on_one_subnet_without_bgp_each_mode_connects_all() {
         until_expected(&lab, &[("n2", device), ("n3", device)]).await;
         until_connected(&lab).await;
     }
-    assert_eq!(ways(&lab, 0).await.len(), 2);
+    // The router in front of the outside knows pods of podCIDRs alone.
+    attach_outside(&mut lab).await;
+    assert_eq!(seen_outside(&lab, "a", 0).await, None);
+    edit(&lab, r#"{"natOutgoing": true}"#).await;
+    let node = Some(lab.node(0).addresses()[0]);
+    until(&lab, "a is seen as its node", async || seen_outside(&lab, "a", 0).await == node).await;
+    // Nodes and other pods still see itself.
+    until_connected(&lab).await;
+    edit(&lab, r#"{"natOutgoing": false}"#).await;
+    until(&lab, "a is seen as its node no more", async || seen_outside(&lab, "a", 0).await.is_none()).await;
     lab.stop().await;
 }

@@ -5,7 +5,8 @@ use margay_lab::{Daemon, FabricKind, IpFamilies, LabConfig, PodSpec, Routing};
 use serde_json::Value;
 
 use crate::cluster::{
-    PATIENCE, PORT, apply, inside, key, passes, pod, start, until, until_connected, until_ways,
+    PATIENCE, PORT, apply, attach_outside, inside, key, passes, pod, seen_outside, start, until,
+    until_connected, until_ways,
 };
 
 fn config(nodes: u8, fabric: FabricKind) -> LabConfig {
@@ -24,7 +25,8 @@ const ALLOW_A: &str = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_works_in_both_families_and_policies_see_the_pods_behind_a_tunnel() {
-    let lab = start(LabConfig { ip_families: IpFamilies::Dual, ..config(3, FabricKind::Subnets) }).await;
+    let families = LabConfig { ip_families: IpFamilies::Dual, ..config(3, FabricKind::Subnets) };
+    let mut lab = start(LabConfig { nat_outgoing: true, ..families }).await;
     // Of one subnet or not: all through the tunnel.
     let of_n1 = [
         "10.244.2.0/24 margay.vxlan4",
@@ -46,6 +48,12 @@ async fn a_cluster_works_in_both_families_and_policies_see_the_pods_behind_a_tun
     let cell = lab.reach(&pod("host"), &pod("a"), PORT).await.unwrap();
     assert!(cell.reach.is_open(), "{cell:?}");
     lab.delete_pods(&[key("host")]).await.unwrap();
+
+    // Outside they are seen as their nodes; nobody there knows a pod.
+    attach_outside(&mut lab).await;
+    for (family, address) in lab.node(0).addresses().into_iter().enumerate() {
+        assert_eq!(seen_outside(&lab, "a", family).await, Some(address));
+    }
 
     assert!(inside(&lab, "a", "ip link show eth0").await.contains("mtu 1450"));
     passes(&lab, "a", "b", 1450).await.unwrap();

@@ -7,7 +7,7 @@ use margay_api::resource::Encapsulation;
 use margay_netlink::link::{IfIndex, Mtu};
 
 use super::{Block, Conditions, Hop, Paths, Underlay, Uplink, Ways, mac_of};
-use crate::traffic::{Overlay, Routing, Traffic};
+use crate::traffic::{Routing, Traffic};
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -55,7 +55,7 @@ impl World {
     fn new(routing: Routing, has_speaker: bool) -> Self {
         let uplink = |network| Uplink { link: link(2), network: net(network), mtu: 1500 };
         Self {
-            settings: Traffic { routing, overlay: Overlay::default() },
+            settings: Traffic { routing, ..Traffic::default() },
             has_speaker,
             mtu: None,
             uplinks: vec![uplink("192.0.2.1/24"), uplink("2001:db8::1/64")],

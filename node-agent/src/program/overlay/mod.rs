@@ -188,7 +188,7 @@ impl Task {
 
     /// On a thread that may block: a thousand nodes are a few thousand entries.
     async fn apply(&mut self, wanted: &Arc<Paths>) -> anyhow::Result<Applied> {
-        let (socket, paths, settings) = (self.socket.take(), Arc::clone(wanted), self.settings);
+        let (socket, paths, settings) = (self.socket.take(), Arc::clone(wanted), self.settings.clone());
         let (socket, applied) = spawn_blocking(move || {
             let mut socket = match socket {
                 Some(socket) => socket,

@@ -33,7 +33,7 @@ pub(super) struct Applied {
 }
 
 /// The agent's settings as far as the ways follow them.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Settings {
     pub(super) traffic: Traffic,
     pub(super) has_speaker: bool,

@@ -18,7 +18,7 @@ use nix::sched::{CloneFlags, unshare};
 use super::{Applied, Settings, apply};
 use crate::{
     decide::{Block, Paths},
-    traffic::{Overlay, Routing, Traffic},
+    traffic::{Routing, Traffic},
 };
 
 /// How long a packet may take, and how often one is sent.
@@ -58,7 +58,7 @@ impl Node {
             blocks: blocks(other).map(block).into(),
             has_tunnels: true,
         };
-        let traffic = Traffic { routing: Routing::Bgp, overlay: Overlay::default() };
+        let traffic = Traffic { routing: Routing::Bgp, ..Traffic::default() };
         Self { namespace: namespace(), paths, settings: Settings { traffic, has_speaker: false, mtu: None } }
     }
 
