@@ -1,6 +1,6 @@
 //! What can be chosen about a lab.
 
-use margay_api::resource::IPPoolSpec;
+use margay_api::resource::{Encapsulation, IPPoolSpec};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,6 +12,34 @@ pub enum FabricKind {
     Flat,
     /// Each node in a subnet of its own behind a router that runs BIRD; eBGP to every node.
     Routed,
+    /// Two switched subnets, with every other node each, and a router between them that knows no address of a pod.
+    Subnets,
+}
+
+/// Who makes the routes to pods of other nodes that no tunnel leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Routing {
+    /// The BGP speaker.
+    #[default]
+    Bgp,
+    /// The agent, within a subnet; and there is no BGP at all.
+    Direct,
+    /// The agent, within a subnet; BGP beside it.
+    DirectAndBgp,
+}
+
+impl Routing {
+    /// Whether there is BGP.
+    pub const fn has_bgp(self) -> bool {
+        matches!(self, Self::Bgp | Self::DirectAndBgp)
+    }
+
+    pub(crate) const fn text(self) -> &'static str {
+        match self {
+            Self::Bgp => "bgp",
+            Self::Direct | Self::DirectAndBgp => "direct",
+        }
+    }
 }
 
 /// What carries and judges packets.
@@ -97,6 +125,12 @@ pub struct LabConfig {
     pub ip_families: IpFamilies,
     /// Where nodes' address blocks come from.
     pub ipam: IpamMode,
+    /// Who makes routes.
+    pub routing: Routing,
+    /// How packets of pods travel from node to node.
+    pub encapsulation: Encapsulation,
+    /// Whether what pods send to outside of the cluster comes from their nodes.
+    pub nat_outgoing: bool,
     /// The pools at the start, in mode `pool`; one for each family when there are none.
     pub pools: Vec<(String, IPPoolSpec)>,
     /// How long a block is empty before it is given back.
@@ -117,6 +151,9 @@ impl Default for LabConfig {
             dataplane: Dataplane::default(),
             ip_families: IpFamilies::default(),
             ipam: IpamMode::default(),
+            routing: Routing::default(),
+            encapsulation: Encapsulation::default(),
+            nat_outgoing: false,
             pools: Vec::new(),
             give_back_after: Duration::from_mins(1),
             kubeconfig: None,

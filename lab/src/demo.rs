@@ -23,6 +23,7 @@ pub(crate) async fn run(config: LabConfig) -> anyhow::Result<()> {
     let fabric = match config.fabric {
         FabricKind::Flat => "one switched subnet, BGP mesh between the nodes",
         FabricKind::Routed => "a subnet a node behind a BIRD router, eBGP to each",
+        FabricKind::Subnets => "two subnets with a router between them, BGP mesh between the nodes",
     };
     heading(&format!("A cluster of {} nodes in network namespaces: {fabric}", config.nodes))?;
     let lab = Lab::start(config).await?;

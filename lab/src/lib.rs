@@ -35,7 +35,7 @@ mod scheduler;
 mod station;
 mod sys;
 
-pub use config::{Dataplane, ExternalConfig, FabricKind, IpFamilies, IpamMode, LabConfig};
+pub use config::{Dataplane, ExternalConfig, FabricKind, IpFamilies, IpamMode, LabConfig, Routing};
 pub use definitions::cluster_network_policies;
 pub use kubectl::KubectlOutput;
 pub use lab::{Lab, PodSpec};

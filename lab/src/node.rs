@@ -13,6 +13,7 @@ use crate::station::Station;
 use anyhow::Context;
 use margay_api::paths;
 use margay_bgp::control::{self, Status};
+use margay_netlink::route::Protocol;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
@@ -145,9 +146,29 @@ impl Node {
     /// # Errors
     /// When `ip` cannot be run.
     pub async fn bgp_routes(&self) -> anyhow::Result<Vec<String>> {
+        self.routes_of(Protocol::BGP).await
+    }
+
+    /// The routes to other nodes' pods that the agent has made, likewise.
+    ///
+    /// # Errors
+    /// When `ip` cannot be run.
+    pub async fn overlay_routes(&self) -> anyhow::Result<Vec<String>> {
+        self.routes_of(Protocol::MARGAY_OVERLAY).await
+    }
+
+    /// Both.
+    pub(crate) async fn pod_routes(&self) -> anyhow::Result<Vec<String>> {
+        let mut routes = self.bgp_routes().await?;
+        routes.extend(self.overlay_routes().await?);
+        Ok(routes)
+    }
+
+    async fn routes_of(&self, protocol: Protocol) -> anyhow::Result<Vec<String>> {
         let mut routes = Vec::new();
+        let number = protocol.0.to_string();
         for family in if self.plan.networks.len() > 1 { &["-4", "-6"][..] } else { &["-4"][..] } {
-            let text = self.output("ip", &[family, "route", "show", "proto", "bgp"]).await?;
+            let text = self.output("ip", &[family, "route", "show", "proto", &number]).await?;
             routes.extend(text.lines().map(|line| line.trim().to_owned()));
         }
         Ok(routes)
@@ -257,7 +278,7 @@ fn furnish(plugin: &Path, kubeconfig: &str, settings: &Value) -> anyhow::Result<
 
 /// The agent's configuration file; JSON is YAML.
 fn settings(config: &LabConfig, plan: &NodePlan) -> Value {
-    let mut bgp = json!({"asn": plan.asn});
+    let mut bgp = json!({"asn": plan.asn, "enabled": config.routing.has_bgp()});
     if config.fabric == FabricKind::Routed {
         bgp["mesh"] = false.into();
         bgp["peers"] =
@@ -269,6 +290,9 @@ fn settings(config: &LabConfig, plan: &NodePlan) -> Value {
         "dataplane": config.dataplane.text(),
         "logLevel": config.log_level,
         "bgp": bgp,
+        "routing": config.routing.text(),
+        "overlay": {"encapsulation": config.encapsulation},
+        "natOutgoing": config.nat_outgoing,
     })
 }
 

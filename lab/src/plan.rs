@@ -12,6 +12,11 @@ pub(crate) const PODS_IPV4: &str = "10.244.0.0/16";
 /// The network of all pods, IPv6.
 pub(crate) const PODS_IPV6: &str = "fd00:10:244::/64";
 
+/// Of two subnets, that of the node with a number: 1 for odd ones.
+const fn subnet_of(number: u8) -> u8 {
+    2 - number % 2
+}
+
 /// What is decided about a node before it exists.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct NodePlan {
@@ -42,6 +47,16 @@ impl NodePlan {
                 Ipv6Addr::new(0xfd00, 0x18, 0, n, 0, 0, 0, 2),
                 Ipv6Addr::new(0xfd00, 0x18, 0, n, 0, 0, 0, 1),
             ),
+            FabricKind::Subnets => {
+                let subnet = subnet_of(number);
+                let s = u16::from(subnet);
+                (
+                    (Ipv4Addr::new(172, 18, subnet, number + 1), 24),
+                    Ipv4Addr::new(172, 18, subnet, 1),
+                    Ipv6Addr::new(0xfd00, 0x18, 0, s, 0, 0, 0, n + 1),
+                    Ipv6Addr::new(0xfd00, 0x18, 0, s, 0, 0, 0, 1),
+                )
+            }
         };
         let ipv4 = Ipv4Network::new(v4.0, v4.1).ok().map(IpNetwork::V4);
         let pods4 = Ipv4Network::new(Ipv4Addr::new(10, 244, number, 0), 24).ok().map(IpNetwork::V4);
@@ -51,7 +66,7 @@ impl NodePlan {
             gateways: vec![v4_gateway.into()],
             pod_cidrs: pods4.into_iter().collect(),
             asn: match fabric {
-                FabricKind::Flat => MESH_ASN,
+                FabricKind::Flat | FabricKind::Subnets => MESH_ASN,
                 FabricKind::Routed => MESH_ASN + u32::from(number),
             },
         };
@@ -106,6 +121,14 @@ mod tests {
             }
             assert_eq!(plan.pod_routes().len(), 2);
         }
+    }
+
+    #[test]
+    fn every_other_node_is_in_the_same_of_two_subnets() {
+        let gateways =
+            [1, 2, 3].map(|number| NodePlan::new(number, FabricKind::Subnets, IpFamilies::Dual).gateways);
+        assert_eq!(gateways[0], gateways[2]);
+        assert!(gateways[0].iter().zip(&gateways[1]).all(|(one, other)| one != other));
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Links, queueing disciplines, addresses, routes, neighbours, namespaces, nftables, NFLOG and tracked connections of the
-//! kernel, typed and thin.
+//! Links, queueing disciplines, addresses, routes, neighbours, forwarding entries, namespaces, nftables, NFLOG and tracked
+//! connections of the kernel, typed and thin.
 //!
 //! Everything here is synchronous. The CNI plugin must not start a runtime, and a netlink request is answered
 //! within the system call that sends it, so waiting for one costs nothing. Asynchronous callers run a batch on
@@ -11,6 +11,7 @@
 pub mod addr;
 pub mod conntrack;
 mod error;
+pub mod fdb;
 pub mod link;
 mod mac;
 mod monitor;

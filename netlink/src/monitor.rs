@@ -11,7 +11,7 @@ use netlink_sys::{Socket as Raw, protocols::NETLINK_ROUTE};
 use socket2::{SockFilter, SockRef};
 
 use crate::{
-    Error, Socket, addr::Address, link::Link, neigh::Neighbour, qdisc::Qdisc, route::Route,
+    Error, Socket, addr::Address, fdb::Entry, link::Link, neigh::Neighbour, qdisc::Qdisc, route::Route,
     socket::parse_messages,
 };
 
@@ -24,7 +24,7 @@ pub enum Group {
     Addresses,
     /// Routes of both families.
     Routes,
-    /// Neighbours of both families.
+    /// Neighbours of both families, and forwarding entries.
     Neighbours,
     /// Queueing disciplines.
     Qdiscs,
@@ -53,6 +53,10 @@ pub enum Event {
     QdiscChanged(Qdisc),
     /// A queueing discipline is gone.
     QdiscGone(Qdisc),
+    /// A forwarding entry is there, or has changed.
+    ForwardingChanged(Entry),
+    /// A forwarding entry is gone.
+    ForwardingGone(Entry),
     /// Changes came faster than they were read and some are lost: list everything anew.
     Lost,
 }
@@ -160,8 +164,12 @@ fn event(message: &RouteNetlinkMessage) -> Option<Event> {
         M::DelAddress(message) => Address::parse(message).map(Event::AddressGone),
         M::NewRoute(message) => Route::parse(message).map(Event::RouteChanged),
         M::DelRoute(message) => Route::parse(message).map(Event::RouteGone),
-        M::NewNeighbour(message) => Neighbour::parse(message).map(Event::NeighbourChanged),
-        M::DelNeighbour(message) => Neighbour::parse(message).map(Event::NeighbourGone),
+        M::NewNeighbour(message) => Neighbour::parse(message)
+            .map(Event::NeighbourChanged)
+            .or_else(|| Entry::parse(message).map(Event::ForwardingChanged)),
+        M::DelNeighbour(message) => Neighbour::parse(message)
+            .map(Event::NeighbourGone)
+            .or_else(|| Entry::parse(message).map(Event::ForwardingGone)),
         M::NewQueueDiscipline(message) => Qdisc::parse(message).map(Event::QdiscChanged),
         M::DelQueueDiscipline(message) => Qdisc::parse(message).map(Event::QdiscGone),
         _ => None,

@@ -20,6 +20,12 @@ impl Request {
         Self { message, flags }
     }
 
+    /// Whether it takes an object away.
+    pub fn is_deletion(&self) -> bool {
+        use RouteNetlinkMessage as M;
+        matches!(self.message, M::DelLink(_) | M::DelAddress(_) | M::DelRoute(_) | M::DelNeighbour(_))
+    }
+
     /// Its length on the wire, header included.
     pub(crate) fn octets(&self) -> usize {
         HEADER_OCTETS + Emitable::buffer_len(&self.message)

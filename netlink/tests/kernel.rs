@@ -7,7 +7,8 @@ use ipnetwork::IpNetwork;
 use margay_netlink::{
     Event, Group, MacAddr, Monitor, Socket, addr,
     conntrack::{self, Flow},
-    link::{self, End, IfName, Mtu, Veth},
+    fdb,
+    link::{self, End, IfName, Mtu, Veth, Vni, Vxlan, VxlanFacts},
     neigh,
     netns::Namespace,
     qdisc,
@@ -123,6 +124,50 @@ fn addresses_routes_and_neighbours_read_back_as_written_in_both_families() {
                 outcome.unwrap();
             }
             assert!(socket.execute(&requests[0]).unwrap_err().is_gone());
+        }
+    });
+}
+
+#[test]
+fn a_tunnel_and_its_forwarding_entries_read_back_as_written_over_both_families() {
+    in_new_namespace(|| {
+        let mut socket = Socket::open().unwrap();
+        let mut monitor = Monitor::open(&[Group::Neighbours]).unwrap();
+        for (name, local, far, other) in [
+            ("tunnel4", "127.0.0.1", "192.0.2.7", "192.0.2.8"),
+            ("tunnel6", "::1", "2001:db8::7", "2001:db8::8"),
+        ] {
+            let name = name.parse().unwrap();
+            let vxlan = Vxlan {
+                name: &name,
+                address: MacAddr::local([3; 6]),
+                mtu: Mtu::new(1400).unwrap(),
+                vni: Vni::new(4096).unwrap(),
+                port: 4789,
+                local: ip(local),
+            };
+            socket.execute(&link::add_vxlan(&vxlan)).unwrap();
+            let tunnel = link::by_name(&mut socket, &name).unwrap().unwrap();
+            assert_eq!((tunnel.address, tunnel.mtu, tunnel.up), (Some(vxlan.address), 1400, true));
+            let facts =
+                VxlanFacts { vni: 4096, local: Some(ip(local)), port: 4789, learns: false, floods: false };
+            assert_eq!(tunnel.vxlan, Some(facts));
+
+            let mac = MacAddr::local([4; 6]);
+            for destination in [other, far] {
+                let request = fdb::replace_permanent(tunnel.index, mac, ip(destination));
+                socket.execute(&request).unwrap();
+            }
+            let entry = fdb::Entry { link: tunnel.index, mac, destination: ip(far), permanent: true };
+            assert_eq!(fdb::list_on(&mut socket, tunnel.index).unwrap(), std::slice::from_ref(&entry));
+            socket.execute(&fdb::delete(&entry)).unwrap();
+            let again = socket.execute(&fdb::delete(&entry)).unwrap_err();
+            assert!(again.is_gone(), "{again}");
+            assert_eq!(fdb::list_on(&mut socket, tunnel.index).unwrap(), []);
+            let mut events = Vec::new();
+            while monitor.read(&mut events).is_ok() {}
+            assert!(events.contains(&Event::ForwardingChanged(entry.clone())), "{events:?}");
+            assert!(events.contains(&Event::ForwardingGone(entry)), "{events:?}");
         }
     });
 }

@@ -16,13 +16,16 @@ use margay_netlink::link::Mtu;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::traffic::{Nat, OverlayFile, Routing, Traffic};
+
 /// The Margay node agent: programs pod routes, `NetworkPolicy` and BGP on one Kubernetes node.
 #[derive(Debug, Parser)]
 #[command(name = "margay-node", version, arg_required_else_help = false)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
-    /// YAML file with the settings below, in camelCase (nodeName, cniConfDir, ...), and the sections `ipam` and `bgp`.
+    /// YAML file with the settings below, in camelCase (nodeName, cniConfDir, ...), and the sections
+    /// `ipam`, `bgp` and `overlay`.
     #[arg(long, value_name = "FILE", env = "MARGAY_CONFIG")]
     config: Option<PathBuf>,
     /// Name of this node's Node object [default: the host name].
@@ -120,6 +123,11 @@ struct File {
     chained_plugins: Vec<Value>,
     ipam: Ipam,
     bgp: Bgp,
+    routing: Routing,
+    overlay: OverlayFile,
+    nat_outgoing: bool,
+    #[serde(rename = "nonMasqueradeCIDRs")]
+    non_masquerade_cidrs: Vec<String>,
 }
 
 /// Where the node's address blocks come from.
@@ -205,6 +213,7 @@ pub(crate) struct Settings {
     pub(crate) chained_plugins: Vec<Value>,
     pub(crate) ipam: Ipam,
     pub(crate) bgp: Bgp,
+    pub(crate) traffic: Traffic,
 }
 
 /// Puts flags, environment and file together.
@@ -269,6 +278,11 @@ fn merge(cli: &Cli, file: File) -> anyhow::Result<Settings> {
         chained_plugins: file.chained_plugins,
         ipam: file.ipam,
         bgp: file.bgp,
+        traffic: Traffic {
+            routing: file.routing,
+            overlay: file.overlay.check()?,
+            nat: Nat::check(file.nat_outgoing, &file.non_masquerade_cidrs)?,
+        },
     })
 }
 
@@ -312,6 +326,15 @@ mod tests {
             ("nodeName: x\nchainedPlugins: [{snat: true}]", "chainedPlugins: {\"snat\":true} has no `type`"),
             ("nodeName: x\nbgp: {asn: 0}", "asn"),
             ("nodeName: x\nipam: {mode: pools}", "pool"),
+            ("nodeName: x\noverlay: {vni: 0}", "overlay.vni is 0; it takes 1 to 16777215"),
+            ("nodeName: x\noverlay: {port: 65536}", "overlay.port is 65536; it takes 1 to 65535"),
+            ("nodeName: x\noverlay: {encapsulation: vxlan}", "VXLANCrossSubnet"),
+            ("nodeName: x\nrouting: ospf", "direct"),
+            (
+                "nodeName: x\nnonMasqueradeCIDRs: [10.0.0.0/33]",
+                "nonMasqueradeCIDRs: `10.0.0.0/33` is no CIDR",
+            ),
+            ("nodeName: x\nnonMasqueradeCIDRs: [10.0.0.1/8]", "is 10.0.0.0/8 meant?"),
             ("nodeName: [", "margay.yaml"),
         ] {
             let error = format!("{:#}", settings(yaml, &[]).unwrap_err());

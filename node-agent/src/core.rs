@@ -20,7 +20,7 @@ use margay_api::{
     pools::Snapshot,
 };
 use margay_ipam::{Owner, Store};
-use margay_netlink::{conntrack::Connection, link::Mtu};
+use margay_netlink::conntrack::Connection;
 use margay_policy::{
     PolicyId,
     compile::{Changes, Tightened},
@@ -36,7 +36,7 @@ use tracing::{error, info, warn};
 use crate::{
     addresses::{self, Asking, ClaimedBlocks, Facts},
     config::{IpamMode, Settings},
-    decide::{Announcement, Decider, Decision, State, Topology, Wanted},
+    decide::{Announcement, Decider, Decision, Paths, State, Topology, Wanted},
     metrics::{Metrics, Outcome},
     observe::{self, Asked, Tally},
     pace::Pace,
@@ -47,7 +47,7 @@ use crate::{
         ebpf::{Attachments, ShortWay},
         endpoint, leak,
         nft::Driver,
-        sysctl,
+        overlay, sysctl,
         takedown::{Progress, Takedowns},
     },
     serve::{
@@ -89,6 +89,8 @@ pub(crate) enum Event {
     TableMissed,
     /// Whether the speaker has its configuration.
     Bgp(Result<(), String>),
+    /// Whether the tunnels to other nodes are there.
+    Overlay(Result<(), String>),
     /// The blocks that the node has claimed.
     Claimed(ClaimedBlocks),
     /// Packets that were dropped.
@@ -122,6 +124,8 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     if settings.bgp.enabled {
         peering::start(&mut tasks, &settings, &client, topology_known, &events, &metrics);
     }
+    let (paths, paths_known) = watch::channel(None);
+    tasks.spawn(overlay::run(settings.clone(), paths_known, events.clone(), Arc::clone(&metrics)));
     watches::start(&mut tasks, &client, &settings.node_name, &events, &metrics);
     let pools = start_pools(&settings, &mut tasks, &client, &events, &metrics)?;
     let short_way = ShortWay::start(&settings, &mut tasks, &events, &metrics).await?;
@@ -139,7 +143,7 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     tasks.spawn(announce::run(client, announced));
     let (connections, doubts) = mpsc::channel(connections::QUEUE);
     tasks.spawn(connections::run(doubts, events.clone()));
-    let links = Links { topology, takedowns, announcements, connections, logging, pools, short_way };
+    let links = Links { topology, paths, takedowns, announcements, connections, logging, pools, short_way };
     let core = Core::new(settings, metrics, shared, links, events);
     tasks.spawn(core.run(inbox));
 
@@ -203,6 +207,7 @@ struct Core {
     metrics: Arc<Metrics>,
     shared: Shared,
     topology: watch::Sender<Option<Arc<Topology>>>,
+    paths: watch::Sender<Option<Arc<Paths>>>,
     state: State,
     decider: Decider,
     nft: Driver,
@@ -214,6 +219,7 @@ struct Core {
     programmed: Option<Arc<Wanted>>,
     blocks: Vec<IpNetwork>,
     bgp: Result<(), String>,
+    overlay: Result<(), String>,
     /// Something has changed since the last attempt.
     changed: Changed,
     pace: Pace,
@@ -280,6 +286,7 @@ struct Waiting {
 /// The ways to the tasks that do what the core wants done.
 struct Links {
     topology: watch::Sender<Option<Arc<Topology>>>,
+    paths: watch::Sender<Option<Arc<Paths>>>,
     takedowns: Takedowns,
     announcements: mpsc::Sender<Announcement>,
     connections: mpsc::Sender<BTreeSet<IpAddr>>,
@@ -296,7 +303,8 @@ impl Core {
         links: Links,
         events: mpsc::Sender<Event>,
     ) -> Self {
-        let Links { topology, takedowns, announcements, connections, logging, pools, short_way } = links;
+        let Links { topology, paths, takedowns, announcements, connections, logging, pools, short_way } =
+            links;
         let mut state = State::new(settings.node_name.clone());
         if pools.is_some() {
             state.await_claimed();
@@ -315,6 +323,7 @@ impl Core {
             } else {
                 Ok(())
             },
+            overlay: Err("the ways to other nodes are not made yet".into()),
             changed: Changed::Urgently,
             pace: Pace::new(Instant::now()),
             node_changed: true,
@@ -336,6 +345,7 @@ impl Core {
             metrics,
             shared,
             topology,
+            paths,
         }
     }
 
@@ -401,12 +411,14 @@ impl Core {
                 self.tell_pools();
             }
             Event::Claimed(claimed) => {
-                let changed = self.state.set_claimed(claimed.blocks.clone(), Arc::clone(&claimed.holders));
+                let (holders, traffic) = (Arc::clone(&claimed.holders), Arc::clone(&claimed.traffic));
+                let changed = self.state.set_claimed(claimed.blocks.clone(), holders, traffic);
                 self.changed.note(changed);
                 if let Some(pools) = &mut self.pools {
                     // What other nodes claim is nothing that this one is configured by.
                     let is_ours = pools.claimed.blocks != claimed.blocks
-                        || pools.claimed.missing.is_some() != claimed.missing.is_some();
+                        || pools.claimed.missing.is_some() != claimed.missing.is_some()
+                        || pools.claimed.traffic != claimed.traffic;
                     self.node_changed |= is_ours;
                     self.changed.note(is_ours);
                     pools.claimed = claimed;
@@ -416,6 +428,12 @@ impl Core {
                 self.bgp = outcome;
                 self.node_changed = true;
                 // The runtime may be told of the node only once its routes are announced.
+                self.changed.note(true);
+            }
+            Event::Overlay(outcome) => {
+                self.overlay = outcome;
+                self.node_changed = true;
+                // Nor before there is a way to the pods of others.
                 self.changed.note(true);
             }
             Event::Drift(losses) => return losses.iter().any(|loss| self.concerns_us(loss)),
@@ -612,8 +630,7 @@ impl Core {
         self.changed = Changed::No;
         self.retry = None;
         let started = Instant::now();
-        let Some(Decision { wanted, changes }) = self.decider.decide(&mut self.state, &self.settings.bgp)
-        else {
+        let Some(Decision { wanted, changes }) = self.decide() else {
             return;
         };
         self.doubtful.extend(doubtful(&changes.tightened, &self.state));
@@ -662,10 +679,24 @@ impl Core {
                 differs
             });
         }
+        if wanted.paths.is_some() {
+            self.paths.send_if_modified(|given| {
+                let differs = *given != wanted.paths;
+                if differs {
+                    given.clone_from(&wanted.paths);
+                }
+                differs
+            });
+        }
         // The rest of the time a look at each reconcile is enough: not at each pod that is added.
         if self.node_changed {
             self.configure_node(&wanted.blocks);
         }
+    }
+
+    fn decide(&mut self) -> Option<Decision> {
+        let Settings { bgp, traffic, .. } = &self.settings;
+        self.decider.decide(&mut self.state, bgp, traffic)
     }
 
     /// Has the connections looked at that may be forbidden now, once the kernel lets no new ones like them begin.
@@ -716,19 +747,23 @@ impl Core {
         }
         sysctl::enable_forwarding(&self.settings.sysctl_dir, &self.blocks)?;
         let has_blocks = self.pools.as_ref().is_none_or(|pools| pools.claimed.missing.is_none());
-        if self.blocks.is_empty() || !has_blocks || self.bgp.is_err() {
+        if self.blocks.is_empty() || !has_blocks || self.bgp.is_err() || self.overlay.is_err() {
             return Ok(());
         }
         let addresses = self.state.own_node().map(|node| node.addresses.clone()).unwrap_or_default();
         let mtu = match self.settings.mtu {
             Some(mtu) => mtu,
-            None => cni::uplink_mtu(&addresses)?
-                .or_else(|| Mtu::new(1500))
-                .context("find the MTU of the node's interface; or give --mtu")?,
+            None => cni::pod_mtu(&addresses, self.overhead())?,
         };
         cni::write(&self.settings, mtu)?;
         self.configured = true;
         Ok(())
+    }
+
+    /// How many octets a tunnel takes of each packet of a pod.
+    fn overhead(&self) -> u32 {
+        let paths = self.programmed.as_ref().and_then(|programmed| programmed.paths.as_ref());
+        paths.map_or(0, |paths| paths.overhead())
     }
 
     /// Looks at the disk and the kernel, and repairs.
@@ -837,6 +872,7 @@ impl Core {
             missing.push(format!("dataplane: {error}"));
         }
         missing.extend(self.bgp.as_ref().err().map(|error| format!("bgp: {error}")));
+        missing.extend(self.overlay.as_ref().err().map(|error| format!("overlay: {error}")));
         missing
     }
 

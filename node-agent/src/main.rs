@@ -5,6 +5,7 @@
 //!   CNI plugin --> serve/cni --+--> core: one task ----+--> program/endpoint, leak (links, routes, addresses)
 //!   kernel ------> watch/drift-+    owns the state     +--> peering, a task of its own --> program/bgp    margay-bgp
 //!                                   decide/* is pure   +--> program/cni    /etc/cni/net.d
+//!   kernel ------> program/overlay, a task of its own: tunnels and routes to other nodes' pods
 //!   serve/http reads what the core publishes            addresses: one task more in mode `pool`, see there
 //!   kernel ------> observe: what is dropped, named by the core, to serve/monitor and the log
 //! ```
@@ -24,6 +25,7 @@ mod pace;
 mod peering;
 mod program;
 mod serve;
+mod traffic;
 mod watch;
 
 use std::process::ExitCode;

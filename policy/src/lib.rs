@@ -39,5 +39,5 @@ pub use node::convert_node;
 pub use object::{NamedPort, Namespace, Node, Objects, Pod, PodName};
 pub use pod::convert_pod;
 pub use port::{PortRange, PortSet, Protocol};
-pub use range::AddressRange;
+pub use range::{AddressRange, covered};
 pub use selector::{Requirement, Selector};

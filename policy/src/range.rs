@@ -25,6 +25,13 @@ impl AddressRange {
     }
 }
 
+/// The addresses that are in any of some networks: disjoint, in order, as long as can be.
+pub fn covered(networks: impl IntoIterator<Item = IpNetwork>) -> Vec<AddressRange> {
+    let blocks: Vec<Block> = networks.into_iter().map(|cidr| Block { cidr, except: Vec::new() }).collect();
+    let keyed: Vec<((), &Block)> = blocks.iter().map(|block| ((), block)).collect();
+    disjoint(&keyed).into_iter().map(|(range, _)| range).collect()
+}
+
 /// Cuts blocks into ranges so that each address of a range is in the same blocks, and says in which. Ranges are
 /// disjoint, in order, as long as can be, and only where there is a block.
 pub(crate) fn disjoint<K: Copy + Ord>(blocks: &[(K, &Block)]) -> Vec<(AddressRange, BTreeSet<K>)> {
@@ -173,6 +180,14 @@ mod tests {
             &[block("0.0.0.0/0", &["255.255.255.255/32"]), block("::/0", &[])],
             &[("0.0.0.0", "255.255.255.254", &[0]), ("::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", &[1])],
         );
+    }
+
+    #[test]
+    fn what_networks_cover_is_each_address_once() {
+        let networks = ["10.0.1.0/24", "10.0.0.0/24", "10.0.1.7/32", "fd00::/64"];
+        let found = super::covered(networks.map(|text| text.parse().unwrap()));
+        let texts: Vec<_> = found.iter().map(|range| format!("{}-{}", range.first, range.last)).collect();
+        assert_eq!(texts, ["10.0.0.0-10.0.1.255", "fd00::-fd00::ffff:ffff:ffff:ffff"]);
     }
 
     #[test]

@@ -66,6 +66,29 @@ pub struct IPPoolSpec {
     /// Whether blocks and addresses of this pool are withheld from now on. Those in use stay.
     #[serde(default)]
     pub disabled: bool,
+    /// How packets to pods with addresses of this pool travel from node to node. Where the network between nodes drops
+    /// addresses that it does not know, they need a tunnel. All packets of the cluster's pods get room for it.
+    #[serde(default)]
+    pub encapsulation: Encapsulation,
+    /// Whether what pods with addresses of this pool send to outside of the cluster comes from the address of their node:
+    /// for networks that drop pods' addresses, and for the Internet. Other pools, nodes, and what the agent's
+    /// configuration names see pods' own addresses.
+    #[serde(default)]
+    pub nat_outgoing: bool,
+}
+
+/// How packets travel from node to node.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Encapsulation {
+    /// As they are.
+    #[default]
+    None,
+    /// In VXLAN.
+    #[serde(rename = "VXLAN")]
+    Vxlan,
+    /// As they are within a subnet, else in VXLAN.
+    #[serde(rename = "VXLANCrossSubnet")]
+    VxlanCrossSubnet,
 }
 
 /// Who gets addresses of a pool.

@@ -23,7 +23,7 @@ pub use bgp_peer::{
     FilterRule, FilterSet, MaxPrefixes, PasswordSource, PrefixRange, RouteSource, SecretKey,
 };
 pub use ip_block::{IPBlock, IPBlockSpec, IPBlockStatus};
-pub use ip_pool::{AssignmentMode, IPPool, IPPoolSpec, IPPoolStatus};
+pub use ip_pool::{AssignmentMode, Encapsulation, IPPool, IPPoolSpec, IPPoolStatus};
 
 /// The definitions of all kinds, in the order of their names.
 pub fn definitions() -> [CustomResourceDefinition; 5] {

@@ -177,7 +177,9 @@ impl KernelTask {
                 Event::NeighbourChanged(_)
                 | Event::NeighbourGone(_)
                 | Event::QdiscChanged(_)
-                | Event::QdiscGone(_) => false,
+                | Event::QdiscGone(_)
+                | Event::ForwardingChanged(_)
+                | Event::ForwardingGone(_) => false,
             };
             if concerns && self.look.is_none() {
                 self.look = Some(Instant::now() + QUIET);

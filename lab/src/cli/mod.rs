@@ -9,7 +9,8 @@ mod up;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
-use margay_lab::{Dataplane, FabricKind, IpFamilies, IpamMode, LabConfig, Port};
+use margay_api::resource::Encapsulation;
+use margay_lab::{Dataplane, FabricKind, IpFamilies, IpamMode, LabConfig, Port, Routing};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
@@ -93,6 +94,15 @@ struct Cluster {
     /// Where the nodes' address blocks come from.
     #[arg(long, value_enum, default_value_t)]
     ipam: IpamMode,
+    /// Who makes the routes to pods of other nodes that no tunnel leads to.
+    #[arg(long, value_enum, default_value_t)]
+    routing: Routing,
+    /// How packets of pods travel from node to node: None, VXLAN, `VXLANCrossSubnet`.
+    #[arg(long, value_name = "HOW", default_value = "None", value_parser = encapsulation)]
+    encapsulation: Encapsulation,
+    /// What pods send to outside of the cluster comes from their nodes.
+    #[arg(long)]
+    nat_outgoing: bool,
     /// Use this API server instead of one in memory.
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
@@ -106,10 +116,18 @@ impl Cluster {
             dataplane: self.dataplane,
             ip_families: self.ip_families,
             ipam: self.ipam,
+            routing: self.routing,
+            encapsulation: self.encapsulation,
+            nat_outgoing: self.nat_outgoing,
             kubeconfig: self.kubeconfig.clone(),
             ..LabConfig::default()
         }
     }
+}
+
+/// Reads it as the API writes it.
+fn encapsulation(text: &str) -> Result<Encapsulation, serde_json::Error> {
+    serde_json::from_value(text.into())
 }
 
 pub(crate) fn main() -> ExitCode {

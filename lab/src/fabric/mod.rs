@@ -8,6 +8,10 @@
 //!  routed:  n1   n2   n3        172.18.1.0/30, 172.18.2.0/30, ...; eBGP on each link
 //!            \   |   /
 //!             router (BIRD) --- external hosts
+//!
+//!  subnets: n1   n3   n2   n4   two bridges, 172.18.1.0/24 and 172.18.2.0/24
+//!            \   /     \   /
+//!             router, which knows no pod --- external hosts
 //! ```
 //! On a flat fabric the routes to the pods serve only what comes from external hosts. Nodes have to learn their own
 //! by BGP: without that, nothing between pods of two nodes may seem to work.
@@ -24,7 +28,6 @@ use crate::config::{FabricKind, IpFamilies};
 use crate::machine::{Machine, Process};
 use crate::plan::NodePlan;
 use anyhow::Context;
-use ipnetwork::IpNetwork;
 use link::{Cable, attach};
 use margay_netlink::link::{Bridge, IfName, add_bridge, by_name, set_controller};
 use margay_netlink::netns::Namespace;
@@ -59,7 +62,7 @@ impl Fabric {
         sysctl::route_packets(machine.namespace())?;
         let mut fabric = Self { kind, machine, families, bird: None };
         match kind {
-            FabricKind::Flat => fabric.make_bridge(nodes)?,
+            FabricKind::Flat | FabricKind::Subnets => fabric.make_bridges(nodes)?,
             FabricKind::Routed => {
                 let program = bird::find()?;
                 let path = fabric.machine.path("/run/lab/bird.conf");
@@ -105,10 +108,12 @@ impl Fabric {
         let _inside = self.machine.namespace().enter()?;
         let mut socket = Socket::open()?;
         match self.kind {
-            FabricKind::Flat => {
-                let bridge = by_name(&mut socket, &bridge_name()?)?.context("the bridge is gone")?;
+            FabricKind::Flat | FabricKind::Subnets => {
+                let bridge = by_name(&mut socket, &bridge_of(plan)?)?.context("the bridge is gone")?;
                 socket.execute(&set_controller(port, bridge.index))?;
-                for (pods, address) in plan.pod_routes() {
+                // Between subnets nobody knows pods.
+                let is_flat = self.kind == FabricKind::Flat;
+                for (pods, address) in plan.pod_routes().into_iter().filter(|_| is_flat) {
                     let hop = Kind::Unicast(vec![NextHop::via(address)]);
                     let route = Route { table: PODS_TABLE, ..Route::new(pods, hop, Protocol::STATIC) };
                     socket.execute(&route::replace(&route))?;
@@ -142,20 +147,29 @@ impl Fabric {
         Ok(external)
     }
 
-    fn make_bridge(&self, nodes: &[NodePlan]) -> anyhow::Result<()> {
+    fn make_bridges(&self, nodes: &[NodePlan]) -> anyhow::Result<()> {
         let _inside = self.machine.namespace().enter()?;
         let mut socket = Socket::open()?;
-        let name = bridge_name()?;
-        socket.execute(&add_bridge(&Bridge { name: &name })).context("make the bridge")?;
-        let bridge = by_name(&mut socket, &name)?.context("the bridge is gone")?;
-        let gateways: Vec<IpNetwork> = nodes.first().map(NodePlan::gateway_networks).unwrap_or_default();
-        for network in gateways {
-            socket.execute(&addr::add(bridge.index, network))?;
+        for plan in nodes {
+            let name = bridge_of(plan)?;
+            if by_name(&mut socket, &name)?.is_some() {
+                continue;
+            }
+            socket.execute(&add_bridge(&Bridge { name: &name })).context("make the bridge")?;
+            let bridge = by_name(&mut socket, &name)?.context("the bridge is gone")?;
+            for network in plan.gateway_networks() {
+                socket.execute(&addr::add(bridge.index, network))?;
+            }
         }
         Ok(())
     }
 }
 
-fn bridge_name() -> anyhow::Result<IfName> {
-    Ok("br0".parse()?)
+/// The bridge of a node's subnet, named after the router's first address there.
+fn bridge_of(plan: &NodePlan) -> anyhow::Result<IfName> {
+    let subnet = match plan.gateways.first() {
+        Some(IpAddr::V4(gateway)) => gateway.octets()[2],
+        _ => 0,
+    };
+    Ok(format!("br{subnet}").parse()?)
 }

@@ -9,7 +9,7 @@ use ipnetwork::IpNetwork;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{ListParams, PostParams};
 use kube::{Api, Client, ResourceExt};
-use margay_api::resource::{IPBlock, IPPool, IPPoolSpec, definitions};
+use margay_api::resource::{Encapsulation, IPBlock, IPPool, IPPoolSpec, definitions};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -35,9 +35,11 @@ pub(super) async fn create(client: &Client, config: &LabConfig) -> anyhow::Resul
     clock::until(PATIENCE, "pools served", || async { api.list(&ListParams::default()).await.ok() }).await?;
     let mut pools = config.pools.clone();
     if pools.is_empty() {
-        pools.push(("pods-ipv4".into(), Lab::pool_of(PODS_IPV4)));
+        let LabConfig { encapsulation, nat_outgoing, .. } = *config;
+        let pool = |cidr| IPPoolSpec { encapsulation, nat_outgoing, ..Lab::pool_of(cidr) };
+        pools.push(("pods-ipv4".into(), pool(PODS_IPV4)));
         if config.ip_families.has_ipv6() {
-            pools.push(("pods-ipv6".into(), Lab::pool_of(PODS_IPV6)));
+            pools.push(("pods-ipv6".into(), pool(PODS_IPV6)));
         }
     }
     for (name, spec) in pools {
@@ -57,6 +59,8 @@ impl Lab {
             reserved: Vec::new(),
             assignment_mode: margay_api::resource::AssignmentMode::default(),
             disabled: false,
+            encapsulation: Encapsulation::default(),
+            nat_outgoing: false,
         }
     }
 

@@ -28,7 +28,11 @@ impl Lab {
             }
             Party::Node(name) => {
                 let node = self.node_named(name)?;
-                Ok((Arc::clone(node.station()), node.addresses()))
+                let mut addresses = node.addresses();
+                // What it sends through a tunnel comes from the tunnel's address.
+                let more = node.station().addresses()?;
+                addresses.extend(more.into_iter().filter(|address| !node.addresses().contains(address)));
+                Ok((Arc::clone(node.station()), addresses))
             }
             Party::External(name) => {
                 let external =

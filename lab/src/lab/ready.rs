@@ -48,7 +48,7 @@ impl Lab {
     /// # Errors
     /// When that is not so within `limit`.
     pub async fn wait_sessions(&self, limit: Duration) -> anyhow::Result<()> {
-        for node in &self.nodes {
+        for node in self.nodes.iter().filter(|_| self.config.routing.has_bgp()) {
             let what = format!("BGP sessions of {} Established", node.name());
             let waited = clock::until(limit, &what, || async {
                 let status = node.bgp_status().await.ok()?;
@@ -76,7 +76,7 @@ impl Lab {
                 others().flat_map(Node::pod_cidrs).chain(of_others).map(ToString::to_string).collect();
             let what = format!("routes to all pods on {}", node.name());
             let waited = clock::until(limit, &what, || async {
-                let routes = node.bgp_routes().await.ok()?;
+                let routes = node.pod_routes().await.ok()?;
                 let has = |wanted: &String| routes.iter().any(|route| route.starts_with(wanted.as_str()));
                 wanted.iter().all(has).then_some(())
             });
@@ -88,7 +88,7 @@ impl Lab {
     /// How many sessions a node must have.
     pub fn wanted_sessions(&self) -> usize {
         match self.config.fabric {
-            FabricKind::Flat => self.nodes.len() - 1,
+            FabricKind::Flat | FabricKind::Subnets => self.nodes.len() - 1,
             FabricKind::Routed => 1,
         }
     }

@@ -5,6 +5,7 @@ mod delete;
 mod name;
 mod set;
 mod show;
+mod vxlan;
 
 use std::fmt;
 
@@ -18,6 +19,7 @@ pub use delete::{delete, delete_by_index};
 pub use name::{IfName, IfNameError};
 pub use set::{set_controller, set_mtu, set_name, set_up};
 pub use show::{by_index, by_name, index_of, list};
+pub use vxlan::{Vni, Vxlan, VxlanFacts, add_vxlan};
 
 use crate::MacAddr;
 
@@ -91,6 +93,8 @@ pub struct Link {
     pub kind: String,
     /// The interface that it is a port of.
     pub controller: Option<IfIndex>,
+    /// What it tunnels, when it is of the kind `vxlan`.
+    pub vxlan: Option<VxlanFacts>,
 }
 
 impl Link {
@@ -105,6 +109,7 @@ impl Link {
             loopback: message.header.flags.contains(LinkFlags::Loopback),
             kind: String::new(),
             controller: None,
+            vxlan: None,
         };
         for attribute in &message.attributes {
             match attribute {
@@ -116,8 +121,10 @@ impl Link {
                 LinkAttribute::Controller(index) => link.controller = IfIndex::new(*index),
                 LinkAttribute::LinkInfo(infos) => {
                     for info in infos {
-                        if let LinkInfo::Kind(kind) = info {
-                            link.kind = kind.to_string();
+                        match info {
+                            LinkInfo::Kind(kind) => link.kind = kind.to_string(),
+                            LinkInfo::Data(InfoData::Vxlan(data)) => link.vxlan = Some(vxlan::parse(data)),
+                            _ => {}
                         }
                     }
                 }

@@ -61,9 +61,10 @@ pub(crate) struct Described<'a>(pub(crate) &'a NeighbourMessage);
 
 impl fmt::Display for Described<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match Neighbour::parse(self.0) {
-            Some(neighbour) => write!(f, "neighbour {} on link {}", neighbour.address, neighbour.link),
-            None => f.write_str("neighbour"),
+        match (Neighbour::parse(self.0), crate::fdb::Entry::parse(self.0)) {
+            (Some(neighbour), _) => write!(f, "neighbour {} on link {}", neighbour.address, neighbour.link),
+            (None, Some(entry)) => entry.fmt(f),
+            (None, None) => f.write_str("neighbour"),
         }
     }
 }

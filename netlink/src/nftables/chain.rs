@@ -21,15 +21,39 @@ impl Chain {
     }
 }
 
-/// What a base chain of type `filter` sees, and when.
+/// What a base chain sees, and when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Base {
+    /// What its rules may do.
+    pub kind: ChainKind,
     /// The hook that it is called from.
     pub hook: Hook,
     /// Chains of one hook are called from the lowest to the highest.
     pub priority: i32,
     /// What becomes of packets at its end.
     pub policy: Policy,
+}
+
+/// What the rules of a base chain may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChainKind {
+    /// Look at packets, and drop them.
+    Filter,
+    /// Translate addresses; only the first packet of a connection comes by.
+    Nat,
+}
+
+impl ChainKind {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Filter => "filter",
+            Self::Nat => "nat",
+        }
+    }
+
+    pub(super) fn of_name(name: &str) -> Option<Self> {
+        [Self::Filter, Self::Nat].into_iter().find(|kind| kind.name() == name)
+    }
 }
 
 /// A place in the kernel's path of packets (`NF_INET_*`).

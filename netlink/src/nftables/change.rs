@@ -17,7 +17,7 @@ const BATCH_END: u16 = 0x11;
 pub(super) const CHAIN_NAME: u16 = 3;
 pub(super) const CHAIN_HOOK: u16 = 4;
 pub(super) const CHAIN_POLICY: u16 = 5;
-const CHAIN_TYPE: u16 = 7;
+pub(super) const CHAIN_TYPE: u16 = 7;
 /// `NFTA_HOOK_*`.
 pub(super) const HOOK_NUMBER: u16 = 1;
 pub(super) const HOOK_PRIORITY: u16 = 2;
@@ -265,7 +265,7 @@ impl Encoded {
                         hook.number(HOOK_PRIORITY, base.priority.cast_unsigned());
                     });
                     writer.number(CHAIN_POLICY, u32::from(base.policy == Policy::Accept));
-                    writer.text(CHAIN_TYPE, "filter");
+                    writer.text(CHAIN_TYPE, base.kind.name());
                 }
             }
             Change::DeleteChain(name) => {

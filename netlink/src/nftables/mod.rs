@@ -20,7 +20,7 @@ mod monitor;
 mod read;
 mod set;
 
-pub use chain::{Base, Chain, Hook, Policy, Rule};
+pub use chain::{Base, Chain, ChainKind, Hook, Policy, Rule};
 pub use change::{Change, Transaction};
 pub use connection::Connection;
 pub use element::{Data, Element, Field, Key, Verdict};

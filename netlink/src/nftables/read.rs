@@ -4,11 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Base, Connection, Expr, Hook, LIST_ELEMENT, OBJECT_COUNTER, Policy, Rule, TABLE,
+    Base, ChainKind, Connection, Expr, Hook, LIST_ELEMENT, OBJECT_COUNTER, Policy, Rule, TABLE,
     attribute::Attributes,
     change::{
-        CHAIN_HOOK, CHAIN_NAME, CHAIN_POLICY, HOOK_NUMBER, HOOK_PRIORITY, OBJECT_DATA, OBJECT_NAME,
-        OBJECT_TYPE, RULE_CHAIN, RULE_EXPRESSIONS, SET_NAME, type_of,
+        CHAIN_HOOK, CHAIN_NAME, CHAIN_POLICY, CHAIN_TYPE, HOOK_NUMBER, HOOK_PRIORITY, OBJECT_DATA,
+        OBJECT_NAME, OBJECT_TYPE, RULE_CHAIN, RULE_EXPRESSIONS, SET_NAME, type_of,
     },
     connection::Wanted,
     message,
@@ -171,7 +171,8 @@ fn base(chain: &Attributes<'_>) -> Option<Base> {
         _ => Policy::Accept,
     };
     let priority = hook.number(HOOK_PRIORITY)?.cast_signed();
-    Some(Base { hook: Hook::of_number(hook.number(HOOK_NUMBER)?)?, priority, policy })
+    let kind = ChainKind::of_name(chain.text(CHAIN_TYPE)?)?;
+    Some(Base { kind, hook: Hook::of_number(hook.number(HOOK_NUMBER)?)?, priority, policy })
 }
 
 fn rule(rule: &Attributes<'_>) -> Option<Rule> {

@@ -14,8 +14,9 @@ use nix::{
 };
 
 use super::{
-    Base, Chain, Change, CmpOp, Connection, Count, Data, Element, Expr, Field, Found, Header, Hook, Key,
-    MetaKey, Outline, Policy, Register, SetKind, TableMonitor, Touched, Transaction, Type, Verdict,
+    Base, Chain, ChainKind, Change, CmpOp, Connection, Count, Data, Element, Expr, Field, Found, Header,
+    Hook, Key, MetaKey, Outline, Policy, Register, SetKind, TableMonitor, Touched, Transaction, Type,
+    Verdict,
 };
 use crate::Error;
 
@@ -215,10 +216,31 @@ fn expressions() -> Vec<Expr> {
     expressions
 }
 
+#[test]
+fn a_chain_that_masquerades_reads_back_as_written_and_as_nft_says_it() {
+    in_new_namespace(|| {
+        let base =
+            Base { kind: ChainKind::Nat, hook: Hook::Postrouting, priority: 100, policy: Policy::Accept };
+        let changes = vec![
+            Change::AddTable,
+            Change::AddChain { name: "out".into(), base: Some(base) },
+            Change::AddRule { chain: "out".into(), rule: vec![Expr::Masquerade] },
+        ];
+        let mut connection = Connection::open().unwrap();
+        commit(&mut connection, changes).unwrap();
+        let outline = connection.outline(TABLE).unwrap();
+        assert_eq!(outline.chains["out"], Some(base));
+        assert_eq!(outline.rules["out"], [Some(vec![Expr::Masquerade])]);
+        let listing = listed();
+        assert!(listing.contains("type nat hook postrouting priority srcnat; policy accept;"), "{listing}");
+        assert!(listing.contains("\t\tmasquerade fully-random\n"), "{listing}");
+    });
+}
+
 /// A table with a chain of these rules, what they may refer to, and a base chain that jumps there.
 fn table(rules: &[Vec<Expr>]) -> Vec<Change> {
     let key = &[Type::Ipv4Addr];
-    let base = Base { hook: Hook::Forward, priority: -5, policy: Policy::Drop };
+    let base = Base { kind: ChainKind::Filter, hook: Hook::Forward, priority: -5, policy: Policy::Drop };
     let mut changes = vec![
         Change::AddTable,
         Change::DeleteTable,
@@ -253,7 +275,7 @@ fn the_kernel_shows_rules_as_they_were_written() {
         let shown: Vec<_> =
             outline.rules["chain"].iter().map(|rule| rule.clone().expect("a known rule")).collect();
         assert_eq!(shown, rules);
-        let base = Base { hook: Hook::Forward, priority: -5, policy: Policy::Drop };
+        let base = Base { kind: ChainKind::Filter, hook: Hook::Forward, priority: -5, policy: Policy::Drop };
         let chains = [("base", Some(base)), ("chain", None), ("other", None)];
         assert_eq!(outline.chains, chains.map(|(name, base)| (name.to_owned(), base)).into());
         assert_eq!(outline.sets, ["set", "map", "verdicts"].map(str::to_owned).into());
@@ -453,7 +475,7 @@ fn every_transaction_raises_the_generation_by_one() {
 fn counters_tell_packets_and_octets() {
     in_new_namespace(|| {
         let mut connection = Connection::open().unwrap();
-        let base = Base { hook: Hook::Output, priority: 0, policy: Policy::Accept };
+        let base = Base { kind: ChainKind::Filter, hook: Hook::Output, priority: 0, policy: Policy::Accept };
         let changes = vec![
             Change::AddTable,
             Change::AddCounter("sent".into()),

@@ -51,6 +51,9 @@ impl Protocol {
     /// Routes to pods of this node, made by the CNI plugin and repaired by the agent. Not assigned to anyone
     /// in `rt_protos`.
     pub const MARGAY: Self = Self(77);
+    /// Routes to pods of other nodes, through a tunnel or by their nodes' addresses, made by the agent. Not assigned to
+    /// anyone either.
+    pub const MARGAY_OVERLAY: Self = Self(78);
 }
 
 /// The network of all addresses of a family: where a default route leads.

@@ -22,7 +22,7 @@ mod task;
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use ipnetwork::IpNetwork;
-use margay_api::agent::Response;
+use margay_api::{agent::Response, resource::Encapsulation};
 use tokio::{sync::oneshot, time::Instant};
 
 pub(crate) use asking::Asking;
@@ -78,8 +78,18 @@ pub(crate) struct ClaimedBlocks {
     pub(crate) blocks: Vec<IpNetwork>,
     /// Which node has each block of the cluster.
     pub(crate) holders: Arc<BTreeMap<IpNetwork, String>>,
+    /// How packets of the pods of each pool travel, by its range; ranges do not overlap.
+    pub(crate) traffic: Arc<BTreeMap<IpNetwork, PoolTraffic>>,
     /// Why it cannot have pods yet.
     pub(crate) missing: Option<String>,
     /// Why it can have no more.
     pub(crate) full: Option<String>,
+}
+
+/// How packets of the pods of a pool travel.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct PoolTraffic {
+    pub(crate) encapsulation: Encapsulation,
+    /// Whether what they send to outside of the cluster comes from the node.
+    pub(crate) nat_outgoing: bool,
 }

@@ -81,6 +81,7 @@ mod tests {
     use tokio::time::Instant;
 
     use super::{PAUSE, Written};
+    use crate::addresses::PoolTraffic;
     use crate::watch::PoolFacts;
 
     #[test]
@@ -97,6 +98,7 @@ mod tests {
             nodes: Selector::default(),
             generation: Some(2),
             status: IPPoolStatus::default(),
+            traffic: PoolTraffic::default(),
         };
         let mut pools = BTreeMap::from([("a".to_owned(), facts)]);
         let mut written = Written::default();

@@ -15,8 +15,8 @@ use margay_api::{
     pools::{BlockRow, PoolRow, Snapshot},
 };
 use margay_ipam::{
-    Action, Assignment, Claimed, Input, Local, Plan, Pool, Report, Store, by_age, plan, pool_of, report,
-    usable,
+    Action, Assignment, Claimed, Input, Local, Plan, Pool, Report, Store, Supply, by_age, plan, pool_of,
+    report, usable,
 };
 use serde_json::json;
 use tokio::{
@@ -27,7 +27,7 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use super::{
-    Ask, ClaimedBlocks, Facts, Message, OwnAddresses,
+    Ask, ClaimedBlocks, Facts, Message, OwnAddresses, PoolTraffic,
     asking::answer,
     calls::{self, Outcome, Owner},
     choose::{Choice, Known, Waits, choose, full, no_pool},
@@ -102,6 +102,8 @@ struct Task {
     holders: Arc<BTreeMap<IpNetwork, String>>,
     /// Since they were made: once for all blocks that came together.
     holders_changed: bool,
+    /// How packets of the pods of each pool travel.
+    traffic: Arc<BTreeMap<IpNetwork, PoolTraffic>>,
     taken: BTreeMap<IpNetwork, (String, Instant)>,
     busy: BTreeMap<IpNetwork, Instant>,
     /// Pools of which a block is being claimed, which one if that is known, and for how long that is waited for.
@@ -138,6 +140,7 @@ impl Task {
             claimed: BTreeMap::new(),
             holders: Arc::default(),
             holders_changed: false,
+            traffic: Arc::default(),
             taken: BTreeMap::new(),
             busy: BTreeMap::new(),
             claiming: BTreeMap::new(),
@@ -544,6 +547,10 @@ impl Task {
             let holders = self.claimed.iter().map(|(network, claimed)| (*network, claimed.node.clone()));
             self.holders = Arc::new(holders.collect());
         }
+        let traffic = self.traffic_of(pools);
+        if *self.traffic != traffic {
+            self.traffic = Arc::new(traffic);
+        }
         let usable = usable(pools);
         let local = self.ours();
         let known = Known {
@@ -557,6 +564,7 @@ impl Task {
         let mut claimed = ClaimedBlocks {
             blocks: local.keys().copied().collect(),
             holders: Arc::clone(&self.holders),
+            traffic: Arc::clone(&self.traffic),
             ..ClaimedBlocks::default()
         };
         let automatic: Vec<_> = by_age(pools)
@@ -597,6 +605,19 @@ impl Task {
         }
         self.write_snapshot(pools, &claimed.blocks);
         self.fresh = Some(claimed);
+    }
+
+    /// How packets of the pods of each pool travel, whether it gives this node blocks or not.
+    fn traffic_of(&self, pools: &BTreeMap<String, Pool>) -> BTreeMap<IpNetwork, PoolTraffic> {
+        let open = |(name, pool): (&String, &Pool)| {
+            (name.clone(), Pool { selects_node: true, supply: Supply::Open, ..pool.clone() })
+        };
+        let pools: BTreeMap<String, Pool> = pools.iter().map(open).collect();
+        let ranges = usable(&pools).into_iter().filter_map(|(name, range)| {
+            let facts = self.pools.as_ref()?.get(name)?;
+            Some((range.cidr(), facts.traffic))
+        });
+        ranges.collect()
     }
 
     fn write_snapshot(&mut self, pools: &BTreeMap<String, Pool>, blocks: &[IpNetwork]) {

@@ -1,6 +1,8 @@
 //! What the node must hold: state in, wanted state out. Pure.
 
 mod bgp;
+mod masquerade;
+mod overlay;
 mod state;
 
 use std::{
@@ -16,9 +18,13 @@ use margay_policy::{
 };
 
 pub(crate) use bgp::{PeerNode, Topology};
+pub(crate) use masquerade::Masquerade;
+#[cfg(test)]
+pub(crate) use overlay::Block;
+pub(crate) use overlay::{Conditions, Hop, Paths, Tunnel, Underlay, Uplink, Ways};
 pub(crate) use state::{Announcement, State};
 
-use crate::config::Bgp;
+use crate::{config::Bgp, traffic::Traffic};
 
 /// Everything that the drivers make so; classes and verdicts the [`Decider`] has.
 #[derive(Debug, Clone, Default)]
@@ -33,6 +39,10 @@ pub(crate) struct Wanted {
     pub(crate) pod_blocks: Arc<BTreeSet<IpNetwork>>,
     /// The nodes as BGP knows them; `None` as long as the own one is not there, or without BGP.
     pub(crate) bgp: Option<Arc<Topology>>,
+    /// What the ways to other nodes' pods follow; `None` as long as the own node is not there.
+    pub(crate) paths: Option<Arc<Paths>>,
+    /// What is masqueraded, if anything is.
+    pub(crate) masquerade: Option<Arc<Masquerade>>,
 }
 
 /// An endpoint whose policy is known.
@@ -64,6 +74,8 @@ pub(crate) struct Decider {
     waiting: BTreeMap<EndpointId, String>,
     pod_blocks: Arc<BTreeSet<IpNetwork>>,
     bgp: Option<Arc<Topology>>,
+    paths: Option<Arc<Paths>>,
+    masquerade: Option<Arc<Masquerade>>,
 }
 
 impl Decider {
@@ -73,7 +85,12 @@ impl Decider {
     }
 
     /// Decides about what has changed. `None` until the state is complete once: nothing may be written before.
-    pub(crate) fn decide(&mut self, state: &mut State, settings: &Bgp) -> Option<Decision> {
+    pub(crate) fn decide(
+        &mut self,
+        state: &mut State,
+        settings: &Bgp,
+        traffic: &Traffic,
+    ) -> Option<Decision> {
         if state.missing().is_some() {
             return None;
         }
@@ -91,7 +108,17 @@ impl Decider {
         self.admit(state, touched.endpoints, &changes);
         if touched.nodes || is_first {
             self.bgp = bgp::topology(state, settings).map(Arc::new);
+        }
+        if touched.nodes || touched.blocks || is_first {
             self.pod_blocks = Arc::new(state.pod_blocks());
+            let paths = overlay::paths(state, traffic);
+            if self.paths.as_deref() != paths.as_ref() {
+                self.paths = paths.map(Arc::new);
+            }
+            let masquerade = masquerade::masquerade(state, &traffic.nat);
+            if self.masquerade.as_deref() != masquerade.as_ref() {
+                self.masquerade = masquerade.map(Arc::new);
+            }
         }
         let wanted = Wanted {
             endpoints: Arc::clone(&self.admitted),
@@ -99,6 +126,8 @@ impl Decider {
             blocks: state.blocks().to_vec(),
             pod_blocks: Arc::clone(&self.pod_blocks),
             bgp: self.bgp.clone(),
+            paths: self.paths.clone(),
+            masquerade: self.masquerade.clone(),
         };
         Some(Decision { wanted, changes })
     }

@@ -10,7 +10,10 @@ use ipnetwork::IpNetwork;
 use margay_api::endpoint::{Endpoint, EndpointId, PodRef};
 use margay_policy::{Objects, PodName, PolicyId, compile};
 
-use crate::watch::{Announced, ApiEvent, Change, NamespaceFacts, Node, NodeFacts, PodFacts};
+use crate::{
+    addresses::PoolTraffic,
+    watch::{Announced, ApiEvent, Change, NamespaceFacts, Node, NodeFacts, PodFacts},
+};
 
 /// The facts from the API and from the endpoint records.
 ///
@@ -31,6 +34,8 @@ pub(crate) struct State {
     claimed: Option<Vec<IpNetwork>>,
     /// The node of each block, where they are claimed.
     holders: Arc<BTreeMap<IpNetwork, String>>,
+    /// How packets of the pods of each pool travel, by its range; ranges do not overlap.
+    pool_traffic: Arc<BTreeMap<IpNetwork, PoolTraffic>>,
     listed: Listed,
     /// What has changed since it was last taken.
     touched: Touched,
@@ -51,6 +56,8 @@ pub(crate) struct Touched {
     pub(crate) policy: compile::Touched,
     /// Whether nodes or their blocks have.
     pub(crate) nodes: bool,
+    /// Whether blocks of other nodes have, or how packets of pools travel.
+    pub(crate) blocks: bool,
     /// The endpoints that have, or whose pods have.
     pub(crate) endpoints: BTreeSet<EndpointId>,
 }
@@ -89,6 +96,7 @@ impl State {
             namespace_wishes: BTreeMap::new(),
             claimed: None,
             holders: Arc::default(),
+            pool_traffic: Arc::default(),
             // They come with the nodes, unless they are claimed.
             listed: Listed { blocks: true, ..Listed::default() },
             touched: Touched::default(),
@@ -157,10 +165,27 @@ impl State {
 
     /// Where the addresses of all pods of the cluster are from.
     pub(crate) fn pod_blocks(&self) -> BTreeSet<IpNetwork> {
-        match &self.claimed {
-            Some(_) => self.holders.keys().copied().collect(),
-            None => self.nodes.values().flat_map(|node| &node.pod_cidrs).copied().collect(),
-        }
+        self.all_blocks().map(|(block, _)| block).collect()
+    }
+
+    /// The blocks of all nodes, with the nodes' names.
+    pub(crate) fn all_blocks(&self) -> impl Iterator<Item = (IpNetwork, &str)> {
+        let of_nodes = self.claimed.is_none().then_some(&self.nodes);
+        let of_nodes = of_nodes.into_iter().flatten();
+        let of_nodes =
+            of_nodes.flat_map(|(name, node)| node.pod_cidrs.iter().map(move |block| (*block, name.as_str())));
+        of_nodes.chain(self.holders.iter().map(|(block, name)| (*block, name.as_str())))
+    }
+
+    /// How packets of the pods of each pool travel, by its range.
+    pub(crate) fn pool_traffic(&self) -> &BTreeMap<IpNetwork, PoolTraffic> {
+        &self.pool_traffic
+    }
+
+    /// The same of the pool that a block is of.
+    pub(crate) fn pool_traffic_of(&self, block: IpNetwork) -> Option<PoolTraffic> {
+        let (range, traffic) = self.pool_traffic.range(..=block).next_back()?;
+        margay_ipam::holds(*range, block).then_some(*traffic)
     }
 
     /// Waits for the first [`Self::set_claimed`]: without it the node's routes would be taken back at each start.
@@ -169,12 +194,13 @@ impl State {
         self.listed.blocks = false;
     }
 
-    /// Takes the blocks that the node has claimed, and which node has each block of the cluster; true when that
-    /// changes anything.
+    /// Takes the blocks that the node has claimed, which node has each block of the cluster, and how packets of pools
+    /// travel; true when that changes anything.
     pub(crate) fn set_claimed(
         &mut self,
         blocks: Vec<IpNetwork>,
         holders: Arc<BTreeMap<IpNetwork, String>>,
+        pool_traffic: Arc<BTreeMap<IpNetwork, PoolTraffic>>,
     ) -> bool {
         let mut changed = !std::mem::replace(&mut self.listed.blocks, true);
         changed |= self.claimed.as_ref() != Some(&blocks);
@@ -182,11 +208,14 @@ impl State {
         self.claimed = Some(blocks);
         if !Arc::ptr_eq(&self.holders, &holders) {
             self.holders = holders;
-            self.refresh_announced();
-            self.touched.nodes = true;
-            changed = true;
+            self.touched.blocks = true;
+            changed |= self.refresh_announced();
         }
-        changed
+        if self.pool_traffic != pool_traffic {
+            self.pool_traffic = pool_traffic;
+            self.touched.blocks = true;
+        }
+        changed || self.touched.blocks
     }
 
     /// Whether this node speaks for all about the state of the cluster: the first by name of those that are Ready,

@@ -9,6 +9,7 @@ use proptest::{collection::vec, prelude::*};
 use super::{Decider, State, Wanted};
 use crate::{
     config::Bgp,
+    traffic::Traffic,
     watch::{Announced, ApiEvent, Change, Node, NodeFacts, PodFacts},
 };
 
@@ -78,7 +79,7 @@ fn complete(pods: &[(PodName, PodFacts)], endpoints: &[Endpoint]) -> State {
 }
 
 fn wanted(state: &mut State) -> Option<Wanted> {
-    Decider::default().decide(state, &Bgp::default()).map(|decision| decision.wanted)
+    Decider::default().decide(state, &Bgp::default(), &Traffic::default()).map(|decision| decision.wanted)
 }
 
 #[test]
@@ -166,7 +167,7 @@ fn where_blocks_are_claimed_an_announced_address_is_believed_in_a_block_of_the_p
     let mut state = complete(&[(name.clone(), facts)], &[]);
     let holders = [("10.1.0.0/26", "n3"), ("10.1.0.64/26", "n2"), ("10.1.0.128/26", "n3")];
     let holders = holders.map(|(block, node)| (block.parse().unwrap(), node.to_owned()));
-    state.set_claimed(vec![], Arc::new(holders.into()));
+    state.set_claimed(vec![], Arc::new(holders.into()), Arc::default());
     assert_eq!(state.objects().pods[&name].announced, addresses[..1]);
 }
 
@@ -178,12 +179,12 @@ fn the_topology_has_the_nodes_with_their_labels_and_the_own_blocks() {
     assert_eq!(bgp.others["n2"].address(true), Some("192.0.2.2".parse().unwrap()));
     assert_eq!(bgp.blocks, ["10.0.0.0/24".parse().unwrap()]);
     let mut decider = Decider::default();
-    decider.decide(&mut state, &Bgp::default()).unwrap();
+    decider.decide(&mut state, &Bgp::default(), &Traffic::default()).unwrap();
     // A label alone may choose a node for a session.
     let mut labelled = node("192.0.2.2", "10.0.1.0/24");
     labelled.peer.labels.insert("rack".into(), "r1".into());
     state.apply(ApiEvent::Nodes(Change::Applied("n2".into(), labelled)));
-    let bgp = decider.decide(&mut state, &Bgp::default()).unwrap().wanted.bgp.unwrap();
+    let bgp = decider.decide(&mut state, &Bgp::default(), &Traffic::default()).unwrap().wanted.bgp.unwrap();
     assert_eq!(bgp.others["n2"].labels["rack"], "r1");
     state.apply(ApiEvent::Nodes(Change::Deleted("n2".into())));
     assert!(wanted(&mut state).unwrap().bgp.unwrap().others.is_empty());
@@ -291,7 +292,7 @@ proptest! {
                 happen(&mut state, event.clone());
                 history.push(event);
             }
-            let kept = decider.decide(&mut state, &Bgp::default()).unwrap().wanted;
+            let kept = decider.decide(&mut state, &Bgp::default(), &Traffic::default()).unwrap().wanted;
             let mut anew = complete(&[], &[]);
             for event in history.clone() {
                 happen(&mut anew, event);

@@ -51,9 +51,25 @@ fn conflist(run_dir: &Path, state_dir: &Path, mtu: Mtu, chained: &[Value]) -> St
     format!("{list:#}\n")
 }
 
-/// The MTU of the interface that has one of the node's addresses: what fits there fits on the way to other nodes.
-/// The smallest of several.
-pub(crate) fn uplink_mtu(addresses: &[IpAddr]) -> anyhow::Result<Option<Mtu>> {
+/// Fewer octets than this no IPv6 packet need ever have room in (RFC 8200 section 5).
+const LEAST: u32 = 1280;
+
+/// What fits on the way to other nodes, of which tunnels take `overhead` octets.
+pub(crate) fn pod_mtu(addresses: &[IpAddr], overhead: u32) -> anyhow::Result<Mtu> {
+    let uplink = uplink_mtu(addresses)?.map_or(1500, Mtu::octets);
+    let octets = uplink.saturating_sub(overhead);
+    // Of a smaller uplink nobody but the operator knows what is to become.
+    if overhead > 0 && octets < LEAST {
+        anyhow::bail!(
+            "find the MTU of pods: that of the node's interface is {uplink}, of which a tunnel takes {overhead}; pods \
+             need {LEAST}: give the interface more, or say with --mtu what is to be"
+        );
+    }
+    Mtu::new(octets).context("find the MTU of the node's interface; or give --mtu")
+}
+
+/// The MTU of the interface that has one of the node's addresses. The smallest of several.
+fn uplink_mtu(addresses: &[IpAddr]) -> anyhow::Result<Option<Mtu>> {
     let mut socket = Socket::open()?;
     let all = addr::list(&mut socket)?;
     let uplinks = all.iter().filter(|found| addresses.contains(&found.network.ip())).map(|found| found.link);

@@ -9,5 +9,6 @@ pub(crate) mod ebpf;
 pub(crate) mod endpoint;
 pub(crate) mod leak;
 pub(crate) mod nft;
+pub(crate) mod overlay;
 pub(crate) mod sysctl;
 pub(crate) mod takedown;

@@ -6,6 +6,7 @@ use margay_ipam::{Assignment, Fault, Pool, Range, Supply};
 use margay_policy::Selector;
 
 use super::Read;
+use crate::addresses::PoolTraffic;
 
 /// What the agent needs to know of a pool.
 #[derive(Debug, Clone, PartialEq)]
@@ -18,6 +19,8 @@ pub(crate) struct PoolFacts {
     pub(crate) generation: Option<i64>,
     /// What its status says.
     pub(crate) status: IPPoolStatus,
+    /// How packets of its pods travel.
+    pub(crate) traffic: PoolTraffic,
 }
 
 pub(super) fn key(meta: &ObjectMeta) -> String {
@@ -56,6 +59,7 @@ pub(super) fn read(object: &IPPool) -> Read<PoolFacts> {
         nodes,
         generation: object.metadata.generation,
         status: object.status.clone().unwrap_or_default(),
+        traffic: PoolTraffic { encapsulation: spec.encapsulation, nat_outgoing: spec.nat_outgoing },
     };
     Read { value: Some(facts), problems: problems.into_iter().collect() }
 }

@@ -91,6 +91,8 @@ impl Expr {
                 prefix: data.text(number::LOG_PREFIX)?.to_owned(),
                 snaplen: data.number(number::LOG_SNAPLEN)?,
             }),
+            "masq" => (data.number(number::MASQUERADE_FLAGS) == Some(number::FULLY_RANDOM))
+                .then_some(Self::Masquerade),
             "objref" => {
                 let name = data.text(number::OBJREF_NAME)?.to_owned();
                 (data.number(number::OBJREF_TYPE)? == OBJECT_COUNTER).then_some(Self::Counter(name))

@@ -25,6 +25,7 @@ impl Expr {
             Self::Limit { .. } => "limit",
             Self::Log { .. } => "log",
             Self::Counter(_) => "objref",
+            Self::Masquerade => "masq",
         }
     }
 
@@ -104,6 +105,7 @@ impl Expr {
                 data.text(number::LOG_PREFIX, prefix);
                 data.number(number::LOG_SNAPLEN, *snaplen);
             }
+            Self::Masquerade => data.number(number::MASQUERADE_FLAGS, number::FULLY_RANDOM),
             Self::Counter(name) => {
                 data.number(number::OBJREF_TYPE, OBJECT_COUNTER);
                 // A name of an object is octets without an end of their own.

@@ -89,6 +89,9 @@ pub enum Expr {
     },
     /// Counts the packet in a named counter.
     Counter(String),
+    /// Translates the source to an address of the interface that the packet goes out by, from a port taken at random:
+    /// one counted up is often taken twice where several processors translate at once.
+    Masquerade,
 }
 
 /// A word of four octets in the scratch space of 16; longer values go on in those after it.
@@ -216,6 +219,9 @@ mod number {
     pub(super) const LOG_GROUP: u16 = 1;
     pub(super) const LOG_PREFIX: u16 = 2;
     pub(super) const LOG_SNAPLEN: u16 = 3;
+    pub(super) const MASQUERADE_FLAGS: u16 = 1;
+    /// `NF_NAT_RANGE_PROTO_RANDOM_FULLY`.
+    pub(super) const FULLY_RANDOM: u32 = 16;
     pub(super) const OBJREF_TYPE: u16 = 1;
     pub(super) const OBJREF_NAME: u16 = 2;
     /// `NFT_REG_VERDICT`.

@@ -19,7 +19,7 @@ use super::{
     },
     table::Table,
 };
-use crate::decide::Admitted;
+use crate::decide::{Admitted, Masquerade};
 
 /// What the table was told to hold, so that it can be told to hold it no more.
 #[derive(Debug, Default)]
@@ -28,6 +28,7 @@ pub(super) struct LaidOut {
     /// The endpoints as they were last wanted.
     wanted: Arc<BTreeMap<EndpointId, Admitted>>,
     directions: BTreeMap<(PolicySetId, Way), Held>,
+    masquerade: Option<Arc<Masquerade>>,
 }
 
 /// A direction as the table holds it.
@@ -108,6 +109,18 @@ impl LaidOut {
                 }
             }
         }
+    }
+
+    /// Has the table masquerade this.
+    pub(super) fn masquerade(&mut self, wanted: Option<&Arc<Masquerade>>, table: &mut Table) {
+        if self.masquerade.as_ref() == wanted {
+            return;
+        }
+        match wanted {
+            Some(masquerade) => layout::put_masquerade(table, masquerade),
+            None => layout::remove_masquerade(table),
+        }
+        self.masquerade = wanted.cloned();
     }
 
     /// Has the table hold these endpoints.

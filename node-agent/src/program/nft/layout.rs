@@ -7,7 +7,7 @@ use std::{borrow::Cow, net::IpAddr};
 
 use margay_api::endpoint::{Endpoint, HOST_IFNAME_PREFIX};
 use margay_netlink::nftables::{
-    self, Base, Chain, Data, Expr, Field, Found, Hook, Key, Policy, Rule, SetKind, Type,
+    self, Base, Chain, ChainKind, Data, Expr, Field, Found, Hook, Key, Policy, Rule, SetKind, Type,
 };
 use margay_policy::{
     AddressRange, PortRange, Protocol,
@@ -19,6 +19,7 @@ use super::{
     rule::{self, Address, Family, Interface, goto, jump, rule, verdict},
     table::Table,
 };
+use crate::decide::Masquerade;
 
 /// The NFLOG group to which packets are told that policy drops, or would drop: the letters `mg`. Its listener sees
 /// the name of the cause as the prefix, and the packet's first [`LOG_SNAPLEN`] octets.
@@ -529,7 +530,7 @@ pub(crate) fn put_base(table: &mut Table) {
     table.put_chain("ingress", Chain::regular(ingress()));
     table.put_chain("output_egress", Chain::regular(output_egress()));
     let mut base = |name, hook, priority, rules| {
-        let base = Base { hook, priority, policy: Policy::Accept };
+        let base = Base { kind: ChainKind::Filter, hook, priority, policy: Policy::Accept };
         table.put_chain(name, Chain { base: Some(base), rules });
     };
     // Before connection tracking (priority raw), so that a spoofed packet leaves no trace in it.
@@ -537,6 +538,50 @@ pub(crate) fn put_base(table: &mut Table) {
     base("input", Hook::Input, 0, input());
     base("forward", Hook::Forward, 0, forward());
     base("output", Hook::Output, 0, output());
+}
+
+/// What masquerading takes: the sources, and the destinations that see them. They are there only with it: a chain that
+/// may translate costs each new connection of the node a look.
+const MASQUERADING: [(Family, &str, &str, &[Type]); 2] = [
+    (Family::V4, "masqueraded4", "inside4", &[Type::Ipv4Addr]),
+    (Family::V6, "masqueraded6", "inside6", &[Type::Ipv6Addr]),
+];
+const POSTROUTING: &str = "postrouting";
+/// `NF_IP_PRI_NAT_SRC`.
+const SOURCE_NAT: i32 = 100;
+
+/// Wants this masqueraded, and nothing else.
+pub(crate) fn put_masquerade(table: &mut Table, masquerade: &Masquerade) {
+    remove_masquerade(table);
+    let mut rules = Vec::new();
+    for (family, sources, inside, key) in MASQUERADING {
+        for name in [sources, inside] {
+            table.put_set(name, SetKind { key, data: None, intervals: true });
+        }
+        rules.push(rule([
+            rule::address_in(family, Address::Source, sources, Found::Is),
+            rule::address_in(family, Address::Destination, inside, Found::IsNot),
+            vec![Expr::Masquerade],
+        ]));
+    }
+    let ranges = masquerade.sources.iter().map(|range| (range, "masqueraded4", "masqueraded6"));
+    let kept = masquerade.kept.iter().map(|range| (range, "inside4", "inside6"));
+    for (range, v4, v6) in ranges.chain(kept) {
+        let key = vec![Field::Addresses(range.first, range.last)];
+        Entry { set: by_family(range.first, v4, v6), key, data: None }.put(table);
+    }
+    let base =
+        Base { kind: ChainKind::Nat, hook: Hook::Postrouting, priority: SOURCE_NAT, policy: Policy::Accept };
+    table.put_chain(POSTROUTING, Chain { base: Some(base), rules });
+}
+
+/// Wants nothing masqueraded.
+pub(crate) fn remove_masquerade(table: &mut Table) {
+    table.remove_chain(POSTROUTING);
+    for (_, sources, inside, _) in MASQUERADING {
+        table.remove_set(sources);
+        table.remove_set(inside);
+    }
 }
 
 /// The set for the family of an address.

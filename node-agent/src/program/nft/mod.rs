@@ -8,6 +8,7 @@
 //!                      from a pod to itself -> pass
 //!                      from a pod: class of the destination -> priority; iifname -> chain of the policy set
 //!                      to a pod:   class of the source      -> priority; oifname -> chain of the policy set
+//!  postrouting (nat)   where any pool or the settings want it, and only then: from its addresses to outside -> masquerade
 //!  output (filter)     the node's own, established, or from a pod to itself -> pass; midstream as in forward
 //!                      the rest as in forward, with the policy set of the source's address instead of iifname's
 //!  chain of a policy set and direction:

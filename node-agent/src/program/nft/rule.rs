@@ -118,6 +118,11 @@ pub(super) fn address(family: Family, which: Address) -> Vec<Expr> {
     ]
 }
 
+/// An address of a packet of this family is in a set, or not.
+pub(super) fn address_in(family: Family, which: Address, set: &str, found: Found) -> Vec<Expr> {
+    rule([address(family, which), vec![lookup(set, found)]])
+}
+
 /// The source is `::`.
 pub(super) fn from_unspecified() -> Vec<Expr> {
     let mut rule = address(Family::V6, Address::Source);

@@ -6,12 +6,12 @@ use margay_api::endpoint::{Endpoint, EndpointId};
 use margay_policy::{
     Objects, Pod, PodName,
     compile::{Changes, Compiler, Touched, Way},
-    convert, convert_cluster,
+    convert, convert_cluster, covered,
 };
 use nix::sched::{CloneFlags, unshare};
 
 use super::Driver;
-use crate::decide::{Admitted, Wanted};
+use crate::decide::{Admitted, Masquerade, Wanted};
 
 /// Runs a test on a thread in a network namespace of its own.
 pub(super) fn in_new_namespace(test: impl FnOnce() + Send) {
@@ -163,6 +163,45 @@ fn sorted(listing: &str) -> Vec<String> {
     let mut lines: Vec<String> = listing.split_whitespace().map(str::to_owned).collect();
     lines.sort();
     lines
+}
+
+#[test]
+fn a_chain_of_nat_is_there_only_while_something_is_masqueraded() {
+    let range = |network: &str| covered([network.parse().unwrap()]);
+    let of = |sources: &str, kept: &str| {
+        let [sources, kept] = [sources, kept].map(range);
+        Some(Arc::new(Masquerade { sources, kept }))
+    };
+    in_new_namespace(|| {
+        let mut world = World::new(1, "");
+        let mut driver = world.driver();
+        let before = listed();
+        assert!(!before.contains("postrouting"), "{before}");
+        for (masquerade, words) in [
+            (of("10.0.0.0/24", "10.0.0.0/8"), ["10.0.0.0/24", "10.0.0.0/8"]),
+            (of("10.0.0.0/16", "10.0.0.0/8"), ["10.0.0.0/16", "10.0.0.0/8"]),
+            (of("2001:db8::/64", "2001:db8::/32"), ["2001:db8::/64", "2001:db8::/32"]),
+        ] {
+            world.wanted.masquerade = masquerade;
+            assert!(world.tell(&mut driver).unwrap() > 0);
+            assert_eq!(world.tell(&mut driver).unwrap(), 0);
+            let listing = listed();
+            for word in words.into_iter().chain(["masquerade fully-random"]) {
+                assert!(listing.contains(word), "{word}: {listing}");
+            }
+            assert!(driver.verify().unwrap());
+            world.driver();
+            assert_eq!(sorted(&listing), sorted(&listed()));
+        }
+        world.wanted.masquerade = None;
+        let mut driver = world.driver();
+        assert_eq!(sorted(&listed()), sorted(&before));
+        world.wanted.masquerade = of("10.0.0.0/24", "10.0.0.0/8");
+        world.tell(&mut driver).unwrap();
+        world.wanted.masquerade = None;
+        world.tell(&mut driver).unwrap();
+        assert_eq!(sorted(&listed()), sorted(&before));
+    });
 }
 
 #[test]

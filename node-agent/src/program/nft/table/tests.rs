@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use margay_netlink::nftables::{
-    Base, Chain, Change, Data, Element, Expr, Field, Found, Hook, Key, Outline, Policy, Register, Rule,
-    SetKind, Type, Verdict,
+    Base, Chain, ChainKind, Change, Data, Element, Expr, Field, Found, Hook, Key, Outline, Policy, Register,
+    Rule, SetKind, Type, Verdict,
 };
 use proptest::{collection::vec, option, prelude::*, sample::select};
 
@@ -211,7 +211,12 @@ fn kind(usual: bool) -> SetKind {
 }
 
 fn base(name: &str) -> Option<Base> {
-    (name == "base").then_some(Base { hook: Hook::Forward, priority: 0, policy: Policy::Accept })
+    (name == "base").then_some(Base {
+        kind: ChainKind::Filter,
+        hook: Hook::Forward,
+        priority: 0,
+        policy: Policy::Accept,
+    })
 }
 
 fn key(number: u32) -> Key {

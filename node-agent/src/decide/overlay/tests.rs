@@ -1,0 +1,188 @@
+//! Which way leads where.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use ipnetwork::IpNetwork;
+use margay_api::resource::Encapsulation;
+use margay_netlink::link::{IfIndex, Mtu};
+
+use super::{Block, Conditions, Hop, Paths, Underlay, Uplink, Ways, mac_of};
+use crate::traffic::{Routing, Traffic};
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn net(text: &str) -> IpNetwork {
+    text.parse().unwrap()
+}
+
+fn link(number: u32) -> IfIndex {
+    IfIndex::new(number).unwrap()
+}
+
+/// Three nodes: `here`, `near` in its subnets and `far` elsewhere, all with both families.
+fn paths(encapsulation: Encapsulation) -> Paths {
+    let nodes = [("near", ["192.0.2.2", "2001:db8::2"]), ("far", ["198.51.100.3", "2001:db8:f::3"])];
+    let blocks = [
+        ("10.0.2.0/24", "near"),
+        ("fd00:2::/64", "near"),
+        ("10.0.3.0/24", "far"),
+        ("fd00:3::/64", "far"),
+        ("10.0.9.0/24", "gone"),
+    ];
+    let block = |node: &str| Block { node: node.into(), encapsulation };
+    Paths {
+        name: "here".into(),
+        addresses: vec![ip("192.0.2.1"), ip("2001:db8::1")],
+        own: vec![net("10.0.1.0/24"), net("fd00:1::/64")],
+        nodes: nodes.into_iter().map(|(name, all)| (name.into(), all.map(ip).into())).collect(),
+        blocks: blocks.into_iter().map(|(range, node)| (net(range), block(node))).collect(),
+        has_tunnels: encapsulation != Encapsulation::None,
+    }
+}
+
+/// A node's uplink, and settings.
+struct World {
+    settings: Traffic,
+    has_speaker: bool,
+    mtu: Option<Mtu>,
+    uplinks: Vec<Uplink>,
+    present: Vec<IpAddr>,
+}
+
+impl World {
+    fn new(routing: Routing, has_speaker: bool) -> Self {
+        let uplink = |network| Uplink { link: link(2), network: net(network), mtu: 1500 };
+        Self {
+            settings: Traffic { routing, ..Traffic::default() },
+            has_speaker,
+            mtu: None,
+            uplinks: vec![uplink("192.0.2.1/24"), uplink("2001:db8::1/64")],
+            present: Vec::new(),
+        }
+    }
+
+    fn ways(&self, paths: &Paths) -> Ways {
+        let Self { settings, has_speaker, mtu, uplinks, present } = self;
+        let (has_speaker, mtu) = (*has_speaker, *mtu);
+        paths.ways(&Conditions { settings, has_speaker, mtu, uplinks, present })
+    }
+}
+
+/// The ways in short: the block, then `tunnel`, `direct` or `nowhere`.
+fn short(ways: &Ways) -> BTreeMap<String, &'static str> {
+    let word = |hop: &Hop| match hop {
+        Hop::Tunnel { .. } => "tunnel",
+        Hop::Direct { .. } => "direct",
+        Hop::Nowhere => "nowhere",
+    };
+    ways.routes.iter().map(|(block, hop)| (block.to_string(), word(hop))).collect()
+}
+
+fn expected(
+    near: Option<&'static str>,
+    far: Option<&'static str>,
+    own: bool,
+) -> BTreeMap<String, &'static str> {
+    let pairs = [(["10.0.2.0/24", "fd00:2::/64"], near), (["10.0.3.0/24", "fd00:3::/64"], far)];
+    let mut all: BTreeMap<String, &'static str> = pairs
+        .into_iter()
+        .flat_map(|(blocks, word)| blocks.map(|block| Some((block.to_owned(), word?))))
+        .flatten()
+        .collect();
+    if own {
+        all.extend(["10.0.1.0/24", "fd00:1::/64"].map(|block| (block.to_owned(), "nowhere")));
+    }
+    all
+}
+
+#[test]
+fn encapsulation_routing_and_the_speaker_decide_who_leads_where() {
+    use Encapsulation::{None as Plain, Vxlan, VxlanCrossSubnet};
+    use Routing::{Bgp, Direct};
+    let (tunnel, direct) = (Some("tunnel"), Some("direct"));
+    for (encapsulation, routing, has_speaker, near, far, own) in [
+        (Plain, Bgp, true, None, None, false),
+        (Plain, Bgp, false, None, None, false),
+        (Plain, Direct, true, direct, None, false),
+        (Plain, Direct, false, direct, None, true),
+        (Vxlan, Bgp, true, tunnel, tunnel, false),
+        (Vxlan, Direct, false, tunnel, tunnel, true),
+        (VxlanCrossSubnet, Bgp, true, None, tunnel, false),
+        // Nobody else would make them.
+        (VxlanCrossSubnet, Bgp, false, direct, tunnel, true),
+        (VxlanCrossSubnet, Direct, true, direct, tunnel, false),
+    ] {
+        let ways = World::new(routing, has_speaker).ways(&paths(encapsulation));
+        let what = format!("{encapsulation:?} {routing:?} {has_speaker}");
+        assert_eq!(short(&ways), expected(near, far, own), "{what}");
+        assert_eq!(ways.tunnels.is_empty(), encapsulation == Plain, "{what}");
+        assert_eq!(ways.faults, Vec::<String>::new(), "{what}");
+        let is_lost = encapsulation == Plain && routing == Direct && !has_speaker;
+        assert_eq!(ways.problems.len(), usize::from(is_lost), "{what}: {:?}", ways.problems);
+    }
+}
+
+#[test]
+fn a_tunnel_knows_each_node_by_a_name_made_address_and_leads_to_the_first_address_of_a_block() {
+    let ways = World::new(Routing::Bgp, true).ways(&paths(Encapsulation::Vxlan));
+    let tunnel = &ways.tunnels[&Underlay::V4];
+    assert_eq!(ways.tunnels.len(), 1, "all nodes have IPv4");
+    assert_eq!((tunnel.mac, tunnel.local, tunnel.mtu.octets()), (mac_of("here"), ip("192.0.2.1"), 1450));
+    assert_eq!(tunnel.addresses, [ip("10.0.1.0"), ip("fd00:1::")].into());
+    let (near, far) = (mac_of("near"), mac_of("far"));
+    assert_eq!(tunnel.forwarding, [(near, ip("192.0.2.2")), (far, ip("198.51.100.3"))].into());
+    let neighbours = [("10.0.2.0", near), ("fd00:2::", near), ("10.0.3.0", far), ("fd00:3::", far)];
+    assert_eq!(tunnel.neighbours, neighbours.map(|(gateway, mac)| (ip(gateway), mac)).into());
+    let hop = Hop::Tunnel { underlay: Underlay::V4, gateway: ip("fd00:3::"), source: Some(ip("fd00:1::")) };
+    assert_eq!(ways.routes[&net("fd00:3::/64")], hop);
+    assert!(mac_of("here").is_unicast() && mac_of("here").octets()[0] & 2 == 2);
+    assert_eq!(mac_of("here").to_string(), "72:b9:35:54:ef:15", "for ever");
+}
+
+#[test]
+fn nodes_without_ipv4_have_a_tunnel_over_ipv6_and_those_with_nothing_in_common_have_none() {
+    let mut paths = paths(Encapsulation::Vxlan);
+    paths.nodes.insert("far".into(), vec![ip("2001:db8:f::3")]);
+    let world = World::new(Routing::Bgp, true);
+    let ways = world.ways(&paths);
+    assert_eq!(ways.tunnels[&Underlay::V6].mtu.octets(), 1430);
+    assert_eq!(ways.tunnels[&Underlay::V6].forwarding, [(mac_of("far"), ip("2001:db8:f::3"))].into());
+    assert_eq!(ways.tunnels[&Underlay::V4].forwarding, [(mac_of("near"), ip("192.0.2.2"))].into());
+    assert!(ways.tunnels[&Underlay::V6].addresses.is_empty(), "they are on the other one");
+    assert_eq!(paths.overhead(), 70);
+
+    paths.addresses.retain(IpAddr::is_ipv4);
+    let ways = world.ways(&paths);
+    assert_eq!(ways.tunnels.keys().collect::<Vec<_>>(), [&Underlay::V4]);
+    let problem =
+        "there is no way to pods of node far: no tunnel leads there: both nodes need addresses of one family";
+    assert_eq!(ways.problems, [problem]);
+    assert_eq!(paths.overhead(), 50);
+}
+
+#[test]
+fn an_mtu_that_was_given_counts_and_an_address_that_no_interface_has_is_named() {
+    let paths = paths(Encapsulation::Vxlan);
+    let mut world = World::new(Routing::Bgp, true);
+    world.mtu = Mtu::new(1400);
+    assert_eq!(world.ways(&paths).tunnels[&Underlay::V4].mtu.octets(), 1400);
+    world.uplinks.clear();
+    let ways = world.ways(&paths);
+    assert!(ways.tunnels.is_empty() && ways.routes.is_empty(), "{ways:?}");
+    assert!(ways.faults[0].contains("192.0.2.1") && ways.faults[0].contains("no interface"), "{ways:?}");
+}
+
+#[test]
+fn the_tunnels_address_stays_while_its_block_is_there() {
+    let mut paths = paths(Encapsulation::Vxlan);
+    paths.own = vec![net("10.0.1.0/26"), net("10.0.1.64/26")];
+    let mut world = World::new(Routing::Bgp, true);
+    let addresses = |world: &World, paths: &Paths| world.ways(paths).tunnels[&Underlay::V4].addresses.clone();
+    assert_eq!(addresses(&world, &paths), [ip("10.0.1.0")].into());
+    world.present = vec![ip("10.0.1.64")];
+    assert_eq!(addresses(&world, &paths), [ip("10.0.1.64")].into());
+    paths.own.pop();
+    assert_eq!(addresses(&world, &paths), [ip("10.0.1.0")].into());
+}

@@ -1,0 +1,185 @@
+//! By how much the kernel differs from the wanted ways. Pure.
+
+use std::collections::BTreeMap;
+
+use margay_netlink::{
+    Request, addr,
+    addr::Address,
+    fdb,
+    link::{self, IfIndex, IfName, Link, Vxlan},
+    neigh::{self, Neighbour},
+    route::{self, Kind, NextHop, Protocol, Route},
+};
+
+use crate::decide::{Hop, Tunnel, Underlay, Ways};
+
+/// The metric of our routes: those of the speaker, which have 512, wait behind them, and are there at once when ours go.
+/// An administrator's own route of IPv4 comes before both.
+const METRIC: u32 = 128;
+
+/// What the kernel has of tunnels and routes of ours.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    pub(super) devices: BTreeMap<Underlay, Device>,
+    pub(super) routes: Vec<Route>,
+}
+
+/// A tunnel that is there.
+#[derive(Debug)]
+pub(super) struct Device {
+    pub(super) link: Link,
+    pub(super) addresses: Vec<Address>,
+    pub(super) forwarding: Vec<fdb::Entry>,
+    pub(super) neighbours: Vec<Neighbour>,
+}
+
+/// The name of the tunnel of a family.
+pub(super) fn name_of(underlay: Underlay) -> &'static str {
+    match underlay {
+        Underlay::V4 => "margay.vxlan4",
+        Underlay::V6 => "margay.vxlan6",
+    }
+}
+
+/// The requests after which there are the wanted devices, in their order. What a device was made with cannot be changed
+/// later: such a one is made anew, and all that was on it with it. One that is not wanted stays for now, as routes may
+/// lead to it.
+pub(super) fn devices(
+    found: &BTreeMap<Underlay, Link>,
+    wanted: &BTreeMap<Underlay, Tunnel>,
+    names: &BTreeMap<Underlay, IfName>,
+) -> Vec<Request> {
+    let mut requests = Vec::new();
+    for (underlay, tunnel) in wanted {
+        let Some(name) = names.get(underlay) else { continue };
+        let make = || {
+            link::add_vxlan(&Vxlan {
+                name,
+                address: tunnel.mac,
+                mtu: tunnel.mtu,
+                vni: tunnel.vni,
+                port: tunnel.port,
+                local: tunnel.local,
+            })
+        };
+        match found.get(underlay) {
+            None => requests.push(make()),
+            Some(link) if !is_made_as(link, tunnel) => {
+                requests.push(link::delete_by_index(link.index));
+                requests.push(make());
+            }
+            Some(link) => {
+                if link.mtu != tunnel.mtu.octets() {
+                    requests.push(link::set_mtu(link.index, tunnel.mtu));
+                }
+                if !link.up {
+                    requests.push(link::set_up(link.index));
+                }
+            }
+        }
+    }
+    requests
+}
+
+fn is_made_as(link: &Link, tunnel: &Tunnel) -> bool {
+    let same = |facts: &link::VxlanFacts| {
+        facts.vni == tunnel.vni.number()
+            && facts.local == Some(tunnel.local)
+            && facts.port == tunnel.port
+            && !facts.learns
+            && !facts.floods
+    };
+    link.address == Some(tunnel.mac) && link.vxlan.as_ref().is_some_and(same)
+}
+
+/// The requests after which entries and routes are as wanted, in their order: additions first, in the order in which
+/// one refers to the other, then what goes, the other way round.
+pub(super) fn entries(found: &Found, wanted: &Ways) -> Vec<Request> {
+    let mut requests = Vec::new();
+    for (underlay, tunnel) in &wanted.tunnels {
+        if let Some(device) = found.devices.get(underlay) {
+            requests.extend(additions(device, tunnel));
+        }
+    }
+    let links: BTreeMap<Underlay, IfIndex> =
+        found.devices.iter().map(|(underlay, device)| (*underlay, device.link.index)).collect();
+    let routes: Vec<Route> = wanted
+        .routes
+        .iter()
+        .filter_map(|(block, way)| Some(Route { metric: Some(METRIC), ..route_of(*block, *way, &links)? }))
+        .collect();
+    let missing = routes.iter().filter(|route| !found.routes.contains(route));
+    requests.extend(missing.map(route::replace));
+    let is_wanted = |there: &Route| {
+        let same = |route: &Route| route.destination == there.destination && route.metric == there.metric;
+        routes.iter().any(same)
+    };
+    // One that is in the place of a wanted one was replaced.
+    requests.extend(found.routes.iter().filter(|there| !is_wanted(there)).map(route::delete));
+    for (underlay, device) in &found.devices {
+        if let Some(tunnel) = wanted.tunnels.get(underlay) {
+            requests.extend(removals(device, tunnel));
+        } else {
+            requests.push(link::delete_by_index(device.link.index));
+        }
+    }
+    requests
+}
+
+fn additions(device: &Device, tunnel: &Tunnel) -> Vec<Request> {
+    let index = device.link.index;
+    let mut requests = Vec::new();
+    for address in &tunnel.addresses {
+        if !device.addresses.iter().any(|there| there.network == (*address).into()) {
+            requests.push(addr::add(index, (*address).into()));
+        }
+    }
+    for (mac, destination) in &tunnel.forwarding {
+        let wanted = fdb::Entry { link: index, mac: *mac, destination: *destination, permanent: true };
+        if !device.forwarding.contains(&wanted) {
+            requests.push(fdb::replace_permanent(index, *mac, *destination));
+        }
+    }
+    for (address, mac) in &tunnel.neighbours {
+        let wanted = Neighbour { link: index, address: *address, mac: Some(*mac), permanent: true };
+        if !device.neighbours.contains(&wanted) {
+            requests.push(neigh::replace_permanent(index, *address, *mac));
+        }
+    }
+    requests
+}
+
+fn removals(device: &Device, tunnel: &Tunnel) -> Vec<Request> {
+    let mut requests = Vec::new();
+    // What the kernel has found out by itself it forgets by itself.
+    let neighbours = device.neighbours.iter().filter(|there| there.permanent);
+    let neighbours = neighbours.filter(|there| !tunnel.neighbours.contains_key(&there.address));
+    requests.extend(neighbours.map(|there| neigh::delete(device.link.index, there.address)));
+    let forwarding = device.forwarding.iter().filter(|there| !tunnel.forwarding.contains_key(&there.mac));
+    requests.extend(forwarding.map(fdb::delete));
+    // A link has a link-local address of its own.
+    let addresses = device.addresses.iter().filter(|there| there.global);
+    let addresses = addresses.filter(|there| {
+        !tunnel.addresses.contains(&there.network.ip()) || there.network != there.network.ip().into()
+    });
+    requests.extend(addresses.map(|there| addr::delete(device.link.index, there.network)));
+    requests
+}
+
+/// `None` while the tunnel is not there.
+fn route_of(block: ipnetwork::IpNetwork, way: Hop, links: &BTreeMap<Underlay, IfIndex>) -> Option<Route> {
+    let hop = match way {
+        Hop::Nowhere => return Some(Route::new(block, Kind::Blackhole, Protocol::MARGAY_OVERLAY)),
+        Hop::Tunnel { underlay, gateway, .. } => {
+            let link = links.get(&underlay).copied()?;
+            NextHop { link: Some(link), on_link: true, ..NextHop::via(gateway) }
+        }
+        Hop::Direct { via, link } => NextHop { link: Some(link), ..NextHop::via(via) },
+    };
+    let source = match way {
+        Hop::Tunnel { source, .. } => source,
+        Hop::Direct { .. } | Hop::Nowhere => None,
+    };
+    let kind = Kind::Unicast(vec![hop]);
+    Some(Route { source, ..Route::new(block, kind, Protocol::MARGAY_OVERLAY) })
+}

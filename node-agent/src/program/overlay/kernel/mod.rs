@@ -1,0 +1,131 @@
+//! Reading what there is of tunnels and routes, and making them as wanted.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use margay_netlink::{
+    Error, Request, Socket, addr, fdb,
+    link::{self, IfIndex, IfName, Link, Mtu},
+    neigh,
+    route::{self, Filter, Protocol, TableId},
+};
+use tracing::debug;
+
+use super::difference::{self, Device, Found, name_of};
+use crate::{
+    decide::{Conditions, Paths, Underlay, Uplink},
+    traffic::Traffic,
+};
+
+/// What came of an attempt.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Applied {
+    /// How many changes the kernel took.
+    pub(super) changes: usize,
+    /// Why a tunnel is not there.
+    pub(super) faults: Vec<String>,
+    /// What else it refused, and what cannot be, in words.
+    pub(super) problems: Vec<String>,
+    /// The tunnels.
+    pub(super) tunnels: BTreeSet<IfIndex>,
+}
+
+/// The agent's settings as far as the ways follow them.
+#[derive(Debug, Clone)]
+pub(super) struct Settings {
+    pub(super) traffic: Traffic,
+    pub(super) has_speaker: bool,
+    pub(super) mtu: Option<Mtu>,
+}
+
+/// Makes the kernel hold what these paths come to here. A second time changes nothing.
+pub(super) fn apply(socket: &mut Socket, paths: &Paths, settings: &Settings) -> anyhow::Result<Applied> {
+    let names = names()?;
+    let links = tunnels(socket, &names)?;
+    let all = addr::list(socket)?;
+    let mut uplinks = Vec::new();
+    for address in all.iter().filter(|address| paths.addresses.contains(&address.network.ip())) {
+        if let Some(link) = link::by_index(socket, address.link)? {
+            uplinks.push(Uplink { link: link.index, network: address.network, mtu: link.mtu });
+        }
+    }
+    let on_tunnels = all.iter().filter(|address| links.values().any(|link| link.index == address.link));
+    let present: Vec<IpAddr> = on_tunnels.map(|address| address.network.ip()).collect();
+    let wanted = paths.ways(&Conditions {
+        settings: &settings.traffic,
+        has_speaker: settings.has_speaker,
+        mtu: settings.mtu,
+        uplinks: &uplinks,
+        present: &present,
+    });
+    let (made, refused) = execute(socket, &difference::devices(&links, &wanted.tunnels, &names))?;
+    let faults = wanted.faults.iter().cloned().chain(refused.iter().map(no_device)).collect();
+    let mut found = Found::default();
+    for (underlay, link) in tunnels(socket, &names)? {
+        let device = Device {
+            addresses: addr::list_on(socket, link.index)?,
+            forwarding: fdb::list_on(socket, link.index)?,
+            neighbours: neigh::list_on(socket, link.index)?,
+            link,
+        };
+        found.devices.insert(underlay, device);
+    }
+    let filter = Filter { table: Some(TableId::MAIN), protocol: Some(Protocol::MARGAY_OVERLAY) };
+    found.routes = route::list(socket, filter)?;
+    let (written, refused) = execute(socket, &difference::entries(&found, &wanted))?;
+    Ok(Applied {
+        changes: made + written,
+        faults,
+        problems: wanted.problems.into_iter().chain(refused).collect(),
+        tunnels: found.devices.values().map(|device| device.link.index).collect(),
+    })
+}
+
+fn no_device(refusal: &String) -> String {
+    format!("{refusal}; is the module vxlan in this kernel (modprobe vxlan), and the UDP port free?")
+}
+
+fn names() -> anyhow::Result<BTreeMap<Underlay, IfName>> {
+    let named = Underlay::ALL.into_iter().map(|underlay| Ok((underlay, name_of(underlay).parse()?)));
+    named.collect()
+}
+
+/// Our tunnels that are there.
+fn tunnels(
+    socket: &mut Socket,
+    names: &BTreeMap<Underlay, IfName>,
+) -> anyhow::Result<BTreeMap<Underlay, Link>> {
+    let mut found = BTreeMap::new();
+    for (underlay, name) in names {
+        let Some(link) = link::by_name(socket, name)? else { continue };
+        anyhow::ensure!(
+            link.vxlan.is_some(),
+            "make the VXLAN device {name}: there is a link of that name and of kind `{}`; rename or delete it",
+            link.kind
+        );
+        found.insert(*underlay, link);
+    }
+    Ok(found)
+}
+
+/// Says how many requests were carried out, and what was refused.
+fn execute(socket: &mut Socket, requests: &[Request]) -> Result<(usize, Vec<String>), Error> {
+    let (mut changes, mut refused) = (0, Vec::new());
+    for (request, outcome) in requests.iter().zip(socket.execute_all(requests)?) {
+        match outcome {
+            Ok(()) => {
+                debug!("{request}");
+                changes += 1;
+            }
+            // What is to go has gone by itself: an address takes routes along.
+            Err(error) if error.is_gone() && request.is_deletion() => {}
+            Err(error) => refused.push(error.to_string()),
+        }
+    }
+    Ok((changes, refused))
+}
+
+#[cfg(test)]
+mod tests;

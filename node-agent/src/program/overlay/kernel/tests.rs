@@ -1,0 +1,195 @@
+//! Tunnels of the real kernel, between namespaces of the test's own.
+
+use std::{
+    net::{IpAddr, UdpSocket},
+    os::fd::AsFd,
+    process::Command,
+    time::Duration,
+};
+
+use margay_api::resource::Encapsulation;
+use margay_netlink::{
+    Socket,
+    link::{self, End, Veth},
+    netns::Namespace,
+};
+use nix::sched::{CloneFlags, unshare};
+
+use super::{Applied, Settings, apply};
+use crate::{
+    decide::{Block, Paths},
+    traffic::{Routing, Traffic},
+};
+
+/// How long a packet may take, and how often one is sent.
+const PATIENCE: Duration = Duration::from_millis(100);
+const ATTEMPTS: usize = 50;
+
+fn namespace() -> Namespace {
+    let made = std::thread::spawn(|| {
+        unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace of its own: run the tests as root");
+        Namespace::current().unwrap()
+    });
+    made.join().unwrap()
+}
+
+/// A node of two.
+struct Node {
+    namespace: Namespace,
+    paths: Paths,
+    settings: Settings,
+}
+
+impl Node {
+    /// The node of this number, with the other one's blocks.
+    fn new(number: u8, underlay: &str) -> Self {
+        let at = |number: u8| format!("{underlay}{number}").parse().unwrap();
+        let blocks = |number: u8| [format!("10.0.{number}.0/24"), format!("fd00:{number}::/64")];
+        let other = 3 - number;
+        let block = |range: String| {
+            let block = Block { node: format!("n{other}"), encapsulation: Encapsulation::Vxlan };
+            (range.parse().unwrap(), block)
+        };
+        let paths = Paths {
+            name: format!("n{number}"),
+            addresses: vec![at(number)],
+            own: blocks(number).map(|range| range.parse().unwrap()).into(),
+            nodes: [(format!("n{other}"), vec![at(other)])].into(),
+            blocks: blocks(other).map(block).into(),
+            has_tunnels: true,
+        };
+        let traffic = Traffic { routing: Routing::Bgp, ..Traffic::default() };
+        Self { namespace: namespace(), paths, settings: Settings { traffic, has_speaker: false, mtu: None } }
+    }
+
+    fn apply(&self) -> Applied {
+        let _inside = self.namespace.enter().unwrap();
+        apply(&mut Socket::open().unwrap(), &self.paths, &self.settings).unwrap()
+    }
+
+    fn ip(&self, arguments: &str) -> String {
+        let _inside = self.namespace.enter().unwrap();
+        let output = Command::new("ip").args(arguments.split(' ')).output().unwrap();
+        assert!(output.status.success(), "ip {arguments}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn open(&self, address: &str) -> UdpSocket {
+        let _inside = self.namespace.enter().unwrap();
+        let socket = UdpSocket::bind((address.parse::<IpAddr>().unwrap(), 0)).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket
+    }
+}
+
+/// Two nodes on one cable, with tunnels over addresses of one family.
+fn nodes(underlay: &str, prefix: u8) -> [Node; 2] {
+    let nodes = [Node::new(1, underlay), Node::new(2, underlay)];
+    {
+        let _inside = nodes[0].namespace.enter().unwrap();
+        let name = "eth0".parse().unwrap();
+        let veth = Veth {
+            near: End { name: &name, address: None, netns: None },
+            far: End { name: &name, address: None, netns: Some(nodes[1].namespace.as_fd()) },
+            mtu: None,
+        };
+        Socket::open().unwrap().execute(&link::add_veth(&veth)).unwrap();
+    }
+    for node in &nodes {
+        node.ip("link set eth0 up");
+        let nodad = if prefix > 32 { " nodad" } else { "" };
+        node.ip(&format!("address add {}/{prefix} dev eth0{nodad}", node.paths.addresses[0]));
+    }
+    nodes
+}
+
+/// A packet of each family from the first node's tunnel address to the second's, and back. The kernel takes a moment until
+/// it knows that a new IPv6 address is its own, so that the first ones may be lost.
+fn exchange(nodes: &[Node; 2], when: &str) {
+    for [from, to] in [["10.0.1.0", "10.0.2.0"], ["fd00:1::", "fd00:2::"]] {
+        let (near, far) = (nodes[0].open(from), nodes[1].open(to));
+        let crosses = |sender: &UdpSocket, receiver: &UdpSocket| {
+            let source = sender.local_addr().unwrap();
+            let came = (0..ATTEMPTS).any(|_| {
+                sender.send_to(b"packet", receiver.local_addr().unwrap()).unwrap();
+                receiver.recv_from(&mut [0; 16]).is_ok_and(|(_, seen)| seen == source)
+            });
+            assert!(came, "{when}: a packet from {source} through the tunnel");
+        };
+        crosses(&near, &far);
+        crosses(&far, &near);
+    }
+}
+
+#[test]
+fn packets_of_both_families_cross_a_tunnel_over_either_and_a_second_time_changes_nothing() {
+    for (underlay, prefix, device, mtu) in
+        [("192.0.2.", 24, "margay.vxlan4", "mtu 1450"), ("2001:db8::", 64, "margay.vxlan6", "mtu 1430")]
+    {
+        let nodes = nodes(underlay, prefix);
+        for node in &nodes {
+            let first = node.apply();
+            assert!(first.changes > 0 && first.faults.is_empty() && first.problems.is_empty(), "{first:?}");
+            let again = node.apply();
+            assert_eq!((again.changes, again.problems), (0, vec![]), "{device}");
+        }
+        exchange(&nodes, device);
+        let shown = nodes[0].ip(&format!("-d link show {device}"));
+        assert!(shown.contains("nolearning") && shown.contains(mtu), "{shown}");
+        // The first is about IPv4 alone.
+        assert!(shown.contains("noudpcsum") && shown.contains("noudp6zerocsumtx"), "{shown}");
+        assert!(!nodes[0].ip("route show type blackhole proto 78").is_empty());
+
+        // Whatever others take away is put back, and what they add goes.
+        for damage in [
+            "neigh flush dev DEVICE nud permanent".to_owned(),
+            "route flush proto 78".into(),
+            "-6 route flush proto 78".into(),
+            "link set DEVICE down".into(),
+            "link set DEVICE mtu 1300".into(),
+            "address add 10.9.9.9/24 dev DEVICE".into(),
+            "address flush dev DEVICE".into(),
+            "link set DEVICE address 02:00:00:00:00:01".into(),
+            "link delete DEVICE".into(),
+        ] {
+            let damage = damage.replace("DEVICE", device);
+            nodes[0].ip(&damage);
+            let mended = nodes[0].apply();
+            assert!(mended.changes > 0 && mended.problems.is_empty(), "{damage}: {mended:?}");
+            assert_eq!(nodes[0].apply().changes, 0, "{damage}");
+            exchange(&nodes, &damage);
+        }
+    }
+}
+
+#[test]
+fn what_is_not_wanted_any_more_goes_and_nothing_else_does() {
+    let mut nodes = nodes("192.0.2.", 24);
+    let node = &mut nodes[0];
+    node.apply();
+    node.ip("route add 10.7.0.0/16 via 192.0.2.2");
+    node.ip("link add other type vxlan id 7 dstport 4790");
+    // The other node is gone.
+    node.paths.nodes.clear();
+    node.apply();
+    assert_eq!(node.ip("route show proto 78").lines().count(), 1, "the blackhole of the own block");
+    assert_eq!(node.ip("neigh show dev margay.vxlan4 nud permanent"), "");
+    // No tunnel is wanted.
+    node.paths.has_tunnels = false;
+    node.paths.blocks.clear();
+    node.apply();
+    assert_eq!(node.ip("route show proto 78"), "");
+    let links = node.ip("link show type vxlan");
+    assert!(links.contains("other") && !links.contains("margay"), "{links}");
+    assert!(node.ip("route show").contains("10.7.0.0/16"));
+}
+
+#[test]
+fn a_link_of_another_kind_with_our_name_is_named() {
+    let [node, _] = nodes("192.0.2.", 24);
+    node.ip("link add margay.vxlan4 type bridge");
+    let _inside = node.namespace.enter().unwrap();
+    let error = apply(&mut Socket::open().unwrap(), &node.paths, &node.settings).unwrap_err();
+    let words = "make the VXLAN device margay.vxlan4: there is a link of that name and of kind `bridge`";
+    assert!(error.to_string().contains(words), "{error}");
+}

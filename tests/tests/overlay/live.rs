@@ -1,0 +1,101 @@
+//! A pool whose encapsulation is edited.
+
+use margay_api::resource::{Encapsulation, IPPoolSpec};
+use margay_lab::{FabricKind, IpamMode, Lab, LabConfig, Routing};
+
+use crate::cluster::{
+    attach_outside, inside, key, passes, pod, seen_outside, start, until, until_connected, until_ways,
+};
+
+fn config(fabric: FabricKind, routing: Routing, encapsulation: Encapsulation) -> LabConfig {
+    let pool = IPPoolSpec { encapsulation, block_size: Some(24), ..Lab::pool_of("10.244.0.0/16") };
+    LabConfig {
+        nodes: 3,
+        fabric,
+        routing,
+        ipam: IpamMode::Pool,
+        pools: vec![("pods".into(), pool)],
+        ..LabConfig::default()
+    }
+}
+
+async fn edit(lab: &Lab, spec: &str) {
+    let patch = format!("{{\"spec\": {spec}}}");
+    lab.kubectl(&["patch", "ippool", "pods", "--type=merge", "-p", &patch], "").await.unwrap();
+}
+
+/// The ways of n1 to the blocks of n2 and n3 by these devices, which were claimed at random places; in their order.
+async fn expected(lab: &Lab, devices: &[(&str, &str)]) -> Vec<String> {
+    let blocks = lab.blocks().await.unwrap();
+    let ways = blocks.iter().filter_map(|(block, owner)| {
+        let (_, device) = devices.iter().find(|(node, _)| node == owner)?;
+        Some(format!("{block} {device}"))
+    });
+    ways.collect()
+}
+
+async fn until_expected(lab: &Lab, devices: &[(&str, &str)]) {
+    let wanted = expected(lab, devices).await;
+    assert_eq!(wanted.len(), devices.len(), "{wanted:?}");
+    until_ways(lab, 0, &wanted.iter().map(String::as_str).collect::<Vec<_>>()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_pool_says_holds_on_all_nodes_and_bgp_has_the_rest() {
+    let lab = start(config(FabricKind::Subnets, Routing::Bgp, Encapsulation::VxlanCrossSubnet)).await;
+    // n3 is in the subnet of n1, where BGP leads.
+    until_expected(&lab, &[("n2", "margay.vxlan4")]).await;
+    until_connected(&lab).await;
+    passes(&lab, "a", "b", 1450).await.unwrap();
+
+    edit(&lab, r#"{"encapsulation": "VXLAN"}"#).await;
+    until_expected(&lab, &[("n2", "margay.vxlan4"), ("n3", "margay.vxlan4")]).await;
+    // The speaker has them too, and the kernel takes ours.
+    let address = lab.pod_addresses(&key("c"))[0].to_string();
+    let taken = lab.node(0).output("ip", &["route", "get", &address]).await.unwrap();
+    assert!(taken.contains("margay.vxlan4"), "{taken}");
+    assert_eq!(lab.node(0).bgp_routes().await.unwrap().len(), 3, "two, and the blackhole of its own block");
+    until_connected(&lab).await;
+
+    edit(&lab, r#"{"encapsulation": "None"}"#).await;
+    until_expected(&lab, &[]).await;
+    until(&lab, "the device is gone", async || {
+        !lab.node(0).output("ip", &["link"]).await.unwrap().contains("margay")
+    })
+    .await;
+    assert!(lab.reach(&pod("a"), &pod("c"), crate::cluster::PORT).await.unwrap().is_open());
+    // The router in between does not know it.
+    assert!(!lab.reach(&pod("a"), &pod("b"), crate::cluster::PORT).await.unwrap().is_open());
+    until(&lab, "new pods have room for what a tunnel took", async || {
+        let path = lab.node(0).path("/etc/cni/net.d/10-margay.conflist");
+        std::fs::read_to_string(path).unwrap().contains("\"mtu\": 1500")
+    })
+    .await;
+    edit(&lab, r#"{"encapsulation": "VXLANCrossSubnet"}"#).await;
+    until_connected(&lab).await;
+    lab.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_one_subnet_without_bgp_each_mode_connects_all() {
+    let mut lab = start(config(FabricKind::Flat, Routing::Direct, Encapsulation::Vxlan)).await;
+    until_expected(&lab, &[("n2", "margay.vxlan4"), ("n3", "margay.vxlan4")]).await;
+    until_connected(&lab).await;
+    assert!(inside(&lab, "a", "ip link show eth0").await.contains("mtu 1450"));
+    for (mode, device) in [("VXLANCrossSubnet", "eth0"), ("VXLAN", "margay.vxlan4"), ("None", "eth0")] {
+        edit(&lab, &format!("{{\"encapsulation\": \"{mode}\"}}")).await;
+        until_expected(&lab, &[("n2", device), ("n3", device)]).await;
+        until_connected(&lab).await;
+    }
+    // The router in front of the outside knows pods of podCIDRs alone.
+    attach_outside(&mut lab).await;
+    assert_eq!(seen_outside(&lab, "a", 0).await, None);
+    edit(&lab, r#"{"natOutgoing": true}"#).await;
+    let node = Some(lab.node(0).addresses()[0]);
+    until(&lab, "a is seen as its node", async || seen_outside(&lab, "a", 0).await == node).await;
+    // Nodes and other pods still see itself.
+    until_connected(&lab).await;
+    edit(&lab, r#"{"natOutgoing": false}"#).await;
+    until(&lab, "a is seen as its node no more", async || seen_outside(&lab, "a", 0).await.is_none()).await;
+    lab.stop().await;
+}

@@ -1,0 +1,7 @@
+//! Ways between nodes other than BGP: whole clusters with tunnels and direct routes.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test helper fails its test by panicking")]
+
+mod cluster;
+mod direct;
+mod live;
+mod tunnel;
