@@ -120,16 +120,21 @@ impl Outcome {
         }
     }
 
+    /// The other way round. Every counter has its arm: a table of them would be a map.
     #[inline(always)]
     fn read(written: u32) -> Self {
+        const STACKED: u32 = Counter::Stacked.index();
+        const NO_FLOW: u32 = Counter::NoFlow.index();
+        const NOT_ALLOWED: u32 = Counter::NotAllowed.index();
+        const BEING_WRITTEN: u32 = Counter::BeingWritten.index();
         match written {
             Self::NOBODYS => Self::Nobodys,
             Self::SHORT => Self::Short,
-            2 => Self::Stack(Counter::Stacked),
-            3 => Self::Stack(Counter::NoFlow),
-            4 => Self::Stack(Counter::NotAllowed),
-            5 => Self::Stack(Counter::BeingWritten),
-            6 => Self::Stack(Counter::Unroutable),
+            STACKED => Self::Stack(Counter::Stacked),
+            NO_FLOW => Self::Stack(Counter::NoFlow),
+            NOT_ALLOWED => Self::Stack(Counter::NotAllowed),
+            BEING_WRITTEN => Self::Stack(Counter::BeingWritten),
+            // Said by nobody else than the parser.
             _ => Self::Stack(Counter::Unparsed),
         }
     }
