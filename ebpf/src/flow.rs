@@ -19,6 +19,7 @@ const SECOND: u64 = 1_000_000_000;
 
 /// Of which flow a packet is, and which end sent it.
 #[derive(Clone, Copy)]
+#[repr(C)]
 pub(crate) struct Whose {
     /// The flow.
     pub(crate) key: OnStack<FlowKey>,

@@ -23,6 +23,7 @@ const PACKET_HOST: u32 = 0;
 
 /// Where a program stands.
 #[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
 pub(crate) enum At {
     /// At the host end of a pod's link.
     Pod,
@@ -72,12 +73,13 @@ enum Outcome {
 #[inline(always)]
 fn find(packet: Packet, at: At, kind: Kind, headers: &Headers) -> Result<End, Outcome> {
     let now = flow::now();
+    let ifindex = packet.ifindex();
     let mut whose = Whose::of(headers);
     if matches!(kind, Kind::Whole | Kind::First)
         && !headers.is_opening()
         && let Some(entry) = Entry::established(&whose.key, now)
         && control().holds(entry.revision())
-        && is_at(packet, at, entry, whose.from_high)
+        && is_at(ifindex, at, entry, whose.from_high)
     {
         entry.note(whose.from_high, headers.flags, now);
         if kind == Kind::First {
@@ -86,8 +88,9 @@ fn find(packet: Packet, at: At, kind: Kind, headers: &Headers) -> Result<End, Ou
         return Ok(entry.end(!whose.from_high));
     }
     let written = match kind {
-        Kind::Whole | Kind::First => consider(packet, at, headers, &whose),
-        Kind::Later => later(packet, at, headers, &mut whose),
+        // SAFETY: two references that outlive the call.
+        Kind::Whole | Kind::First => unsafe { consider(ifindex, at as u32, headers, &raw const whose) },
+        Kind::Later => later(ifindex, at, headers, &mut whose),
         _ => error(packet, at, headers, &mut whose),
     };
     match Outcome::read(written) {
@@ -117,16 +120,21 @@ impl Outcome {
         }
     }
 
+    /// The other way round. Every counter has its arm: a table of them would be a map.
     #[inline(always)]
     fn read(written: u32) -> Self {
+        const STACKED: u32 = Counter::Stacked.index();
+        const NO_FLOW: u32 = Counter::NoFlow.index();
+        const NOT_ALLOWED: u32 = Counter::NotAllowed.index();
+        const BEING_WRITTEN: u32 = Counter::BeingWritten.index();
         match written {
             Self::NOBODYS => Self::Nobodys,
             Self::SHORT => Self::Short,
-            2 => Self::Stack(Counter::Stacked),
-            3 => Self::Stack(Counter::NoFlow),
-            4 => Self::Stack(Counter::NotAllowed),
-            5 => Self::Stack(Counter::BeingWritten),
-            6 => Self::Stack(Counter::Unroutable),
+            STACKED => Self::Stack(Counter::Stacked),
+            NO_FLOW => Self::Stack(Counter::NoFlow),
+            NOT_ALLOWED => Self::Stack(Counter::NotAllowed),
+            BEING_WRITTEN => Self::Stack(Counter::BeingWritten),
+            // Said by nobody else than the parser.
             _ => Self::Stack(Counter::Unparsed),
         }
     }
@@ -134,22 +142,38 @@ impl Outcome {
 
 /// Whether a packet came from where the end that sent it is, and the other end is where it may go from there.
 #[inline(always)]
-fn is_at(packet: Packet, at: At, entry: Entry, from_high: bool) -> bool {
+fn is_at(ifindex: u32, at: At, entry: Entry, from_high: bool) -> bool {
     match at {
-        At::Pod => entry.ifindex(from_high) == packet.ifindex(),
+        At::Pod => entry.ifindex(from_high) == ifindex,
         At::Uplink => entry.ifindex(from_high) == 0 && entry.ifindex(!from_high) != 0,
     }
 }
 
 /// What is seldom: a flow that begins, is answered for the first time, is to be judged anew, or does not go the short way.
-/// Its variables have the stack to themselves: it is no part of what calls it.
+///
+/// The verifier looks at a function that has a name for other objects once, for all that its arguments may be, instead of at
+/// each call for what they are there: that is most of its work (seen with 6.18; Linux knew them before 6.1). It also
+/// has a stack frame of its own.
+///
+/// # Safety
+/// The pointers are null, or lead to values that live as long as the call.
+#[unsafe(no_mangle)]
 #[inline(never)]
-fn consider(packet: Packet, at: At, headers: &Headers, whose: &Whose) -> u32 {
-    considered(packet, at, headers, whose).written()
+unsafe extern "C" fn consider(ifindex: u32, at: u32, headers: *const Headers, whose: *const Whose) -> u32 {
+    // Never null, but the verifier wants to see it.
+    if headers.is_null() || whose.is_null() {
+        return Outcome::Nobodys.written();
+    }
+    let at = if at == At::Pod as u32 { At::Pod } else { At::Uplink };
+    // SAFETY: not null, and as the caller promises.
+    let headers = unsafe { &*headers };
+    // SAFETY: likewise.
+    let whose = unsafe { &*whose };
+    considered(ifindex, at, headers, whose).written()
 }
 
 #[inline(always)]
-fn considered(packet: Packet, at: At, headers: &Headers, whose: &Whose) -> Outcome {
+fn considered(ifindex: u32, at: At, headers: &Headers, whose: &Whose) -> Outcome {
     let now = flow::now();
     let from_high = whose.from_high;
     let before = control();
@@ -161,7 +185,7 @@ fn considered(packet: Packet, at: At, headers: &Headers, whose: &Whose) -> Outco
                 return Outcome::Stack(Counter::NoFlow);
             }
         } else if before.holds(entry.revision()) {
-            if !is_at(packet, at, entry, from_high) {
+            if !is_at(ifindex, at, entry, from_high) {
                 return Outcome::Stack(Counter::NotAllowed);
             }
             entry.note(from_high, headers.flags, now);
@@ -192,7 +216,7 @@ fn considered(packet: Packet, at: At, headers: &Headers, whose: &Whose) -> Outco
         return Outcome::Stack(Counter::BeingWritten);
     }
     // An old flow stays: it is not its fault that somebody uses its addresses.
-    if !is_from(packet, at, opening) {
+    if !is_from(ifindex, at, opening) {
         return Outcome::Stack(Counter::NotAllowed);
     }
     // A flow is judged as its opener began it, whoever sends now.
@@ -257,12 +281,9 @@ fn ends(at: At, headers: &Headers, opening: &mut Opening) -> bool {
 
 /// Whether a packet comes from where its source is, and not from the pod that it is for.
 #[inline(always)]
-fn is_from(packet: Packet, at: At, opening: &Opening) -> bool {
+fn is_from(ifindex: u32, at: At, opening: &Opening) -> bool {
     match at {
-        At::Pod => {
-            opening.source_ifindex == packet.ifindex()
-                && opening.destination_ifindex != opening.source_ifindex
-        }
+        At::Pod => opening.source_ifindex == ifindex && opening.destination_ifindex != opening.source_ifindex,
         At::Uplink => opening.source_ifindex == 0,
     }
 }
@@ -287,17 +308,17 @@ fn fragment(headers: &Headers) -> OnStack<FragmentKey> {
 
 /// A later fragment goes where the first went. Sets of which flow that was.
 #[inline(never)]
-fn later(packet: Packet, at: At, headers: &Headers, whose: &mut Whose) -> u32 {
-    followed(packet, at, headers, whose).unwrap_or_else(|| of_nothing(at, headers)).written()
+fn later(ifindex: u32, at: At, headers: &Headers, whose: &mut Whose) -> u32 {
+    followed(ifindex, at, headers, whose).unwrap_or_else(|| of_nothing(at, headers)).written()
 }
 
 #[inline(always)]
-fn followed(packet: Packet, at: At, headers: &Headers, whose: &mut Whose) -> Option<Outcome> {
+fn followed(ifindex: u32, at: At, headers: &Headers, whose: &mut Whose) -> Option<Outcome> {
     let first = fragment(headers);
     whose.key.0 = value!(FRAGMENTS, &first.0)?;
     let entry = Entry::find(&whose.key, flow::now())?;
     whose.from_high = flow::order(&whose.key.0.high) == flow::order(&headers.source);
-    let is_placed = is_at(packet, at, entry, whose.from_high);
+    let is_placed = is_at(ifindex, at, entry, whose.from_high);
     (control().holds(entry.revision()) && is_placed).then_some(Outcome::Short)
 }
 
@@ -321,7 +342,7 @@ fn reported(packet: Packet, at: At, headers: &Headers, whose: &mut Whose) -> Opt
     // The error comes from the side of the end that the inner packet was for.
     whose.from_high = !whose.from_high;
     let entry = Entry::find(&whose.key, flow::now())?;
-    let is_placed = is_at(packet, at, entry, whose.from_high)
+    let is_placed = is_at(packet.ifindex(), at, entry, whose.from_high)
         && match at {
             // From the other end itself.
             At::Pod => flow::order(&inner.destination) == flow::order(&headers.source),

@@ -13,7 +13,8 @@ pub const ENTRIES: u32 = 1;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Control {
-    /// Even: the maps are whole. Odd: they are being written. 0 before they were written once.
+    /// Even: the maps are whole. Odd: they are being written. 0 before they were written once. It never goes back while there
+    /// are flows: one that was judged in a revision of this number would count as judged.
     pub revision: u32,
     /// Whether flows may begin to take the short way; 0 or 1.
     pub admits: u32,

@@ -4,6 +4,9 @@
 //! `UPLINKS` stands beside them: a hash from the index of each interface that leads to other nodes, those at which the programs
 //! for uplinks are attached, to 0. What is for another node goes the short way through these alone: a route may also lead to
 //! a pod of this node that may not talk yet, or to somebody else's bridge.
+//!
+//! Flows have copies of what stands here: who changes an entry of `ENDPOINTS` or `LOCAL`, or takes one away, makes a new
+//! [revision](crate::control::Control::revision) of it.
 
 use core::mem::{align_of, offset_of, size_of};
 

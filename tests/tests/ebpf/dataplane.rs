@@ -101,6 +101,17 @@ impl Dataplane {
         self.trie("VERDICTS").insert(&Key::new(bits, key), verdict, 0).unwrap();
     }
 
+    /// Takes back what [`classify`](Self::classify) wrote, if it is still there.
+    pub(crate) fn forget_class(&mut self, network: (IpAddr, u32)) {
+        drop(self.hash::<Address, u32>("ADDRESSES").remove(&network.0.into()));
+        drop(self.trie::<Address, u32>("RANGES").remove(&prefix(network)));
+    }
+
+    /// Takes back what [`decide`](Self::decide) wrote, if it is still there.
+    pub(crate) fn forget_verdict(&mut self, bits: u32, key: VerdictKey) {
+        drop(self.trie::<VerdictKey, u32>("VERDICTS").remove(&Key::new(bits, key)));
+    }
+
     /// An entry of `FLOWS` or `EMBRYOS`.
     pub(crate) fn flow(&mut self, map: &str, key: FlowKey) -> Option<Flow> {
         self.hash(map).get(&key, 0).ok()
