@@ -6,7 +6,7 @@ use std::{
     process::{Command, ExitCode},
 };
 
-const OBJECT: &str = "margay-dataplane-gpl";
+const OBJECT: &str = "margay-dataplane";
 
 fn main() -> ExitCode {
     for path in ["src", "common/src", "common/Cargo.toml", "Cargo.toml", "Cargo.lock", "build"] {

@@ -69,14 +69,8 @@ fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
     loop {}
 }
 
-/// What the kernel is told; it keeps some helpers for programs under the GPL, of which we call one, in `route`.
+/// What the kernel is told: it keeps some helpers for programs that may be used under the GPL, of which `route` calls one. These may,
+/// beside the Apache License.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
-#[cfg(feature = "gpl")]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
-
-/// What the kernel is told; it keeps some helpers for programs under the GPL, of which we then call none.
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-#[cfg(not(feature = "gpl"))]
-static LICENSE: [u8; 11] = *b"Apache-2.0\0";
+static LICENSE: [u8; 7] = *b"GPL v2\0";

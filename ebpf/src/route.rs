@@ -23,10 +23,6 @@ use crate::{
     words::{Zero, zero},
 };
 
-/// Whether the kernel tells these programs its routes. If not, flows with an end on another node are the stack's from their
-/// first packet on: of a flow that goes the short way in one direction alone, the stack's connection tracking knows half.
-pub(crate) const KNOWS_ROUTES: bool = cfg!(feature = "gpl");
-
 // SAFETY: integers, and unions of integers.
 unsafe impl Zero for Lookup {}
 // SAFETY: likewise.
@@ -48,9 +44,6 @@ pub(crate) fn go(packet: Packet, headers: &Headers, to: &End) -> Option<i32> {
     };
     if to.ifindex != 0 {
         return to_pod(packet, headers, to, length);
-    }
-    if !KNOWS_ROUTES {
-        return None;
     }
     match to_node(packet, headers, length) {
         TC_ACT_UNSPEC => None,

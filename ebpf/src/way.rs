@@ -276,7 +276,7 @@ fn ends(at: At, headers: &Headers, opening: &mut Opening) -> bool {
     }
     opening.port = headers.destination_port;
     opening.protocol = headers.protocol;
-    route::KNOWS_ROUTES || (opening.source_ifindex != 0 && opening.destination_ifindex != 0)
+    true
 }
 
 /// Whether a packet comes from where its source is, and not from the pod that it is for.

@@ -24,7 +24,6 @@ use aya::programs::{TestRun, TestRunOptions};
 use margay_ebpf_common::verdict::{ALLOW, ANY_CLASS, EGRESS, INGRESS, VerdictKey};
 
 use crate::{
-    dataplane::Object,
     packet::{ACK, Packet, SYN},
     world::{CLIENT_EGRESS, From, SERVER_INGRESS, World, with_worlds},
 };
@@ -38,7 +37,7 @@ const OTHERS: u32 = 1000;
 fn main() {
     println!("Nanoseconds of one packet, median (p99) of {CALLS} times {RUNS}:\n");
     println!("| packet | family | ns |\n| --- | --- | --- |");
-    with_worlds(Object::Nodes, |world| {
+    with_worlds(|world| {
         fill(world);
         let open = |world: &mut World, from, to, syn: &Packet| {
             assert!(world.run(from, syn).is_short);

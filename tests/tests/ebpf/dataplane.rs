@@ -19,15 +19,6 @@ use margay_ebpf_common::{
 /// All programs.
 pub(crate) const PROGRAMS: [&str; 4] = ["from_pod", "from_uplink", "to_pod", "to_uplink"];
 
-/// Which of the objects.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Object {
-    /// The short way between the pods of a node.
-    Node,
-    /// Between nodes too.
-    Nodes,
-}
-
 /// The programs, loaded, and their maps, of which only `CONTROL` has something in it: revision 2, and flows may begin.
 pub(crate) struct Dataplane {
     pub(crate) ebpf: Ebpf,
@@ -35,12 +26,8 @@ pub(crate) struct Dataplane {
 
 impl Dataplane {
     /// With maps as small as tests need.
-    pub(crate) fn load(object: Object) -> Self {
-        let file = match object {
-            Object::Node => "../target/bpf/margay-dataplane",
-            Object::Nodes => "../target/bpf/margay-dataplane-gpl",
-        };
-        let object = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(file);
+    pub(crate) fn load() -> Self {
+        let object = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/bpf/margay-dataplane");
         assert!(object.exists(), "{} is not built: run `make ebpf`", object.display());
         let mut loader = EbpfLoader::new();
         // Without it all that the verifier thinks is written down, each time.

@@ -11,7 +11,7 @@ use margay_ebpf_common::{
 use proptest::{collection::vec, option, prelude::*, test_runner::TestRunner};
 
 use crate::{
-    dataplane::{Object, key},
+    dataplane::key,
     packet::{ACK, Packet, SYN},
     world::{From, World, with_worlds},
 };
@@ -224,7 +224,7 @@ fn is_between(from: From, source: Party, destination: Party) -> bool {
 
 #[test]
 fn the_short_way_is_for_what_policy_allows_and_for_nothing_else() {
-    with_worlds(Object::Nodes, |world| {
+    with_worlds(|world| {
         let mut runner =
             TestRunner::new(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() });
         let last = std::cell::RefCell::new((world, None::<Policy>));

@@ -23,10 +23,7 @@ use margay_netlink::{
 };
 use nix::sched::{CloneFlags, unshare};
 
-use crate::{
-    dataplane::{Dataplane, Object},
-    world::ip,
-};
+use crate::{dataplane::Dataplane, world::ip};
 
 /// Addresses of one family.
 pub(crate) struct Family {
@@ -113,7 +110,7 @@ impl Site {
             let _inside = router.enter().unwrap();
             pair("inside", 4, "eth0", 14, &remote);
         }
-        let mut site = Self { dataplane: Dataplane::load(Object::Nodes), client, server, router, remote };
+        let mut site = Self { dataplane: Dataplane::load(), client, server, router, remote };
         site.configure();
         let endpoint = Endpoint { flags, mtu: 1500, ..Endpoint::default() };
         for (name, last) in [("client", 1), ("server", 2)] {

@@ -12,10 +12,7 @@ use nix::{
     time::{ClockId, clock_gettime},
 };
 
-use crate::{
-    dataplane::{Dataplane, Object},
-    packet::Packet,
-};
+use crate::{dataplane::Dataplane, packet::Packet};
 
 /// A link that a packet comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,10 +65,10 @@ const GSO_SIZE: usize = 176;
 const CONTEXT: usize = 192;
 
 /// Runs a test once for each family, in a network namespace of its own.
-pub(crate) fn with_worlds(object: Object, test: impl Fn(&mut World) + Sync) {
+pub(crate) fn with_worlds(test: impl Fn(&mut World) + Sync) {
     for is_ipv6 in [false, true] {
         thread::scope(|scope| {
-            let handle = scope.spawn(|| test(&mut World::new(object, is_ipv6)));
+            let handle = scope.spawn(|| test(&mut World::new(is_ipv6)));
             if let Err(panic) = handle.join() {
                 std::panic::resume_unwind(panic);
             }
@@ -80,7 +77,7 @@ pub(crate) fn with_worlds(object: Object, test: impl Fn(&mut World) + Sync) {
 }
 
 impl World {
-    fn new(object: Object, is_ipv6: bool) -> Self {
+    fn new(is_ipv6: bool) -> Self {
         unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace of its own: run the tests as root");
         let links = ["client", "server", "uplink"].map(|name| {
             ip(&format!("link add {name} type veth peer name {name}-far"));
@@ -95,7 +92,7 @@ impl World {
         });
         let address = |v4: &str, v6: &str| -> IpAddr { if is_ipv6 { v6 } else { v4 }.parse().unwrap() };
         let mut world = Self {
-            dataplane: Dataplane::load(object),
+            dataplane: Dataplane::load(),
             client: (address("10.1.0.2", "fd00:1::2"), 40000),
             server: (address("10.1.0.3", "fd00:1::3"), 80),
             remote: (address("10.2.0.4", "fd00:2::4"), 80),

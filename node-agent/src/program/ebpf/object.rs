@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::Context;
 use aya::{
-    Ebpf, EbpfLoader, include_bytes_aligned,
+    Ebpf, EbpfLoader, VerifierLogLevel, include_bytes_aligned,
     programs::{ProgramError, SchedClassifier},
 };
 use margay_ebpf_common::LAYOUT_VERSION;
@@ -16,7 +16,7 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use super::{hook::Hook, maps::Maps};
 
 /// What `ebpf/build` has made of `ebpf/`.
-static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/margay-dataplane-gpl"));
+static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/margay-dataplane"));
 
 /// The folder of a bpf file system in which everything of ours is pinned.
 const FOLDER: &str = "margay";
@@ -120,6 +120,8 @@ fn try_load(pins: &Pins) -> anyhow::Result<(Maps, Ebpf)> {
     let links = pins.links();
     fs::create_dir_all(&links).with_context(|| format!("make {}", links.display()))?;
     let mut loader = EbpfLoader::new();
+    // Without it all that the verifier thinks is written down whenever it has stopped, too.
+    loader.verifier_log_level(VerifierLogLevel::STATS);
     for name in super::maps::NAMES {
         loader.map_pin_path(name, pins.map(name));
     }

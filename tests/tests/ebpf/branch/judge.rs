@@ -9,14 +9,13 @@ use margay_ebpf_common::{
 
 use super::{allow_all, connect, datagram, syn, tcp_key, udp_key, with_open_worlds};
 use crate::{
-    dataplane::Object,
     packet::{ACK, Packet, SYN},
     world::{CLIENT_EGRESS, From, SERVER_INGRESS, World, with_worlds},
 };
 
 #[test]
 fn each_end_must_allow_it_and_without_an_entry_none_does() {
-    with_worlds(Object::Nodes, |world| {
+    with_worlds(|world| {
         world.expect(From::Client, &syn(world), Counter::NotAllowed);
         allow_all(world, CLIENT_EGRESS, EGRESS);
         world.expect(From::Client, &syn(world), Counter::NotAllowed);
@@ -28,7 +27,7 @@ fn each_end_must_allow_it_and_without_an_entry_none_does() {
 
 #[test]
 fn the_longest_prefix_of_the_port_decides() {
-    with_worlds(Object::Nodes, |world| {
+    with_worlds(|world| {
         allow_all(world, CLIENT_EGRESS, EGRESS);
         let of = |protocol, port: u16| VerdictKey {
             set: SERVER_INGRESS,
@@ -61,7 +60,7 @@ fn the_longest_prefix_of_the_port_decides() {
 
 #[test]
 fn the_class_of_an_address_is_its_own_then_its_ranges_then_none() {
-    with_worlds(Object::Nodes, |world| {
+    with_worlds(|world| {
         allow_all(world, CLIENT_EGRESS, EGRESS);
         let rest = |class| VerdictKey { set: SERVER_INGRESS, class, way: INGRESS, ..VerdictKey::default() };
         world.dataplane.decide(VerdictKey::REST, rest(ANY_CLASS), REFER);
@@ -84,7 +83,7 @@ fn the_class_of_an_address_is_its_own_then_its_ranges_then_none() {
 
 #[test]
 fn a_class_with_entries_of_its_own_never_takes_those_of_any() {
-    with_worlds(Object::Nodes, |world| {
+    with_worlds(|world| {
         allow_all(world, CLIENT_EGRESS, EGRESS);
         allow_all(world, SERVER_INGRESS, INGRESS);
         let rest = VerdictKey { set: SERVER_INGRESS, class: 0, way: INGRESS, ..VerdictKey::default() };

@@ -13,14 +13,14 @@ use margay_ebpf_common::{
 };
 
 use crate::{
-    dataplane::{Object, key},
+    dataplane::key,
     packet::{ACK, Packet, SYN},
     world::{CLIENT_EGRESS, From, SERVER_INGRESS, World, with_worlds},
 };
 
 /// Runs a test where policy allows everything.
 fn with_open_worlds(test: impl Fn(&mut World) + Sync) {
-    with_worlds(Object::Nodes, |world| {
+    with_worlds(|world| {
         allow_all(world, CLIENT_EGRESS, EGRESS);
         allow_all(world, SERVER_INGRESS, INGRESS);
         test(world);

@@ -7,9 +7,8 @@ use margay_ebpf_common::{
 
 use super::{connect, datagram, syn, with_open_worlds};
 use crate::{
-    dataplane::Object,
     packet::{ACK, Packet, SYN, checksum},
-    world::{From, SERVER_HOST_MAC, SERVER_MAC, UPLINK_MTU, ip, with_worlds},
+    world::{From, SERVER_HOST_MAC, SERVER_MAC, UPLINK_MTU, ip},
 };
 
 #[test]
@@ -123,21 +122,6 @@ fn what_the_kernel_has_no_way_for_to_another_node_is_the_stacks() {
         world.expect(From::Client, &packet, Counter::Unroutable);
         ip(&format!("route replace unreachable {}", world.remote.0));
         world.expect(From::Client, &packet, Counter::Unroutable);
-    });
-}
-
-#[test]
-fn without_routes_flows_with_another_node_are_the_stacks() {
-    with_worlds(Object::Node, |world| {
-        super::allow_all(world, crate::world::CLIENT_EGRESS, margay_ebpf_common::verdict::EGRESS);
-        super::allow_all(world, crate::world::SERVER_INGRESS, margay_ebpf_common::verdict::INGRESS);
-        let out = Packet::udp(world.client, world.remote);
-        assert_eq!(world.run(From::Client, &out).counted, None);
-        let inward = Packet::udp((world.remote.0, 50000), world.server);
-        assert_eq!(world.run(From::Uplink, &inward).counted, None);
-
-        world.expect(From::Client, &datagram(world), Counter::ToPod);
-        connect(world);
     });
 }
 
