@@ -2,12 +2,13 @@
 //! `bgp status` anywhere.
 //!
 //! It reads what the node's processes leave on disk and asks their sockets; `policy` reads the cluster's objects, or
-//! files. It changes nothing but the sessions that `bgp reset` and `bgp refresh` name, and the file that `bgp dump` has the
-//! speaker write.
+//! files. It changes nothing but the sessions that `bgp reset` and `bgp refresh` name, the file that `bgp dump` has the
+//! speaker write, and with `node cleanup` whatever Margay has left on a node.
 
 mod bgp;
 mod bgp_status;
 mod check;
+mod cleanup;
 mod endpoints;
 mod ipam;
 mod monitor;
@@ -71,6 +72,11 @@ enum Command {
         #[command(subcommand)]
         command: Bgp,
     },
+    /// This node as a whole.
+    Node {
+        #[command(subcommand)]
+        command: Node,
+    },
     /// Packets that are dropped on this node, as they are: who sent them to whom, and which policies drop them.
     Monitor(monitor::Options),
     /// What NetworkPolicy says: of the cluster's objects, or of files.
@@ -78,6 +84,13 @@ enum Command {
         #[command(subcommand)]
         command: policy::Command,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum Node {
+    /// Takes from the node what Margay has made on it, once no agent and no pod is there any more: its configuration and
+    /// plugin, links, programs, routes, table of nftables, records and addresses.
+    Cleanup(cleanup::Options),
 }
 
 #[derive(Debug, Subcommand)]
@@ -139,6 +152,9 @@ fn main() -> ExitCode {
         Command::Endpoints => endpoints::run(&cli.run_dir),
         Command::Ipam { command: Ipam::Show } => ipam::show(&cli.run_dir, &cli.state_dir),
         Command::Ipam { command: Ipam::Check } => check::run(&cli.run_dir, &cli.state_dir),
+        Command::Node { command: Node::Cleanup(options) } => {
+            cleanup::run(&cli.run_dir, &cli.state_dir, options)
+        }
         Command::Bgp { socket, command } => {
             let socket = socket.clone().unwrap_or_else(|| cli.run_dir.join(paths::BGP_SOCKET));
             match command {

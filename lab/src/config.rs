@@ -42,15 +42,15 @@ impl Routing {
     }
 }
 
-/// What enforces policy.
+/// What carries and judges packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum Dataplane {
     /// The best that the agent finds.
     #[default]
     Auto,
-    /// nftables.
+    /// nftables alone.
     Nftables,
-    /// eBPF.
+    /// eBPF, with nftables for what it leaves.
     Ebpf,
 }
 
@@ -119,7 +119,7 @@ pub struct LabConfig {
     pub nodes: u8,
     /// How they are connected.
     pub fabric: FabricKind,
-    /// What enforces policy.
+    /// What carries and judges packets.
     pub dataplane: Dataplane,
     /// Address families.
     pub ip_families: IpFamilies,

@@ -183,6 +183,18 @@ impl Node {
         Ok(control::Client::connect(socket).await?.status().await?)
     }
 
+    /// Changes the agent's configuration file, which its next start reads.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written.
+    pub fn configure(&self, change: impl FnOnce(&mut Value)) -> anyhow::Result<()> {
+        let path = self.path(AGENT_CONFIG);
+        let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+        let mut settings = serde_json::from_str(&text).with_context(|| format!("read {}", path.display()))?;
+        change(&mut settings);
+        fs::write(&path, settings.to_string()).with_context(|| format!("write {}", path.display()))
+    }
+
     /// Sends a signal. A process that ends is started again, the first time at once.
     ///
     /// # Errors

@@ -1,4 +1,5 @@
-//! Links, addresses, routes, neighbours, forwarding entries, namespaces, nftables, NFLOG and tracked connections of the kernel, typed and thin.
+//! Links, queueing disciplines, addresses, routes, neighbours, forwarding entries, namespaces, nftables, NFLOG and tracked
+//! connections of the kernel, typed and thin.
 //!
 //! Everything here is synchronous. The CNI plugin must not start a runtime, and a netlink request is answered
 //! within the system call that sends it, so waiting for one costs nothing. Asynchronous callers run a batch on
@@ -18,6 +19,7 @@ pub mod neigh;
 pub mod netns;
 pub mod nflog;
 pub mod nftables;
+pub mod qdisc;
 mod request;
 pub mod route;
 mod socket;

@@ -11,7 +11,7 @@ use netlink_sys::{Socket as Raw, protocols::NETLINK_ROUTE};
 use socket2::{SockFilter, SockRef};
 
 use crate::{
-    Error, Socket, addr::Address, fdb::Entry, link::Link, neigh::Neighbour, route::Route,
+    Error, Socket, addr::Address, fdb::Entry, link::Link, neigh::Neighbour, qdisc::Qdisc, route::Route,
     socket::parse_messages,
 };
 
@@ -26,6 +26,8 @@ pub enum Group {
     Routes,
     /// Neighbours of both families, and forwarding entries.
     Neighbours,
+    /// Queueing disciplines.
+    Qdiscs,
 }
 
 /// One change.
@@ -51,6 +53,10 @@ pub enum Event {
     ForwardingChanged(Entry),
     /// A forwarding entry is gone.
     ForwardingGone(Entry),
+    /// A queueing discipline is there, or has changed.
+    QdiscChanged(Qdisc),
+    /// A queueing discipline is gone.
+    QdiscGone(Qdisc),
     /// Changes came faster than they were read and some are lost: list everything anew.
     Lost,
 }
@@ -75,6 +81,7 @@ impl Monitor {
             let numbers: &[u32] = match group {
                 Group::Links => &[1],
                 Group::Neighbours => &[3],
+                Group::Qdiscs => &[4],
                 Group::Addresses => &[5, 9],
                 Group::Routes => &[7, 11],
             };
@@ -163,6 +170,8 @@ fn event(message: &RouteNetlinkMessage) -> Option<Event> {
         M::DelNeighbour(message) => Neighbour::parse(message)
             .map(Event::NeighbourGone)
             .or_else(|| Entry::parse(message).map(Event::ForwardingGone)),
+        M::NewQueueDiscipline(message) => Qdisc::parse(message).map(Event::QdiscChanged),
+        M::DelQueueDiscipline(message) => Qdisc::parse(message).map(Event::QdiscGone),
         _ => None,
     }
 }

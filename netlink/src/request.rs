@@ -60,6 +60,7 @@ impl fmt::Display for Request {
             M::DelRoute(message) => write!(f, "delete {}", crate::route::Described(message)),
             M::NewNeighbour(message) => write!(f, "add {}", crate::neigh::Described(message)),
             M::DelNeighbour(message) => write!(f, "delete {}", crate::neigh::Described(message)),
+            M::GetQueueDiscipline(_) => f.write_str("list queueing disciplines"),
             M::GetAddress(_) => f.write_str("list addresses"),
             M::GetRoute(_) => f.write_str("list routes"),
             M::GetNeighbour(_) => f.write_str("list neighbours"),

@@ -5,10 +5,13 @@ use std::{net::IpAddr, os::fd::AsFd, thread};
 
 use ipnetwork::IpNetwork;
 use margay_netlink::{
-    Event, Group, MacAddr, Monitor, Socket, addr, fdb,
+    Event, Group, MacAddr, Monitor, Socket, addr,
+    conntrack::{self, Flow},
+    fdb,
     link::{self, End, IfName, Mtu, Veth, Vni, Vxlan, VxlanFacts},
     neigh,
     netns::Namespace,
+    qdisc,
     route::{self, Filter, Kind, NextHop, Protocol, Route, TableId},
 };
 use nix::sched::{CloneFlags, unshare};
@@ -249,4 +252,62 @@ fn a_path_that_is_no_namespace_is_refused_by_name() {
     assert!(missing.is_gone(), "{missing}");
     let file = Namespace::open("/proc/self/status".as_ref()).unwrap_err();
     assert_eq!(file.to_string(), "open network namespace /proc/self/status: EINVAL: Invalid argument");
+}
+
+#[test]
+fn a_flow_that_is_given_to_connection_tracking_is_established_there() {
+    in_new_namespace(|| {
+        // The kernel tracks nothing before somebody asks for it; it takes what it is given all the same.
+        let flow = |source: &str, destination: &str, protocol| Flow {
+            source: ip(source),
+            destination: ip(destination),
+            protocol,
+            source_port: 40_000,
+            destination_port: 53,
+        };
+        let flows = [
+            flow("192.0.2.1", "192.0.2.2", 17),
+            flow("2001:db8::2", "2001:db8::1", 17),
+            flow("192.0.2.1", "192.0.2.2", 6),
+        ];
+        assert_eq!(conntrack::adopt(&flows, 60).unwrap(), 3);
+        assert_eq!(conntrack::adopt(&flows, 60).unwrap(), 0, "they are there already");
+
+        let mut answers = conntrack::answers(17).unwrap();
+        answers.sort_unstable();
+        let turned = |flow: &Flow| Flow {
+            source: flow.destination,
+            destination: flow.source,
+            source_port: flow.destination_port,
+            destination_port: flow.source_port,
+            ..*flow
+        };
+        assert_eq!(answers, [turned(&flows[0]), turned(&flows[1])]);
+
+        let tcp = conntrack::list(&[ip("192.0.2.2")].into()).unwrap();
+        let tcp: Vec<_> = tcp.iter().filter(|found| found.protocol == 6).collect();
+        assert!(
+            matches!(tcp[..], [found] if found.source == ip("192.0.2.1") && found.port == Some(53)),
+            "{tcp:?}"
+        );
+    });
+}
+
+#[test]
+fn queueing_disciplines_are_told_with_the_place_where_they_are() {
+    in_new_namespace(|| {
+        let far = other_namespace();
+        let mut socket = Socket::open().unwrap();
+        let (near, _) = add_pair(&mut socket, &far);
+        socket.execute(&link::set_up(near.index)).unwrap();
+        for arguments in ["root tbf rate 10mbit burst 10kb latency 50ms", "clsact"] {
+            let words = ["qdisc", "add", "dev", "near0"].into_iter().chain(arguments.split(' '));
+            let status = std::process::Command::new("tc").args(words).status().unwrap();
+            assert!(status.success(), "tc qdisc add dev near0 {arguments}: {status}");
+        }
+        let found = qdisc::list(&mut socket).unwrap().into_iter().filter(|qdisc| qdisc.link == near.index);
+        let mut found: Vec<_> = found.map(|qdisc| (qdisc.kind, qdisc.ingress)).collect();
+        found.sort_unstable();
+        assert_eq!(found, [("clsact".to_owned(), true), ("tbf".to_owned(), false)]);
+    });
 }

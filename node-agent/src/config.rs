@@ -52,9 +52,12 @@ pub(crate) struct Cli {
     /// Octets that a pod's packet may have [default: the MTU of the interface with the node's address].
     #[arg(long, value_name = "OCTETS", env = "MARGAY_MTU")]
     mtu: Option<u32>,
-    /// What enforces policy [default: auto].
+    /// What carries and judges packets [default: auto].
     #[arg(long, value_enum, env = "MARGAY_DATAPLANE")]
     dataplane: Option<Dataplane>,
+    /// The node's bpf file system, where the eBPF dataplane is kept [default: /sys/fs/bpf].
+    #[arg(long, value_name = "DIR", env = "MARGAY_BPF_DIR")]
+    bpf_dir: Option<PathBuf>,
     /// Filter of the log: error, warn, info, debug, trace, or per module [default: info].
     #[arg(long, value_name = "FILTER", env = "MARGAY_LOG_LEVEL")]
     log_level: Option<String>,
@@ -79,15 +82,16 @@ pub(crate) enum Command {
     Crds,
 }
 
-/// What enforces policy.
+/// What carries and judges packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Dataplane {
-    /// The best that the kernel can do and this version has: nftables.
+    /// eBPF where the kernel can, else nftables alone.
     Auto,
-    /// nftables.
+    /// nftables alone.
     Nftables,
-    /// eBPF: not in this version.
+    /// eBPF, which carries what policy allows between pods round the stack, with nftables for all else. Nftables alone, and a
+    /// warning, where the kernel cannot.
     Ebpf,
 }
 
@@ -112,6 +116,7 @@ struct File {
     http_address: Option<SocketAddr>,
     mtu: Option<u32>,
     dataplane: Option<Dataplane>,
+    bpf_dir: Option<PathBuf>,
     log_level: Option<String>,
     log_format: Option<LogFormat>,
     reconcile_seconds: Option<u64>,
@@ -199,6 +204,8 @@ pub(crate) struct Settings {
     pub(crate) sysctl_dir: PathBuf,
     pub(crate) http_address: SocketAddr,
     pub(crate) mtu: Option<Mtu>,
+    pub(crate) dataplane: Dataplane,
+    pub(crate) bpf_dir: PathBuf,
     pub(crate) log_level: String,
     pub(crate) log_format: LogFormat,
     pub(crate) reconcile: Duration,
@@ -225,11 +232,6 @@ fn read(path: &Path) -> anyhow::Result<File> {
 }
 
 fn merge(cli: &Cli, file: File) -> anyhow::Result<Settings> {
-    let dataplane = cli.dataplane.or(file.dataplane).unwrap_or(Dataplane::Auto);
-    anyhow::ensure!(
-        dataplane != Dataplane::Ebpf,
-        "dataplane `ebpf` is not in this version; use `auto` or `nftables`"
-    );
     let node_name = match cli.node_name.clone().or(file.node_name) {
         Some(name) => name,
         None => nix::unistd::gethostname()
@@ -268,6 +270,8 @@ fn merge(cli: &Cli, file: File) -> anyhow::Result<Settings> {
             .or(file.http_address)
             .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 9099))),
         mtu: mtu.transpose()?,
+        dataplane: cli.dataplane.or(file.dataplane).unwrap_or(Dataplane::Auto),
+        bpf_dir: or(&cli.bpf_dir, file.bpf_dir, "/sys/fs/bpf"),
         log_level: cli.log_level.clone().or(file.log_level).unwrap_or_else(|| "info".into()),
         log_format: cli.log_format.or(file.log_format).unwrap_or(LogFormat::Text),
         reconcile: Duration::from_secs(reconcile),
@@ -317,7 +321,7 @@ mod tests {
         for (yaml, word) in [
             ("nodeNam: x", "nodeNam"),
             ("nodeName: x\nmtu: 100", "mtu is 100"),
-            ("nodeName: x\ndataplane: ebpf", "not in this version"),
+            ("nodeName: x\ndataplane: iptables", "iptables"),
             ("nodeName: x\nreconcileSeconds: 90", "reconcileSeconds is 90"),
             ("nodeName: x\nchainedPlugins: [{snat: true}]", "chainedPlugins: {\"snat\":true} has no `type`"),
             ("nodeName: x\nbgp: {asn: 0}", "asn"),

@@ -44,6 +44,7 @@ use crate::{
     program::{
         announce, cni,
         connections::{self, Found},
+        ebpf::{Attachments, ShortWay},
         endpoint, leak,
         nft::Driver,
         overlay, sysctl,
@@ -96,6 +97,8 @@ pub(crate) enum Event {
     Observed(Asked),
     /// The metrics are to have what the kernel counts.
     Count(oneshot::Sender<()>),
+    /// Which interfaces have the programs of the eBPF dataplane.
+    Attached(Attachments),
     /// Connections of which some may be forbidden, and who ends those.
     Connections { found: Vec<Found>, answer: oneshot::Sender<Vec<Connection>> },
 }
@@ -125,10 +128,11 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     tasks.spawn(overlay::run(settings.clone(), paths_known, events.clone(), Arc::clone(&metrics)));
     watches::start(&mut tasks, &client, &settings.node_name, &events, &metrics);
     let pools = start_pools(&settings, &mut tasks, &client, &events, &metrics)?;
+    let short_way = ShortWay::start(&settings, &mut tasks, &events, &metrics).await?;
     info!(
         node = settings.node_name,
         version = env!("CARGO_PKG_VERSION"),
-        dataplane = "nftables",
+        dataplane = short_way.dataplane(),
         "margay-node runs"
     );
     let store = Store::new(&settings.state_dir.join(paths::IPAM));
@@ -139,7 +143,7 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     tasks.spawn(announce::run(client, announced));
     let (connections, doubts) = mpsc::channel(connections::QUEUE);
     tasks.spawn(connections::run(doubts, events.clone()));
-    let links = Links { topology, paths, takedowns, announcements, connections, logging, pools };
+    let links = Links { topology, paths, takedowns, announcements, connections, logging, pools, short_way };
     let core = Core::new(settings, metrics, shared, links, events);
     tasks.spawn(core.run(inbox));
 
@@ -207,6 +211,8 @@ struct Core {
     state: State,
     decider: Decider,
     nft: Driver,
+    /// What goes round that table.
+    short_way: ShortWay,
     records: Records,
     store: Store,
     /// What the kernel holds; `None` before the first transaction.
@@ -286,6 +292,7 @@ struct Links {
     connections: mpsc::Sender<BTreeSet<IpAddr>>,
     logging: watch::Sender<BTreeSet<String>>,
     pools: Option<Pools>,
+    short_way: ShortWay,
 }
 
 impl Core {
@@ -296,7 +303,8 @@ impl Core {
         links: Links,
         events: mpsc::Sender<Event>,
     ) -> Self {
-        let Links { topology, paths, takedowns, announcements, connections, logging, pools } = links;
+        let Links { topology, paths, takedowns, announcements, connections, logging, pools, short_way } =
+            links;
         let mut state = State::new(settings.node_name.clone());
         if pools.is_some() {
             state.await_claimed();
@@ -305,6 +313,7 @@ impl Core {
             state,
             decider: Decider::default(),
             nft: Driver::new(),
+            short_way,
             records: Records::below(&settings.run_dir),
             store: Store::new(&settings.state_dir.join(paths::IPAM)),
             programmed: None,
@@ -445,12 +454,17 @@ impl Core {
                 }
             }
             Event::Plugin(call) => self.call(call),
+            Event::Attached(attachments) => {
+                self.short_way.attached(attachments);
+                self.changed.note(true);
+            }
             Event::Observed(Asked { seen, answer }) => {
                 // A task that has ended takes no more notice.
                 drop(answer.send(observe::named(&self.state, self.decider.compiler(), seen)));
             }
             Event::Count(answer) => {
                 self.count_drops();
+                self.short_way.count(&self.metrics);
                 // Nor does a scrape that has been given up.
                 let _given_up = answer.send(());
             }
@@ -628,6 +642,7 @@ impl Core {
         } else {
             self.count_last_drops(&changes);
         }
+        self.short_way.prepare(&wanted, self.decider.compiler(), &changes);
         match self.nft.apply(&wanted, self.decider.compiler(), &changes) {
             Ok(0) => {}
             Ok(_) => {
@@ -638,11 +653,13 @@ impl Core {
             Err(error) => {
                 self.metrics.transactions.get_or_create(&Outcome { outcome: "refused" }).inc();
                 error!(%error, "the policy is not in the kernel; trying again");
+                self.short_way.resume();
                 self.last_error = Some(error.to_string());
                 self.retry = Some(Instant::now() + RETRY);
                 return;
             }
         }
+        self.short_way.write();
         let compiler = self.decider.compiler();
         if is_replaced {
             self.tally.restart(compiler);

@@ -41,6 +41,18 @@ pub(crate) struct PolicyLabels {
     pub(crate) direction: &'static str,
 }
 
+/// A label: what carries and judges packets.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct DataplaneLabels {
+    pub(crate) dataplane: &'static str,
+}
+
+/// A label: what the programs of the eBPF dataplane did with a packet.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct WayLabels {
+    pub(crate) way: &'static str,
+}
+
 /// All metrics, each with its name in the registry.
 pub(crate) struct Metrics {
     registry: Registry,
@@ -60,6 +72,9 @@ pub(crate) struct Metrics {
     pub(crate) drops: Family<ReasonLabels, Counter>,
     pub(crate) policy_drops: Family<PolicyLabels, Counter>,
     pub(crate) policy_audit: Family<PolicyLabels, Counter>,
+    pub(crate) dataplane: Family<DataplaneLabels, Gauge>,
+    pub(crate) short_way_open: Gauge,
+    pub(crate) ways: Family<WayLabels, Counter>,
 }
 
 impl Metrics {
@@ -84,6 +99,9 @@ impl Metrics {
             drops: Family::default(),
             policy_drops: Family::default(),
             policy_audit: Family::default(),
+            dataplane: Family::default(),
+            short_way_open: Gauge::default(),
+            ways: Family::default(),
             registry: Registry::default(),
         };
         registry.register("endpoints", "Pod interfaces on this node", metrics.endpoints.clone());
@@ -129,6 +147,17 @@ impl Metrics {
             "policy_audit",
             "Packets that a policy in audit would drop, likewise",
             metrics.policy_audit.clone(),
+        );
+        registry.register("dataplane", "1 for what carries and judges packets", metrics.dataplane.clone());
+        registry.register(
+            "short_way_open",
+            "Whether the eBPF dataplane takes flows round the stack; 0 when all take the way through it",
+            metrics.short_way_open.clone(),
+        );
+        registry.register(
+            "short_way_packets",
+            "Packets between pods that the eBPF dataplane looked at, by the way that they took",
+            metrics.ways.clone(),
         );
         Self { registry, ..metrics }
     }

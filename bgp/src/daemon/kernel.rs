@@ -177,7 +177,9 @@ impl KernelTask {
                 Event::NeighbourChanged(_)
                 | Event::NeighbourGone(_)
                 | Event::ForwardingChanged(_)
-                | Event::ForwardingGone(_) => false,
+                | Event::ForwardingGone(_)
+                | Event::QdiscChanged(_)
+                | Event::QdiscGone(_) => false,
             };
             if concerns && self.look.is_none() {
                 self.look = Some(Instant::now() + QUIET);

@@ -13,7 +13,7 @@ pub(crate) use reach::PROBE_LIMIT;
 use crate::api::Api;
 use crate::apiserver::ApiServer;
 use crate::binaries::Binaries;
-use crate::config::{Dataplane, ExternalConfig, IpamMode, LabConfig};
+use crate::config::{ExternalConfig, IpamMode, LabConfig};
 use crate::definitions::cluster_network_policies;
 use crate::fabric::{External, Fabric};
 use crate::kubectl::{self, KubectlOutput};
@@ -52,10 +52,6 @@ impl Lab {
     pub async fn start(config: LabConfig) -> anyhow::Result<Self> {
         anyhow::ensure!((1..=250).contains(&config.nodes), "{} nodes: it takes 1 to 250", config.nodes);
         anyhow::ensure!(nix::unistd::geteuid().is_root(), "the lab makes namespaces: run it as root");
-        anyhow::ensure!(
-            config.dataplane != Dataplane::Ebpf,
-            "this version of margay-node has no eBPF dataplane; use `auto` or `nftables`"
-        );
         let binaries = Binaries::find(config.binaries.as_deref())?;
         let mut plans: Vec<NodePlan> =
             (1..=config.nodes).map(|n| NodePlan::new(n, config.fabric, config.ip_families)).collect();

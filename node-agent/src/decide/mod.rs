@@ -35,6 +35,8 @@ pub(crate) struct Wanted {
     pub(crate) waiting: BTreeMap<EndpointId, String>,
     /// The blocks that addresses of this node come from.
     pub(crate) blocks: Vec<IpNetwork>,
+    /// Where the addresses of all pods of the cluster are from.
+    pub(crate) pod_blocks: Arc<BTreeSet<IpNetwork>>,
     /// The nodes as BGP knows them; `None` as long as the own one is not there, or without BGP.
     pub(crate) bgp: Option<Arc<Topology>>,
     /// What the ways to other nodes' pods follow; `None` as long as the own node is not there.
@@ -70,6 +72,7 @@ pub(crate) struct Decider {
     /// The endpoints that may talk, shared with who was told of them.
     admitted: Arc<BTreeMap<EndpointId, Admitted>>,
     waiting: BTreeMap<EndpointId, String>,
+    pod_blocks: Arc<BTreeSet<IpNetwork>>,
     bgp: Option<Arc<Topology>>,
     paths: Option<Arc<Paths>>,
     masquerade: Option<Arc<Masquerade>>,
@@ -105,6 +108,7 @@ impl Decider {
         self.admit(state, touched.endpoints, &changes);
         if touched.nodes || is_first {
             self.bgp = bgp::topology(state, settings).map(Arc::new);
+            self.pod_blocks = Arc::new(state.pod_blocks());
         }
         if touched.nodes || touched.blocks || is_first {
             let paths = overlay::paths(state, traffic);
@@ -120,6 +124,7 @@ impl Decider {
             endpoints: Arc::clone(&self.admitted),
             waiting: self.waiting.clone(),
             blocks: state.blocks().to_vec(),
+            pod_blocks: Arc::clone(&self.pod_blocks),
             bgp: self.bgp.clone(),
             paths: self.paths.clone(),
             masquerade: self.masquerade.clone(),

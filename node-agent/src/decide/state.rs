@@ -183,6 +183,14 @@ impl State {
         margay_ipam::holds(*range, block).then_some(*traffic)
     }
 
+    /// Where the addresses of all pods of the cluster are from.
+    pub(crate) fn pod_blocks(&self) -> BTreeSet<IpNetwork> {
+        match &self.claimed {
+            Some(_) => self.holders.keys().copied().collect(),
+            None => self.nodes.values().flat_map(|node| &node.pod_cidrs).copied().collect(),
+        }
+    }
+
     /// Waits for the first [`Self::set_claimed`]: without it the node's routes would be taken back at each start.
     pub(crate) fn await_claimed(&mut self) {
         self.claimed = Some(Vec::new());
@@ -203,8 +211,9 @@ impl State {
         self.claimed = Some(blocks);
         if !Arc::ptr_eq(&self.holders, &holders) {
             self.holders = holders;
-            self.touched.blocks = true;
-            changed |= self.refresh_announced();
+            self.refresh_announced();
+            self.touched.nodes = true;
+            changed = true;
         }
         if self.pool_traffic != pool_traffic {
             self.pool_traffic = pool_traffic;

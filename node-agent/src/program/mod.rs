@@ -5,6 +5,7 @@ pub(crate) mod bgp;
 pub(crate) mod bgp_status;
 pub(crate) mod cni;
 pub(crate) mod connections;
+pub(crate) mod ebpf;
 pub(crate) mod endpoint;
 pub(crate) mod leak;
 pub(crate) mod nft;

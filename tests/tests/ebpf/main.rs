@@ -10,4 +10,6 @@
 )]
 
 mod count;
+mod dataplane;
 mod pair;
+mod size;

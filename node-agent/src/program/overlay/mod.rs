@@ -135,6 +135,7 @@ impl Task {
         match event {
             KernelEvent::LinkChanged(link) | KernelEvent::LinkGone(link) => !is_pods(link),
             KernelEvent::AddressChanged(_) | KernelEvent::AddressGone(_) | KernelEvent::Lost => true,
+            KernelEvent::QdiscChanged(_) | KernelEvent::QdiscGone(_) => false,
             KernelEvent::RouteChanged(route) | KernelEvent::RouteGone(route) => {
                 route.protocol == Protocol::MARGAY_OVERLAY
             }

@@ -1,14 +1,18 @@
-//! Tracked connections: finding those of some addresses, and ending them.
+//! Tracked connections: finding those of some addresses, ending them, and having others tracked.
 //!
 //! The messages are `nfnetlink_conntrack`'s (`linux/netfilter/nfnetlink_conntrack.h`), which
 //! `netlink-packet-route` does not know. Only what is needed is read of them: the tuples stay octets, as a deletion
 //! wants them back as they came.
+
+mod flow;
 
 use std::{collections::BTreeSet, net::IpAddr};
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST};
 use netlink_sys::{Socket as Raw, SocketAddr, protocols::NETLINK_NETFILTER};
 use nix::errno::Errno;
+
+pub use flow::{Flow, adopt, answers};
 
 use crate::Error;
 
@@ -29,12 +33,16 @@ const ZONE: u16 = 18;
 const FILTER: u16 = 25;
 const TUPLE_IP: u16 = 1;
 const TUPLE_PROTOCOL: u16 = 2;
-/// `CTA_PROTO_NUM` and `CTA_PROTO_SRC_PORT`.
+/// `CTA_PROTO_NUM`, `CTA_PROTO_SRC_PORT` and `CTA_PROTO_DST_PORT`.
 const PROTOCOL_NUMBER: u16 = 1;
 const PROTOCOL_SOURCE_PORT: u16 = 2;
+const PROTOCOL_DESTINATION_PORT: u16 = 3;
 /// `CTA_IP_V4_SRC` and `CTA_IP_V6_SRC`.
 const IP_V4_SOURCE: u16 = 1;
 const IP_V6_SOURCE: u16 = 3;
+/// `CTA_IP_V4_DST` and `CTA_IP_V6_DST`.
+const IP_V4_DESTINATION: u16 = 2;
+const IP_V6_DESTINATION: u16 = 4;
 /// `CTA_FILTER_F_CTA_IP_SRC`.
 const FILTER_BY_SOURCE: u32 = 1;
 
@@ -83,7 +91,8 @@ pub fn end(connections: &[Connection]) -> Result<usize, Error> {
     let raw = open()?;
     let (mut ended, mut failed) = (0, None);
     for connection in connections {
-        match exchange(&raw, &connection.deletion, connection.source, |_, _| {}) {
+        let what = || format!("end a connection of {}", connection.source);
+        match exchange(&raw, &connection.deletion, &what, |_, _| {}) {
             // It ended by itself meanwhile.
             Err(error) if error.is_gone() => {}
             Err(error) => failed = failed.or(Some(error)),
@@ -130,7 +139,8 @@ fn find(
     let any = filter.map(|(address, _)| address).or_else(|| addresses.first().copied());
     let Some(named) = any else { return Ok(found) };
     let request = message(GET, NLM_F_DUMP, family, &body.unwrap_or_default());
-    exchange(raw, &request, named, |family, attributes| {
+    let what = || format!("look at connections of {named}");
+    exchange(raw, &request, &what, |family, attributes| {
         let connection = read(family, attributes);
         found.extend(connection.filter(|connection| {
             addresses.contains(&connection.source) || addresses.contains(&connection.destination)
@@ -156,11 +166,13 @@ fn read(family: u8, attributes: &[(u16, &[u8], &[u8])]) -> Option<Connection> {
     })
 }
 
-/// What a tuple says of who sends.
+/// What a tuple says of who sends to whom.
 struct Tuple {
     source: IpAddr,
+    destination: Option<IpAddr>,
     protocol: u8,
     source_port: Option<u16>,
+    destination_port: Option<u16>,
 }
 
 impl Tuple {
@@ -168,18 +180,27 @@ impl Tuple {
         let within = |wanted: u16| {
             attributes(tuple).into_iter().find(|(kind, ..)| *kind == wanted).map(|(_, value, _)| value)
         };
-        let source = attributes(within(TUPLE_IP)?).into_iter().find_map(|(kind, value, _)| match kind {
-            IP_V4_SOURCE => <[u8; 4]>::try_from(value).ok().map(IpAddr::from),
-            IP_V6_SOURCE => <[u8; 16]>::try_from(value).ok().map(IpAddr::from),
-            _ => None,
-        })?;
-        let mut read = Self { source, protocol: 0, source_port: None };
+        let addresses = attributes(within(TUPLE_IP)?);
+        let address = |v4: u16, v6: u16| {
+            addresses.iter().find_map(|(kind, value, _)| {
+                if *kind == v4 {
+                    <[u8; 4]>::try_from(*value).ok().map(IpAddr::from)
+                } else if *kind == v6 {
+                    <[u8; 16]>::try_from(*value).ok().map(IpAddr::from)
+                } else {
+                    None
+                }
+            })
+        };
+        let source = address(IP_V4_SOURCE, IP_V6_SOURCE)?;
+        let destination = address(IP_V4_DESTINATION, IP_V6_DESTINATION);
+        let mut read = Self { source, destination, protocol: 0, source_port: None, destination_port: None };
         for (kind, value, _) in attributes(within(TUPLE_PROTOCOL)?) {
+            let port = || <[u8; 2]>::try_from(value).ok().map(u16::from_be_bytes);
             match (kind, value) {
                 (PROTOCOL_NUMBER, [number]) => read.protocol = *number,
-                (PROTOCOL_SOURCE_PORT, [high, low]) => {
-                    read.source_port = Some(u16::from_be_bytes([*high, *low]));
-                }
+                (PROTOCOL_SOURCE_PORT, _) => read.source_port = port(),
+                (PROTOCOL_DESTINATION_PORT, _) => read.destination_port = port(),
                 _ => {}
             }
         }
@@ -191,10 +212,9 @@ impl Tuple {
 fn exchange(
     raw: &Raw,
     request: &[u8],
-    address: IpAddr,
+    what: &dyn Fn() -> String,
     mut each: impl FnMut(u8, &[(u16, &[u8], &[u8])]),
 ) -> Result<(), Error> {
-    let what = || format!("look at connections of {address}");
     let failed = |source| Error::Exchange { request: what(), source };
     raw.send(request, 0).map_err(failed)?;
     let mut received: Vec<u8> = Vec::with_capacity(64 * 1024);

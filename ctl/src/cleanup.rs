@@ -1,0 +1,177 @@
+//! `margayctl node cleanup`: takes from a node what Margay has made on it.
+
+use std::{
+    fs, io,
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::Context;
+use clap::Args;
+use margay_api::{endpoint::HOST_IFNAME_PREFIX, paths};
+use margay_netlink::{
+    Socket,
+    link::{self, Link},
+    nftables::{Change, Connection, Transaction},
+    route::{self, Filter, Protocol, TableId},
+};
+
+use crate::{Answer, table::Table};
+
+/// How tunnel devices are called.
+const TUNNEL_PREFIX: &str = "margay.";
+/// The table of nftables.
+const TABLE: &str = "margay";
+
+/// What to take away, and where it is.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Only says what would be taken away.
+    #[arg(long)]
+    dry_run: bool,
+    /// Also takes the links of pods that still run, which end their network.
+    #[arg(long)]
+    with_pods: bool,
+    /// Where the runtime looks for network configurations.
+    #[arg(long, value_name = "DIR", default_value = paths::CNI_CONF_DIR)]
+    cni_conf_dir: PathBuf,
+    /// The runtime's plugin directory.
+    #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin")]
+    cni_bin_dir: PathBuf,
+    /// The node's bpf file system.
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf")]
+    bpf_dir: PathBuf,
+}
+
+/// Takes everything away, in an order in which nothing opens before its pods are gone. What cannot be taken is named, and the rest goes
+/// on.
+///
+/// # Errors
+/// When the agent runs, which would make all of it again, or pods still have links.
+pub(crate) fn run(run_dir: &Path, state_dir: &Path, options: &Options) -> anyhow::Result<Answer> {
+    let socket = run_dir.join(paths::AGENT_SOCKET);
+    anyhow::ensure!(
+        UnixStream::connect(&socket).is_err(),
+        "the agent runs and would make all of it again: delete the DaemonSet first (kubectl delete -f manifests/margay.yaml)"
+    );
+    let links = link::list(&mut Socket::open()?).context("list the interfaces")?;
+    let pods: Vec<&Link> = links.iter().filter(|it| it.name.starts_with(HOST_IFNAME_PREFIX)).collect();
+    anyhow::ensure!(
+        pods.is_empty() || options.with_pods,
+        "{} pods on this node still have a link: drain the node first, or say --with-pods to end their network",
+        pods.len()
+    );
+    let mut cleanup =
+        Cleanup { table: Table::new(&["what", "outcome"]), failed: false, dry_run: options.dry_run };
+    // No new pods, and then what old ones have.
+    cleanup.file(&options.cni_conf_dir.join(paths::CNI_CONF_FILE));
+    plugins(&mut cleanup, &options.cni_bin_dir);
+    let tunnels = links.iter().filter(|it| it.name.starts_with(TUNNEL_PREFIX));
+    for link in pods.into_iter().chain(tunnels) {
+        cleanup.step(&format!("link {}", link.name), true, || {
+            Ok(Socket::open()?.execute(&link::delete_by_index(link.index))?)
+        });
+    }
+    cleanup.folder(&options.bpf_dir.join("margay"));
+    routes(&mut cleanup);
+    nftables(&mut cleanup);
+    cleanup.folder(run_dir);
+    cleanup.folder(state_dir);
+    let Cleanup { table, failed, .. } = cleanup;
+    let status = if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+    Ok(Answer { status, ..table.into() })
+}
+
+/// The plugin, and `loopback` where that is the plugin by another name.
+fn plugins(cleanup: &mut Cleanup, folder: &Path) {
+    let plugin = folder.join(paths::CNI_TYPE);
+    let loopback = folder.join("loopback");
+    let ours = fs::read(&plugin).ok();
+    if ours.is_some() && fs::read(&loopback).ok() == ours {
+        cleanup.file(&loopback);
+    }
+    cleanup.file(&plugin);
+}
+
+fn routes(cleanup: &mut Cleanup) {
+    let protocols = [("bgp", Protocol::BGP), ("margay", Protocol::MARGAY), ("78", Protocol::MARGAY_OVERLAY)];
+    for (name, protocol) in protocols {
+        let filter = Filter { table: Some(TableId::MAIN), protocol: Some(protocol) };
+        let found = Socket::open().and_then(|mut socket| route::list(&mut socket, filter));
+        let what = format!("routes of protocol {name}");
+        let routes = match found {
+            Ok(routes) => routes,
+            Err(error) => {
+                cleanup.step(&what, true, || Err(error.into()));
+                continue;
+            }
+        };
+        cleanup.step(&format!("{what}: {}", routes.len()), !routes.is_empty(), || {
+            let requests: Vec<_> = routes.iter().map(route::delete).collect();
+            for outcome in Socket::open()?.execute_all(&requests)? {
+                // It went with its interface.
+                outcome.or_else(|error| if error.is_gone() { Ok(()) } else { Err(error) })?;
+            }
+            Ok(())
+        });
+    }
+}
+
+fn nftables(cleanup: &mut Cleanup) {
+    let what = format!("table inet {TABLE} of nftables");
+    match Connection::open().and_then(|mut connection| connection.outline(TABLE)) {
+        Ok(outline) => cleanup.step(&what, outline != margay_netlink::nftables::Outline::default(), || {
+            Ok(Connection::open()?.commit(&Transaction::new(TABLE, vec![Change::DeleteTable]))?)
+        }),
+        Err(error) => cleanup.step(&what, !error.is_gone(), || Err(error.into())),
+    }
+}
+
+/// What was done so far.
+struct Cleanup {
+    table: Table,
+    failed: bool,
+    dry_run: bool,
+}
+
+impl Cleanup {
+    fn file(&mut self, path: &Path) {
+        let is_there = path.symlink_metadata().is_ok();
+        self.step(&path.display().to_string(), is_there, || Ok(gone_is_fine(fs::remove_file(path))?));
+    }
+
+    fn folder(&mut self, path: &Path) {
+        let is_there = path.symlink_metadata().is_ok();
+        self.step(&path.display().to_string(), is_there, || {
+            match fs::remove_dir_all(path) {
+                // A mount point, as in a container, is emptied and stays.
+                Err(error) if error.kind() == io::ErrorKind::ResourceBusy => Ok(()),
+                outcome => Ok(gone_is_fine(outcome)?),
+            }
+        });
+    }
+
+    /// Does something about what is there, and writes down how it went.
+    fn step(&mut self, what: &str, is_there: bool, work: impl FnOnce() -> anyhow::Result<()>) {
+        let outcome = match (is_there, self.dry_run) {
+            (false, _) => "not there".to_owned(),
+            (true, true) => "would be removed".to_owned(),
+            (true, false) => match work() {
+                Ok(()) => "removed".to_owned(),
+                Err(error) => {
+                    self.failed = true;
+                    format!("failed: {error:#}")
+                }
+            },
+        };
+        self.table.push([what.to_owned(), outcome]);
+    }
+}
+
+fn gone_is_fine(outcome: io::Result<()>) -> io::Result<()> {
+    match outcome {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        outcome => outcome,
+    }
+}

@@ -1,0 +1,47 @@
+//! What the map `COUNTERS` holds: a per-CPU array of packets, `u64`, by [`Counter`].
+
+/// What became of a packet that a program looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u32)]
+pub enum Counter {
+    /// It went straight into a pod of this node.
+    ToPod,
+    /// It went straight to another node.
+    ToNode,
+    /// To the stack: its flow is the stack's.
+    Stacked,
+    /// To the stack: it is of no flow that is known, and begins none.
+    NoFlow,
+    /// To the stack: policy does not plainly allow its flow.
+    NotAllowed,
+    /// To the stack: the maps were being written when its flow was to be judged.
+    BeingWritten,
+    /// To the stack: the way to its destination is one only the stack can tell, as is what is wrong with it. It has no
+    /// route, is too large, or has no hops left.
+    Unroutable,
+    /// To the stack: its headers are not ones that the programs understand.
+    Unparsed,
+}
+
+impl Counter {
+    /// All of them, in the order of their indices.
+    pub const ALL: [Self; 8] = [
+        Self::ToPod,
+        Self::ToNode,
+        Self::Stacked,
+        Self::NoFlow,
+        Self::NotAllowed,
+        Self::BeingWritten,
+        Self::Unroutable,
+        Self::Unparsed,
+    ];
+
+    /// Index in the map.
+    pub const fn index(self) -> u32 {
+        self as u32
+    }
+}
+
+/// Entries of the map.
+pub const ENTRIES: u32 = Counter::Unparsed.index() + 1;
+const _: () = assert!(Counter::ALL.len() == ENTRIES as usize);

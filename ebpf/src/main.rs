@@ -1,0 +1,81 @@
+//! The eBPF dataplane: a short way round the node's stack for packets between pods that policy plainly allows.
+//!
+//! The programs never drop and never translate. What does not take the short way goes on to the stack, where nftables judges
+//! by the same policy. `docs/ebpf.md` draws it.
+//!
+//! | program | attached at | does |
+//! | --- | --- | --- |
+//! | `from_pod` | ingress of the host end of a pod's link | [`way`] |
+//! | `from_uplink` | ingress of what leads to other nodes | [`way`] |
+//! | `to_pod` | egress of the host end of a pod's link | [`note`] |
+//! | `to_uplink` | egress of what leads to other nodes | [`note`] |
+#![no_std]
+#![no_main]
+#![expect(clippy::needless_pass_by_value, reason = "the macro hands the context over")]
+#![expect(
+    clippy::inline_always,
+    reason = "a packet's pointers and the verifier's knowledge of them do not cross calls"
+)]
+#![expect(clippy::cast_possible_truncation, reason = "halves of numbers, and what helpers return")]
+#![expect(clippy::cast_possible_wrap, reason = "sizes of structures")]
+#![expect(
+    clippy::needless_borrows_for_generic_args,
+    reason = "a key that is handed over is copied, on a stack of 512 octets"
+)]
+
+mod flow;
+mod judge;
+mod maps;
+mod note;
+mod parse;
+mod route;
+mod way;
+
+use aya_ebpf::{bindings::TC_ACT_UNSPEC, macros::classifier, programs::TcContext};
+
+use crate::{parse::Packet, way::At};
+
+/// What a pod sends.
+#[classifier]
+pub fn from_pod(context: TcContext) -> i32 {
+    way::take(Packet::new(context.skb.skb), At::Pod)
+}
+
+/// What other nodes send.
+#[classifier]
+pub fn from_uplink(context: TcContext) -> i32 {
+    way::take(Packet::new(context.skb.skb), At::Uplink)
+}
+
+/// What goes to a pod.
+#[classifier]
+pub fn to_pod(context: TcContext) -> i32 {
+    note::note(Packet::new(context.skb.skb));
+    TC_ACT_UNSPEC
+}
+
+/// What goes to other nodes.
+#[classifier]
+pub fn to_uplink(context: TcContext) -> i32 {
+    note::note(Packet::new(context.skb.skb));
+    TC_ACT_UNSPEC
+}
+
+/// Never reached: the verifier refuses programs that could panic.
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// What the kernel is told; it keeps some helpers for programs under the GPL, of which we call one, in `route`.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+#[cfg(feature = "gpl")]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+/// What the kernel is told; it keeps some helpers for programs under the GPL, of which we then call none.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+#[cfg(not(feature = "gpl"))]
+static LICENSE: [u8; 11] = *b"Apache-2.0\0";

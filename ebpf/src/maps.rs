@@ -1,0 +1,104 @@
+//! The maps that the agent and the programs share; `margay-ebpf-common` says what is in them.
+//!
+//! Sizes are those for a node that nobody configured; the loader sets others.
+
+use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC,
+    macros::map,
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray},
+};
+use margay_ebpf_common::{
+    address::Address,
+    control::{self, Control},
+    counter::{self, Counter},
+    endpoint::Endpoint,
+    flow::{Flow, FlowKey, FragmentKey, Stacked},
+    verdict::VerdictKey,
+};
+
+/// One [`Control`].
+#[map(name = "CONTROL")]
+pub(crate) static CONTROL: Array<Control> = Array::with_max_entries(control::ENTRIES, 0);
+
+/// Pod links by the index of their host ends.
+#[map(name = "ENDPOINTS")]
+pub(crate) static ENDPOINTS: HashMap<u32, Endpoint> = HashMap::with_max_entries(4096, 0);
+
+/// Indices of the links of this node's pods by address.
+#[map(name = "LOCAL")]
+pub(crate) static LOCAL: HashMap<Address, u32> = HashMap::with_max_entries(8192, 0);
+
+/// The interfaces that lead to other nodes.
+#[map(name = "UPLINKS")]
+pub(crate) static UPLINKS: HashMap<u32, u32> = HashMap::with_max_entries(64, 0);
+
+/// Classes of addresses.
+#[map(name = "ADDRESSES")]
+pub(crate) static ADDRESSES: HashMap<Address, u32> = HashMap::with_max_entries(262_144, BPF_F_NO_PREALLOC);
+
+/// Classes of ranges of addresses.
+#[map(name = "RANGES")]
+pub(crate) static RANGES: LpmTrie<Address, u32> = LpmTrie::with_max_entries(65_536, 0);
+
+/// Ranges of addresses that are pods'.
+#[map(name = "PODS")]
+pub(crate) static PODS: LpmTrie<Address, u32> = LpmTrie::with_max_entries(16_384, 0);
+
+/// What policy sets say.
+#[map(name = "VERDICTS")]
+pub(crate) static VERDICTS: LpmTrie<VerdictKey, u32> = LpmTrie::with_max_entries(1_048_576, 0);
+
+/// Flows of the short way of which both ends were heard.
+#[map(name = "FLOWS")]
+pub(crate) static FLOWS: LruHashMap<FlowKey, Flow> = LruHashMap::with_max_entries(262_144, 0);
+
+/// Those of which one was.
+#[map(name = "EMBRYOS")]
+pub(crate) static EMBRYOS: LruHashMap<FlowKey, Flow> = LruHashMap::with_max_entries(65_536, 0);
+
+/// Flows of the stack.
+#[map(name = "STACKED")]
+pub(crate) static STACKED: LruHashMap<FlowKey, Stacked> = LruHashMap::with_max_entries(65_536, 0);
+
+/// Flows of packets in fragments.
+#[map(name = "FRAGMENTS")]
+pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, FlowKey> = LruHashMap::with_max_entries(8192, 0);
+
+#[map(name = "COUNTERS")]
+static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(counter::ENTRIES, 0);
+
+/// Counts a packet.
+#[inline(always)]
+pub(crate) fn count(counter: Counter) {
+    // The verifier wants the test for null on every path, although the index is always in range.
+    if let Some(packets) = COUNTERS.get_ptr_mut(counter.index()) {
+        // SAFETY: the kernel gave this pointer, not null, to this CPU's own value, which lives as long as the map.
+        let now = unsafe { packets.read() };
+        // SAFETY: likewise. A tc program is not preempted by another one on its CPU.
+        unsafe { packets.write(now.wrapping_add(1)) };
+    }
+}
+
+/// What the agent says of the other maps now.
+#[inline(always)]
+pub(crate) fn control() -> Control {
+    let Some(control) = CONTROL.get_ptr(0) else {
+        return Control { revision: 0, admits: 0 };
+    };
+    // SAFETY: the kernel gave this pointer, not null, to the map's value, which lives as long as the map. The agent may write
+    // it meanwhile: the revision first when it begins and last when it has done.
+    unsafe { control.read_volatile() }
+}
+
+/// The value of a key, copied. Its memory may become another key's while it is read, but not sooner than the packet is done
+/// with (RCU), and maps that the agent writes are judged by the revision.
+macro_rules! value {
+    ($map:expr, $key:expr) => {
+        match $map.get_ptr($key) {
+            // SAFETY: the kernel gave this pointer, not null, to a value that is readable while this program runs.
+            Some(value) => Some(unsafe { value.read() }),
+            None => None,
+        }
+    };
+}
+pub(crate) use value;

@@ -1,0 +1,43 @@
+//! What the stack sends between pods is noted: it may have been translated, and then its answers must be translated back.
+
+use margay_ebpf_common::{
+    address::Address,
+    flow::{SHORT_MARK, UDP},
+};
+
+use crate::{
+    flow::{self, Whose},
+    judge,
+    parse::{self, Headers, Kind, Packet},
+};
+
+/// Looks at a packet on its way out.
+#[inline(always)]
+pub(crate) fn note(packet: Packet) {
+    if packet.tc_index() == SHORT_MARK {
+        packet.set_tc_index(0);
+        return;
+    }
+    let mut headers = Headers::new();
+    match parse::parse(packet, &mut headers) {
+        Kind::Whole | Kind::First => {}
+        _ => return,
+    }
+    // Other packets of TCP take the short way only with an entry, which the first of a connection ends.
+    if headers.protocol != UDP && !headers.is_opening() {
+        return;
+    }
+    let whose = Whose::of(&headers);
+    let now = flow::now();
+    if flow::is_just_stacked(&whose.key, now) {
+        return;
+    }
+    if is_pod(&headers.source) && is_pod(&headers.destination) {
+        flow::stack(&whose.key, now);
+    }
+}
+
+#[inline(always)]
+fn is_pod(address: &Address) -> bool {
+    judge::local(address) != 0 || judge::is_pod(address)
+}

@@ -1,0 +1,324 @@
+//! From octets to the headers of a packet.
+//!
+//! Reads through [`packet`] alone, and nothing but headers. It says of each packet that is not malformed what it is; whether
+//! it may take the short way is for others.
+
+mod extension;
+mod packet;
+mod wire;
+
+use margay_ebpf_common::{
+    address::Address,
+    flow::{TCP, UDP},
+};
+
+pub(crate) use self::packet::Packet;
+use self::wire::{Ipv4, Ipv6, Ports, Tcp, Udp};
+
+/// Octets of an Ethernet header.
+pub(crate) const ETHERNET: u32 = 14;
+/// Where the IP header stands.
+pub(crate) const NETWORK: usize = 14;
+const IPV4: u32 = 20;
+const IPV6: u32 = 40;
+/// Octets of the longest headers that are read in place: Ethernet, IPv6, TCP.
+const IN_PLACE: u32 = 74;
+
+const ETHERTYPE_IPV4: u16 = 0x0800;
+const ETHERTYPE_IPV6: u16 = 0x86dd;
+/// Of an IPv4 packet's fragment field: where in the whole packet it begins.
+const IPV4_OFFSET: u16 = 0x1fff;
+/// That more follows.
+const IPV4_MORE: u16 = 0x2000;
+const ICMP: u8 = 1;
+const ICMPV6: u8 = 58;
+
+/// TCP: the sender will send no more.
+pub(crate) const FIN: u8 = 1;
+/// TCP: the first of a connection, or the answer to it.
+pub(crate) const SYN: u8 = 2;
+/// TCP: the connection is no more.
+pub(crate) const RST: u8 = 4;
+/// TCP: an answer.
+pub(crate) const ACK: u8 = 16;
+
+/// What a packet is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// None of what the programs care for, and nothing is wrong with it: not IP, or another protocol.
+    Foreign,
+    /// Truncated, malformed, or with headers that the programs do not understand.
+    Unparsed,
+    /// A whole packet of TCP or UDP.
+    Whole,
+    /// The first fragment of one, which has the ports.
+    First,
+    /// A later fragment of one.
+    Later,
+    /// An ICMP error.
+    Error,
+}
+
+/// The headers of a packet; which are set depends on its [`Kind`].
+#[derive(Clone, Copy)]
+#[repr(C, align(8))]
+pub(crate) struct Headers {
+    /// Source address.
+    pub(crate) source: Address,
+    /// Destination address.
+    pub(crate) destination: Address,
+    /// Source port, in network order.
+    pub(crate) source_port: [u8; 2],
+    /// Destination port, in network order.
+    pub(crate) destination_port: [u8; 2],
+    /// Identification of a fragment, as in [`FragmentKey`](margay_ebpf_common::flow::FragmentKey).
+    pub(crate) identification: [u8; 4],
+    /// Octets of the packet from its IP header on.
+    pub(crate) length: u32,
+    /// Where the header of TCP, UDP or ICMP begins, from that of Ethernet.
+    pub(crate) transport: u32,
+    /// Where its payload begins, likewise.
+    pub(crate) payload: u32,
+    /// The octets before the length: version, traffic class, flow label; of IPv4 the second is the type of service.
+    pub(crate) class: [u8; 4],
+    /// Protocol number.
+    pub(crate) protocol: u8,
+    /// TCP's flags.
+    pub(crate) flags: u8,
+    /// Time to live, or hop limit.
+    pub(crate) hops: u8,
+    /// Whether it has IPv4 options, or IPv6 headers that every hop looks at or that say which way to go.
+    pub(crate) has_options: bool,
+    /// Whether it is of IPv6.
+    pub(crate) is_ipv6: bool,
+}
+
+impl Headers {
+    /// Nothing is known yet.
+    pub(crate) const fn new() -> Self {
+        Self {
+            source: Address([0; 16]),
+            destination: Address([0; 16]),
+            source_port: [0; 2],
+            destination_port: [0; 2],
+            identification: [0; 4],
+            length: 0,
+            transport: 0,
+            payload: 0,
+            class: [0; 4],
+            protocol: 0,
+            flags: 0,
+            hops: 0,
+            has_options: false,
+            is_ipv6: false,
+        }
+    }
+
+    /// Whether it asks for a connection of TCP.
+    #[inline(always)]
+    pub(crate) const fn is_opening(&self) -> bool {
+        self.protocol == TCP && self.flags & (SYN | ACK) == SYN
+    }
+}
+
+/// Reads the headers. Not inlined: what calls it has the stack to itself, and the verifier less to tell apart.
+#[inline(never)]
+pub(crate) fn parse(packet: Packet, headers: &mut Headers) -> Kind {
+    packet.pull(IN_PLACE);
+    let Some(ethertype) = packet.read::<[u8; 2]>(12) else {
+        return Kind::Foreign;
+    };
+    match u16::from_be_bytes(ethertype) {
+        ETHERTYPE_IPV4 => ipv4(packet, headers),
+        ETHERTYPE_IPV6 => ipv6(packet, headers),
+        _ => Kind::Foreign,
+    }
+}
+
+/// RFC 791 section 3.1.
+#[inline(always)]
+fn ipv4(packet: Packet, headers: &mut Headers) -> Kind {
+    let Some(header) = packet.read::<Ipv4>(NETWORK) else {
+        return Kind::Unparsed;
+    };
+    let octets = 4 * u32::from(header.version_and_length & 0xf);
+    headers.length = u32::from(u16::from_be_bytes(header.length));
+    if header.version_and_length >> 4 != 4
+        || octets < IPV4
+        || headers.length < octets
+        || headers.length + ETHERNET > packet.len()
+    {
+        return Kind::Unparsed;
+    }
+    headers.has_options = octets != IPV4;
+    headers.class = [header.version_and_length, header.service, 0, 0];
+    headers.hops = header.hops;
+    headers.protocol = header.protocol;
+    headers.source = Address::from_ipv4(header.source);
+    headers.destination = Address::from_ipv4(header.destination);
+    headers.transport = ETHERNET + octets;
+    let fragment = u16::from_be_bytes(header.fragment);
+    let kind = if fragment & IPV4_OFFSET != 0 {
+        Kind::Later
+    } else if fragment & IPV4_MORE != 0 {
+        Kind::First
+    } else {
+        Kind::Whole
+    };
+    if kind != Kind::Whole {
+        let [i0, i1] = header.identification;
+        headers.identification = [i0, i1, 0, 0];
+    }
+    if headers.has_options {
+        transport_far(packet, headers, kind)
+    } else {
+        transport::<34>(packet, headers, kind)
+    }
+}
+
+/// RFC 8200 section 3.
+#[inline(always)]
+fn ipv6(packet: Packet, headers: &mut Headers) -> Kind {
+    let Some(header) = packet.read::<Ipv6>(NETWORK) else {
+        return Kind::Unparsed;
+    };
+    let [version, ..] = header.class;
+    let payload = u32::from(u16::from_be_bytes(header.length));
+    headers.length = IPV6 + payload;
+    // No payload is a jumbogram (RFC 2675), or nothing.
+    if version >> 4 != 6 || payload == 0 || headers.length + ETHERNET > packet.len() {
+        return Kind::Unparsed;
+    }
+    headers.is_ipv6 = true;
+    headers.class = header.class;
+    headers.hops = header.hops;
+    headers.protocol = header.next;
+    headers.source = Address(header.source);
+    headers.destination = Address(header.destination);
+    headers.transport = ETHERNET + IPV6;
+    match headers.protocol {
+        TCP | UDP | ICMPV6 => transport::<54>(packet, headers, Kind::Whole),
+        _ => match extension::walk(packet, headers) {
+            kind @ (Kind::Whole | Kind::First | Kind::Later) => transport_far(packet, headers, kind),
+            kind => kind,
+        },
+    }
+}
+
+/// Reads the header of TCP, UDP or ICMP at the place that it has in nearly every packet.
+#[inline(always)]
+fn transport<const AT: usize>(packet: Packet, headers: &mut Headers, kind: Kind) -> Kind {
+    match (headers.protocol, kind) {
+        (TCP | UDP, Kind::Later) => Kind::Later,
+        (TCP, _) => match packet.read::<Tcp>(AT) {
+            Some(header) => tcp(headers, header, kind),
+            None => Kind::Unparsed,
+        },
+        (UDP, _) => match packet.read::<Udp>(AT) {
+            Some(header) => udp(headers, header, kind),
+            None => Kind::Unparsed,
+        },
+        (ICMP | ICMPV6, Kind::Whole) => match packet.read::<[u8; 8]>(AT) {
+            Some([of, ..]) => icmp(headers, of),
+            None => Kind::Unparsed,
+        },
+        _ => Kind::Foreign,
+    }
+}
+
+/// Likewise at any place.
+#[inline(never)]
+fn transport_far(packet: Packet, headers: &mut Headers, kind: Kind) -> Kind {
+    match (headers.protocol, kind) {
+        (TCP | UDP, Kind::Later) => Kind::Later,
+        (TCP, _) => match packet.read_far::<Tcp>(headers.transport) {
+            Some(header) => tcp(headers, header, kind),
+            None => Kind::Unparsed,
+        },
+        (UDP, _) => match packet.read_far::<Udp>(headers.transport) {
+            Some(header) => udp(headers, header, kind),
+            None => Kind::Unparsed,
+        },
+        (ICMP | ICMPV6, Kind::Whole) => match packet.read_far::<[u8; 8]>(headers.transport) {
+            Some([of, ..]) => icmp(headers, of),
+            None => Kind::Unparsed,
+        },
+        _ => Kind::Foreign,
+    }
+}
+
+#[inline(always)]
+fn tcp(headers: &mut Headers, header: Tcp, kind: Kind) -> Kind {
+    ports(headers, header.ports);
+    headers.flags = header.flags;
+    let octets = u32::from(header.length >> 4) * 4;
+    headers.payload = headers.transport + octets;
+    if octets < 20 || headers.payload > headers.length + ETHERNET {
+        return Kind::Unparsed;
+    }
+    kind
+}
+
+#[inline(always)]
+fn udp(headers: &mut Headers, header: Udp, kind: Kind) -> Kind {
+    ports(headers, header.ports);
+    headers.payload = headers.transport + 8;
+    if headers.payload > headers.length + ETHERNET {
+        return Kind::Unparsed;
+    }
+    kind
+}
+
+#[inline(always)]
+const fn ports(headers: &mut Headers, ports: Ports) {
+    headers.source_port = ports.source;
+    headers.destination_port = ports.destination;
+}
+
+/// Destination unreachable, time exceeded and parameter problem (RFC 792), and packet too big (RFC 4443).
+#[inline(always)]
+fn icmp(headers: &mut Headers, of: u8) -> Kind {
+    headers.payload = headers.transport + 8;
+    match (headers.is_ipv6, headers.protocol, of) {
+        (false, ICMP, 3 | 11 | 12) | (true, ICMPV6, 1..=4) => Kind::Error,
+        _ => Kind::Foreign,
+    }
+}
+
+/// Reads the packet that an ICMP error tells of: addresses, protocol and ports. Only plain ones are looked for.
+#[inline(always)]
+pub(crate) fn inner(packet: Packet, error: &Headers, headers: &mut Headers) -> Kind {
+    let at = error.payload;
+    let transport = if error.is_ipv6 {
+        let Some(header) = packet.read_far::<Ipv6>(at) else {
+            return Kind::Unparsed;
+        };
+        headers.protocol = header.next;
+        headers.source = Address(header.source);
+        headers.destination = Address(header.destination);
+        let [version, ..] = header.class;
+        if version >> 4 != 6 {
+            return Kind::Unparsed;
+        }
+        at + IPV6
+    } else {
+        let Some(header) = packet.read_far::<Ipv4>(at) else {
+            return Kind::Unparsed;
+        };
+        headers.protocol = header.protocol;
+        headers.source = Address::from_ipv4(header.source);
+        headers.destination = Address::from_ipv4(header.destination);
+        if header.version_and_length != 0x45 || u16::from_be_bytes(header.fragment) & IPV4_OFFSET != 0 {
+            return Kind::Unparsed;
+        }
+        at + IPV4
+    };
+    if headers.protocol != TCP && headers.protocol != UDP {
+        return Kind::Foreign;
+    }
+    let Some(found) = packet.read_far::<Ports>(transport) else {
+        return Kind::Unparsed;
+    };
+    ports(headers, found);
+    Kind::Whole
+}

@@ -1,0 +1,164 @@
+//! The last step of the short way: out of an interface, with one hop less to live.
+//!
+//! Nothing of a packet is changed before it is certain that it goes.
+
+use core::mem::{size_of, transmute, zeroed};
+
+use aya_ebpf::{
+    bindings::{
+        BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, TC_ACT_UNSPEC, bpf_fib_lookup as Lookup,
+        bpf_redir_neigh as NextHop,
+    },
+    helpers::{bpf_csum_update, bpf_fib_lookup, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer},
+};
+use margay_ebpf_common::{
+    counter::Counter,
+    endpoint::PEER,
+    flow::{End, SHORT_MARK},
+};
+
+use crate::{
+    maps::{UPLINKS, count, value},
+    parse::{ETHERNET, Headers, NETWORK, Packet},
+};
+
+/// Whether the kernel tells these programs its routes. If not, flows with an end on another node are the stack's from their
+/// first packet on: of a flow that goes the short way in one direction alone, the stack's connection tracking knows half.
+pub(crate) const KNOWS_ROUTES: bool = cfg!(feature = "gpl");
+
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+
+/// To an end of a flow. `None`: only the stack can tell the way, or what is wrong with the packet.
+#[inline(always)]
+pub(crate) fn go(packet: Packet, headers: &Headers, to: &End) -> Option<i32> {
+    if headers.hops <= 1 {
+        return None;
+    }
+    // What is to be cut up is as long as its segments.
+    let length = match packet.gso_size() {
+        0 => headers.length,
+        segment => headers.payload - ETHERNET + segment,
+    };
+    if to.ifindex != 0 {
+        return to_pod(packet, headers, to, length);
+    }
+    if !KNOWS_ROUTES {
+        return None;
+    }
+    match to_node(packet, headers, length) {
+        TC_ACT_UNSPEC => None,
+        action => Some(action),
+    }
+}
+
+#[inline(always)]
+fn to_pod(packet: Packet, headers: &Headers, to: &End, length: u32) -> Option<i32> {
+    if length > to.mtu {
+        return None;
+    }
+    one_hop_less(packet, headers)?;
+    // The pod's interface takes frames to its own address only. A redirect to the peer does not look at it again
+    // (`skb_do_redirect`; seen with 6.18), but who captures packets in the pod does, and a bridge in it.
+    packet.write(0, to.mac)?;
+    packet.write(6, to.host_mac)?;
+    let action = if u32::from(to.flags) & PEER == 0 {
+        packet.set_tc_index(SHORT_MARK);
+        // SAFETY: the helper takes any number; what names no interface would be dropped.
+        unsafe { bpf_redirect(to.ifindex, 0) }
+    } else {
+        packet.set_tc_index(0);
+        // SAFETY: likewise.
+        unsafe { bpf_redirect_peer(to.ifindex, 0) }
+    };
+    count(Counter::ToPod);
+    Some(action as i32)
+}
+
+/// A function that is not inlined, so that its variables have the stack to themselves, cannot return an `Option`.
+#[inline(never)]
+fn to_node(packet: Packet, headers: &Headers, length: u32) -> i32 {
+    routed(packet, headers, length).unwrap_or(TC_ACT_UNSPEC)
+}
+
+/// As the node's own routes say, rules included, as if the packet came in where it did.
+#[inline(always)]
+fn routed(packet: Packet, headers: &Headers, length: u32) -> Option<i32> {
+    // SAFETY: a structure of integers and unions of integers, of which zero is a value.
+    let mut lookup: Lookup = unsafe { zeroed() };
+    lookup.l4_protocol = headers.protocol;
+    lookup.sport = u16::from_ne_bytes(headers.source_port);
+    lookup.dport = u16::from_ne_bytes(headers.destination_port);
+    lookup.ifindex = packet.ifindex();
+    lookup.__bindgen_anon_1.tot_len = u16::try_from(length).ok()?;
+    let [_, tos, ..] = headers.class;
+    if headers.is_ipv6 {
+        lookup.family = AF_INET6;
+        lookup.__bindgen_anon_2.flowinfo = u32::from_ne_bytes(headers.class) & u32::from_be(0x0fff_ffff);
+        lookup.__bindgen_anon_3.ipv6_src = words(headers.source.0);
+        lookup.__bindgen_anon_4.ipv6_dst = words(headers.destination.0);
+    } else {
+        lookup.family = AF_INET;
+        lookup.__bindgen_anon_2.tos = tos;
+        lookup.__bindgen_anon_3.ipv4_src = last(headers.source.0);
+        lookup.__bindgen_anon_4.ipv4_dst = last(headers.destination.0);
+    }
+    let octets = const { size_of::<Lookup>() as i32 };
+    // SAFETY: the context of this run, and a structure of as many octets as are told.
+    let result = unsafe { bpf_fib_lookup(packet.as_ptr().cast(), &raw mut lookup, octets, 0) };
+    // Both have an interface and a next hop. The link-layer address in the first is not used: only the kernel's own output
+    // asks an old neighbour again whether it still has it.
+    if result != i64::from(BPF_FIB_LKUP_RET_SUCCESS) && result != i64::from(BPF_FIB_LKUP_RET_NO_NEIGH) {
+        return None;
+    }
+    // Not to a pod of this node that may not talk yet.
+    value!(UPLINKS, &lookup.ifindex)?;
+
+    one_hop_less(packet, headers)?;
+    packet.set_tc_index(SHORT_MARK);
+    // SAFETY: as above.
+    let mut next_hop: NextHop = unsafe { zeroed() };
+    next_hop.nh_family = u32::from(lookup.family);
+    // SAFETY: the widest member of a union that was zero before the kernel wrote to it.
+    next_hop.__bindgen_anon_1.ipv6_nh = unsafe { lookup.__bindgen_anon_4.ipv6_dst };
+    let octets = const { size_of::<NextHop>() as i32 };
+    // SAFETY: a structure of as many octets as are told.
+    let action = unsafe { bpf_redirect_neigh(lookup.ifindex, &raw mut next_hop, octets, 0) };
+    count(Counter::ToNode);
+    Some(action as i32)
+}
+
+/// Counts the hop, as routers do.
+#[inline(always)]
+fn one_hop_less(packet: Packet, headers: &Headers) -> Option<()> {
+    let hops = headers.hops - 1;
+    if headers.is_ipv6 {
+        packet.write(NETWORK + 7, [hops])?;
+        // Where the network card summed the packet up, the sum is of what it was. IPv4 has a checksum that undoes the change.
+        let one = u32::from(1_u16.to_be());
+        // SAFETY: the context of this run.
+        unsafe { bpf_csum_update(packet.as_ptr(), !one) };
+    } else {
+        let checksum = u16::from_be_bytes(packet.read(NETWORK + 10)?);
+        // RFC 1624 section 3 for a word that becomes smaller by 0x100.
+        let sum = u32::from(checksum) + 0x100;
+        let checksum = (sum + u32::from(sum >= 0xffff)) & 0xffff;
+        let word = u32::from(hops) << 24 | u32::from(headers.protocol) << 16 | checksum;
+        packet.write(NETWORK + 8, word.to_be())?;
+    }
+    Some(())
+}
+
+/// In the order that they have.
+#[inline(always)]
+const fn words(octets: [u8; 16]) -> [u32; 4] {
+    // SAFETY: four times four octets are sixteen, and every bit pattern is a number.
+    unsafe { transmute::<[u8; 16], [u32; 4]>(octets) }
+}
+
+/// The last four octets, in the order that they have.
+#[inline(always)]
+const fn last(octets: [u8; 16]) -> u32 {
+    let [.., a, b, c, d] = octets;
+    u32::from_ne_bytes([a, b, c, d])
+}

@@ -1,0 +1,350 @@
+//! The way of a packet that a pod or another node sends: short, or to the stack.
+
+use aya_ebpf::bindings::TC_ACT_UNSPEC;
+use margay_ebpf_common::{
+    control::Control,
+    counter::Counter,
+    flow::{End, Flow, FragmentKey, OPENED_BY_HIGH, TCP},
+};
+
+use crate::{
+    flow::{self, Entry, OnStack, Whose},
+    judge::{self, Opening},
+    maps::{FRAGMENTS, control, count, value},
+    parse::{self, Headers, Kind, Packet},
+    route,
+};
+
+/// Addressed to the interface that received it, as Ethernet goes.
+const PACKET_HOST: u32 = 0;
+
+/// Where a program stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum At {
+    /// At the host end of a pod's link.
+    Pod,
+    /// At an interface that leads to other nodes.
+    Uplink,
+}
+
+/// Sends a packet on.
+#[inline(always)]
+pub(crate) fn take(packet: Packet, at: At) -> i32 {
+    if packet.pkt_type() == PACKET_HOST && packet.vlan_present() == 0 {
+        let mut headers = Headers::new();
+        let mut to = OnStack(End::default());
+        let outcome = match parse::parse(packet, &mut headers) {
+            Kind::Foreign => Outcome::Nobodys,
+            Kind::Unparsed => Outcome::Stack(Counter::Unparsed),
+            _ if headers.has_options => Outcome::Stack(Counter::Unparsed),
+            kind => find(packet, at, kind, &headers, &mut to),
+        };
+        match outcome {
+            Outcome::Nobodys => {}
+            Outcome::Stack(why) => count(why),
+            Outcome::Short => match route::go(packet, &headers, &to.0) {
+                Some(action) => return action,
+                None => count(Counter::Unroutable),
+            },
+        }
+    }
+    // The stack's packets have no mark. A pod could have set it.
+    packet.set_tc_index(0);
+    TC_ACT_UNSPEC
+}
+
+/// What is to become of a packet.
+#[derive(Clone, Copy)]
+enum Outcome {
+    /// It is not between two pods: to the stack, and not counted.
+    Nobodys,
+    /// To the stack, and why.
+    Stack(Counter),
+    /// It goes to the end that was found.
+    Short,
+}
+
+/// Finds the end that the packet goes to.
+#[inline(always)]
+fn find(packet: Packet, at: At, kind: Kind, headers: &Headers, to: &mut OnStack<End>) -> Outcome {
+    let now = flow::now();
+    match kind {
+        Kind::Whole | Kind::First => {}
+        Kind::Later => return Outcome::read(later(packet, at, headers, now, to)),
+        _ => return Outcome::read(error(packet, at, headers, now, to)),
+    }
+    let whose = Whose::of(headers);
+    if !headers.is_opening()
+        && let Some(entry) = Entry::established(&whose.key, now)
+        && control().holds(entry.revision())
+        && is_at(packet, at, entry, whose.from_high)
+    {
+        entry.note(whose.from_high, headers.flags, now);
+        to.0 = entry.end(!whose.from_high);
+    } else {
+        match Outcome::read(consider(packet, at, headers, &whose, to)) {
+            Outcome::Short => {}
+            other => return other,
+        }
+    }
+    if kind == Kind::First {
+        remember(headers, &whose);
+    }
+    Outcome::Short
+}
+
+impl Outcome {
+    const SHORT: u32 = 0x100;
+    const NOBODYS: u32 = 0x101;
+
+    /// A function that is not inlined returns a number: kernel programs cannot return more.
+    const fn written(self) -> u32 {
+        match self {
+            Self::Nobodys => Self::NOBODYS,
+            Self::Short => Self::SHORT,
+            Self::Stack(counter) => counter.index(),
+        }
+    }
+
+    #[inline(always)]
+    fn read(written: u32) -> Self {
+        match written {
+            Self::NOBODYS => Self::Nobodys,
+            Self::SHORT => Self::Short,
+            2 => Self::Stack(Counter::Stacked),
+            3 => Self::Stack(Counter::NoFlow),
+            4 => Self::Stack(Counter::NotAllowed),
+            5 => Self::Stack(Counter::BeingWritten),
+            6 => Self::Stack(Counter::Unroutable),
+            _ => Self::Stack(Counter::Unparsed),
+        }
+    }
+}
+
+/// Whether a packet came from where the end that sent it is, and the other end is where it may go from there.
+#[inline(always)]
+fn is_at(packet: Packet, at: At, entry: Entry, from_high: bool) -> bool {
+    match at {
+        At::Pod => entry.ifindex(from_high) == packet.ifindex(),
+        At::Uplink => entry.ifindex(from_high) == 0 && entry.ifindex(!from_high) != 0,
+    }
+}
+
+/// What is seldom: a flow that begins, is answered for the first time, is to be judged anew, or does not go the short way.
+/// Its variables have the stack to themselves: it is no part of what calls it.
+#[inline(never)]
+fn consider(packet: Packet, at: At, headers: &Headers, whose: &Whose, to: &mut OnStack<End>) -> u32 {
+    considered(packet, at, headers, whose, to).written()
+}
+
+#[inline(always)]
+fn considered(packet: Packet, at: At, headers: &Headers, whose: &Whose, to: &mut OnStack<End>) -> Outcome {
+    let now = flow::now();
+    let from_high = whose.from_high;
+    let before = control();
+    let mut old = None;
+    if let Some(entry) = Entry::find(&whose.key, now) {
+        if headers.is_opening() {
+            // A connection that the other end opened lives; what this means is for the stack to say.
+            if !entry.was_opened_by(from_high) {
+                return Outcome::Stack(Counter::NoFlow);
+            }
+        } else if before.holds(entry.revision()) {
+            if !is_at(packet, at, entry, from_high) {
+                return Outcome::Stack(Counter::NotAllowed);
+            }
+            entry.note(from_high, headers.flags, now);
+            to.0 = entry.end(!from_high);
+            entry.answered(&whose.key, from_high);
+            return Outcome::Short;
+        } else {
+            old = Some(entry);
+        }
+    }
+
+    let Some(mut opening) = ends(at, headers) else {
+        if old.is_some() {
+            flow::end(&whose.key);
+        }
+        return Outcome::Nobodys;
+    };
+    if old.is_none() {
+        if flow::is_stacked(&whose.key, now) {
+            return Outcome::Stack(Counter::Stacked);
+        }
+        if headers.protocol == TCP && !headers.is_opening() {
+            return Outcome::Stack(Counter::NoFlow);
+        }
+    }
+    if !is_whole(before) || (old.is_none() && before.admits == 0) {
+        return Outcome::Stack(Counter::BeingWritten);
+    }
+    // An old flow stays: it is not its fault that somebody uses its addresses.
+    if !is_from(packet, at, &opening) {
+        return Outcome::Stack(Counter::NotAllowed);
+    }
+    // A flow is judged as its opener began it, whoever sends now.
+    let from_opener = old.is_none_or(|entry| entry.was_opened_by(from_high));
+    let is_allowed = if from_opener {
+        judge::judge(&headers.source, &headers.destination, &mut opening)
+    } else {
+        (opening.source_ifindex, opening.destination_ifindex) =
+            (opening.destination_ifindex, opening.source_ifindex);
+        opening.port = headers.source_port;
+        judge::judge(&headers.destination, &headers.source, &mut opening)
+    };
+    if control().revision != before.revision {
+        return Outcome::Stack(Counter::BeingWritten);
+    }
+    if !is_allowed {
+        if old.is_some() {
+            flow::end(&whose.key);
+        }
+        return Outcome::Stack(Counter::NotAllowed);
+    }
+    to.0 = if from_opener { opening.destination_end.0 } else { opening.source_end.0 };
+    // Whether the lower end is the source of what was judged.
+    let (low, high) = if from_high == from_opener {
+        (&opening.destination_end, &opening.source_end)
+    } else {
+        (&opening.source_end, &opening.destination_end)
+    };
+    if let Some(entry) = old {
+        entry.stamp(before.revision, low, high);
+        entry.note(from_high, headers.flags, now);
+        entry.answered(&whose.key, from_high);
+        return Outcome::Short;
+    }
+    let opener = if from_high { OPENED_BY_HIGH } else { 0 };
+    let state = opener | flow::bits(from_high, headers.flags);
+    let begun = Flow { seen: now, revision: before.revision, state, low: low.0, high: high.0 };
+    if flow::begin(&whose.key, &begun) { Outcome::Short } else { Outcome::Stack(Counter::NoFlow) }
+}
+
+/// Whether the maps may be judged by.
+#[inline(always)]
+const fn is_whole(control: Control) -> bool {
+    control.revision != 0 && control.revision & 1 == 0
+}
+
+/// Where the two ends of a packet are, as far as the destination says; `None` when it is no pod, or none that can be
+/// reached from here.
+#[inline(always)]
+fn ends(at: At, headers: &Headers) -> Option<Opening> {
+    let destination_ifindex = judge::local(&headers.destination);
+    if destination_ifindex == 0 && (at == At::Uplink || !judge::is_pod(&headers.destination)) {
+        return None;
+    }
+    let source_ifindex = judge::local(&headers.source);
+    // The node's own packets come this way too, and those of everybody whom it routes for.
+    if source_ifindex == 0 && !judge::is_pod(&headers.source) {
+        return None;
+    }
+    if !route::KNOWS_ROUTES && (source_ifindex == 0 || destination_ifindex == 0) {
+        return None;
+    }
+    Some(Opening {
+        source_ifindex,
+        destination_ifindex,
+        port: headers.destination_port,
+        protocol: headers.protocol,
+        source_end: OnStack(End::default()),
+        destination_end: OnStack(End::default()),
+    })
+}
+
+/// Whether a packet comes from where its source is, and not from the pod that it is for.
+#[inline(always)]
+fn is_from(packet: Packet, at: At, opening: &Opening) -> bool {
+    match at {
+        At::Pod => {
+            opening.source_ifindex == packet.ifindex()
+                && opening.destination_ifindex != opening.source_ifindex
+        }
+        At::Uplink => opening.source_ifindex == 0,
+    }
+}
+
+/// Remembers of which flow the first fragment of a packet is.
+#[inline(never)]
+fn remember(headers: &Headers, whose: &Whose) {
+    let key = fragment(headers);
+    flow::forget(FRAGMENTS.insert(&key.0, &whose.key.0, 0));
+}
+
+#[inline(always)]
+fn fragment(headers: &Headers) -> OnStack<FragmentKey> {
+    OnStack(FragmentKey {
+        source: headers.source,
+        destination: headers.destination,
+        identification: headers.identification,
+        protocol: headers.protocol,
+        padding: [0; 3],
+    })
+}
+
+/// A later fragment goes where the first went.
+#[inline(never)]
+fn later(packet: Packet, at: At, headers: &Headers, now: u64, to: &mut OnStack<End>) -> u32 {
+    followed(packet, at, headers, now, to).unwrap_or_else(|| of_nothing(at, headers)).written()
+}
+
+#[inline(always)]
+fn followed(packet: Packet, at: At, headers: &Headers, now: u64, to: &mut OnStack<End>) -> Option<Outcome> {
+    let first = fragment(headers);
+    let key = OnStack(value!(FRAGMENTS, &first.0)?);
+    let entry = Entry::find(&key, now)?;
+    let from_high = flow::order(key.0.high) == flow::order(headers.source);
+    if !control().holds(entry.revision()) || !is_at(packet, at, entry, from_high) {
+        return None;
+    }
+    to.0 = entry.end(!from_high);
+    Some(Outcome::Short)
+}
+
+/// An ICMP error about a flow of the short way, to the end that sent what it is about.
+#[inline(never)]
+fn error(packet: Packet, at: At, headers: &Headers, now: u64, to: &mut OnStack<End>) -> u32 {
+    reported(packet, at, headers, now, to).unwrap_or(Outcome::Nobodys).written()
+}
+
+#[inline(always)]
+fn reported(packet: Packet, at: At, headers: &Headers, now: u64, to: &mut OnStack<End>) -> Option<Outcome> {
+    let mut inner = Headers::new();
+    if parse::inner(packet, headers, &mut inner) != Kind::Whole {
+        return None;
+    }
+    if flow::order(inner.source) != flow::order(headers.destination) {
+        return None;
+    }
+    let whose = Whose::of(&inner);
+    let entry = Entry::find(&whose.key, now)?;
+    // The one that sent the inner packet gets the outer one.
+    let is_placed = match at {
+        // From the other end itself.
+        At::Pod => {
+            entry.ifindex(!whose.from_high) == packet.ifindex()
+                && flow::order(inner.destination) == flow::order(headers.source)
+        }
+        // From any router, but from no pod of this node.
+        At::Uplink => {
+            entry.ifindex(!whose.from_high) == 0
+                && entry.ifindex(whose.from_high) != 0
+                && judge::local(&headers.source) == 0
+        }
+    };
+    if !control().holds(entry.revision()) || !is_placed {
+        return Some(Outcome::Stack(Counter::NoFlow));
+    }
+    to.0 = entry.end(whose.from_high);
+    Some(Outcome::Short)
+}
+
+/// Of no flow that is known; counted if it is between two pods.
+#[inline(always)]
+fn of_nothing(at: At, headers: &Headers) -> Outcome {
+    match ends(at, headers) {
+        Some(_) => Outcome::Stack(Counter::NoFlow),
+        None => Outcome::Nobodys,
+    }
+}

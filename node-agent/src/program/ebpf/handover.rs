@@ -1,0 +1,133 @@
+//! Gives flows from one keeper to the other: the kernel's connection tracking, or the short way's maps.
+
+use anyhow::Context;
+use margay_ebpf_common::{
+    address::Address,
+    flow::{self, FlowKey, OPENED_BY_HIGH, Stacked, TCP, UDP},
+};
+use margay_netlink::conntrack::{self, Flow};
+use nix::time::{ClockId, clock_gettime};
+
+use super::{
+    maps::{Hash, Maps},
+    mirror::KernelMap,
+};
+
+/// Seconds for which connection tracking keeps a flow that was given to it and is silent, until it sees a packet: as long as it
+/// keeps one of UDP that was answered. What is established then has its usual time.
+const SECONDS: [(u8, u32); 2] = [(TCP, 432_000), (UDP, 120)];
+
+/// Has connection tracking keep the flows that are on the short way, those of the maps `FLOWS` and `EMBRYOS`, and says how many
+/// it has taken.
+///
+/// # Errors
+/// When the maps cannot be read, or connection tracking refuses: some flows then end.
+pub(super) fn to_stack(maps: [&Hash<FlowKey, flow::Flow>; 2]) -> anyhow::Result<usize> {
+    let now = now()?;
+    let mut adopted = 0;
+    for (protocol, seconds) in SECONDS {
+        let mut flows = Vec::new();
+        for (map, is_embryo) in maps.into_iter().zip([false, true]) {
+            flows.extend(living(map, is_embryo, now)?.into_iter().filter(|flow| flow.protocol == protocol));
+        }
+        adopted += conntrack::adopt(&flows, seconds).context("give the flows to connection tracking")?;
+    }
+    Ok(adopted)
+}
+
+/// Has the flows of UDP that connection tracking keeps stay with the stack: it may translate them.
+///
+/// # Errors
+/// When the kernel does not tell of them, or the map takes none.
+pub(super) fn from_stack(maps: &mut Maps) -> anyhow::Result<usize> {
+    let stacked = Stacked { seen: now()? };
+    let flows = conntrack::answers(UDP).context("list the flows that connection tracking keeps")?;
+    for flow in &flows {
+        maps.stacked.insert(key(flow), stacked).context("write the map STACKED")?;
+    }
+    Ok(flows.len())
+}
+
+/// The flows of a map that were not silent for too long, as they were opened.
+fn living(map: &Hash<FlowKey, flow::Flow>, is_embryo: bool, now: u64) -> anyhow::Result<Vec<Flow>> {
+    let mut found = Vec::new();
+    for entry in map.iter() {
+        let (key, flow) = entry.context("read the flows")?;
+        let timeout = flow::Flow::timeout(key.protocol, flow.state, is_embryo);
+        if now.saturating_sub(flow.seen) <= timeout {
+            found.push(opened(&key, flow.state));
+        }
+    }
+    Ok(found)
+}
+
+/// A flow in the direction in which it was opened.
+fn opened(key: &FlowKey, state: u32) -> Flow {
+    let low = (key.low, u16::from_be_bytes(key.low_port));
+    let high = (key.high, u16::from_be_bytes(key.high_port));
+    let (from, to) = if state & OPENED_BY_HIGH == 0 { (low, high) } else { (high, low) };
+    Flow {
+        source: from.0.into(),
+        destination: to.0.into(),
+        protocol: key.protocol,
+        source_port: from.1,
+        destination_port: to.1,
+    }
+}
+
+/// The same key for both directions of a flow.
+fn key(flow: &Flow) -> FlowKey {
+    let source = (Address::from(flow.source), flow.source_port.to_be_bytes());
+    let destination = (Address::from(flow.destination), flow.destination_port.to_be_bytes());
+    let (low, high) = if source <= destination { (source, destination) } else { (destination, source) };
+    FlowKey {
+        low: low.0,
+        high: high.0,
+        low_port: low.1,
+        high_port: high.1,
+        protocol: flow.protocol,
+        padding: [0; 3],
+    }
+}
+
+/// Nanoseconds of the clock that the programs read.
+fn now() -> anyhow::Result<u64> {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).context("read the clock")?;
+    let nanoseconds = std::time::Duration::from(now).as_nanos();
+    Ok(u64::try_from(nanoseconds).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use margay_ebpf_common::flow::OPENED_BY_HIGH;
+    use margay_netlink::conntrack::Flow;
+
+    use super::{key, opened};
+
+    #[test]
+    fn a_flow_is_the_same_from_either_end_and_has_an_opener() {
+        for (client, server) in
+            [("192.0.2.1", "192.0.2.2"), ("2001:db8::2", "2001:db8::1"), ("192.0.2.9", "192.0.2.9")]
+        {
+            let flow = Flow {
+                source: client.parse().unwrap(),
+                destination: server.parse().unwrap(),
+                protocol: 6,
+                source_port: 40_000,
+                destination_port: 80,
+            };
+            let Flow { source, destination, source_port, destination_port, .. } = flow;
+            let answer = Flow {
+                source: destination,
+                destination: source,
+                source_port: destination_port,
+                destination_port: source_port,
+                ..flow
+            };
+            let key = key(&flow);
+            assert_eq!(key, super::key(&answer));
+            let openers = [opened(&key, 0), opened(&key, OPENED_BY_HIGH)];
+            assert!(openers.contains(&flow) && openers.contains(&answer), "{openers:?}");
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! Where programs are attached.
+
+use aya::programs::TcAttachType;
+
+/// A direction of a kind of interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Hook {
+    /// What a pod sends, at the host end of its link.
+    FromPod,
+    /// What the stack sends to a pod, likewise.
+    ToPod,
+    /// What comes to the node.
+    FromUplink,
+    /// What leaves the node.
+    ToUplink,
+}
+
+impl Hook {
+    /// All of them.
+    pub(super) const ALL: [Self; 4] = [Self::FromPod, Self::ToPod, Self::FromUplink, Self::ToUplink];
+    /// Those of a pod's link: what notes flows of the stack comes first.
+    pub(super) const OF_POD: [Self; 2] = [Self::ToPod, Self::FromPod];
+    /// Those of other interfaces, likewise.
+    pub(super) const OF_UPLINK: [Self; 2] = [Self::ToUplink, Self::FromUplink];
+
+    /// The name of its program.
+    pub(super) const fn program(self) -> &'static str {
+        match self {
+            Self::FromPod => "from_pod",
+            Self::ToPod => "to_pod",
+            Self::FromUplink => "from_uplink",
+            Self::ToUplink => "to_uplink",
+        }
+    }
+
+    /// Which way packets go there.
+    pub(super) const fn attach_type(self) -> TcAttachType {
+        match self {
+            Self::FromPod | Self::FromUplink => TcAttachType::Ingress,
+            Self::ToPod | Self::ToUplink => TcAttachType::Egress,
+        }
+    }
+}

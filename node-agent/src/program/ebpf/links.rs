@@ -1,0 +1,266 @@
+//! Attaches the programs to interfaces as those come.
+//!
+//! ```text
+//!  core ─ host ends of pods' links that may talk ─> this task <─ interfaces and queueing disciplines that change ─ kernel
+//!  core <─ which of them are attached, and how ────────┘
+//! ```
+//!
+//! Attaching takes the kernel some milliseconds, in which it keeps its lock on all interfaces: so it is done beside the core, and
+//! no pod waits for it. Until then, its packets go through the stack.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    time::Duration,
+};
+
+use anyhow::Context;
+use aya::{
+    Ebpf,
+    programs::{
+        LinkOrder, ProgramError, SchedClassifier,
+        links::{FdLink, PinnedLink},
+        tc::{SchedClassifierLinkId, TcAttachOptions},
+    },
+};
+use margay_api::endpoint::HOST_IFNAME_PREFIX;
+use margay_netlink::{
+    Group, Monitor, Socket,
+    link::{self, Link},
+    qdisc::{self, Qdisc},
+};
+use tokio::{
+    sync::{mpsc, watch},
+    task::spawn_blocking,
+    time::{MissedTickBehavior, interval},
+};
+use tracing::{info, warn};
+
+use super::{
+    hook::Hook,
+    object::{Pins, program},
+};
+use crate::{core::Event, watch::drift};
+
+/// How often is looked whether all are still attached.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// Which interfaces have programs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Attachments {
+    /// The host ends of pods' links, by name.
+    pub(crate) pods: BTreeMap<String, Attached>,
+    /// The others, by index; `None` as long as one of them is not attached.
+    pub(crate) uplinks: Option<BTreeSet<u32>>,
+}
+
+/// A pod's link that has programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Attached {
+    pub(crate) index: u32,
+    /// Whether packets to the pod may go round its host end: nobody holds them back there, or looks at them.
+    pub(crate) goes_round: bool,
+}
+
+/// The programs, and where they are attached.
+pub(crate) struct Programs {
+    ebpf: Ebpf,
+    pins: Pins,
+    /// The hooks that have the programs of this agent.
+    attached: BTreeSet<(u32, Hook)>,
+    /// Whether the next look is to see for itself that they are there.
+    is_distrusted: bool,
+}
+
+impl Programs {
+    pub(super) fn new(ebpf: Ebpf, pins: Pins) -> Self {
+        Self { ebpf, pins, attached: BTreeSet::new(), is_distrusted: false }
+    }
+}
+
+/// Attaches for ever.
+pub(crate) async fn run(
+    mut programs: Programs,
+    mut wanted: watch::Receiver<BTreeSet<String>>,
+    events: mpsc::Sender<Event>,
+) -> anyhow::Result<()> {
+    let mut monitor = drift::watched(Monitor::open(&[Group::Links, Group::Qdiscs])?)?;
+    let mut look = interval(LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut told = None;
+    let mut seen = Vec::new();
+    loop {
+        let names = wanted.borrow_and_update().clone();
+        let work = spawn_blocking(move || {
+            let attachments = programs.attach(&names);
+            (programs, attachments)
+        });
+        let (back, attachments) = work.await.context("attach programs")?;
+        programs = back;
+        match attachments {
+            Ok(attachments) if told.as_ref() != Some(&attachments) => {
+                told = Some(attachments.clone());
+                if events.send(Event::Attached(attachments)).await.is_err() {
+                    return Ok(());
+                }
+            }
+            Ok(_) => {}
+            Err(error) => warn!("the interfaces cannot be looked at: {error:#}; trying again"),
+        }
+        tokio::select! {
+            changed = wanted.changed() => if changed.is_err() { return Ok(()) },
+            ready = monitor.readable_mut() => {
+                let mut ready = ready?;
+                // Whatever it was, the next look sees it.
+                while let Ok(read) = ready.try_io(|monitor| monitor.get_mut().read(&mut seen)) {
+                    read?;
+                    seen.clear();
+                }
+            }
+            _ = look.tick() => programs.is_distrusted = true,
+        }
+    }
+}
+
+impl Programs {
+    /// Has the programs at the pods' links of these names and at all other interfaces that other nodes may be behind.
+    fn attach(&mut self, names: &BTreeSet<String>) -> anyhow::Result<Attachments> {
+        let mut socket = Socket::open()?;
+        let links = link::list(&mut socket)?;
+        let mut qdiscs: BTreeMap<u32, Vec<Qdisc>> = BTreeMap::new();
+        for qdisc in qdisc::list(&mut socket)? {
+            qdiscs.entry(qdisc.link.number()).or_default().push(qdisc);
+        }
+        self.forget(&links);
+        if std::mem::take(&mut self.is_distrusted) {
+            self.verify(&links);
+        }
+        let mut attachments = Attachments { pods: BTreeMap::new(), uplinks: Some(BTreeSet::new()) };
+        for link in &links {
+            let index = link.index.number();
+            if link.name.starts_with(HOST_IFNAME_PREFIX) {
+                if !names.contains(&link.name) || !self.attach_all(link, Hook::OF_POD) {
+                    continue;
+                }
+                let at = qdiscs.get(&index).map_or(&[][..], Vec::as_slice);
+                // What a filter of somebody else's is to see there may not be taken away before it.
+                if at.iter().any(|qdisc| qdisc.ingress) {
+                    continue;
+                }
+                let goes_round = at.iter().all(|qdisc| qdisc.kind == "noqueue")
+                    && Hook::OF_POD.iter().all(|hook| is_alone(link, *hook));
+                attachments.pods.insert(link.name.clone(), Attached { index, goes_round });
+            } else if is_uplink(link) {
+                if self.attach_all(link, Hook::OF_UPLINK) {
+                    attachments.uplinks.as_mut().map(|uplinks| uplinks.insert(index));
+                } else {
+                    attachments.uplinks = None;
+                }
+            }
+        }
+        Ok(attachments)
+    }
+
+    /// Attaches what is not attached yet at an interface; false when the kernel refuses.
+    fn attach_all(&mut self, link: &Link, hooks: [Hook; 2]) -> bool {
+        for hook in hooks {
+            if self.attached.contains(&(link.index.number(), hook)) {
+                continue;
+            }
+            if let Err(error) = self.attach_one(link, hook) {
+                // A link that is gone meanwhile is no news.
+                let name = link.name.parse().ok();
+                if name.is_some_and(|name| matches!(link::index_of(&name), Ok(Some(_)))) {
+                    warn!(link = link.name, "attach {}: {error:#}; trying again", hook.program());
+                }
+                return false;
+            }
+            self.attached.insert((link.index.number(), hook));
+        }
+        true
+    }
+
+    fn attach_one(&mut self, link: &Link, hook: Hook) -> anyhow::Result<()> {
+        let pin = self.pins.link(link.index.number(), hook);
+        let program = program(&mut self.ebpf, hook)?;
+        if pin.exists() {
+            match replace(program, &pin) {
+                Ok(()) if is_attached(program, link, hook) => return Ok(()),
+                Ok(()) => {}
+                Err(error) => info!(link = link.name, "the programs of the agent before: {error:#}"),
+            }
+            // Of an interface that is no more, or somebody took it off.
+            fs::remove_file(&pin).with_context(|| format!("remove {}", pin.display()))?;
+        }
+        let id = program.attach_with_options(
+            &link.name,
+            hook.attach_type(),
+            TcAttachOptions::TcxOrder(LinkOrder::default()),
+        )?;
+        keep(program, id)?.pin(&pin).with_context(|| format!("pin {}", pin.display()))?;
+        Ok(())
+    }
+
+    /// Forgets interfaces that are gone, and their pins.
+    fn forget(&mut self, links: &[Link]) {
+        let present: BTreeSet<u32> = links.iter().map(|link| link.index.number()).collect();
+        self.attached.retain(|(index, _)| present.contains(index));
+        let Ok(entries) = fs::read_dir(self.pins.links()) else { return };
+        for path in entries.flatten().map(|entry| entry.path()) {
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let index = name.split_once('-').and_then(|(index, _)| index.parse::<u32>().ok());
+            if index.is_some_and(|index| present.contains(&index)) {
+                continue;
+            }
+            if let Err(error) = fs::remove_file(&path) {
+                warn!("remove {}: {error}", path.display());
+            }
+        }
+    }
+
+    /// Forgets hooks from which somebody took the program.
+    fn verify(&mut self, links: &[Link]) {
+        for link in links {
+            for hook in Hook::ALL {
+                let at = (link.index.number(), hook);
+                let Ok(program) = program(&mut self.ebpf, hook) else { continue };
+                if self.attached.contains(&at) && !is_attached(program, link, hook) {
+                    warn!(link = link.name, "somebody took {} off; it is attached anew", hook.program());
+                    self.attached.remove(&at);
+                }
+            }
+        }
+    }
+}
+
+/// Whether other nodes may be behind it: any interface with Ethernet headers that is no pod's.
+fn is_uplink(link: &Link) -> bool {
+    !link.loopback && link.up && link.address.is_some()
+}
+
+/// Puts a program in the place of the one before it, atomically.
+fn replace(program: &mut SchedClassifier, pin: &std::path::Path) -> anyhow::Result<()> {
+    let link = FdLink::from(PinnedLink::from_pin(pin).context("open its pin")?);
+    let id = program.attach_to_link(link.try_into()?).context("replace it")?;
+    // The pin keeps it.
+    drop(keep(program, id)?);
+    Ok(())
+}
+
+/// Takes a link from its program, which would end it with itself.
+fn keep(program: &mut SchedClassifier, id: SchedClassifierLinkId) -> anyhow::Result<FdLink> {
+    Ok(program.take_link(id)?.try_into()?)
+}
+
+/// Whether a program is where it was attached.
+fn is_attached(program: &SchedClassifier, link: &Link, hook: Hook) -> bool {
+    let ours = program.info().map(|info| info.id());
+    let found = SchedClassifier::query_tcx(&link.name, hook.attach_type());
+    matches!((ours, found), (Ok(ours), Ok((_, found))) if found.iter().any(|info| info.id() == ours))
+}
+
+/// Whether no program of anybody else's is at a hook.
+fn is_alone(link: &Link, hook: Hook) -> bool {
+    let found: Result<_, ProgramError> = SchedClassifier::query_tcx(&link.name, hook.attach_type());
+    found.is_ok_and(|(_, programs)| programs.len() == 1)
+}

@@ -1,0 +1,152 @@
+//! The programs and their maps, loaded into the kernel.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context;
+use aya::{
+    Ebpf, EbpfLoader, include_bytes_aligned,
+    programs::{ProgramError, SchedClassifier},
+};
+use margay_ebpf_common::LAYOUT_VERSION;
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+
+use super::{hook::Hook, maps::Maps};
+
+/// What `ebpf/build` has made of `ebpf/`.
+static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/margay-dataplane-gpl"));
+
+/// The folder of a bpf file system in which everything of ours is pinned.
+const FOLDER: &str = "margay";
+
+/// What the kernel holds for the short way.
+pub(super) struct Object {
+    pub(super) maps: Maps,
+    pub(super) programs: Ebpf,
+    pub(super) pins: Pins,
+    /// Whether the maps were there before, and with them what the flows in them need.
+    pub(super) is_found: bool,
+}
+
+/// Where maps and links are pinned: they outlive the agent.
+#[derive(Debug, Clone)]
+pub(super) struct Pins {
+    /// Of all versions.
+    root: PathBuf,
+    /// Of this version of the layouts.
+    maps: PathBuf,
+}
+
+impl Pins {
+    /// Below the mount point of a bpf file system.
+    pub(super) fn below(bpf_fs: &Path) -> Self {
+        let root = bpf_fs.join(FOLDER);
+        Self { maps: root.join(format!("v{LAYOUT_VERSION}")), root }
+    }
+
+    /// Where a map is pinned.
+    pub(super) fn map(&self, name: &str) -> PathBuf {
+        self.maps.join(name)
+    }
+
+    /// Where the link of a hook at an interface is pinned.
+    pub(super) fn link(&self, index: u32, hook: Hook) -> PathBuf {
+        self.links().join(format!("{index}-{}", hook.program()))
+    }
+
+    /// The folder of all links.
+    pub(super) fn links(&self) -> PathBuf {
+        self.maps.join("links")
+    }
+
+    /// Whether there is anything of this version.
+    pub(super) fn exist(&self) -> bool {
+        self.map("CONTROL").exists()
+    }
+
+    /// Unpins everything, of all versions: programs without a pin leave their interfaces.
+    ///
+    /// # Errors
+    /// When the file system does not let go of something.
+    pub(super) fn remove(&self) -> anyhow::Result<()> {
+        match fs::remove_dir_all(&self.root) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            outcome => outcome.with_context(|| format!("remove {}", self.root.display())),
+        }
+    }
+
+    /// Unpins what other versions have left.
+    fn remove_others(&self) -> anyhow::Result<()> {
+        let entries = fs::read_dir(&self.root).with_context(|| format!("list {}", self.root.display()))?;
+        for entry in entries {
+            let path = entry.with_context(|| format!("list {}", self.root.display()))?.path();
+            if path != self.maps {
+                fs::remove_dir_all(&path).with_context(|| format!("remove {}", path.display()))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Loads the programs, with the maps that are pinned or new ones.
+///
+/// # Errors
+/// When the kernel refuses: the reason is what it lacks.
+pub(super) fn load(bpf_fs: &Path) -> anyhow::Result<Object> {
+    let is_bpf_fs = statfs(bpf_fs).is_ok_and(|found| found.filesystem_type() == BPF_FS_MAGIC);
+    anyhow::ensure!(
+        is_bpf_fs,
+        "{path} is no bpf file system; mount one: mount -t bpf bpf {path}",
+        path = bpf_fs.display()
+    );
+    let pins = Pins::below(bpf_fs);
+    let is_found = pins.exist();
+    let loaded = try_load(&pins);
+    if loaded.is_err() && !is_found {
+        // Half of the maps help nobody.
+        pins.remove()?;
+    }
+    let (maps, programs) = loaded?;
+    pins.remove_others()?;
+    Ok(Object { maps, programs, pins, is_found })
+}
+
+fn try_load(pins: &Pins) -> anyhow::Result<(Maps, Ebpf)> {
+    let links = pins.links();
+    fs::create_dir_all(&links).with_context(|| format!("make {}", links.display()))?;
+    let mut loader = EbpfLoader::new();
+    for name in super::maps::NAMES {
+        loader.map_pin_path(name, pins.map(name));
+    }
+    let mut ebpf = loader.load(OBJECT).context("make the maps")?;
+    for hook in Hook::ALL {
+        let program = program(&mut ebpf, hook)?;
+        program
+            .load()
+            .map_err(|error| anyhow::anyhow!("load {}: {}", hook.program(), without_log(&error)))?;
+    }
+    Ok((Maps::take(&mut ebpf)?, ebpf))
+}
+
+/// The program of a hook.
+///
+/// # Errors
+/// When the object has none by that name.
+pub(super) fn program(ebpf: &mut Ebpf, hook: Hook) -> anyhow::Result<&mut SchedClassifier> {
+    let name = hook.program();
+    let program = ebpf.program_mut(name).with_context(|| format!("there is no program {name}"))?;
+    program.try_into().with_context(|| format!("the program {name}"))
+}
+
+/// The verifier's log is long, and for who has the source.
+fn without_log(error: &ProgramError) -> String {
+    match error {
+        ProgramError::LoadError { io_error, verifier_log } => {
+            tracing::debug!(%verifier_log, "the verifier");
+            format!("the kernel refuses it: {io_error}; its log is in the agent's at level debug")
+        }
+        other => other.to_string(),
+    }
+}

@@ -1,0 +1,156 @@
+//! The short way as the core has it, also where there is none.
+
+use std::{collections::BTreeSet, path::Path};
+
+use margay_ebpf_common::counter::Counter;
+use margay_policy::compile::{Changes, Compiler};
+use tokio::{
+    sync::{mpsc, watch},
+    task::{JoinSet, spawn_blocking},
+};
+use tracing::{info, warn};
+
+use super::{
+    driver::{Driver, retire},
+    links::{self, Attachments, Programs},
+};
+use crate::{
+    config::{Dataplane, Settings},
+    core::Event,
+    decide::Wanted,
+    metrics::{DataplaneLabels, Metrics, WayLabels},
+};
+
+/// The eBPF dataplane, or none.
+pub(crate) struct ShortWay {
+    open: Option<Open>,
+    /// What was counted when it was last looked.
+    counted: [u64; Counter::ALL.len()],
+}
+
+struct Open {
+    driver: Driver,
+    /// The host ends that are to be attached.
+    links: watch::Sender<BTreeSet<String>>,
+}
+
+impl ShortWay {
+    /// Loads the programs and starts to attach them, if that is wanted and the kernel can. Where it is not, what an agent
+    /// before has left is taken away.
+    pub(crate) async fn start(
+        settings: &Settings,
+        tasks: &mut JoinSet<anyhow::Result<()>>,
+        events: &mpsc::Sender<Event>,
+        metrics: &Metrics,
+    ) -> anyhow::Result<Self> {
+        let bpf_fs = settings.bpf_dir.clone();
+        let loaded = match settings.dataplane {
+            Dataplane::Nftables => {
+                spawn_blocking(move || remove(&bpf_fs)).await?;
+                None
+            }
+            Dataplane::Auto | Dataplane::Ebpf => spawn_blocking(move || load(&bpf_fs)).await?,
+        };
+        let open = loaded.map(|(driver, programs)| {
+            let (links, wanted) = watch::channel(BTreeSet::new());
+            tasks.spawn(links::run(programs, wanted, events.clone()));
+            Open { driver, links }
+        });
+        let short_way = Self { open, counted: [0; Counter::ALL.len()] };
+        let labels = DataplaneLabels { dataplane: short_way.dataplane() };
+        metrics.dataplane.get_or_create(&labels).set(1);
+        Ok(short_way)
+    }
+
+    /// What carries and judges packets, in a word.
+    pub(crate) fn dataplane(&self) -> &'static str {
+        if self.open.is_some() { "ebpf" } else { "nftables" }
+    }
+
+    /// Takes note of which interfaces are attached.
+    pub(crate) fn attached(&mut self, attachments: Attachments) {
+        if let Some(Open { driver, .. }) = &mut self.open {
+            driver.attached(attachments);
+        }
+    }
+
+    /// Takes note of what is wanted now. No flow is judged from then on, until [`Self::write`] or [`Self::resume`].
+    pub(crate) fn prepare(&mut self, wanted: &Wanted, compiler: &Compiler, changes: &Changes) {
+        let Some(Open { driver, links }) = &mut self.open else { return };
+        let names = wanted.endpoints.values().map(|admitted| admitted.endpoint.host_ifname.clone()).collect();
+        links.send_if_modified(|told| {
+            let differs = *told != names;
+            *told = names;
+            differs
+        });
+        driver.note(wanted, compiler, changes);
+        driver.pause();
+    }
+
+    /// Has flows judged as before: what is wanted could not be written elsewhere.
+    pub(crate) fn resume(&mut self) {
+        if let Some(Open { driver, .. }) = &mut self.open {
+            driver.resume();
+        }
+    }
+
+    /// Has flows judged as is wanted now.
+    pub(crate) fn write(&mut self) {
+        if let Some(Open { driver, .. }) = &mut self.open {
+            driver.write();
+        }
+    }
+
+    /// Brings the metrics up to date.
+    pub(crate) fn count(&mut self, metrics: &Metrics) {
+        let Some(Open { driver, .. }) = &self.open else { return };
+        metrics.short_way_open.set(i64::from(driver.closed().is_none()));
+        match driver.counters() {
+            Ok(counters) => {
+                for (counter, (now, before)) in Counter::ALL.iter().zip(counters.iter().zip(self.counted)) {
+                    let labels = WayLabels { way: word(*counter) };
+                    metrics.ways.get_or_create(&labels).inc_by(now.saturating_sub(before));
+                }
+                self.counted = counters;
+            }
+            Err(error) => warn!("the counters of the short way cannot be read: {error:#}"),
+        }
+    }
+}
+
+/// What became of a packet, in a word.
+fn word(counter: Counter) -> &'static str {
+    match counter {
+        Counter::ToPod => "to_pod",
+        Counter::ToNode => "to_node",
+        Counter::Stacked => "stack_flow",
+        Counter::NoFlow => "stack_no_flow",
+        Counter::NotAllowed => "stack_not_allowed",
+        Counter::BeingWritten => "stack_being_written",
+        Counter::Unroutable => "stack_unroutable",
+        Counter::Unparsed => "stack_unparsed",
+    }
+}
+
+fn load(bpf_fs: &Path) -> Option<(Driver, Programs)> {
+    match Driver::load(bpf_fs) {
+        Ok(loaded) => {
+            info!("dataplane ebpf: flows between pods that policy allows go round the stack");
+            Some(loaded)
+        }
+        Err(error) => {
+            warn!("dataplane nftables, as eBPF does not go here: {error:#}");
+            // Programs that nobody tells what has changed would go on with what they know.
+            remove(bpf_fs);
+            None
+        }
+    }
+}
+
+fn remove(bpf_fs: &Path) {
+    match retire(bpf_fs) {
+        Ok(true) => info!("the programs of the eBPF dataplane are taken away"),
+        Ok(false) => {}
+        Err(error) => warn!("the programs of the eBPF dataplane cannot be taken away: {error:#}"),
+    }
+}

@@ -1,0 +1,9 @@
+//! The eBPF dataplane in a cluster: what takes the short way, what does not, and what nobody notices.
+//!
+//! (The programs by themselves are in `tests/ebpf`; all conformance cases run on both dataplanes.)
+#![expect(clippy::unwrap_used, reason = "a test helper fails its test by panicking")]
+
+mod cluster;
+mod policy;
+mod restart;
+mod service;
