@@ -175,6 +175,26 @@ fn an_mtu_that_was_given_counts_and_an_address_that_no_interface_has_is_named() 
 }
 
 #[test]
+fn between_tunnels_and_none_there_is_a_time_in_which_they_receive_and_nobody_sends() {
+    for (routing, has_speaker, near) in [(Routing::Bgp, true, None), (Routing::Direct, true, Some("direct"))]
+    {
+        let world = World::new(routing, has_speaker);
+        let (tunnels, mut none) = (paths(Encapsulation::Vxlan), paths(Encapsulation::None));
+        if routing == Routing::Bgp {
+            (none.nodes, none.blocks) = (BTreeMap::new(), BTreeMap::new());
+        }
+        for between in [tunnels.receiving(), none.lingering(&tunnels)] {
+            let ways = world.ways(&between);
+            assert_eq!(short(&ways), expected(near, None, false), "{routing:?}");
+            let settled = world.ways(&tunnels);
+            let [between, after] = [&ways, &settled].map(|ways| &ways.tunnels[&Underlay::V4]);
+            assert_eq!((between.mac, between.local, between.vni), (after.mac, after.local, after.vni));
+            assert_eq!((between.mtu, &between.addresses), (after.mtu, &after.addresses));
+        }
+    }
+}
+
+#[test]
 fn the_tunnels_address_stays_while_its_block_is_there() {
     let mut paths = paths(Encapsulation::Vxlan);
     paths.own = vec![net("10.0.1.0/26"), net("10.0.1.64/26")];
