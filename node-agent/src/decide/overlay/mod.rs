@@ -232,18 +232,19 @@ impl Paths {
                 Encapsulation::VxlanCrossSubnet => direct.is_none(),
             };
             if wants_tunnel {
-                if let Some(underlay) = self.underlay_to(there)
-                    && let Some(tunnel) = ways.tunnels.get_mut(&underlay)
-                    && let Some(destination) = underlay.address(there)
-                {
-                    let (mac, gateway) = (mac_of(node), block.network());
-                    tunnel.forwarding.insert(mac, destination);
-                    tunnel.neighbours.insert(gateway, mac);
-                    let source = addresses.iter().copied().find(|it| it.is_ipv4() == block.is_ipv4());
-                    ways.routes.insert(*block, Hop::Tunnel { underlay, gateway, source });
-                } else {
+                let underlay = self.underlay_to(there);
+                let Some((underlay, destination)) = underlay.and_then(|it| Some((it, it.address(there)?)))
+                else {
                     lost.insert(node, "no tunnel leads there: both nodes need addresses of one family");
-                }
+                    continue;
+                };
+                // Why there is none, its fault says.
+                let Some(tunnel) = ways.tunnels.get_mut(&underlay) else { continue };
+                let (mac, gateway) = (mac_of(node), block.network());
+                tunnel.forwarding.insert(mac, destination);
+                tunnel.neighbours.insert(gateway, mac);
+                let source = addresses.iter().copied().find(|it| it.is_ipv4() == block.is_ipv4());
+                ways.routes.insert(*block, Hop::Tunnel { underlay, gateway, source });
                 continue;
             }
             // Somebody has to make the routes that a tunnel is spared for.

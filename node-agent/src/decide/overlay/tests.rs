@@ -170,7 +170,7 @@ fn an_mtu_that_was_given_counts_and_an_address_that_no_interface_has_is_named() 
     assert_eq!(world.ways(&paths).tunnels[&Underlay::V4].mtu.octets(), 1400);
     world.uplinks.clear();
     let ways = world.ways(&paths);
-    assert!(ways.tunnels.is_empty() && ways.routes.is_empty(), "{ways:?}");
+    assert!(ways.tunnels.is_empty() && ways.routes.is_empty() && ways.problems.is_empty(), "{ways:?}");
     assert!(ways.faults[0].contains("192.0.2.1") && ways.faults[0].contains("no interface"), "{ways:?}");
 }
 
