@@ -6,7 +6,7 @@ export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 PROFILE := debug
 BIN := target/$(PROFILE)
 CASES := $(foreach suite,netpol clusternetworkpolicy corners,tests/conformance/$(suite)/cases)
-BENCHES := cni policy traffic bgp
+BENCHES := cni policy traffic ebpf bgp
 FUZZ := 10
 FUZZED := margay-policy margay-ipam margay-bgp margay-netlink
 
@@ -45,8 +45,12 @@ test: build ebpf ## run all tests, fuzz the BGP speaker for a minute, then run t
 	bgp/fuzz/run 60
 	$(MAKE) --no-print-directory conformance
 
+# Most of its time goes to waiting for packets that are denied: both dataplanes take it together.
 conformance: build
-	$(BIN)/margay-lab conformance --ip-families dual $(CASES)
+	$(MAKE) --no-print-directory -j2 --output-sync=target conformance-nftables conformance-ebpf
+
+conformance-%:
+	$(BIN)/margay-lab conformance --ip-families dual --dataplane $* $(CASES)
 
 # Property tests and fuzz targets have fixed seeds in `make test` (.cargo/config.toml, bgp/fuzz/run). A failure prints
 # what to add as a test of its own, or the file that has it.
@@ -60,7 +64,7 @@ plugin: setup ## build the CNI plugin as it is shipped: optimised, static, for a
 	RUSTFLAGS='-C target-feature=+crt-static' cargo build --locked --release -p margay-cni \
 	    --target $$(rustc -vV | sed -n 's/^host: //p')
 
-bench: plugin ## run the benchmarks, or one of them: make bench BENCH=cni
+bench: plugin ebpf ## run the benchmarks, or one of them: make bench BENCH=cni
 	@$(foreach bench,$(if $(BENCH),$(BENCH),$(BENCHES)),$(if $(filter $(bench),$(BENCHES)),,\
 	    $(error no benchmark `$(bench)`; there is: $(BENCHES))))true
 	cargo build --locked --release --bins -p margay-node -p margay-bgp

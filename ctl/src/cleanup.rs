@@ -95,8 +95,12 @@ fn plugins(cleanup: &mut Cleanup, folder: &Path) {
 }
 
 fn routes(cleanup: &mut Cleanup) {
-    let protocols = [("bgp", Protocol::BGP), ("margay", Protocol::MARGAY), ("78", Protocol::MARGAY_OVERLAY)];
-    for (name, protocol) in protocols {
+    let all = [
+        ("bgp", Protocol::BGP),
+        ("margay, of pods", Protocol::MARGAY),
+        ("margay, of other nodes", Protocol::MARGAY_OVERLAY),
+    ];
+    for (name, protocol) in all {
         let filter = Filter { table: Some(TableId::MAIN), protocol: Some(protocol) };
         let found = Socket::open().and_then(|mut socket| route::list(&mut socket, filter));
         let what = format!("routes of protocol {name}");

@@ -9,6 +9,7 @@ mod bgp;
 mod bgp_status;
 mod check;
 mod cleanup;
+mod ebpf;
 mod endpoints;
 mod ipam;
 mod monitor;
@@ -72,6 +73,8 @@ enum Command {
         #[command(subcommand)]
         command: Bgp,
     },
+    /// The maps of the eBPF dataplane.
+    Ebpf(ebpf::Options),
     /// This node as a whole.
     Node {
         #[command(subcommand)]
@@ -152,6 +155,7 @@ fn main() -> ExitCode {
         Command::Endpoints => endpoints::run(&cli.run_dir),
         Command::Ipam { command: Ipam::Show } => ipam::show(&cli.run_dir, &cli.state_dir),
         Command::Ipam { command: Ipam::Check } => check::run(&cli.run_dir, &cli.state_dir),
+        Command::Ebpf(options) => ebpf::run(&cli.run_dir, options),
         Command::Node { command: Node::Cleanup(options) } => {
             cleanup::run(&cli.run_dir, &cli.state_dir, options)
         }

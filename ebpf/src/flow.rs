@@ -11,15 +11,11 @@ use margay_ebpf_common::{
 use crate::{
     maps::{EMBRYOS, FLOWS, STACKED},
     parse::{FIN, Headers, RST},
+    words::{OnStack, copy},
 };
 
 /// How exact `seen` is: an entry is written to as seldom as that.
 const SECOND: u64 = 1_000_000_000;
-
-/// A key on the stack, where the verifier wants octets that are copied together to be aligned.
-#[derive(Clone, Copy)]
-#[repr(C, align(8))]
-pub(crate) struct OnStack<T>(pub(crate) T);
 
 /// Of which flow a packet is, and which end sent it.
 #[derive(Clone, Copy)]
@@ -34,35 +30,22 @@ impl Whose {
     /// By the addresses, protocol and ports in its headers.
     #[inline(always)]
     pub(crate) fn of(headers: &Headers) -> Self {
-        let source = (order(headers.source), u16::from_be_bytes(headers.source_port));
-        let destination = (order(headers.destination), u16::from_be_bytes(headers.destination_port));
+        let source = (order(&headers.source), u16::from_be_bytes(headers.source_port));
+        let destination = (order(&headers.destination), u16::from_be_bytes(headers.destination_port));
         let from_high = destination < source;
-        let key = if from_high {
-            FlowKey {
-                low: headers.destination,
-                high: headers.source,
-                low_port: headers.destination_port,
-                high_port: headers.source_port,
-                protocol: headers.protocol,
-                padding: [0; 3],
-            }
-        } else {
-            FlowKey {
-                low: headers.source,
-                high: headers.destination,
-                low_port: headers.source_port,
-                high_port: headers.destination_port,
-                protocol: headers.protocol,
-                padding: [0; 3],
-            }
-        };
-        Self { key: OnStack(key), from_high }
+        let ((low, low_port), (high, high_port)) =
+            if from_high { (destination, source) } else { (source, destination) };
+        // The words of a `FlowKey`, by the order of its octets: the compiler writes them as they stand here.
+        let last = u64::from(low_port) << 48 | u64::from(high_port) << 32 | u64::from(headers.protocol) << 24;
+        let words = [low.0.to_be(), low.1.to_be(), high.0.to_be(), high.1.to_be(), last.to_be()];
+        // SAFETY: both have forty octets, and every bit pattern is a key.
+        Self { key: OnStack(unsafe { transmute::<[u64; 5], FlowKey>(words) }), from_high }
     }
 }
 
 /// An address as two numbers, which compare like its octets; comparing octets would be a loop.
 #[inline(always)]
-pub(crate) fn order(address: Address) -> (u64, u64) {
+pub(crate) fn order(address: &Address) -> (u64, u64) {
     // SAFETY: two times eight octets are sixteen, and arrays of octets have no alignment.
     let [high, low] = unsafe { transmute::<[u8; 16], [[u8; 8]; 2]>(address.0) };
     (u64::from_be_bytes(high), u64::from_be_bytes(low))
@@ -177,9 +160,9 @@ impl Entry {
     #[inline(always)]
     pub(crate) fn stamp(self, revision: u32, low: &OnStack<End>, high: &OnStack<End>) {
         // SAFETY: as in `note`.
-        unsafe { (*self.flow).low = low.0 };
+        copy(low, unsafe { &raw mut (*self.flow).low });
         // SAFETY: as in `note`.
-        unsafe { (*self.flow).high = high.0 };
+        copy(high, unsafe { &raw mut (*self.flow).high });
         // SAFETY: as in `note`.
         let place = unsafe { &raw mut (*self.flow).revision };
         // Last: who finds the new revision on another CPU shall find the new ends.

@@ -12,8 +12,8 @@ use margay_ebpf_common::{
 };
 
 use crate::{
-    flow::OnStack,
     maps::{ADDRESSES, ENDPOINTS, LOCAL, PODS, RANGES, VERDICTS, value},
+    words::{OnStack, Zero},
 };
 
 /// Bits of an address.
@@ -31,11 +31,16 @@ pub(crate) struct Opening {
     pub(crate) port: [u8; 2],
     /// Protocol number.
     pub(crate) protocol: u8,
+    /// Zero.
+    pub(crate) padding: [u8; 5],
     /// Set by [`judge`]: how packets to the first end go.
     pub(crate) source_end: OnStack<End>,
     /// Set by [`judge`]: how packets to the second end go.
     pub(crate) destination_end: OnStack<End>,
 }
+
+// SAFETY: integers and octets.
+unsafe impl Zero for Opening {}
 
 /// A key of a trie on the stack, where the verifier wants what stands behind the length of the prefix to be aligned.
 #[repr(C, align(8))]

@@ -30,6 +30,7 @@ mod note;
 mod parse;
 mod route;
 mod way;
+mod words;
 
 use aya_ebpf::{bindings::TC_ACT_UNSPEC, macros::classifier, programs::TcContext};
 

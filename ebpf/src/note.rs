@@ -1,5 +1,7 @@
 //! What the stack sends between pods is noted: it may have been translated, and then its answers must be translated back.
 
+use core::mem::MaybeUninit;
+
 use margay_ebpf_common::{
     address::Address,
     flow::{SHORT_MARK, UDP},
@@ -9,6 +11,7 @@ use crate::{
     flow::{self, Whose},
     judge,
     parse::{self, Headers, Kind, Packet},
+    words::zero,
 };
 
 /// Looks at a packet on its way out.
@@ -18,8 +21,9 @@ pub(crate) fn note(packet: Packet) {
         packet.set_tc_index(0);
         return;
     }
-    let mut headers = Headers::new();
-    match parse::parse(packet, &mut headers) {
+    let mut headers = MaybeUninit::uninit();
+    let headers = &mut zero::<Headers, 8>(&mut headers).0;
+    match parse::parse(packet, headers) {
         Kind::Whole | Kind::First => {}
         _ => return,
     }
@@ -27,7 +31,7 @@ pub(crate) fn note(packet: Packet) {
     if headers.protocol != UDP && !headers.is_opening() {
         return;
     }
-    let whose = Whose::of(&headers);
+    let whose = Whose::of(headers);
     let now = flow::now();
     if flow::is_just_stacked(&whose.key, now) {
         return;

@@ -2,7 +2,7 @@
 //!
 //! Nothing of a packet is changed before it is certain that it goes.
 
-use core::mem::{size_of, transmute, zeroed};
+use core::mem::{MaybeUninit, size_of, transmute};
 
 use aya_ebpf::{
     bindings::{
@@ -20,11 +20,17 @@ use margay_ebpf_common::{
 use crate::{
     maps::{UPLINKS, count, value},
     parse::{ETHERNET, Headers, NETWORK, Packet},
+    words::{Zero, zero},
 };
 
 /// Whether the kernel tells these programs its routes. If not, flows with an end on another node are the stack's from their
 /// first packet on: of a flow that goes the short way in one direction alone, the stack's connection tracking knows half.
 pub(crate) const KNOWS_ROUTES: bool = cfg!(feature = "gpl");
+
+// SAFETY: integers, and unions of integers.
+unsafe impl Zero for Lookup {}
+// SAFETY: likewise.
+unsafe impl Zero for NextHop {}
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -84,28 +90,27 @@ fn to_node(packet: Packet, headers: &Headers, length: u32) -> i32 {
 /// As the node's own routes say, rules included, as if the packet came in where it did.
 #[inline(always)]
 fn routed(packet: Packet, headers: &Headers, length: u32) -> Option<i32> {
-    // SAFETY: a structure of integers and unions of integers, of which zero is a value.
-    let mut lookup: Lookup = unsafe { zeroed() };
+    let mut lookup = MaybeUninit::uninit();
+    let lookup = &mut zero::<Lookup, 8>(&mut lookup).0;
     lookup.l4_protocol = headers.protocol;
     lookup.sport = u16::from_ne_bytes(headers.source_port);
     lookup.dport = u16::from_ne_bytes(headers.destination_port);
     lookup.ifindex = packet.ifindex();
     lookup.__bindgen_anon_1.tot_len = u16::try_from(length).ok()?;
-    let [_, tos, ..] = headers.class;
     if headers.is_ipv6 {
         lookup.family = AF_INET6;
-        lookup.__bindgen_anon_2.flowinfo = u32::from_ne_bytes(headers.class) & u32::from_be(0x0fff_ffff);
+        lookup.__bindgen_anon_2.flowinfo = (headers.class & 0x0fff_ffff).to_be();
         lookup.__bindgen_anon_3.ipv6_src = words(headers.source.0);
         lookup.__bindgen_anon_4.ipv6_dst = words(headers.destination.0);
     } else {
         lookup.family = AF_INET;
-        lookup.__bindgen_anon_2.tos = tos;
+        lookup.__bindgen_anon_2.tos = (headers.class >> 16) as u8;
         lookup.__bindgen_anon_3.ipv4_src = last(headers.source.0);
         lookup.__bindgen_anon_4.ipv4_dst = last(headers.destination.0);
     }
     let octets = const { size_of::<Lookup>() as i32 };
     // SAFETY: the context of this run, and a structure of as many octets as are told.
-    let result = unsafe { bpf_fib_lookup(packet.as_ptr().cast(), &raw mut lookup, octets, 0) };
+    let result = unsafe { bpf_fib_lookup(packet.as_ptr().cast(), &raw mut *lookup, octets, 0) };
     // Both have an interface and a next hop. The link-layer address in the first is not used: only the kernel's own output
     // asks an old neighbour again whether it still has it.
     if result != i64::from(BPF_FIB_LKUP_RET_SUCCESS) && result != i64::from(BPF_FIB_LKUP_RET_NO_NEIGH) {
@@ -116,14 +121,14 @@ fn routed(packet: Packet, headers: &Headers, length: u32) -> Option<i32> {
 
     one_hop_less(packet, headers)?;
     packet.set_tc_index(SHORT_MARK);
-    // SAFETY: as above.
-    let mut next_hop: NextHop = unsafe { zeroed() };
+    let mut next_hop = MaybeUninit::uninit();
+    let next_hop = &mut zero::<NextHop, 3>(&mut next_hop).0;
     next_hop.nh_family = u32::from(lookup.family);
     // SAFETY: the widest member of a union that was zero before the kernel wrote to it.
     next_hop.__bindgen_anon_1.ipv6_nh = unsafe { lookup.__bindgen_anon_4.ipv6_dst };
     let octets = const { size_of::<NextHop>() as i32 };
     // SAFETY: a structure of as many octets as are told.
-    let action = unsafe { bpf_redirect_neigh(lookup.ifindex, &raw mut next_hop, octets, 0) };
+    let action = unsafe { bpf_redirect_neigh(lookup.ifindex, &raw mut *next_hop, octets, 0) };
     count(Counter::ToNode);
     Some(action as i32)
 }

@@ -1,5 +1,7 @@
 //! The way of a packet that a pod or another node sends: short, or to the stack.
 
+use core::mem::{MaybeUninit, transmute};
+
 use aya_ebpf::bindings::TC_ACT_UNSPEC;
 use margay_ebpf_common::{
     control::Control,
@@ -8,11 +10,12 @@ use margay_ebpf_common::{
 };
 
 use crate::{
-    flow::{self, Entry, OnStack, Whose},
+    flow::{self, Entry, Whose},
     judge::{self, Opening},
     maps::{FRAGMENTS, control, count, value},
     parse::{self, Headers, Kind, Packet},
     route,
+    words::{OnStack, zero},
 };
 
 /// Addressed to the interface that received it, as Ethernet goes.
@@ -31,21 +34,22 @@ pub(crate) enum At {
 #[inline(always)]
 pub(crate) fn take(packet: Packet, at: At) -> i32 {
     if packet.pkt_type() == PACKET_HOST && packet.vlan_present() == 0 {
-        let mut headers = Headers::new();
-        let mut to = OnStack(End::default());
-        let outcome = match parse::parse(packet, &mut headers) {
-            Kind::Foreign => Outcome::Nobodys,
-            Kind::Unparsed => Outcome::Stack(Counter::Unparsed),
-            _ if headers.has_options => Outcome::Stack(Counter::Unparsed),
-            kind => find(packet, at, kind, &headers, &mut to),
+        let mut headers = MaybeUninit::uninit();
+        let headers = &mut zero::<Headers, 8>(&mut headers).0;
+        let kind = parse::parse(packet, headers);
+        let found = match kind {
+            Kind::Foreign => Err(Outcome::Nobodys),
+            Kind::Unparsed => Err(Outcome::Stack(Counter::Unparsed)),
+            _ if headers.has_options => Err(Outcome::Stack(Counter::Unparsed)),
+            kind => find(packet, at, kind, headers),
         };
-        match outcome {
-            Outcome::Nobodys => {}
-            Outcome::Stack(why) => count(why),
-            Outcome::Short => match route::go(packet, &headers, &to.0) {
+        match found {
+            Ok(to) => match route::go(packet, headers, &to) {
                 Some(action) => return action,
                 None => count(Counter::Unroutable),
             },
+            Err(Outcome::Stack(why)) => count(why),
+            Err(_) => {}
         }
     }
     // The stack's packets have no mark. A pod could have set it.
@@ -66,31 +70,38 @@ enum Outcome {
 
 /// Finds the end that the packet goes to.
 #[inline(always)]
-fn find(packet: Packet, at: At, kind: Kind, headers: &Headers, to: &mut OnStack<End>) -> Outcome {
+fn find(packet: Packet, at: At, kind: Kind, headers: &Headers) -> Result<End, Outcome> {
     let now = flow::now();
-    match kind {
-        Kind::Whole | Kind::First => {}
-        Kind::Later => return Outcome::read(later(packet, at, headers, now, to)),
-        _ => return Outcome::read(error(packet, at, headers, now, to)),
-    }
-    let whose = Whose::of(headers);
-    if !headers.is_opening()
+    let mut whose = Whose::of(headers);
+    if matches!(kind, Kind::Whole | Kind::First)
+        && !headers.is_opening()
         && let Some(entry) = Entry::established(&whose.key, now)
         && control().holds(entry.revision())
         && is_at(packet, at, entry, whose.from_high)
     {
         entry.note(whose.from_high, headers.flags, now);
-        to.0 = entry.end(!whose.from_high);
-    } else {
-        match Outcome::read(consider(packet, at, headers, &whose, to)) {
-            Outcome::Short => {}
-            other => return other,
+        if kind == Kind::First {
+            remember(headers, &whose);
         }
+        return Ok(entry.end(!whose.from_high));
+    }
+    let written = match kind {
+        Kind::Whole | Kind::First => consider(packet, at, headers, &whose),
+        Kind::Later => later(packet, at, headers, &mut whose),
+        _ => error(packet, at, headers, &mut whose),
+    };
+    match Outcome::read(written) {
+        Outcome::Short => {}
+        other => return Err(other),
     }
     if kind == Kind::First {
         remember(headers, &whose);
     }
-    Outcome::Short
+    // Found a second time: all that the verifier need tell apart from here on is whether it is there.
+    match Entry::find(&whose.key, now) {
+        Some(entry) => Ok(entry.end(!whose.from_high)),
+        None => Err(Outcome::Stack(Counter::NoFlow)),
+    }
 }
 
 impl Outcome {
@@ -133,12 +144,12 @@ fn is_at(packet: Packet, at: At, entry: Entry, from_high: bool) -> bool {
 /// What is seldom: a flow that begins, is answered for the first time, is to be judged anew, or does not go the short way.
 /// Its variables have the stack to themselves: it is no part of what calls it.
 #[inline(never)]
-fn consider(packet: Packet, at: At, headers: &Headers, whose: &Whose, to: &mut OnStack<End>) -> u32 {
-    considered(packet, at, headers, whose, to).written()
+fn consider(packet: Packet, at: At, headers: &Headers, whose: &Whose) -> u32 {
+    considered(packet, at, headers, whose).written()
 }
 
 #[inline(always)]
-fn considered(packet: Packet, at: At, headers: &Headers, whose: &Whose, to: &mut OnStack<End>) -> Outcome {
+fn considered(packet: Packet, at: At, headers: &Headers, whose: &Whose) -> Outcome {
     let now = flow::now();
     let from_high = whose.from_high;
     let before = control();
@@ -154,7 +165,6 @@ fn considered(packet: Packet, at: At, headers: &Headers, whose: &Whose, to: &mut
                 return Outcome::Stack(Counter::NotAllowed);
             }
             entry.note(from_high, headers.flags, now);
-            to.0 = entry.end(!from_high);
             entry.answered(&whose.key, from_high);
             return Outcome::Short;
         } else {
@@ -162,12 +172,14 @@ fn considered(packet: Packet, at: At, headers: &Headers, whose: &Whose, to: &mut
         }
     }
 
-    let Some(mut opening) = ends(at, headers) else {
+    let mut opening = MaybeUninit::uninit();
+    let opening = &mut zero::<Opening, 8>(&mut opening).0;
+    if !ends(at, headers, opening) {
         if old.is_some() {
             flow::end(&whose.key);
         }
         return Outcome::Nobodys;
-    };
+    }
     if old.is_none() {
         if flow::is_stacked(&whose.key, now) {
             return Outcome::Stack(Counter::Stacked);
@@ -180,18 +192,18 @@ fn considered(packet: Packet, at: At, headers: &Headers, whose: &Whose, to: &mut
         return Outcome::Stack(Counter::BeingWritten);
     }
     // An old flow stays: it is not its fault that somebody uses its addresses.
-    if !is_from(packet, at, &opening) {
+    if !is_from(packet, at, opening) {
         return Outcome::Stack(Counter::NotAllowed);
     }
     // A flow is judged as its opener began it, whoever sends now.
     let from_opener = old.is_none_or(|entry| entry.was_opened_by(from_high));
     let is_allowed = if from_opener {
-        judge::judge(&headers.source, &headers.destination, &mut opening)
+        judge::judge(&headers.source, &headers.destination, opening)
     } else {
         (opening.source_ifindex, opening.destination_ifindex) =
             (opening.destination_ifindex, opening.source_ifindex);
         opening.port = headers.source_port;
-        judge::judge(&headers.destination, &headers.source, &mut opening)
+        judge::judge(&headers.destination, &headers.source, opening)
     };
     if control().revision != before.revision {
         return Outcome::Stack(Counter::BeingWritten);
@@ -202,7 +214,6 @@ fn considered(packet: Packet, at: At, headers: &Headers, whose: &Whose, to: &mut
         }
         return Outcome::Stack(Counter::NotAllowed);
     }
-    to.0 = if from_opener { opening.destination_end.0 } else { opening.source_end.0 };
     // Whether the lower end is the source of what was judged.
     let (low, high) = if from_high == from_opener {
         (&opening.destination_end, &opening.source_end)
@@ -227,30 +238,21 @@ const fn is_whole(control: Control) -> bool {
     control.revision != 0 && control.revision & 1 == 0
 }
 
-/// Where the two ends of a packet are, as far as the destination says; `None` when it is no pod, or none that can be
-/// reached from here.
+/// Sets where the two ends of a packet are; false when one is no pod, or none that can be reached from here.
 #[inline(always)]
-fn ends(at: At, headers: &Headers) -> Option<Opening> {
-    let destination_ifindex = judge::local(&headers.destination);
-    if destination_ifindex == 0 && (at == At::Uplink || !judge::is_pod(&headers.destination)) {
-        return None;
+fn ends(at: At, headers: &Headers, opening: &mut Opening) -> bool {
+    opening.destination_ifindex = judge::local(&headers.destination);
+    if opening.destination_ifindex == 0 && (at == At::Uplink || !judge::is_pod(&headers.destination)) {
+        return false;
     }
-    let source_ifindex = judge::local(&headers.source);
+    opening.source_ifindex = judge::local(&headers.source);
     // The node's own packets come this way too, and those of everybody whom it routes for.
-    if source_ifindex == 0 && !judge::is_pod(&headers.source) {
-        return None;
+    if opening.source_ifindex == 0 && !judge::is_pod(&headers.source) {
+        return false;
     }
-    if !route::KNOWS_ROUTES && (source_ifindex == 0 || destination_ifindex == 0) {
-        return None;
-    }
-    Some(Opening {
-        source_ifindex,
-        destination_ifindex,
-        port: headers.destination_port,
-        protocol: headers.protocol,
-        source_end: OnStack(End::default()),
-        destination_end: OnStack(End::default()),
-    })
+    opening.port = headers.destination_port;
+    opening.protocol = headers.protocol;
+    route::KNOWS_ROUTES || (opening.source_ifindex != 0 && opening.destination_ifindex != 0)
 }
 
 /// Whether a packet comes from where its source is, and not from the pod that it is for.
@@ -274,77 +276,66 @@ fn remember(headers: &Headers, whose: &Whose) {
 
 #[inline(always)]
 fn fragment(headers: &Headers) -> OnStack<FragmentKey> {
-    OnStack(FragmentKey {
-        source: headers.source,
-        destination: headers.destination,
-        identification: headers.identification,
-        protocol: headers.protocol,
-        padding: [0; 3],
-    })
+    let (source, destination) = (flow::order(&headers.source), flow::order(&headers.destination));
+    // The words of a `FragmentKey`, by the order of its octets.
+    let last = u64::from(headers.identification) << 32 | u64::from(headers.protocol) << 24;
+    let words =
+        [source.0.to_be(), source.1.to_be(), destination.0.to_be(), destination.1.to_be(), last.to_be()];
+    // SAFETY: both have forty octets, and every bit pattern is a key.
+    OnStack(unsafe { transmute::<[u64; 5], FragmentKey>(words) })
 }
 
-/// A later fragment goes where the first went.
+/// A later fragment goes where the first went. Sets of which flow that was.
 #[inline(never)]
-fn later(packet: Packet, at: At, headers: &Headers, now: u64, to: &mut OnStack<End>) -> u32 {
-    followed(packet, at, headers, now, to).unwrap_or_else(|| of_nothing(at, headers)).written()
+fn later(packet: Packet, at: At, headers: &Headers, whose: &mut Whose) -> u32 {
+    followed(packet, at, headers, whose).unwrap_or_else(|| of_nothing(at, headers)).written()
 }
 
 #[inline(always)]
-fn followed(packet: Packet, at: At, headers: &Headers, now: u64, to: &mut OnStack<End>) -> Option<Outcome> {
+fn followed(packet: Packet, at: At, headers: &Headers, whose: &mut Whose) -> Option<Outcome> {
     let first = fragment(headers);
-    let key = OnStack(value!(FRAGMENTS, &first.0)?);
-    let entry = Entry::find(&key, now)?;
-    let from_high = flow::order(key.0.high) == flow::order(headers.source);
-    if !control().holds(entry.revision()) || !is_at(packet, at, entry, from_high) {
-        return None;
-    }
-    to.0 = entry.end(!from_high);
-    Some(Outcome::Short)
+    whose.key.0 = value!(FRAGMENTS, &first.0)?;
+    let entry = Entry::find(&whose.key, flow::now())?;
+    whose.from_high = flow::order(&whose.key.0.high) == flow::order(&headers.source);
+    let is_placed = is_at(packet, at, entry, whose.from_high);
+    (control().holds(entry.revision()) && is_placed).then_some(Outcome::Short)
 }
 
-/// An ICMP error about a flow of the short way, to the end that sent what it is about.
+/// An ICMP error about a flow of the short way goes to the end that sent what it is about. Sets of which flow that is.
 #[inline(never)]
-fn error(packet: Packet, at: At, headers: &Headers, now: u64, to: &mut OnStack<End>) -> u32 {
-    reported(packet, at, headers, now, to).unwrap_or(Outcome::Nobodys).written()
+fn error(packet: Packet, at: At, headers: &Headers, whose: &mut Whose) -> u32 {
+    reported(packet, at, headers, whose).unwrap_or(Outcome::Nobodys).written()
 }
 
 #[inline(always)]
-fn reported(packet: Packet, at: At, headers: &Headers, now: u64, to: &mut OnStack<End>) -> Option<Outcome> {
-    let mut inner = Headers::new();
-    if parse::inner(packet, headers, &mut inner) != Kind::Whole {
+fn reported(packet: Packet, at: At, headers: &Headers, whose: &mut Whose) -> Option<Outcome> {
+    let mut inner = MaybeUninit::uninit();
+    let inner = &mut zero::<Headers, 8>(&mut inner).0;
+    if parse::inner(packet, headers, inner) != Kind::Whole {
         return None;
     }
-    if flow::order(inner.source) != flow::order(headers.destination) {
+    if flow::order(&inner.source) != flow::order(&headers.destination) {
         return None;
     }
-    let whose = Whose::of(&inner);
-    let entry = Entry::find(&whose.key, now)?;
-    // The one that sent the inner packet gets the outer one.
-    let is_placed = match at {
-        // From the other end itself.
-        At::Pod => {
-            entry.ifindex(!whose.from_high) == packet.ifindex()
-                && flow::order(inner.destination) == flow::order(headers.source)
-        }
-        // From any router, but from no pod of this node.
-        At::Uplink => {
-            entry.ifindex(!whose.from_high) == 0
-                && entry.ifindex(whose.from_high) != 0
-                && judge::local(&headers.source) == 0
-        }
-    };
-    if !control().holds(entry.revision()) || !is_placed {
-        return Some(Outcome::Stack(Counter::NoFlow));
-    }
-    to.0 = entry.end(whose.from_high);
-    Some(Outcome::Short)
+    *whose = Whose::of(inner);
+    // The error comes from the side of the end that the inner packet was for.
+    whose.from_high = !whose.from_high;
+    let entry = Entry::find(&whose.key, flow::now())?;
+    let is_placed = is_at(packet, at, entry, whose.from_high)
+        && match at {
+            // From the other end itself.
+            At::Pod => flow::order(&inner.destination) == flow::order(&headers.source),
+            // From any router, but from no pod of this node.
+            At::Uplink => judge::local(&headers.source) == 0,
+        };
+    let holds = control().holds(entry.revision());
+    Some(if holds && is_placed { Outcome::Short } else { Outcome::Stack(Counter::NoFlow) })
 }
 
 /// Of no flow that is known; counted if it is between two pods.
 #[inline(always)]
 fn of_nothing(at: At, headers: &Headers) -> Outcome {
-    match ends(at, headers) {
-        Some(_) => Outcome::Stack(Counter::NoFlow),
-        None => Outcome::Nobodys,
-    }
+    let mut opening = MaybeUninit::uninit();
+    let opening = &mut zero::<Opening, 8>(&mut opening).0;
+    if ends(at, headers, opening) { Outcome::Stack(Counter::NoFlow) } else { Outcome::Nobodys }
 }

@@ -49,14 +49,14 @@ pub enum Event {
     NeighbourChanged(Neighbour),
     /// A neighbour is gone.
     NeighbourGone(Neighbour),
-    /// A forwarding entry is there, or has changed.
-    ForwardingChanged(Entry),
-    /// A forwarding entry is gone.
-    ForwardingGone(Entry),
     /// A queueing discipline is there, or has changed.
     QdiscChanged(Qdisc),
     /// A queueing discipline is gone.
     QdiscGone(Qdisc),
+    /// A forwarding entry is there, or has changed.
+    ForwardingChanged(Entry),
+    /// A forwarding entry is gone.
+    ForwardingGone(Entry),
     /// Changes came faster than they were read and some are lost: list everything anew.
     Lost,
 }

@@ -176,10 +176,10 @@ impl KernelTask {
                 Event::AddressChanged(_) | Event::AddressGone(_) | Event::Lost => true,
                 Event::NeighbourChanged(_)
                 | Event::NeighbourGone(_)
-                | Event::ForwardingChanged(_)
-                | Event::ForwardingGone(_)
                 | Event::QdiscChanged(_)
-                | Event::QdiscGone(_) => false,
+                | Event::QdiscGone(_)
+                | Event::ForwardingChanged(_)
+                | Event::ForwardingGone(_) => false,
             };
             if concerns && self.look.is_none() {
                 self.look = Some(Instant::now() + QUIET);

@@ -21,7 +21,6 @@ pub mod control;
 pub mod counter;
 pub mod endpoint;
 pub mod flow;
-pub mod traffic;
 pub mod verdict;
 
 /// Changes with every change of a layout or of what it means: maps of another version are not used, but made anew.

@@ -38,7 +38,7 @@ pub(crate) fn walk(packet: Packet, headers: &mut Headers) -> Kind {
                 } else if fragment & 1 != 0 {
                     kind = Kind::First;
                 }
-                headers.identification = header.identification;
+                headers.identification = u32::from_be_bytes(header.identification);
                 // What follows in a later fragment is payload.
                 if kind == Kind::Later {
                     return kind;

@@ -7,6 +7,8 @@ mod extension;
 mod packet;
 mod wire;
 
+use core::mem::transmute;
+
 use margay_ebpf_common::{
     address::Address,
     flow::{TCP, UDP},
@@ -14,6 +16,7 @@ use margay_ebpf_common::{
 
 pub(crate) use self::packet::Packet;
 use self::wire::{Ipv4, Ipv6, Ports, Tcp, Udp};
+use crate::words::Zero;
 
 /// Octets of an Ethernet header.
 pub(crate) const ETHERNET: u32 = 14;
@@ -71,16 +74,17 @@ pub(crate) struct Headers {
     pub(crate) source_port: [u8; 2],
     /// Destination port, in network order.
     pub(crate) destination_port: [u8; 2],
-    /// Identification of a fragment, as in [`FragmentKey`](margay_ebpf_common::flow::FragmentKey).
-    pub(crate) identification: [u8; 4],
+    /// Identification of a fragment: the octets in [`FragmentKey`](margay_ebpf_common::flow::FragmentKey), the first highest.
+    pub(crate) identification: u32,
     /// Octets of the packet from its IP header on.
     pub(crate) length: u32,
     /// Where the header of TCP, UDP or ICMP begins, from that of Ethernet.
     pub(crate) transport: u32,
     /// Where its payload begins, likewise.
     pub(crate) payload: u32,
-    /// The octets before the length: version, traffic class, flow label; of IPv4 the second is the type of service.
-    pub(crate) class: [u8; 4],
+    /// The octets before the length, the first highest: version, traffic class, flow label; of IPv4 the second is the type of
+    /// service.
+    pub(crate) class: u32,
     /// Protocol number.
     pub(crate) protocol: u8,
     /// TCP's flags.
@@ -91,29 +95,14 @@ pub(crate) struct Headers {
     pub(crate) has_options: bool,
     /// Whether it is of IPv6.
     pub(crate) is_ipv6: bool,
+    /// Zero.
+    pub(crate) padding: [u8; 3],
 }
 
-impl Headers {
-    /// Nothing is known yet.
-    pub(crate) const fn new() -> Self {
-        Self {
-            source: Address([0; 16]),
-            destination: Address([0; 16]),
-            source_port: [0; 2],
-            destination_port: [0; 2],
-            identification: [0; 4],
-            length: 0,
-            transport: 0,
-            payload: 0,
-            class: [0; 4],
-            protocol: 0,
-            flags: 0,
-            hops: 0,
-            has_options: false,
-            is_ipv6: false,
-        }
-    }
+// SAFETY: octets, numbers and flags.
+unsafe impl Zero for Headers {}
 
+impl Headers {
     /// Whether it asks for a connection of TCP.
     #[inline(always)]
     pub(crate) const fn is_opening(&self) -> bool {
@@ -151,11 +140,11 @@ fn ipv4(packet: Packet, headers: &mut Headers) -> Kind {
         return Kind::Unparsed;
     }
     headers.has_options = octets != IPV4;
-    headers.class = [header.version_and_length, header.service, 0, 0];
+    headers.class = u32::from(header.service) << 16;
     headers.hops = header.hops;
     headers.protocol = header.protocol;
-    headers.source = Address::from_ipv4(header.source);
-    headers.destination = Address::from_ipv4(header.destination);
+    headers.source = mapped(header.source);
+    headers.destination = mapped(header.destination);
     headers.transport = ETHERNET + octets;
     let fragment = u16::from_be_bytes(header.fragment);
     let kind = if fragment & IPV4_OFFSET != 0 {
@@ -166,8 +155,7 @@ fn ipv4(packet: Packet, headers: &mut Headers) -> Kind {
         Kind::Whole
     };
     if kind != Kind::Whole {
-        let [i0, i1] = header.identification;
-        headers.identification = [i0, i1, 0, 0];
+        headers.identification = u32::from(u16::from_be_bytes(header.identification)) << 16;
     }
     if headers.has_options {
         transport_far(packet, headers, kind)
@@ -176,21 +164,29 @@ fn ipv4(packet: Packet, headers: &mut Headers) -> Kind {
     }
 }
 
+/// An IPv4 address as one of both families, written by words.
+#[inline(always)]
+const fn mapped(octets: [u8; 4]) -> Address {
+    let low = 0xffff_0000_0000 | u32::from_be_bytes(octets) as u64;
+    // SAFETY: both have sixteen octets, and every bit pattern is an address.
+    unsafe { transmute::<[u64; 2], Address>([0, low.to_be()]) }
+}
+
 /// RFC 8200 section 3.
 #[inline(always)]
 fn ipv6(packet: Packet, headers: &mut Headers) -> Kind {
     let Some(header) = packet.read::<Ipv6>(NETWORK) else {
         return Kind::Unparsed;
     };
-    let [version, ..] = header.class;
+    let class = u32::from_be_bytes(header.class);
     let payload = u32::from(u16::from_be_bytes(header.length));
     headers.length = IPV6 + payload;
     // No payload is a jumbogram (RFC 2675), or nothing.
-    if version >> 4 != 6 || payload == 0 || headers.length + ETHERNET > packet.len() {
+    if class >> 28 != 6 || payload == 0 || headers.length + ETHERNET > packet.len() {
         return Kind::Unparsed;
     }
     headers.is_ipv6 = true;
-    headers.class = header.class;
+    headers.class = class;
     headers.hops = header.hops;
     headers.protocol = header.next;
     headers.source = Address(header.source);
@@ -306,8 +302,8 @@ pub(crate) fn inner(packet: Packet, error: &Headers, headers: &mut Headers) -> K
             return Kind::Unparsed;
         };
         headers.protocol = header.protocol;
-        headers.source = Address::from_ipv4(header.source);
-        headers.destination = Address::from_ipv4(header.destination);
+        headers.source = mapped(header.source);
+        headers.destination = mapped(header.destination);
         if header.version_and_length != 0x45 || u16::from_be_bytes(header.fragment) & IPV4_OFFSET != 0 {
             return Kind::Unparsed;
         }

@@ -108,9 +108,9 @@ impl Decider {
         self.admit(state, touched.endpoints, &changes);
         if touched.nodes || is_first {
             self.bgp = bgp::topology(state, settings).map(Arc::new);
-            self.pod_blocks = Arc::new(state.pod_blocks());
         }
         if touched.nodes || touched.blocks || is_first {
+            self.pod_blocks = Arc::new(state.pod_blocks());
             let paths = overlay::paths(state, traffic);
             if self.paths.as_deref() != paths.as_ref() {
                 self.paths = paths.map(Arc::new);

@@ -163,6 +163,11 @@ impl State {
         }
     }
 
+    /// Where the addresses of all pods of the cluster are from.
+    pub(crate) fn pod_blocks(&self) -> BTreeSet<IpNetwork> {
+        self.all_blocks().map(|(block, _)| block).collect()
+    }
+
     /// The blocks of all nodes, with the nodes' names.
     pub(crate) fn all_blocks(&self) -> impl Iterator<Item = (IpNetwork, &str)> {
         let of_nodes = self.claimed.is_none().then_some(&self.nodes);
@@ -181,14 +186,6 @@ impl State {
     pub(crate) fn pool_traffic_of(&self, block: IpNetwork) -> Option<PoolTraffic> {
         let (range, traffic) = self.pool_traffic.range(..=block).next_back()?;
         margay_ipam::holds(*range, block).then_some(*traffic)
-    }
-
-    /// Where the addresses of all pods of the cluster are from.
-    pub(crate) fn pod_blocks(&self) -> BTreeSet<IpNetwork> {
-        match &self.claimed {
-            Some(_) => self.holders.keys().copied().collect(),
-            None => self.nodes.values().flat_map(|node| &node.pod_cidrs).copied().collect(),
-        }
     }
 
     /// Waits for the first [`Self::set_claimed`]: without it the node's routes would be taken back at each start.
@@ -211,9 +208,8 @@ impl State {
         self.claimed = Some(blocks);
         if !Arc::ptr_eq(&self.holders, &holders) {
             self.holders = holders;
-            self.refresh_announced();
-            self.touched.nodes = true;
-            changed = true;
+            self.touched.blocks = true;
+            changed |= self.refresh_announced();
         }
         if self.pool_traffic != pool_traffic {
             self.pool_traffic = pool_traffic;

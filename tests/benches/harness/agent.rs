@@ -61,8 +61,9 @@ pub(crate) struct Agent {
 }
 
 impl Agent {
-    /// Starts it in the caller's namespace, where the API server is too. Its files are below `dir`.
-    pub(crate) fn start(dir: &Path, node: &str) -> Self {
+    /// Starts it in the caller's namespace, where the API server is too. Its files are below `dir`; a bpf file system, if the
+    /// dataplane takes one, is to be mounted at `bpf` there.
+    pub(crate) fn start(dir: &Path, node: &str, dataplane: &str) -> Self {
         fs::create_dir_all(dir).unwrap();
         let kubeconfig = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "lab",
@@ -72,7 +73,7 @@ impl Agent {
         });
         fs::write(dir.join("kubeconfig"), kubeconfig.to_string()).unwrap();
         let settings = json!({
-            "nodeName": node, "kubeconfig": dir.join("kubeconfig"), "runDir": dir.join("run"),
+            "dataplane": dataplane, "bpfDir": dir.join("bpf"), "nodeName": node, "kubeconfig": dir.join("kubeconfig"), "runDir": dir.join("run"),
             "stateDir": dir.join("state"), "cniConfDir": dir.join("cni"), "bgp": {"enabled": false, "asn": 64512},
         });
         fs::write(dir.join("settings"), settings.to_string()).unwrap();
@@ -111,14 +112,16 @@ impl Agent {
 }
 
 fn is_ready() -> bool {
-    let ask = || {
-        let mut stream = TcpStream::connect(HTTP)?;
-        stream.write_all(b"GET /readyz HTTP/1.0\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        std::io::Result::Ok(answer)
-    };
-    ask().is_ok_and(|answer| answer.contains(" 200 "))
+    ask("/readyz").is_ok_and(|answer| answer.contains(" 200 "))
+}
+
+/// What the agent in the caller's namespace says at a path.
+pub(crate) fn ask(path: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(HTTP)?;
+    write!(stream, "GET {path} HTTP/1.0\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
 }
 
 impl Drop for Agent {

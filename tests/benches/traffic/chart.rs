@@ -11,6 +11,7 @@ pub(crate) struct Panel {
     pub(crate) base: String,
     /// Ratios by number of policies, the same numbers for all.
     pub(crate) margay: Vec<f64>,
+    pub(crate) ebpf: Vec<f64>,
     pub(crate) iptables: Vec<f64>,
     /// The ratio that does not depend on policies.
     pub(crate) tracking: f64,
@@ -22,20 +23,23 @@ const PANEL: [usize; 2] = [380, 190];
 /// Of the axes in a panel: left, top, width, height.
 const PLOT: [f64; 4] = [44.0, 36.0, 270.0, 118.0];
 /// The largest ratio that is drawn.
-const TOP: f64 = 1.1;
+const TOP: f64 = 1.5;
+/// How far apart the numbers at the ends of lines are.
+const APART: f64 = 12.0;
 
 const STYLE: &str = "<style>
 text { font: 12px sans-serif; fill: #1f2328 }
 .back { fill: #ffffff } .title { font-weight: bold } .small { font-size: 11px; fill: #57606a }
 .grid { stroke: #d0d7de } .one { stroke: #57606a } path, line { fill: none; stroke-width: 1 }
 .margay { stroke: #0969da; stroke-width: 2.5 } .iptables { stroke: #bc4c00; stroke-width: 2.5 }
+.ebpf { stroke: #1a7f37; stroke-width: 2.5 }
 .tracking { stroke: #6e7781; stroke-width: 1.5; stroke-dasharray: 5 4 }
-text.of-margay { fill: #0969da } text.of-iptables { fill: #bc4c00 }
+text.of-margay { fill: #0969da } text.of-iptables { fill: #bc4c00 } text.of-ebpf { fill: #1a7f37 }
 @media (prefers-color-scheme: dark) {
 text { fill: #e6edf3 } .back { fill: #0d1117 } .small { fill: #9198a1 }
 .grid { stroke: #3d444d } .one { stroke: #9198a1 }
-.margay { stroke: #58a6ff } .iptables { stroke: #f0883e } .tracking { stroke: #9198a1 }
-text.of-margay { fill: #58a6ff } text.of-iptables { fill: #f0883e }
+.margay { stroke: #58a6ff } .iptables { stroke: #f0883e } .ebpf { stroke: #3fb950 } .tracking { stroke: #9198a1 }
+text.of-margay { fill: #58a6ff } text.of-iptables { fill: #f0883e } text.of-ebpf { fill: #3fb950 }
 }
 </style>";
 
@@ -48,12 +52,17 @@ pub(crate) fn draw(title: &str, policies: &[usize], panels: &[Panel]) -> String 
          <rect class=\"back\" width=\"{width}\" height=\"{height}\"/>\n"
     );
     text(&mut svg, [12.0, 20.0], "title", title);
-    let legend = [("margay", "margay"), ("iptables", "iptables and ipset"), ("tracking", "tracking alone")];
-    for ((class, name), left) in legend.into_iter().zip([12.0, 110.0, 270.0]) {
+    let legend = [
+        ("margay", "nftables"),
+        ("ebpf", "eBPF"),
+        ("iptables", "iptables and ipset"),
+        ("tracking", "tracking alone"),
+    ];
+    for ((class, name), left) in legend.into_iter().zip([12.0, 110.0, 190.0, 350.0]) {
         line(&mut svg, class, [left, 38.0], [left + 24.0, 38.0]);
         text(&mut svg, [left + 30.0, 42.0], "small", name);
     }
-    text(&mut svg, [400.0, 42.0], "small", "across: policies that select the pods");
+    text(&mut svg, [490.0, 42.0], "small", "across: policies that select the pods");
     for (number, panel) in panels.iter().enumerate() {
         let [left, top] = [number % COLUMNS * PANEL[0], HEAD + number / COLUMNS * PANEL[1]];
         writeln!(svg, "<g transform=\"translate({left} {top})\">").unwrap();
@@ -79,22 +88,21 @@ impl Panel {
             text(svg, [x(step) - 4.0, top + height + 16.0], "small", &number.to_string());
         }
         line(svg, "tracking", [left, y(self.tracking)], [left + width, y(self.tracking)]);
-        let ends = [&self.margay, &self.iptables].map(|ratios| ratios.last().copied().unwrap_or_default());
-        // One label above the other where the lines end in one place.
-        let apart = (13.0 - (y(ends[0]) - y(ends[1])).abs()).max(0.0) / 2.0;
-        let sign = if ends[0] >= ends[1] { -1.0 } else { 1.0 };
-        for ((class, ratios), shift) in
-            [("margay", &self.margay), ("iptables", &self.iptables)].into_iter().zip([sign, -sign])
-        {
+        let mut lines = [("margay", &self.margay), ("ebpf", &self.ebpf), ("iptables", &self.iptables)];
+        let last = |ratios: &[f64]| ratios.last().copied().unwrap_or_default();
+        lines.sort_by(|one, other| last(other.1).total_cmp(&last(one.1)));
+        // One label below the other where the lines end in one place.
+        let mut above = f64::NEG_INFINITY;
+        for (class, ratios) in lines {
             let points: Vec<String> = ratios
                 .iter()
                 .enumerate()
                 .map(|(step, ratio)| format!("{:.1} {:.1}", x(step), y(*ratio)))
                 .collect();
             writeln!(svg, "<path class=\"{class}\" d=\"M{}\"/>", points.join(" L")).unwrap();
-            let last = ratios.last().copied().unwrap_or_default();
-            let place = [left + width + 8.0, y(last) + 4.0 + shift * apart];
-            text(svg, place, &format!("of-{class}"), &format!("{last:.2}"));
+            let at = (y(last(ratios)) + 4.0).max(above + APART);
+            above = at;
+            text(svg, [left + width + 8.0, at], &format!("of-{class}"), &format!("{:.2}", last(ratios)));
         }
     }
 }

@@ -5,7 +5,7 @@ use std::{
     io::Write,
     net::IpAddr,
     os::fd::{AsFd, AsRawFd},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Duration,
 };
@@ -13,11 +13,12 @@ use std::{
 use margay_api::endpoint::EndpointId;
 use margay_lab::{apiserver::ApiServer, clock};
 use margay_netlink::netns::Namespace;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::{Value, json};
 
 use crate::{
     harness::{
-        agent::{Agent, Serving},
+        agent::{Agent, Serving, ask},
         plugin::{Plugin, container, new_namespace},
     },
     iptables, measure,
@@ -59,6 +60,8 @@ pub(crate) enum Firewall {
     Tracking,
     /// Our table, with so many policies.
     Margay(usize),
+    /// The short way round it, likewise.
+    Ebpf(usize),
     /// Chains of iptables, one a policy.
     Iptables(usize),
 }
@@ -69,6 +72,7 @@ impl fmt::Display for Firewall {
             Self::None => write!(f, "no firewall"),
             Self::Tracking => write!(f, "tracking alone"),
             Self::Margay(policies) => write!(f, "margay, {policies}"),
+            Self::Ebpf(policies) => write!(f, "margay with eBPF, {policies}"),
             Self::Iptables(policies) => write!(f, "iptables, {policies}"),
         }
     }
@@ -93,6 +97,26 @@ pub(crate) struct Cluster {
     pub(crate) firewall: Firewall,
     nodes: [Namespace; 2],
     pods: Vec<Pod>,
+    /// Where the programs of each node are pinned.
+    _pins: Vec<BpfFs>,
+}
+
+/// A bpf file system, mounted until it is dropped.
+struct BpfFs(PathBuf);
+
+impl BpfFs {
+    fn mount(at: PathBuf) -> Self {
+        std::fs::create_dir_all(&at).unwrap();
+        mount(Some("bpf"), &at, Some("bpf"), MsFlags::empty(), None::<&str>).unwrap();
+        Self(at)
+    }
+}
+
+impl Drop for BpfFs {
+    fn drop(&mut self) {
+        // The folder that it is in says so if it is still there.
+        let _gone = umount2(&self.0, MntFlags::MNT_DETACH);
+    }
 }
 
 impl Cluster {
@@ -102,18 +126,25 @@ impl Cluster {
         let api = ApiServer::new();
         let put = |object| drop(api.put_raw(object).unwrap());
         put_cluster(&put);
-        let policies = if let Firewall::Margay(policies) = firewall { policies } else { 0 };
+        let (policies, dataplane) = match firewall {
+            Firewall::Margay(policies) => (policies, "nftables"),
+            Firewall::Ebpf(policies) => (policies, "ebpf"),
+            Firewall::None | Firewall::Tracking | Firewall::Iptables(_) => (0, "nftables"),
+        };
         for number in 0..policies {
             put(policy(number, policies));
         }
         let nodes = [new_namespace(), new_namespace()];
         connect(&nodes);
-        let (mut pods, mut daemons) = (Vec::new(), Vec::new());
+        let (mut pods, mut daemons, mut pins) = (Vec::new(), Vec::new(), Vec::new());
         for (number, node) in nodes.iter().enumerate() {
             let _inside = node.enter().unwrap();
             let dir = dir.join(number.to_string());
             let serving = Serving::start(api.clone());
-            let agent = Agent::start(&dir, &node_name(number));
+            if dataplane == "ebpf" {
+                pins.push(BpfFs::mount(dir.join("bpf")));
+            }
+            let agent = Agent::start(&dir, &node_name(number), dataplane);
             agent.until_ready();
             // The agent goes before its API server.
             daemons.push((agent, serving));
@@ -128,9 +159,12 @@ impl Cluster {
                 pods.push(Pod { namespace, address: address.parse().unwrap(), link, node: number });
             }
         }
-        let cluster = Self { firewall, nodes, pods };
+        let cluster = Self { firewall, nodes, pods, _pins: pins };
         // Only the last policy opens the way, and only once the addresses of both ends are in the kernel.
         cluster.until_open();
+        if dataplane == "ebpf" {
+            cluster.until_short();
+        }
         drop(daemons);
         cluster.replace();
         cluster.until_open();
@@ -139,14 +173,14 @@ impl Cluster {
 
     /// Puts in place of our table what is measured, unless it is that.
     fn replace(&self) {
-        if matches!(self.firewall, Firewall::Margay(_)) {
+        if matches!(self.firewall, Firewall::Margay(_) | Firewall::Ebpf(_)) {
             return;
         }
         for (number, node) in self.nodes.iter().enumerate() {
             let _inside = node.enter().unwrap();
             feed("nft", &["-f", "-"], "delete table inet margay");
             match self.firewall {
-                Firewall::None | Firewall::Margay(_) => {}
+                Firewall::None | Firewall::Margay(_) | Firewall::Ebpf(_) => {}
                 Firewall::Tracking => feed("nft", &["-f", "-"], TRACKING),
                 Firewall::Iptables(policies) => {
                     let here: Vec<&Pod> = self.pods.iter().filter(|pod| pod.node == number).collect();
@@ -165,6 +199,26 @@ impl Cluster {
             let what = format!("{}: the way to a pod on {distance}", self.firewall);
             let open = async || measure::is_open(from, to).then_some(());
             runtime.block_on(clock::until(PATIENCE, &what, open)).unwrap();
+        }
+    }
+
+    /// Waits until connections take the short way, on one node and on two.
+    fn until_short(&self) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        for distance in Distance::ALL {
+            let [from, to] = self.ends(distance);
+            let what = format!("{}: the short way to a pod on {distance}", self.firewall);
+            let count = || {
+                let _inside = self.nodes[to.node].enter().unwrap();
+                let text = ask("/metrics").unwrap();
+                let way = "margay_short_way_packets_total{way=\"to_pod\"} ";
+                text.lines().find_map(|line| line.strip_prefix(way)?.parse::<u64>().ok()).unwrap_or_default()
+            };
+            let short = async || {
+                let before = count();
+                (measure::is_open(from, to) && count() > before).then_some(())
+            };
+            runtime.block_on(clock::until(PATIENCE, &what, short)).unwrap();
         }
     }
 

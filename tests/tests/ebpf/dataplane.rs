@@ -1,8 +1,20 @@
 //! The programs of the dataplane with maps of their own.
 
-use std::path::PathBuf;
+use std::{net::IpAddr, path::PathBuf};
 
-use aya::{Ebpf, EbpfLoader, VerifierLogLevel, programs::SchedClassifier};
+use aya::{
+    Ebpf, EbpfLoader, Pod, VerifierLogLevel,
+    maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, lpm_trie::Key},
+    programs::SchedClassifier,
+};
+use margay_ebpf_common::{
+    address::{Address, IPV4_PREFIX_LEN},
+    control::Control,
+    counter::Counter,
+    endpoint::Endpoint,
+    flow::{Flow, FlowKey, Stacked},
+    verdict::VerdictKey,
+};
 
 /// All programs.
 pub(crate) const PROGRAMS: [&str; 4] = ["from_pod", "from_uplink", "to_pod", "to_uplink"];
@@ -16,27 +28,118 @@ pub(crate) enum Object {
     Nodes,
 }
 
-/// Loads all programs, with maps as small as tests need.
-pub(crate) fn load(object: Object) -> Ebpf {
-    let file = match object {
-        Object::Node => "../target/bpf/margay-dataplane",
-        Object::Nodes => "../target/bpf/margay-dataplane-gpl",
-    };
-    let object = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(file);
-    assert!(object.exists(), "{} is not built: run `make ebpf`", object.display());
-    let mut loader = EbpfLoader::new();
-    loader.verifier_log_level(VerifierLogLevel::STATS);
-    for map in ["ADDRESSES", "VERDICTS", "FLOWS", "EMBRYOS", "STACKED", "FRAGMENTS"] {
-        loader.map_max_entries(map, 4096);
-    }
-    let mut ebpf = loader.load_file(&object).unwrap();
-    for name in PROGRAMS {
-        program(&mut ebpf, name).load().unwrap_or_else(|error| panic!("{name}: {error:#?}"));
-    }
-    ebpf
+/// The programs, loaded, and their maps, of which only `CONTROL` has something in it: revision 2, and flows may begin.
+pub(crate) struct Dataplane {
+    pub(crate) ebpf: Ebpf,
 }
 
-/// One of them.
-pub(crate) fn program<'e>(ebpf: &'e mut Ebpf, name: &str) -> &'e mut SchedClassifier {
-    ebpf.program_mut(name).unwrap_or_else(|| panic!("no program {name} in the object")).try_into().unwrap()
+impl Dataplane {
+    /// With maps as small as tests need.
+    pub(crate) fn load(object: Object) -> Self {
+        let file = match object {
+            Object::Node => "../target/bpf/margay-dataplane",
+            Object::Nodes => "../target/bpf/margay-dataplane-gpl",
+        };
+        let object = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(file);
+        assert!(object.exists(), "{} is not built: run `make ebpf`", object.display());
+        let mut loader = EbpfLoader::new();
+        // Without it all that the verifier thinks is written down, each time.
+        loader.verifier_log_level(VerifierLogLevel::STATS);
+        for map in ["ADDRESSES", "VERDICTS", "FLOWS", "EMBRYOS", "STACKED", "FRAGMENTS"] {
+            loader.map_max_entries(map, 4096);
+        }
+        let mut loaded = Self { ebpf: loader.load_file(&object).unwrap() };
+        for name in PROGRAMS {
+            loaded.program(name).load().unwrap_or_else(|error| panic!("{name}: {error:#?}"));
+        }
+        loaded.control(2, 1);
+        loaded
+    }
+
+    /// One of the programs.
+    pub(crate) fn program(&mut self, name: &str) -> &mut SchedClassifier {
+        let program = self.ebpf.program_mut(name);
+        program.unwrap_or_else(|| panic!("no program {name} in the object")).try_into().unwrap()
+    }
+
+    /// What the agent says of the maps.
+    pub(crate) fn control(&mut self, revision: u32, admits: u32) {
+        let mut map: Array<_, Control> = self.ebpf.map_mut("CONTROL").unwrap().try_into().unwrap();
+        map.set(0, Control { revision, admits }, 0).unwrap();
+    }
+
+    /// A pod link, and the addresses of its pod.
+    pub(crate) fn add_pod(&mut self, ifindex: u32, endpoint: Endpoint, addresses: &[IpAddr]) {
+        self.hash("ENDPOINTS").insert(ifindex, endpoint, 0).unwrap();
+        for address in addresses {
+            self.hash("LOCAL").insert(Address::from(*address), ifindex, 0).unwrap();
+        }
+    }
+
+    /// An interface that leads to other nodes.
+    pub(crate) fn add_uplink(&mut self, ifindex: u32) {
+        self.hash("UPLINKS").insert(ifindex, 0_u32, 0).unwrap();
+    }
+
+    /// A range of pods' addresses.
+    pub(crate) fn add_pods(&mut self, network: (IpAddr, u32)) {
+        self.trie("PODS").insert(&prefix(network), 0_u32, 0).unwrap();
+    }
+
+    /// Where a class begins and ends.
+    pub(crate) fn classify(&mut self, network: (IpAddr, u32), class: u32) {
+        let full = if network.0.is_ipv4() { 32 } else { 128 };
+        if network.1 == full {
+            self.hash("ADDRESSES").insert(Address::from(network.0), class, 0).unwrap();
+        } else {
+            self.trie("RANGES").insert(&prefix(network), class, 0).unwrap();
+        }
+    }
+
+    /// What a policy set says; `bits` of the key count.
+    pub(crate) fn decide(&mut self, bits: u32, key: VerdictKey, verdict: u32) {
+        self.trie("VERDICTS").insert(&Key::new(bits, key), verdict, 0).unwrap();
+    }
+
+    /// An entry of `FLOWS` or `EMBRYOS`.
+    pub(crate) fn flow(&mut self, map: &str, key: FlowKey) -> Option<Flow> {
+        self.hash(map).get(&key, 0).ok()
+    }
+
+    /// Whether the stack has a flow.
+    pub(crate) fn is_stacked(&mut self, key: FlowKey) -> bool {
+        self.hash::<_, Stacked>("STACKED").get(&key, 0).is_ok()
+    }
+
+    /// One of the hashes.
+    pub(crate) fn hash<K: Pod, V: Pod>(&mut self, name: &str) -> HashMap<&mut MapData, K, V> {
+        self.ebpf.map_mut(name).unwrap().try_into().unwrap()
+    }
+
+    fn trie<K: Pod, V: Pod>(&mut self, name: &str) -> LpmTrie<&mut MapData, K, V> {
+        self.ebpf.map_mut(name).unwrap().try_into().unwrap()
+    }
+
+    /// Packets counted so far.
+    pub(crate) fn counted(&self, counter: Counter) -> u64 {
+        let map: PerCpuArray<_, u64> = self.ebpf.map("COUNTERS").unwrap().try_into().unwrap();
+        map.get(&counter.index(), 0).unwrap().iter().sum()
+    }
+
+    /// All of them, in the order of [`Counter::ALL`].
+    pub(crate) fn all_counted(&self) -> [u64; 8] {
+        Counter::ALL.map(|counter| self.counted(counter))
+    }
+}
+
+fn prefix((address, bits): (IpAddr, u32)) -> Key<Address> {
+    let before = if address.is_ipv4() { IPV4_PREFIX_LEN } else { 0 };
+    Key::new(before + bits, address.into())
+}
+
+/// The flow between two ends.
+pub(crate) fn key(protocol: u8, one: (IpAddr, u16), other: (IpAddr, u16)) -> FlowKey {
+    let end = |(address, port): (IpAddr, u16)| (Address::from(address), port.to_be_bytes());
+    let (low, high) = (end(one).min(end(other)), end(one).max(end(other)));
+    FlowKey { low: low.0, high: high.0, low_port: low.1, high_port: high.1, protocol, padding: [0; 3] }
 }

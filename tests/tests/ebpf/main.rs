@@ -9,7 +9,10 @@
     reason = "helpers fail a test by panicking and are not test functions"
 )]
 
-mod count;
+mod branch;
 mod dataplane;
-mod pair;
+mod packet;
+mod site;
 mod size;
+mod traffic;
+mod world;

@@ -1,7 +1,7 @@
 //! The programs and their maps, loaded into the kernel.
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -20,6 +20,9 @@ static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/margay-
 
 /// The folder of a bpf file system in which everything of ours is pinned.
 const FOLDER: &str = "margay";
+
+/// How often it is tried to load a program of which a signal kept the verifier.
+const ATTEMPTS: usize = 10;
 
 /// What the kernel holds for the short way.
 pub(super) struct Object {
@@ -72,7 +75,7 @@ impl Pins {
     /// When the file system does not let go of something.
     pub(super) fn remove(&self) -> anyhow::Result<()> {
         match fs::remove_dir_all(&self.root) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             outcome => outcome.with_context(|| format!("remove {}", self.root.display())),
         }
     }
@@ -123,9 +126,16 @@ fn try_load(pins: &Pins) -> anyhow::Result<(Maps, Ebpf)> {
     let mut ebpf = loader.load(OBJECT).context("make the maps")?;
     for hook in Hook::ALL {
         let program = program(&mut ebpf, hook)?;
-        program
-            .load()
-            .map_err(|error| anyhow::anyhow!("load {}: {}", hook.program(), without_log(&error)))?;
+        let mut loaded = program.load();
+        for _ in 1..ATTEMPTS {
+            // The verifier stops when a signal is to be taken, whichever that is.
+            let Err(ProgramError::LoadError { io_error, .. }) = &loaded else { break };
+            if io_error.kind() != io::ErrorKind::WouldBlock {
+                break;
+            }
+            loaded = program.load();
+        }
+        loaded.map_err(|error| anyhow::anyhow!("load {}: {}", hook.program(), without_log(&error)))?;
     }
     Ok((Maps::take(&mut ebpf)?, ebpf))
 }

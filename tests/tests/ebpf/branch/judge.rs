@@ -1,0 +1,214 @@
+//! What policy allows, and who may use a flow.
+
+use margay_ebpf_common::{
+    counter::Counter,
+    endpoint::Endpoint,
+    flow::{TCP, UDP},
+    verdict::{ALLOW, ANY_CLASS, EGRESS, INGRESS, REFER, VerdictKey},
+};
+
+use super::{allow_all, connect, datagram, syn, tcp_key, udp_key, with_open_worlds};
+use crate::{
+    dataplane::Object,
+    packet::{ACK, Packet, SYN},
+    world::{CLIENT_EGRESS, From, SERVER_INGRESS, World, with_worlds},
+};
+
+#[test]
+fn each_end_must_allow_it_and_without_an_entry_none_does() {
+    with_worlds(Object::Nodes, |world| {
+        world.expect(From::Client, &syn(world), Counter::NotAllowed);
+        allow_all(world, CLIENT_EGRESS, EGRESS);
+        world.expect(From::Client, &syn(world), Counter::NotAllowed);
+        allow_all(world, SERVER_INGRESS, INGRESS);
+        world.expect(From::Client, &syn(world), Counter::ToPod);
+        world.expect(From::Client, &datagram(world), Counter::ToPod);
+    });
+}
+
+#[test]
+fn the_longest_prefix_of_the_port_decides() {
+    with_worlds(Object::Nodes, |world| {
+        allow_all(world, CLIENT_EGRESS, EGRESS);
+        let of = |protocol, port: u16| VerdictKey {
+            set: SERVER_INGRESS,
+            class: ANY_CLASS,
+            way: INGRESS,
+            protocol,
+            port: port.to_be_bytes(),
+        };
+        world.dataplane.decide(VerdictKey::REST, of(0, 0), REFER);
+        world.dataplane.decide(VerdictKey::REST + 8, of(UDP, 0), ALLOW);
+        world.dataplane.decide(VerdictKey::PORT, of(UDP, 53), REFER);
+        // 8080 to 8087, without 8083.
+        world.dataplane.decide(VerdictKey::PORT - 3, of(TCP, 8080), ALLOW);
+        world.dataplane.decide(VerdictKey::PORT, of(TCP, 8083), REFER);
+        for (protocol, port, is_allowed) in [
+            (TCP, 8079, false),
+            (TCP, 8080, true),
+            (TCP, 8083, false),
+            (TCP, 8087, true),
+            (TCP, 8088, false),
+            (UDP, 8088, true),
+            (UDP, 53, false),
+        ] {
+            let packet = Packet { flags: SYN, ..Packet::new(protocol, world.client, (world.server.0, port)) };
+            let counted = if is_allowed { Counter::ToPod } else { Counter::NotAllowed };
+            world.expect(From::Client, &packet, counted);
+        }
+    });
+}
+
+#[test]
+fn the_class_of_an_address_is_its_own_then_its_ranges_then_none() {
+    with_worlds(Object::Nodes, |world| {
+        allow_all(world, CLIENT_EGRESS, EGRESS);
+        let rest = |class| VerdictKey { set: SERVER_INGRESS, class, way: INGRESS, ..VerdictKey::default() };
+        world.dataplane.decide(VerdictKey::REST, rest(ANY_CLASS), REFER);
+        let client = world.client.0;
+        let (network, host) = if world.is_ipv6 { (64, 128) } else { (16, 32) };
+
+        world.dataplane.decide(VerdictKey::REST, rest(0), ALLOW);
+        world.expect(From::Client, &datagram(world), Counter::ToPod);
+        // Without an entry of its own, any.
+        world.dataplane.classify((client, network), 5);
+        world.expect(From::Client, &syn(world), Counter::NotAllowed);
+        world.dataplane.decide(VerdictKey::REST, rest(5), ALLOW);
+        world.expect(From::Client, &syn(world), Counter::ToPod);
+        world.dataplane.classify((client, host), 6);
+        world.expect(From::Client, &syn(world), Counter::NotAllowed);
+        world.dataplane.decide(VerdictKey::REST, rest(6), ALLOW);
+        world.expect(From::Client, &syn(world), Counter::ToPod);
+    });
+}
+
+#[test]
+fn a_class_with_entries_of_its_own_never_takes_those_of_any() {
+    with_worlds(Object::Nodes, |world| {
+        allow_all(world, CLIENT_EGRESS, EGRESS);
+        allow_all(world, SERVER_INGRESS, INGRESS);
+        let rest = VerdictKey { set: SERVER_INGRESS, class: 0, way: INGRESS, ..VerdictKey::default() };
+        world.dataplane.decide(VerdictKey::REST, rest, REFER);
+        world.expect(From::Client, &syn(world), Counter::NotAllowed);
+    });
+}
+
+#[test]
+fn a_link_that_may_not_talk_yet_is_left_to_the_stack() {
+    with_open_worlds(|world| {
+        let server = world.ifindex(From::Server);
+        world.dataplane.hash::<u32, Endpoint>("ENDPOINTS").remove(&server).unwrap();
+        world.expect(From::Client, &syn(world), Counter::NotAllowed);
+        world.expect(From::Server, &syn(world).answer(SYN), Counter::NotAllowed);
+    });
+}
+
+#[test]
+fn nobody_uses_the_address_of_another() {
+    with_open_worlds(|world| {
+        // A pod that of a local one, and that of a remote one.
+        world.expect(From::Server, &syn(world), Counter::NotAllowed);
+        world.expect(From::Client, &Packet::udp(world.remote, world.server), Counter::NotAllowed);
+        // Another node that of a local pod.
+        world.expect(From::Uplink, &datagram(world), Counter::NotAllowed);
+        // Nor a flow of theirs that lives.
+        let packet = connect(world);
+        world.expect(From::Server, &packet, Counter::NotAllowed);
+        world.expect(From::Uplink, &packet, Counter::NotAllowed);
+        world.expect(From::Client, &packet.answer(ACK), Counter::NotAllowed);
+        world.expect(From::Client, &packet, Counter::ToPod);
+
+        let remote = Packet::udp(world.client, world.remote);
+        world.expect(From::Client, &remote, Counter::ToNode);
+        world.expect(From::Server, &remote, Counter::NotAllowed);
+        world.expect(From::Server, &remote.answer(0), Counter::NotAllowed);
+        world.expect(From::Uplink, &remote.answer(0), Counter::ToPod);
+        // A pod's packets to itself are none for the node.
+        world.expect(From::Client, &Packet::udp(world.client, (world.client.0, 9)), Counter::NotAllowed);
+    });
+}
+
+#[test]
+fn no_flow_begins_while_the_maps_are_written_or_before_or_when_none_may() {
+    with_open_worlds(|world| {
+        for (revision, admits) in [(3, 1), (0, 1), (1, 1), (2, 0)] {
+            world.dataplane.control(revision, admits);
+            world.expect(From::Client, &syn(world), Counter::BeingWritten);
+            world.expect(From::Client, &datagram(world), Counter::BeingWritten);
+        }
+        assert_eq!(world.dataplane.flow("EMBRYOS", tcp_key(world)), None);
+        world.dataplane.control(2, 1);
+        world.expect(From::Client, &syn(world), Counter::ToPod);
+    });
+}
+
+#[test]
+fn what_was_judged_before_holds_while_the_maps_are_written_and_is_judged_anew_then() {
+    with_open_worlds(|world| {
+        let packet = connect(world);
+        world.dataplane.control(3, 1);
+        world.expect(From::Client, &packet, Counter::ToPod);
+        world.expect(From::Server, &packet.answer(ACK), Counter::ToPod);
+
+        world.dataplane.control(4, 1);
+        world.expect(From::Server, &packet.answer(ACK), Counter::ToPod);
+        assert_eq!(world.dataplane.flow("FLOWS", tcp_key(world)).unwrap().revision, 4);
+        world.dataplane.control(6, 0);
+        world.expect(From::Client, &packet, Counter::ToPod);
+        assert_eq!(world.dataplane.flow("FLOWS", tcp_key(world)).unwrap().revision, 6);
+
+        // Two revisions ago, and nobody can say now.
+        world.dataplane.control(9, 1);
+        world.expect(From::Client, &packet, Counter::BeingWritten);
+        assert_eq!(world.dataplane.flow("FLOWS", tcp_key(world)).unwrap().revision, 6);
+    });
+}
+
+#[test]
+fn what_is_no_more_allowed_ends_at_its_next_packet_whoever_sends_it() {
+    with_open_worlds(|world| {
+        for from_opener in [true, false] {
+            world.dataplane.control(2, 1);
+            allow_all(world, SERVER_INGRESS, INGRESS);
+            let packet = connect(world);
+            world.expect(From::Client, &datagram(world), Counter::ToPod);
+
+            world.dataplane.control(3, 1);
+            refuse(world);
+            world.dataplane.control(4, 1);
+            let sent = |packet: &Packet| {
+                if from_opener { (From::Client, packet.clone()) } else { (From::Server, packet.answer(ACK)) }
+            };
+            for packet in [packet, datagram(world)] {
+                let (from, packet) = sent(&packet);
+                world.expect(from, &packet, Counter::NotAllowed);
+            }
+            assert_eq!(world.dataplane.flow("FLOWS", tcp_key(world)), None);
+            assert_eq!(world.dataplane.flow("EMBRYOS", udp_key(world)), None);
+        }
+    });
+}
+
+#[test]
+fn a_flow_is_judged_anew_with_the_links_that_its_pods_have_then() {
+    with_open_worlds(|world| {
+        let packet = connect(world);
+        world.dataplane.control(3, 1);
+        let (server, uplink) = (world.server.0, world.ifindex(From::Uplink));
+        // Somebody else has the address now: its link is the uplink, for want of another.
+        world.dataplane.add_pod(
+            uplink,
+            Endpoint { mtu: 1500, mac: [9; 6], ..Endpoint::default() },
+            &[server],
+        );
+        world.dataplane.control(4, 1);
+        let fate = world.expect(From::Client, &packet, Counter::ToPod);
+        assert_eq!(fate.octets[..6], [9; 6]);
+        world.expect(From::Server, &packet.answer(ACK), Counter::NotAllowed);
+    });
+}
+
+fn refuse(world: &mut World) {
+    let any = VerdictKey { set: SERVER_INGRESS, class: ANY_CLASS, way: INGRESS, ..VerdictKey::default() };
+    world.dataplane.decide(VerdictKey::REST, any, REFER);
+}

@@ -1,0 +1,70 @@
+//! What the stack sends is the stack's from then on.
+
+use margay_ebpf_common::counter::Counter;
+
+use super::{connect, datagram, syn, tcp_key, udp_key, with_open_worlds};
+use crate::{
+    packet::{ACK, Packet, SYN},
+    world::From,
+};
+
+#[test]
+fn a_flow_that_the_stack_begins_ends_that_of_the_short_way() {
+    with_open_worlds(|world| {
+        for program in ["to_pod", "to_uplink"] {
+            let packet = connect(world);
+            world.expect(From::Client, &datagram(world), Counter::ToPod);
+            world.stack_sends(program, &syn(world));
+            world.stack_sends(program, &datagram(world));
+            for key in [tcp_key(world), udp_key(world)] {
+                assert!(world.dataplane.is_stacked(key));
+                assert_eq!(world.dataplane.flow("FLOWS", key), None);
+                assert_eq!(world.dataplane.flow("EMBRYOS", key), None);
+                world.dataplane.hash::<_, margay_ebpf_common::flow::Stacked>("STACKED").remove(&key).unwrap();
+            }
+            world.expect(From::Client, &packet, Counter::NoFlow);
+        }
+    });
+}
+
+#[test]
+fn the_first_of_a_connection_counts_alone() {
+    with_open_worlds(|world| {
+        for flags in [ACK, SYN | ACK] {
+            world.stack_sends("to_pod", &Packet { flags, ..syn(world) });
+        }
+        assert!(!world.dataplane.is_stacked(tcp_key(world)));
+    });
+}
+
+#[test]
+fn what_is_not_between_pods_is_not_noted() {
+    with_open_worlds(|world| {
+        for packet in [Packet::udp(world.outside, world.server), Packet::udp(world.client, world.outside)] {
+            world.stack_sends("to_pod", &packet);
+            let key = crate::dataplane::key(
+                17,
+                (packet.source, packet.ports.0),
+                (packet.destination, packet.ports.1),
+            );
+            assert!(!world.dataplane.is_stacked(key));
+        }
+        world.stack_sends("to_uplink", &Packet::udp(world.client, world.remote));
+        let key = crate::dataplane::key(17, world.client, world.remote);
+        assert!(world.dataplane.is_stacked(key));
+    });
+}
+
+#[test]
+fn packets_with_options_are_noted_like_others() {
+    with_open_worlds(|world| {
+        let packet = if world.is_ipv6 {
+            Packet { extensions: vec![(0, vec![0, 0, 1, 4, 0, 0, 0, 0])], ..datagram(world) }
+        } else {
+            Packet { options: vec![1; 4], ..datagram(world) }
+        };
+        world.stack_sends("to_pod", &packet);
+        assert!(world.dataplane.is_stacked(udp_key(world)));
+        world.expect(From::Server, &datagram(world).answer(0), Counter::Stacked);
+    });
+}

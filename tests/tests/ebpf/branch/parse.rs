@@ -1,0 +1,251 @@
+//! What the programs read, and what they leave to the stack.
+
+use margay_ebpf_common::{
+    counter::Counter,
+    flow::{TCP, UDP},
+};
+
+use super::{connect, datagram, syn, with_open_worlds};
+use crate::{
+    packet::{ACK, Packet, SYN},
+    world::{From, World},
+};
+
+#[test]
+fn a_packet_that_ends_too_early_is_the_stacks_wherever_it_ends() {
+    with_open_worlds(|world| {
+        let connection = connect(world);
+        world.expect(From::Client, &datagram(world), Counter::ToPod);
+        for packet in [connection, datagram(world)] {
+            let mut octets = packet.octets();
+            octets[..6].copy_from_slice(&world.mac(From::Client));
+            assert_eq!(world.run_octets(From::Client, &octets, 0).counted, Some(Counter::ToPod));
+            for length in 14..octets.len() {
+                let fate = world.try_octets(From::Client, &octets[..length]);
+                assert!(fate.is_none_or(|fate| !fate.is_short), "{length} octets of {}", octets.len());
+            }
+            // What comes after the packet is padding.
+            let padded = [octets.clone(), vec![0; 30]].concat();
+            assert_eq!(world.run_octets(From::Client, &padded, 0).counted, Some(Counter::ToPod));
+        }
+    });
+}
+
+#[test]
+fn a_malformed_header_is_the_stacks() {
+    with_open_worlds(|world| {
+        let connection = connect(world);
+        let transport = if world.is_ipv6 { 54 } else { 34 };
+        let mut cases = vec![
+            // The version says otherwise than the frame.
+            (14, 0x05),
+            (14, 0x95),
+            // TCP's header is shorter than it can be, or longer than the packet.
+            (transport + 12, 0x40),
+            (transport + 12, 0xf0),
+        ];
+        if world.is_ipv6 {
+            // Length: a jumbogram, or too long.
+            cases.extend([(18, 0x70)]);
+        } else {
+            // A header of 16 octets; lengths that are too long and too short.
+            cases.extend([(14, 0x44), (16, 0x70)]);
+        }
+        for (at, octet) in cases {
+            let mut octets = connection.octets();
+            octets[..6].copy_from_slice(&world.mac(From::Client));
+            octets[at] = octet;
+            assert_eq!(
+                world.run_octets(From::Client, &octets, 0).counted,
+                Some(Counter::Unparsed),
+                "{at}: {octet:#x}"
+            );
+        }
+        let (at, length) = if world.is_ipv6 { (18, 0) } else { (16, 19) };
+        let mut octets = connection.octets();
+        octets[..6].copy_from_slice(&world.mac(From::Client));
+        octets[at] = 0;
+        octets[at + 1] = length;
+        assert_eq!(world.run_octets(From::Client, &octets, 0).counted, Some(Counter::Unparsed));
+    });
+}
+
+#[test]
+fn options_and_headers_that_routers_look_at_are_the_stacks() {
+    with_open_worlds(|world| {
+        for packet in [connect(world), datagram(world)] {
+            if world.is_ipv6 {
+                let padding = vec![0, 0, 1, 4, 0, 0, 0, 0];
+                for number in [0, 43] {
+                    let packet = Packet { extensions: vec![(number, padding.clone())], ..packet.clone() };
+                    world.expect(From::Client, &packet, Counter::Unparsed);
+                }
+            } else {
+                for octets in [4, 40] {
+                    let packet = Packet { options: vec![1; octets], ..packet.clone() };
+                    world.expect(From::Client, &packet, Counter::Unparsed);
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn destination_options_are_walked_over_if_they_are_few() {
+    with_open_worlds(|world| {
+        if !world.is_ipv6 {
+            return;
+        }
+        let short = (60, vec![0, 0, 1, 4, 0, 0, 0, 0]);
+        let long = (60, [vec![0, 1, 1, 12], vec![0; 12]].concat());
+        for (extensions, counted) in [
+            (vec![short.clone()], Counter::ToPod),
+            (vec![long.clone(), short.clone()], Counter::ToPod),
+            (vec![short.clone(), long, short.clone()], Counter::ToPod),
+            (vec![short.clone(); 4], Counter::ToPod),
+            (vec![short.clone(); 5], Counter::Unparsed),
+            // As long as it says, it ends behind the packet.
+            (vec![(60, vec![0, 200, 1, 4, 0, 0, 0, 0])], Counter::Unparsed),
+        ] {
+            for packet in [syn(world), datagram(world)] {
+                world.expect(From::Client, &Packet { extensions: extensions.clone(), ..packet }, counted);
+            }
+        }
+        // A protocol that nobody knows.
+        let packet = Packet { protocol: 99, extensions: vec![short], ..datagram(world) };
+        assert_eq!(world.run(From::Client, &packet).counted, None);
+    });
+}
+
+/// The fragment of a packet; the offset is in units of eight octets.
+fn fragment(world: &World, of: &Packet, identification: u16, offset: u16, has_more: bool) -> Packet {
+    let mut packet = of.clone();
+    if offset != 0 {
+        packet.protocol = of.protocol;
+    }
+    if world.is_ipv6 {
+        let [o0, o1] = (offset << 3 | u16::from(has_more)).to_be_bytes();
+        let [i0, i1] = identification.to_be_bytes();
+        packet.extensions = vec![(44, vec![0, 0, o0, o1, i0, i1, 7, 7])];
+    } else {
+        packet.fragment = (identification, offset | u16::from(has_more) << 13);
+    }
+    packet
+}
+
+#[test]
+fn later_fragments_go_where_the_first_went() {
+    with_open_worlds(|world| {
+        for protocol in [UDP, TCP] {
+            let whole = Packet { flags: SYN, ..Packet::new(protocol, world.client, world.server) };
+            let whole = Packet { payload: vec![7; 64], ..whole };
+            let of = |world: &World, id, offset, more| fragment(world, &whole, id, offset, more);
+            // Without the first one, nobody knows the ports.
+            let later = of(world, 1, 8, false);
+            world.expect(From::Client, &later, Counter::NoFlow);
+            world.expect(From::Client, &of(world, 1, 0, true), Counter::ToPod);
+            world.expect(From::Client, &of(world, 1, 8, true), Counter::ToPod);
+            world.expect(From::Client, &later, Counter::ToPod);
+            // Of another packet, or from another link.
+            world.expect(From::Client, &of(world, 2, 8, false), Counter::NoFlow);
+            world.expect(From::Server, &later, Counter::NoFlow);
+            world.expect(From::Uplink, &later, Counter::NoFlow);
+            // Of a flow that is established too.
+            world.expect(From::Server, &whole.answer(SYN | ACK), Counter::ToPod);
+            let established = Packet { flags: ACK, ..whole.clone() };
+            world.expect(From::Client, &fragment(world, &established, 3, 0, true), Counter::ToPod);
+            world.expect(From::Client, &of(world, 3, 8, false), Counter::ToPod);
+            // Not when the flow is to be judged anew.
+            world.dataplane.control(4, 1);
+            world.expect(From::Client, &later, Counter::NoFlow);
+            world.dataplane.control(2, 1);
+        }
+    });
+}
+
+#[test]
+fn a_first_fragment_without_all_of_its_transports_header_is_the_stacks() {
+    with_open_worlds(|world| {
+        if world.is_ipv6 {
+            return;
+        }
+        let mut octets = fragment(world, &syn(world), 1, 0, true).octets();
+        octets[..6].copy_from_slice(&world.mac(From::Client));
+        octets.truncate(34 + 8);
+        octets[17] = 28;
+        assert_eq!(world.run_octets(From::Client, &octets, 0).counted, Some(Counter::Unparsed));
+    });
+}
+
+#[test]
+fn a_fragment_that_is_all_of_its_packet_is_none() {
+    with_open_worlds(|world| {
+        if world.is_ipv6 {
+            world.expect(From::Client, &fragment(world, &datagram(world), 1, 0, false), Counter::ToPod);
+        }
+    });
+}
+
+/// Type and code of what asks for smaller packets.
+const fn too_big(world: &World) -> (u8, u8) {
+    if world.is_ipv6 { (2, 0) } else { (3, 4) }
+}
+
+#[test]
+fn icmp_errors_go_to_the_end_that_sent_what_they_are_about() {
+    with_open_worlds(|world| {
+        let out = Packet::udp(world.client, world.remote);
+        world.expect(From::Client, &out, Counter::ToNode);
+        let inward = Packet::tcp((world.remote.0, 50000), world.server, SYN);
+        world.expect(From::Uplink, &inward, Counter::ToPod);
+        world.expect(From::Server, &inward.answer(SYN | ACK), Counter::ToNode);
+
+        let kinds: &[(u8, u8)] = if world.is_ipv6 {
+            &[(1, 4), (2, 0), (3, 0), (4, 1)]
+        } else {
+            &[(3, 3), (3, 4), (11, 0), (12, 0)]
+        };
+        for of in kinds {
+            for from in [world.router, world.remote.0] {
+                world.expect(From::Uplink, &out.error(from, *of), Counter::ToPod);
+                world.expect(From::Uplink, &inward.answer(ACK).error(from, *of), Counter::ToPod);
+            }
+            // What the far end sent is about the far end, and only this node's end may say so.
+            world.expect(From::Server, &inward.error(world.server.0, *of), Counter::ToNode);
+            world.expect(From::Client, &inward.error(world.server.0, *of), Counter::NoFlow);
+            world.expect(From::Server, &inward.error(world.router, *of), Counter::NoFlow);
+        }
+
+        let between = datagram(world);
+        world.expect(From::Client, &between, Counter::ToPod);
+        world.expect(From::Server, &between.error(world.server.0, kinds[0]), Counter::ToPod);
+        world.expect(From::Client, &between.answer(0).error(world.client.0, kinds[0]), Counter::ToPod);
+        world.expect(From::Client, &between.error(world.server.0, kinds[0]), Counter::NoFlow);
+        world.expect(From::Uplink, &between.error(world.router, kinds[0]), Counter::NoFlow);
+        // In the name of a pod of this node.
+        world.expect(From::Uplink, &out.error(world.server.0, kinds[0]), Counter::NoFlow);
+    });
+}
+
+#[test]
+fn icmp_errors_about_no_known_flow_are_the_stacks() {
+    with_open_worlds(|world| {
+        let packet = Packet::udp(world.client, world.remote);
+        let error = packet.error(world.router, too_big(world));
+        assert_eq!(world.run(From::Uplink, &error).counted, None);
+        world.expect(From::Client, &packet, Counter::ToNode);
+        world.expect(From::Uplink, &error, Counter::ToPod);
+        // To another than the sender of the inner packet.
+        let other = Packet { destination: world.server.0, ..error.clone() };
+        assert_eq!(world.run(From::Uplink, &other).counted, None);
+        // Cut off before the ports.
+        for cut in 1..error.payload.len() - 8 {
+            let payload = error.payload[..error.payload.len() - cut].to_vec();
+            let fate = world.run(From::Uplink, &Packet { payload, ..error.clone() });
+            assert_eq!(fate.is_short, cut <= 4, "{cut} octets cut off");
+        }
+        // The flow is to be judged anew.
+        world.dataplane.control(4, 1);
+        world.expect(From::Uplink, &error, Counter::NoFlow);
+    });
+}
