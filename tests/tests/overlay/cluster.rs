@@ -1,6 +1,6 @@
 //! A cluster for one test, and what the tests look at.
 
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use margay_lab::{ExternalConfig, Lab, LabConfig, Party, PodKey, PodSpec, Port, Reach, clock};
 
@@ -106,6 +106,15 @@ pub(crate) async fn seen_outside(lab: &Lab, from: &str, family: usize) -> Option
         Reach::Open { client } => Some(client),
         Reach::Closed { .. } => None,
     }
+}
+
+/// What `margayctl` prints on a node, whatever its exit status.
+pub(crate) async fn margayctl(lab: &Lab, node: usize, args: &str) -> String {
+    // Beside the directory of the tests.
+    let tests: PathBuf = std::env::current_exe().unwrap();
+    let program = tests.ancestors().nth(2).unwrap().join("margayctl");
+    let command = format!("{} {args} || true", program.display());
+    lab.node(node).output("sh", &["-c", &command]).await.unwrap()
 }
 
 /// Runs a program in a pod's network; what it printed on either output.

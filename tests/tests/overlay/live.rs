@@ -1,5 +1,7 @@
 //! A pool whose encapsulation is edited.
 
+use std::time::Duration;
+
 use margay_api::resource::{Encapsulation, IPPoolSpec};
 use margay_lab::{FabricKind, IpamMode, Lab, LabConfig, Routing};
 
@@ -87,6 +89,22 @@ async fn on_one_subnet_without_bgp_each_mode_connects_all() {
         until_expected(&lab, &[("n2", device), ("n3", device)]).await;
         until_connected(&lab).await;
     }
+    // From none to tunnels and back not a packet is lost.
+    let mut stream = lab.stream(&pod("a"), &pod("b"), Duration::from_millis(10)).unwrap();
+    stream.sends(50).await.unwrap();
+    for (mode, device) in [("VXLAN", "margay.vxlan4"), ("None", "eth0")] {
+        edit(&lab, &format!("{{\"encapsulation\": \"{mode}\"}}")).await;
+        until_expected(&lab, &[("n2", device), ("n3", device)]).await;
+        stream.sends(50).await.unwrap();
+    }
+    until(&lab, "the device is gone", async || {
+        !lab.node(1).output("ip", &["link"]).await.unwrap().contains("margay")
+    })
+    .await;
+    stream.sends(50).await.unwrap();
+    let counted = stream.finish().await.unwrap();
+    assert_eq!(counted.lost, [0_u64; 0], "{counted:?}");
+
     // The router in front of the outside knows pods of podCIDRs alone.
     attach_outside(&mut lab).await;
     assert_eq!(seen_outside(&lab, "a", 0).await, None);

@@ -5,7 +5,7 @@ use margay_lab::{Daemon, FabricKind, IpFamilies, LabConfig, PodSpec, Routing};
 use serde_json::Value;
 
 use crate::cluster::{
-    PATIENCE, PORT, apply, attach_outside, inside, key, passes, pod, seen_outside, start, until,
+    PATIENCE, PORT, apply, attach_outside, inside, key, margayctl, passes, pod, seen_outside, start, until,
     until_connected, until_ways,
 };
 
@@ -52,7 +52,10 @@ async fn a_cluster_works_in_both_families_and_policies_see_the_pods_behind_a_tun
     // Outside they are seen as their nodes; nobody there knows a pod.
     attach_outside(&mut lab).await;
     for (family, address) in lab.node(0).addresses().into_iter().enumerate() {
-        assert_eq!(seen_outside(&lab, "a", family).await, Some(address));
+        until(&lab, &format!("a is seen as {address}"), async || {
+            seen_outside(&lab, "a", family).await == Some(address)
+        })
+        .await;
     }
 
     assert!(inside(&lab, "a", "ip link show eth0").await.contains("mtu 1450"));
@@ -104,5 +107,18 @@ async fn nodes_with_a_router_each_need_nothing_of_it_but_their_own_addresses() {
     until_ways(&lab, 0, &["10.244.2.0/24 margay.vxlan4"]).await;
     until_connected(&lab).await;
     passes(&lab, "a", "b", 1450).await.unwrap();
+
+    // A node whose tunnel cannot be says so, and works as soon as it can.
+    lab.node(0).stop_daemon(Daemon::Agent).await;
+    let take = "ip link delete margay.vxlan4 && ip link add thief type vxlan id 4096 dstport 4789";
+    lab.node(0).output("sh", &["-c", take]).await.unwrap();
+    lab.node(0).start_daemon(Daemon::Agent).await;
+    until(&lab, "the agent tells of the thief", async || {
+        margayctl(&lab, 0, "status").await.contains("overlay: add link margay.vxlan4")
+    })
+    .await;
+    lab.node(0).output("ip", &["link", "delete", "thief"]).await.unwrap();
+    until_connected(&lab).await;
+    until(&lab, "all is well", async || !margayctl(&lab, 0, "status").await.contains("overlay")).await;
     lab.stop().await;
 }

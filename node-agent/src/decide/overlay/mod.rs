@@ -149,7 +149,7 @@ pub(super) fn paths(state: &State, settings: &Traffic) -> Option<Paths> {
     let mut paths = Paths {
         name: name.to_owned(),
         addresses: own.addresses.clone(),
-        own: Vec::new(),
+        own: state.blocks().to_vec(),
         nodes: BTreeMap::new(),
         blocks: BTreeMap::new(),
         has_tunnels,
@@ -158,7 +158,6 @@ pub(super) fn paths(state: &State, settings: &Traffic) -> Option<Paths> {
     if !has_tunnels && settings.routing == Routing::Bgp {
         return Some(paths);
     }
-    paths.own = state.blocks().to_vec();
     let others = state.nodes().filter(|(other, _)| *other != name);
     paths.nodes = others.map(|(name, node)| (name.clone(), node.addresses.clone())).collect();
     let blocks = state.all_blocks().filter(|(_, node)| *node != name);
@@ -190,6 +189,20 @@ impl Paths {
         underlays
     }
 
+    /// The same as long as nobody may be sent anything through a tunnel: others may not have theirs yet.
+    pub(crate) fn receiving(&self) -> Self {
+        let plain = |block: &Block| Block { encapsulation: Encapsulation::None, ..block.clone() };
+        let blocks = self.blocks.iter().map(|(range, block)| (*range, plain(block))).collect();
+        Self { blocks, ..self.clone() }
+    }
+
+    /// The same with the tunnels that there were before, through which others may still send.
+    pub(crate) fn lingering(&self, before: &Self) -> Self {
+        // Where all is the speaker's, the nodes do not matter, but they say which tunnels there were.
+        let nodes = if self.nodes.is_empty() { &before.nodes } else { &self.nodes };
+        Self { has_tunnels: true, nodes: nodes.clone(), ..self.clone() }
+    }
+
     /// How much smaller than the uplink's packets those of pods have to be.
     pub(crate) fn overhead(&self) -> u32 {
         self.underlays().into_iter().map(Underlay::overhead).max().unwrap_or(0)
@@ -219,18 +232,19 @@ impl Paths {
                 Encapsulation::VxlanCrossSubnet => direct.is_none(),
             };
             if wants_tunnel {
-                if let Some(underlay) = self.underlay_to(there)
-                    && let Some(tunnel) = ways.tunnels.get_mut(&underlay)
-                    && let Some(destination) = underlay.address(there)
-                {
-                    let (mac, gateway) = (mac_of(node), block.network());
-                    tunnel.forwarding.insert(mac, destination);
-                    tunnel.neighbours.insert(gateway, mac);
-                    let source = addresses.iter().copied().find(|it| it.is_ipv4() == block.is_ipv4());
-                    ways.routes.insert(*block, Hop::Tunnel { underlay, gateway, source });
-                } else {
+                let underlay = self.underlay_to(there);
+                let Some((underlay, destination)) = underlay.and_then(|it| Some((it, it.address(there)?)))
+                else {
                     lost.insert(node, "no tunnel leads there: both nodes need addresses of one family");
-                }
+                    continue;
+                };
+                // Why there is none, its fault says.
+                let Some(tunnel) = ways.tunnels.get_mut(&underlay) else { continue };
+                let (mac, gateway) = (mac_of(node), block.network());
+                tunnel.forwarding.insert(mac, destination);
+                tunnel.neighbours.insert(gateway, mac);
+                let source = addresses.iter().copied().find(|it| it.is_ipv4() == block.is_ipv4());
+                ways.routes.insert(*block, Hop::Tunnel { underlay, gateway, source });
                 continue;
             }
             // Somebody has to make the routes that a tunnel is spared for.

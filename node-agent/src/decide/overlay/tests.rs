@@ -170,8 +170,28 @@ fn an_mtu_that_was_given_counts_and_an_address_that_no_interface_has_is_named() 
     assert_eq!(world.ways(&paths).tunnels[&Underlay::V4].mtu.octets(), 1400);
     world.uplinks.clear();
     let ways = world.ways(&paths);
-    assert!(ways.tunnels.is_empty() && ways.routes.is_empty(), "{ways:?}");
+    assert!(ways.tunnels.is_empty() && ways.routes.is_empty() && ways.problems.is_empty(), "{ways:?}");
     assert!(ways.faults[0].contains("192.0.2.1") && ways.faults[0].contains("no interface"), "{ways:?}");
+}
+
+#[test]
+fn between_tunnels_and_none_there_is_a_time_in_which_they_receive_and_nobody_sends() {
+    for (routing, has_speaker, near) in [(Routing::Bgp, true, None), (Routing::Direct, true, Some("direct"))]
+    {
+        let world = World::new(routing, has_speaker);
+        let (tunnels, mut none) = (paths(Encapsulation::Vxlan), paths(Encapsulation::None));
+        if routing == Routing::Bgp {
+            (none.nodes, none.blocks) = (BTreeMap::new(), BTreeMap::new());
+        }
+        for between in [tunnels.receiving(), none.lingering(&tunnels)] {
+            let ways = world.ways(&between);
+            assert_eq!(short(&ways), expected(near, None, false), "{routing:?}");
+            let settled = world.ways(&tunnels);
+            let [between, after] = [&ways, &settled].map(|ways| &ways.tunnels[&Underlay::V4]);
+            assert_eq!((between.mac, between.local, between.vni), (after.mac, after.local, after.vni));
+            assert_eq!((between.mtu, &between.addresses), (after.mtu, &after.addresses));
+        }
+    }
 }
 
 #[test]

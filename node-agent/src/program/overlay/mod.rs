@@ -33,6 +33,9 @@ use crate::{config, core::Event, decide::Paths, metrics::Metrics, traffic::Routi
 
 /// How long after a failure the next attempt is made.
 const RETRY: Duration = Duration::from_secs(1);
+/// How long after a pool's encapsulation has changed all agents have heard of it. Watches tell within milliseconds; this is for
+/// an API server that has much to do.
+const SPREAD: Duration = Duration::from_secs(5);
 /// Changes by others are looked at once for all that come within this time.
 const QUIET: Duration = Duration::from_millis(100);
 
@@ -61,6 +64,7 @@ pub(crate) async fn run(
         problems: BTreeSet::new(),
         told: None,
         due: None,
+        changing: None,
     };
     let mut reconcile = interval(settings.reconcile);
     reconcile.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -120,6 +124,8 @@ struct Task {
     told: Option<Result<(), String>>,
     /// When the next attempt is made, if there is anything to do.
     due: Option<Instant>,
+    /// Until when it is not certain that all nodes know that there are tunnels, or no more.
+    changing: Option<Instant>,
 }
 
 impl Task {
@@ -135,6 +141,7 @@ impl Task {
         match event {
             KernelEvent::LinkChanged(link) | KernelEvent::LinkGone(link) => !is_pods(link),
             KernelEvent::AddressChanged(_) | KernelEvent::AddressGone(_) | KernelEvent::Lost => true,
+            KernelEvent::QdiscChanged(_) | KernelEvent::QdiscGone(_) => false,
             KernelEvent::RouteChanged(route) | KernelEvent::RouteGone(route) => {
                 route.protocol == Protocol::MARGAY_OVERLAY
             }
@@ -144,14 +151,31 @@ impl Task {
             KernelEvent::ForwardingChanged(entry) | KernelEvent::ForwardingGone(entry) => {
                 self.tunnels.contains(&entry.link)
             }
-            KernelEvent::QdiscChanged(_) | KernelEvent::QdiscGone(_) => false,
         }
+    }
+
+    /// What is made of the paths for now. When tunnels come, every node has them before any sends through them; when they go,
+    /// none sends through them any more before any takes them away. An agent that starts knows of no change.
+    fn phase(&mut self, wanted: &Arc<Paths>) -> Arc<Paths> {
+        let now = Instant::now();
+        let before = self.done.as_ref().filter(|done| done.has_tunnels != wanted.has_tunnels);
+        let Some(before) = before else {
+            self.changing = None;
+            return Arc::clone(wanted);
+        };
+        let until = *self.changing.get_or_insert(now + SPREAD);
+        if until <= now {
+            self.changing = None;
+            return Arc::clone(wanted);
+        }
+        Arc::new(if wanted.has_tunnels { wanted.receiving() } else { wanted.lingering(before) })
     }
 
     /// Whether the tunnels are there; if not, why.
     async fn attempt(&mut self, wanted: &Arc<Paths>) -> Result<(), String> {
-        self.due = None;
-        match self.apply(wanted).await {
+        let phase = self.phase(wanted);
+        self.due = self.changing;
+        match self.apply(&phase).await {
             Ok(applied) => {
                 let Applied { changes, faults, problems, tunnels } = applied;
                 let is_news = self.done.as_ref() != Some(wanted);
@@ -169,7 +193,9 @@ impl Task {
                 self.tunnels = tunnels;
                 self.tell(problems.into_iter().chain(faults.iter().cloned()).collect());
                 if faults.is_empty() {
-                    self.done = Some(Arc::clone(wanted));
+                    if self.changing.is_none() {
+                        self.done = Some(Arc::clone(wanted));
+                    }
                     return Ok(());
                 }
                 self.due = Some(Instant::now() + RETRY);

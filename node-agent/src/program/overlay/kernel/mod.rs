@@ -84,7 +84,10 @@ pub(super) fn apply(socket: &mut Socket, paths: &Paths, settings: &Settings) -> 
 }
 
 fn no_device(refusal: &String) -> String {
-    format!("{refusal}; is the module vxlan in this kernel (modprobe vxlan), and the UDP port free?")
+    format!(
+        "{refusal}; is the module vxlan in this kernel (modprobe vxlan), and is there no other tunnel of this overlay.vni \
+         and overlay.port (ip -d link show type vxlan)?"
+    )
 }
 
 fn names() -> anyhow::Result<BTreeMap<Underlay, IfName>> {

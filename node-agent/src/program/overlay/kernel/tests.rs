@@ -185,6 +185,20 @@ fn what_is_not_wanted_any_more_goes_and_nothing_else_does() {
 }
 
 #[test]
+fn a_tunnel_of_others_with_our_number_is_a_fault_until_it_is_gone() {
+    // The cable goes with the other end.
+    let [node, _other] = nodes("192.0.2.", 24);
+    node.ip("link add thief type vxlan id 4096 dstport 4789");
+    let refused = node.apply();
+    assert!(refused.faults[0].contains("no other tunnel of this overlay.vni"), "{refused:?}");
+    assert!(!node.ip("route show proto 78").contains("margay"), "no route without the tunnel");
+    node.ip("link delete thief");
+    let mended = node.apply();
+    assert!(mended.faults.is_empty(), "{refused:?} {mended:?}");
+    assert_eq!(node.apply().changes, 0);
+}
+
+#[test]
 fn a_link_of_another_kind_with_our_name_is_named() {
     let [node, _] = nodes("192.0.2.", 24);
     node.ip("link add margay.vxlan4 type bridge");
