@@ -794,6 +794,7 @@ impl Core {
         if let Some(blocks) = self.programmed.as_ref().map(|programmed| programmed.blocks.clone()) {
             self.configure_node(&blocks);
         }
+        self.changed.note(self.short_way.is_closed());
         self.look(listing.endpoints);
         self.doubt();
         self.count_drops();

@@ -107,7 +107,7 @@ async fn containers_have_their_capabilities_and_no_privilege() {
         let security = &container["securityContext"];
         let needed: &[&str] = match name {
             "install-cni" => &[],
-            "margay-node" => &["NET_ADMIN"],
+            "margay-node" => &["BPF", "NET_ADMIN", "PERFMON"],
             "margay-bgp" => &["NET_ADMIN", "NET_BIND_SERVICE"],
             _ => panic!("container {name} is not known here"),
         };

@@ -1,8 +1,14 @@
 //! Writing the maps, and opening and closing the short way.
 
-use std::path::Path;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::Arc,
+};
 
 use anyhow::Context;
+use ipnetwork::IpNetwork;
+use margay_api::endpoint::EndpointId;
 use margay_ebpf_common::{control::Control, counter};
 use margay_policy::compile::{Changes, Compiler};
 use tracing::{info, warn};
@@ -14,19 +20,33 @@ use super::{
     maps::{Hash, Maps},
     object::{self, Object, Pins},
 };
-use crate::decide::Wanted;
+use crate::decide::{Admitted, Wanted};
 
 /// Where the short way's maps are, and what they are to hold.
 pub(crate) struct Driver {
     maps: Maps,
     contents: Contents,
     attachments: Attachments,
+    /// The endpoints and the blocks that were noted last, unless interfaces have changed since.
+    noted: Option<Noted>,
     /// What the kernel's map says.
     control: Control,
     /// Whether flows that connection tracking keeps are known to the programs.
     is_seeded: bool,
     /// Why the short way is closed; `None` when it is open, or waits for its interfaces.
     closed: Option<String>,
+}
+
+/// What most changes leave as it is.
+struct Noted {
+    endpoints: Arc<BTreeMap<EndpointId, Admitted>>,
+    pod_blocks: Arc<BTreeSet<IpNetwork>>,
+}
+
+impl Noted {
+    fn is_of(&self, wanted: &Wanted) -> bool {
+        Arc::ptr_eq(&self.endpoints, &wanted.endpoints) && Arc::ptr_eq(&self.pod_blocks, &wanted.pod_blocks)
+    }
 }
 
 impl Driver {
@@ -41,8 +61,10 @@ impl Driver {
             maps,
             contents: Contents::default(),
             attachments: Attachments::default(),
+            noted: None,
             control,
-            is_seeded: is_found,
+            // An agent that let flows begin had made them known.
+            is_seeded: is_found && control.admits != 0,
             closed: None,
         };
         Ok((driver, Programs::new(programs, pins)))
@@ -51,14 +73,20 @@ impl Driver {
     /// Takes note of which interfaces are attached.
     pub(crate) fn attached(&mut self, attachments: Attachments) {
         self.attachments = attachments;
+        self.noted = None;
     }
 
     /// Takes note of what is wanted now, for the next [`Driver::write`].
     pub(crate) fn note(&mut self, wanted: &Wanted, compiler: &Compiler, changes: &Changes) {
         self.contents.policy(compiler, changes);
+        if self.noted.as_ref().is_some_and(|noted| noted.is_of(wanted)) {
+            return;
+        }
         self.contents.endpoints(&wanted.endpoints, &self.attachments.pods);
         self.contents.uplinks.replace(self.attachments.uplinks.iter().flatten().map(|index| (*index, 0)));
         self.contents.pods(&wanted.pod_blocks);
+        let (endpoints, pod_blocks) = (Arc::clone(&wanted.endpoints), Arc::clone(&wanted.pod_blocks));
+        self.noted = Some(Noted { endpoints, pod_blocks });
     }
 
     /// Has no flow judged from now on, until [`Driver::write`] or [`Driver::resume`]; nothing, when there is nothing to write.

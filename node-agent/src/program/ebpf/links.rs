@@ -182,6 +182,8 @@ impl Programs {
 
     fn attach_one(&mut self, link: &Link, hook: Hook) -> anyhow::Result<()> {
         let pin = self.pins.link(link.index.number(), hook);
+        // Somebody may have emptied the bpf file system.
+        fs::create_dir_all(self.pins.links()).context("make the folder of pinned links")?;
         let program = program(&mut self.ebpf, hook)?;
         if pin.exists() {
             match replace(program, &pin) {
@@ -233,9 +235,10 @@ impl Programs {
     }
 }
 
-/// Whether other nodes may be behind it: any interface with Ethernet headers that is no pod's.
+/// Whether other nodes may be behind it: any interface with Ethernet headers that is no pod's. What a port of a bridge or bond
+/// receives, that receives, too.
 fn is_uplink(link: &Link) -> bool {
-    !link.loopback && link.up && link.address.is_some()
+    !link.loopback && link.up && link.address.is_some() && link.controller.is_none()
 }
 
 /// Puts a program in the place of the one before it, atomically.

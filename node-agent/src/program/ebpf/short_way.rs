@@ -77,10 +77,14 @@ impl ShortWay {
     /// Takes note of what is wanted now. No flow is judged from then on, until [`Self::write`] or [`Self::resume`].
     pub(crate) fn prepare(&mut self, wanted: &Wanted, compiler: &Compiler, changes: &Changes) {
         let Some(Open { driver, links }) = &mut self.open else { return };
-        let names = wanted.endpoints.values().map(|admitted| admitted.endpoint.host_ifname.clone()).collect();
         links.send_if_modified(|told| {
-            let differs = *told != names;
-            *told = names;
+            let wanted = wanted.endpoints.values().map(|admitted| &admitted.endpoint.host_ifname);
+            // They come in another order than names have.
+            let differs =
+                wanted.clone().count() != told.len() || wanted.clone().any(|name| !told.contains(name));
+            if differs {
+                *told = wanted.cloned().collect();
+            }
             differs
         });
         driver.note(wanted, compiler, changes);
@@ -99,6 +103,11 @@ impl ShortWay {
         if let Some(Open { driver, .. }) = &mut self.open {
             driver.write();
         }
+    }
+
+    /// Whether it is closed, and to be tried again.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.open.as_ref().is_some_and(|open| open.driver.closed().is_some())
     }
 
     /// Brings the metrics up to date.
