@@ -21,7 +21,7 @@ use margay_ebpf_common::{
     counter::Counter,
     endpoint::{Endpoint, PEER},
     flow::{Flow, FlowKey, HIGH_FIN, LOW_FIN, OPENED_BY_HIGH, RESET, TCP, UDP},
-    verdict::{ALLOW, ANY_CLASS, INGRESS, VerdictKey},
+    verdict::{ALLOW, ANY_CLASS, INGRESS, TELL, VerdictKey},
 };
 use margay_policy::Protocol;
 use nix::time::{ClockId, clock_gettime};
@@ -156,7 +156,11 @@ fn verdicts(maps: &Maps, set: Option<u32>) -> anyhow::Result<Table> {
         } else {
             (protocol(key.protocol), ports(key.port, len))
         };
-        let verdict = if verdict == ALLOW { "allowed" } else { "left to nftables" };
+        let verdict = match verdict {
+            ALLOW => "allowed",
+            TELL => "left to nftables, which tells of it; what has begun goes on",
+            _ => "left to nftables",
+        };
         let direction = if key.way == INGRESS { "ingress" } else { "egress" };
         table.push([key.set.to_string(), direction.into(), class, protocol, ports, verdict.into()]);
     }

@@ -8,7 +8,7 @@ use margay_ebpf_common::{
     address::Address,
     endpoint::Endpoint,
     flow::End,
-    verdict::{ALLOW, ANY_CLASS, EGRESS, INGRESS, NO_CLASS, VerdictKey},
+    verdict::{ALLOW, ANY_CLASS, EGRESS, INGRESS, NO_CLASS, TELL, VerdictKey},
 };
 
 use crate::{
@@ -31,8 +31,10 @@ pub(crate) struct Opening {
     pub(crate) port: [u8; 2],
     /// Protocol number.
     pub(crate) protocol: u8,
+    /// Whether it has begun, and is judged anew; 0 or 1.
+    pub(crate) has_begun: u8,
     /// Zero.
-    pub(crate) padding: [u8; 5],
+    pub(crate) padding: [u8; 4],
     /// Set by [`judge`]: how packets to the first end go.
     pub(crate) source_end: OnStack<End>,
     /// Set by [`judge`]: how packets to the second end go.
@@ -73,6 +75,7 @@ pub(crate) fn is_pod(address: &Address) -> bool {
 #[inline(never)]
 pub(crate) fn judge(source: &Address, destination: &Address, opening: &mut Opening) -> bool {
     let protocol = opening.protocol;
+    let has_begun = opening.has_begun != 0;
     if opening.source_ifindex != 0 {
         let Some(endpoint) = value!(ENDPOINTS, &opening.source_ifindex) else {
             return false;
@@ -86,7 +89,7 @@ pub(crate) fn judge(source: &Address, destination: &Address, opening: &mut Openi
                 protocol,
                 port: opening.port,
             });
-            if !allows(what) {
+            if !allows(what, has_begun) {
                 return false;
             }
         }
@@ -104,7 +107,7 @@ pub(crate) fn judge(source: &Address, destination: &Address, opening: &mut Openi
                 protocol,
                 port: opening.port,
             });
-            if !allows(what) {
+            if !allows(what, has_begun) {
                 return false;
             }
         }
@@ -137,11 +140,12 @@ fn class(address: &Address) -> u32 {
 
 /// The entry with the longest prefix; where the class has none at all, that of the classes without entries of their own.
 #[inline(always)]
-fn allows(what: OnStack<VerdictKey>) -> bool {
+fn allows(what: OnStack<VerdictKey>, has_begun: bool) -> bool {
+    let passes = |verdict: u32| verdict == ALLOW || (has_begun && verdict == TELL);
     let mut key = Prefix::new(VerdictKey::PORT, what.0);
     if let Some(verdict) = VERDICTS.get(&key.key) {
-        return *verdict == ALLOW;
+        return passes(*verdict);
     }
     key.key.data.class = ANY_CLASS;
-    VERDICTS.get(&key.key).is_some_and(|verdict| *verdict == ALLOW)
+    VERDICTS.get(&key.key).is_some_and(|verdict| passes(*verdict))
 }

@@ -1,6 +1,6 @@
 //! The eBPF dataplane: a short way round the node's stack for packets between pods that policy plainly allows.
 //!
-//! The programs never drop and never translate. What does not take the short way goes on to the stack, where nftables judges
+//! The programs neither drop nor translate. What does not take the short way goes on to the stack, where nftables judges
 //! by the same policy. `docs/ebpf.md` draws it.
 //!
 //! | program | attached at | does |

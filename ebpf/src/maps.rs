@@ -1,6 +1,6 @@
 //! The maps that the agent and the programs share; `margay-ebpf-common` says what is in them.
 //!
-//! Sizes are those for a node that nobody configured; the loader sets others.
+//! Sizes are for any node; tests load smaller ones.
 
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
@@ -30,7 +30,7 @@ pub(crate) static LOCAL: HashMap<Address, u32> = HashMap::with_max_entries(8192,
 
 /// The interfaces that lead to other nodes.
 #[map(name = "UPLINKS")]
-pub(crate) static UPLINKS: HashMap<u32, u32> = HashMap::with_max_entries(64, 0);
+pub(crate) static UPLINKS: HashMap<u32, u32> = HashMap::with_max_entries(1024, 0);
 
 /// Classes of addresses.
 #[map(name = "ADDRESSES")]

@@ -17,8 +17,8 @@ use crate::{
 /// Looks at a packet on its way out.
 #[inline(always)]
 pub(crate) fn note(packet: Packet) {
+    // It keeps its mark: the interface may be a VLAN's or a tunnel's, and the packet comes by again at the one beneath.
     if packet.tc_index() == SHORT_MARK {
-        packet.set_tc_index(0);
         return;
     }
     let mut headers = MaybeUninit::uninit();

@@ -198,12 +198,11 @@ fn considered(ifindex: u32, at: At, headers: &Headers, whose: &Whose) -> Outcome
 
     let mut opening = MaybeUninit::uninit();
     let opening = &mut zero::<Opening, 8>(&mut opening).0;
+    // An old flow whose pod is not known here, now, is not over for that.
     if !ends(at, headers, opening) {
-        if old.is_some() {
-            flow::end(&whose.key);
-        }
         return Outcome::Nobodys;
     }
+    opening.has_begun = u8::from(old.is_some());
     if old.is_none() {
         if flow::is_stacked(&whose.key, now) {
             return Outcome::Stack(Counter::Stacked);

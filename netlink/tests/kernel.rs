@@ -270,8 +270,9 @@ fn a_flow_that_is_given_to_connection_tracking_is_established_there() {
             flow("2001:db8::2", "2001:db8::1", 17),
             flow("192.0.2.1", "192.0.2.2", 6),
         ];
-        assert_eq!(conntrack::adopt(&flows, 60).unwrap(), 3);
-        assert_eq!(conntrack::adopt(&flows, 60).unwrap(), 0, "they are there already");
+        let all = flows.map(|flow| (flow, 60));
+        assert_eq!(conntrack::adopt(&all).unwrap(), 3);
+        assert_eq!(conntrack::adopt(&all).unwrap(), 0, "they are there already");
 
         let mut answers = conntrack::answers(17).unwrap();
         answers.sort_unstable();

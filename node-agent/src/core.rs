@@ -659,7 +659,7 @@ impl Core {
                 return;
             }
         }
-        self.short_way.write();
+        self.doubtful.extend(self.short_way.write());
         let compiler = self.decider.compiler();
         if is_replaced {
             self.tally.restart(compiler);

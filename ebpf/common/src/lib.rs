@@ -24,4 +24,4 @@ pub mod flow;
 pub mod verdict;
 
 /// Changes with every change of a layout or of what it means: maps of another version are not used, but made anew.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;

@@ -5,7 +5,7 @@
 //! | `ADDRESSES`, a hash | [`Address`](crate::address::Address) | its class, where it is not what the ranges say |
 //! | `RANGES`, a trie | prefix of an [`Address`](crate::address::Address) | its class |
 //! | `PODS`, a trie | prefix of an [`Address`](crate::address::Address) | 0: addresses in it are of pods, and nothing translates them |
-//! | `VERDICTS`, a trie | prefix of a [`VerdictKey`] | [`ALLOW`] or [`REFER`] |
+//! | `VERDICTS`, a trie | prefix of a [`VerdictKey`] | [`ALLOW`], [`TELL`] or [`REFER`] |
 
 use core::mem::{align_of, offset_of, size_of};
 
@@ -21,7 +21,9 @@ pub const EGRESS: u8 = 1;
 
 /// It may pass.
 pub const ALLOW: u32 = 1;
-/// nftables is to decide: it denies, or passes and tells of it.
+/// It may pass, and nftables is to tell of it: flows begin there, and those that have begun go on as they are.
+pub const TELL: u32 = 2;
+/// nftables is to decide: it denies.
 pub const REFER: u32 = 0;
 
 /// What is decided about one class in one direction of a policy set.

@@ -16,6 +16,7 @@ use margay_ebpf_common::{
 
 pub(crate) use self::packet::Packet;
 use self::wire::{Ipv4, Ipv6, Ports, Tcp, Udp};
+use crate::flow::order;
 use crate::words::Zero;
 
 /// Octets of an Ethernet header.
@@ -191,6 +192,10 @@ fn ipv6(packet: Packet, headers: &mut Headers) -> Kind {
     headers.protocol = header.next;
     headers.source = Address(header.source);
     headers.destination = Address(header.destination);
+    // In the maps these are addresses of IPv4, which no packet of IPv6 has (RFC 4291 section 2.5.5.2).
+    if is_mapped(&headers.source) || is_mapped(&headers.destination) {
+        return Kind::Unparsed;
+    }
     headers.transport = ETHERNET + IPV6;
     match headers.protocol {
         TCP | UDP | ICMPV6 => transport::<54>(packet, headers, Kind::Whole),
@@ -199,6 +204,12 @@ fn ipv6(packet: Packet, headers: &mut Headers) -> Kind {
             kind => kind,
         },
     }
+}
+
+#[inline(always)]
+fn is_mapped(address: &Address) -> bool {
+    let (high, low) = order(address);
+    high == 0 && low >> 32 == 0xffff
 }
 
 /// Reads the header of TCP, UDP or ICMP at the place that it has in nearly every packet.

@@ -68,19 +68,19 @@ pub fn answers(protocol: u8) -> Result<Vec<Flow>, Error> {
 }
 
 /// Has flows tracked, given in the direction in which they were opened, as connections of which both ends were heard; says
-/// of how many that was not so before. Each is forgotten when it is silent for so many seconds.
+/// of how many that was not so before. Each is forgotten when it is silent for the seconds that go with it.
 ///
 /// # Errors
 /// As [`answers`]: the first, when all that could be taken over are.
-pub fn adopt(flows: &[Flow], seconds: u32) -> Result<usize, Error> {
+pub fn adopt(flows: &[(Flow, u32)]) -> Result<usize, Error> {
     if flows.is_empty() {
         return Ok(0);
     }
     let raw = open()?;
     let (mut adopted, mut failed) = (0, None);
-    for flow in flows {
+    for (flow, seconds) in flows {
         let what = || format!("track {} to {}", flow.source, flow.destination);
-        let body = body(flow, seconds);
+        let body = body(flow, *seconds);
         let request = message(NEW, NLM_F_CREATE | NLM_F_EXCL | NLM_F_ACK, family(flow.source), &body);
         match exchange(&raw, &request, &what, |_, _| {}) {
             Ok(()) => adopted += 1,

@@ -55,6 +55,19 @@ impl Dataplane {
         map.set(0, Control { revision, admits }, 0).unwrap();
     }
 
+    /// Takes the address of a pod away, and gives back its link.
+    pub(crate) fn take_address(&mut self, address: IpAddr) -> u32 {
+        let mut local = self.hash::<Address, u32>("LOCAL");
+        let link = local.get(&Address::from(address), 0).unwrap();
+        local.remove(&Address::from(address)).unwrap();
+        link
+    }
+
+    /// Has an address be that of the pod behind a link.
+    pub(crate) fn add_address(&mut self, address: IpAddr, link: u32) {
+        self.hash::<Address, u32>("LOCAL").insert(Address::from(address), link, 0).unwrap();
+    }
+
     /// A pod link, and the addresses of its pod.
     pub(crate) fn add_pod(&mut self, ifindex: u32, endpoint: Endpoint, addresses: &[IpAddr]) {
         self.hash("ENDPOINTS").insert(ifindex, endpoint, 0).unwrap();

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     io::{Read, Write},
     net::TcpStream,
+    os::unix::fs::PermissionsExt,
     time::Duration,
 };
 
@@ -12,19 +13,41 @@ use margay_lab::{Daemon, Dataplane, IpFamilies, Lab, LabConfig, Party, PodKey, P
 pub(crate) const TCP: Port = Port::tcp(8080);
 pub(crate) const UDP: Port = Port { protocol: Protocol::Udp, number: 8081 };
 /// How long anything may take before a test fails.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
-/// Two nodes, of which both have the eBPF dataplane.
-pub(crate) async fn start() -> Lab {
+/// What the agent is started with: no more than the manifest gives it (`manifests/base/daemonset.yaml`).
+const AGENT: &str = "#!/bin/sh
+exec setpriv --bounding-set=-all,+net_admin,+bpf,+perfmon -- PROGRAM \"$@\"
+";
+
+/// Programs of a node, of which the agent has no more privilege than in a cluster.
+fn programs() -> tempfile::TempDir {
+    let target =
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/debug").canonicalize().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["margay", "margay-bgp"] {
+        std::os::unix::fs::symlink(target.join(name), folder.path().join(name)).unwrap();
+    }
+    let agent = folder.path().join("margay-node");
+    std::fs::write(&agent, AGENT.replace("PROGRAM", &target.join("margay-node").display().to_string()))
+        .unwrap();
+    std::fs::set_permissions(&agent, std::fs::Permissions::from_mode(0o755)).unwrap();
+    folder
+}
+
+/// Two nodes, of which both have the eBPF dataplane; and what is to be kept as long as they are.
+pub(crate) async fn start() -> (Lab, tempfile::TempDir) {
+    let programs = programs();
     let config = LabConfig {
         nodes: 2,
         dataplane: Dataplane::Ebpf,
         ip_families: IpFamilies::Dual,
         ..LabConfig::default()
     };
+    let config = LabConfig { binaries: Some(programs.path().to_owned()), ..config };
     let lab = Lab::start(config).await.unwrap();
     lab.wait_ready(PATIENCE).await.unwrap();
-    lab
+    (lab, programs)
 }
 
 pub(crate) fn party(name: &str) -> Party {
@@ -42,24 +65,21 @@ pub(crate) async fn run(lab: &Lab, pods: &[(&str, &str)]) {
     lab.create_pods(&pods).await.unwrap();
     let keys: Vec<_> = pods.iter().map(|(key, _)| key.clone()).collect();
     lab.wait_pods(&keys, PATIENCE).await.unwrap();
-    for (key, _) in &pods {
-        let (node, _) = lab.pod_netns(key).unwrap();
-        until(lab, &format!("the links of {} have programs", node.name()), async || {
-            let links = node.output("ip", &["-json", "link"]).await.unwrap();
-            let links: serde_json::Value = serde_json::from_str(&links).unwrap();
-            let count = |prefix: &str| {
-                let all = links.as_array().unwrap().iter();
-                all.filter(|link| link["ifname"].as_str().unwrap().starts_with(prefix)).count()
-            };
-            let Ok(versions) = std::fs::read_dir(node.path("/sys/fs/bpf/margay")) else { return false };
-            let links =
-                versions.flatten().filter_map(|version| std::fs::read_dir(version.path().join("links")).ok());
-            let attached = links.map(Iterator::count);
-            // Two at each link, and the fabric's is the one that is no pod's.
-            attached.sum::<usize>() == 2 * (count("mgy") + 1)
+    // The programs know all of them, and flows may begin.
+    for (number, node) in lab.nodes().iter().enumerate() {
+        let here = keys.iter().filter(|key| lab.pod_netns(key).unwrap().0.name() == node.name()).count();
+        until(lab, &format!("the programs know the pods of {}", node.name()), async || {
+            let known = node.output(&margayctl(), &["ebpf", "endpoints", "-o", "json"]).await;
+            let known = known.ok().and_then(|text| serde_json::from_str::<serde_json::Value>(&text).ok());
+            known.is_some_and(|known| known.as_array().unwrap().len() >= here)
+                && metrics(lab, number, "margay_short_way_open").await.values().next() == Some(&1)
         })
         .await;
     }
+}
+
+pub(crate) fn margayctl() -> String {
+    concat!(env!("CARGO_MANIFEST_DIR"), "/../target/debug/margayctl").to_owned()
 }
 
 /// Waits until it is so.
@@ -86,6 +106,15 @@ pub(crate) fn only(from: &str, to: &str) -> String {
         "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: only-{to}, namespace: default}}\n\
          spec:\n  podSelector: {{matchLabels: {{app: {to}}}}}\n\
          \x20 ingress: [{{from: [{{podSelector: {{matchLabels: {{app: {from}}}}}}}]}}]\n"
+    )
+}
+
+/// A policy that would let nobody in to `to`, if it were not only audited.
+pub(crate) fn audited(to: &str) -> String {
+    format!(
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
+         metadata: {{name: audit-{to}, namespace: default, annotations: {{margay.dev/enforcement: audit}}}}\n\
+         spec: {{podSelector: {{matchLabels: {{app: {to}}}}}}}\n"
     )
 }
 

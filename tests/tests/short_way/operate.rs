@@ -1,16 +1,11 @@
 //! What operators see of the short way, and how a node becomes clean again.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use margay_lab::{Daemon, Lab, PodKey};
 use serde_json::Value;
 
-use crate::cluster::{TCP, apply, is_open, only, party, run, start, until};
-
-fn margayctl() -> String {
-    let target = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target");
-    target.join("debug/margayctl").display().to_string()
-}
+use crate::cluster::{TCP, apply, is_open, margayctl, only, party, run, start, until};
 
 async fn ask(lab: &Lab, arguments: &[&str]) -> Value {
     let arguments: Vec<&str> = arguments.iter().copied().chain(["-o", "json"]).collect();
@@ -24,7 +19,7 @@ fn rows<'v>(table: &'v Value, column: &str, says: &str) -> Vec<&'v Value> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn margayctl_says_which_pods_flows_and_verdicts_the_short_way_has() {
-    let lab = start().await;
+    let (lab, _programs) = start().await;
     run(&lab, &[("client", "n1"), ("near", "n1")]).await;
     apply(&lab, &only("client", "near")).await;
     until(&lab, "the verdicts are there", async || {
@@ -56,7 +51,7 @@ async fn margayctl_says_which_pods_flows_and_verdicts_the_short_way_has() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn cleanup_leaves_nothing_of_ours_and_waits_for_the_agent_and_the_pods_to_go() {
-    let lab = start().await;
+    let (lab, _programs) = start().await;
     run(&lab, &[("client", "n1"), ("near", "n1")]).await;
     assert!(is_open(&lab, "client", "near", TCP).await);
     let node = lab.node(0);

@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use crate::cluster::{PATIENCE, TCP, UDP, apply, is_open, metrics, only, party, run, start, took, until};
+use crate::cluster::{
+    PATIENCE, TCP, UDP, apply, audited, is_open, margayctl, metrics, only, party, run, start, took, until,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn flows_between_pods_go_round_the_stack_as_far_as_policy_allows_them() {
-    let lab = start().await;
+    let (lab, _programs) = start().await;
     run(&lab, &[("client", "n1"), ("near", "n1"), ("far", "n2"), ("other", "n1")]).await;
     apply(&lab, &format!("{}---\n{}", only("client", "near"), only("client", "far"))).await;
     for to in ["near", "far"] {
@@ -34,7 +36,7 @@ async fn flows_between_pods_go_round_the_stack_as_far_as_policy_allows_them() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flow_that_policy_allows_no_more_ends_and_others_go_on() {
-    let lab = start().await;
+    let (lab, _programs) = start().await;
     run(&lab, &[("client", "n1"), ("other", "n1"), ("near", "n1"), ("far", "n2")]).await;
     let mut ending = Vec::new();
     let mut staying = Vec::new();
@@ -44,7 +46,22 @@ async fn a_flow_that_policy_allows_no_more_ends_and_others_go_on() {
             staying.push(lab.keep(&party("client"), &party(to), port).await.unwrap().unwrap());
         }
     }
-    assert!(took(&lab, 1, "to_pod").await > 0, "they are on the short way{}", lab.log_tail(30));
+    // Two flows of each pod that asks, to each of two pods: on the short way, all of them.
+    for (node, flows) in [(0, 8), (1, 4)] {
+        let known = lab.node(node).output(&margayctl(), &["ebpf", "flows", "-o", "json"]).await.unwrap();
+        let known: serde_json::Value = serde_json::from_str(&known).unwrap();
+        assert_eq!(known.as_array().unwrap().len(), flows, "{known}");
+    }
+    // What is only audited ends none of them.
+    apply(&lab, &audited("near")).await;
+    let set = async || {
+        let known = lab.node(0).output(&margayctl(), &["ebpf", "verdicts"]).await.unwrap();
+        known.contains("nftables, which tells of it")
+    };
+    until(&lab, "the audit is in force", set).await;
+    for kept in ending.iter_mut().chain(&mut staying) {
+        assert!(kept.is_alive(PATIENCE).await, "an audit ends nothing");
+    }
 
     apply(&lab, &format!("{}---\n{}", only("client", "near"), only("client", "far"))).await;
     for kept in &mut ending {

@@ -43,7 +43,7 @@ async fn is_served(lab: &Lab, from: &str) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_translated_goes_through_the_stack_and_is_judged_after_translation() {
-    let lab = start().await;
+    let (lab, _programs) = start().await;
     run(&lab, &[("client", "n1"), ("other", "n1"), ("near", "n1"), ("far", "n2")]).await;
     for (to, policy) in [("near", only("client", "near")), ("far", only("client", "far"))] {
         serve(&lab, to).await;

@@ -7,7 +7,7 @@ use margay_api::endpoint::EndpointId;
 use margay_ebpf_common::{
     address::{Address, IPV4_PREFIX_LEN},
     endpoint::{Endpoint, PEER},
-    verdict::{ALLOW, ANY_CLASS, EGRESS, INGRESS, NO_CLASS, REFER, VerdictKey},
+    verdict::{ALLOW, ANY_CLASS, EGRESS, INGRESS, NO_CLASS, REFER, TELL, VerdictKey},
 };
 use margay_netlink::MacAddr;
 use margay_policy::compile::{
@@ -110,12 +110,6 @@ impl Contents {
         self.pods.replace(blocks.iter().map(|block| (prefix::of_network(*block), 0)));
     }
 
-    /// Has the maps hold no endpoints, so that no flow can be judged.
-    pub(super) fn close(&mut self) {
-        self.endpoints.replace([]);
-        self.local.replace([]);
-    }
-
     /// Whether the kernel may lack something.
     pub(super) fn is_dirty(&self) -> bool {
         let Self { endpoints, local, uplinks, addresses, ranges, pods, verdicts } = self;
@@ -188,7 +182,8 @@ fn number(set: PolicySetId) -> u32 {
 fn value(verdict: Verdict) -> u32 {
     match verdict {
         Verdict::Allow => ALLOW,
-        Verdict::Deny(_) | Verdict::Audit(_) => REFER,
+        Verdict::Audit(_) => TELL,
+        Verdict::Deny(_) => REFER,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     path::Path,
     sync::Arc,
 };
@@ -26,11 +27,14 @@ use crate::decide::{Admitted, Wanted};
 pub(crate) struct Driver {
     maps: Maps,
     contents: Contents,
-    attachments: Attachments,
+    /// `None` before the links that were wanted first are attached.
+    attachments: Option<Attachments>,
     /// The endpoints and the blocks that were noted last, unless interfaces have changed since.
     noted: Option<Noted>,
     /// What the kernel's map says.
     control: Control,
+    /// Whether the revision is odd because of [`Driver::pause`], over maps that are whole.
+    is_paused: bool,
     /// Whether flows that connection tracking keeps are known to the programs.
     is_seeded: bool,
     /// Why the short way is closed; `None` when it is open, or waits for its interfaces.
@@ -60,9 +64,10 @@ impl Driver {
         let driver = Self {
             maps,
             contents: Contents::default(),
-            attachments: Attachments::default(),
+            attachments: None,
             noted: None,
             control,
+            is_paused: false,
             // An agent that let flows begin had made them known.
             is_seeded: is_found && control.admits != 0,
             closed: None,
@@ -72,18 +77,22 @@ impl Driver {
 
     /// Takes note of which interfaces are attached.
     pub(crate) fn attached(&mut self, attachments: Attachments) {
-        self.attachments = attachments;
+        // What went out there was not noted as long as no programs were.
+        let has_more = |before: &Attachments| !attachments.uplinks.is_subset(&before.uplinks);
+        self.is_seeded &= !self.attachments.as_ref().is_some_and(has_more);
+        self.attachments = Some(attachments);
         self.noted = None;
     }
 
     /// Takes note of what is wanted now, for the next [`Driver::write`].
     pub(crate) fn note(&mut self, wanted: &Wanted, compiler: &Compiler, changes: &Changes) {
         self.contents.policy(compiler, changes);
+        let Some(attachments) = &self.attachments else { return };
         if self.noted.as_ref().is_some_and(|noted| noted.is_of(wanted)) {
             return;
         }
-        self.contents.endpoints(&wanted.endpoints, &self.attachments.pods);
-        self.contents.uplinks.replace(self.attachments.uplinks.iter().flatten().map(|index| (*index, 0)));
+        self.contents.endpoints(&wanted.endpoints, &attachments.pods);
+        self.contents.uplinks.replace(attachments.uplinks.iter().map(|index| (*index, 0)));
         self.contents.pods(&wanted.pod_blocks);
         let (endpoints, pod_blocks) = (Arc::clone(&wanted.endpoints), Arc::clone(&wanted.pod_blocks));
         self.noted = Some(Noted { endpoints, pod_blocks });
@@ -91,40 +100,50 @@ impl Driver {
 
     /// Has no flow judged from now on, until [`Driver::write`] or [`Driver::resume`]; nothing, when there is nothing to write.
     pub(crate) fn pause(&mut self) {
-        if !self.contents.is_dirty() {
+        if self.attachments.is_none() || !self.contents.is_dirty() || self.control.revision & 1 == 1 {
             return;
         }
-        let paused = Control { revision: self.control.revision | 1, ..self.control };
-        if let Err(error) = self.set_control(paused) {
-            self.fail(&error);
+        match self.set_control(Control { revision: self.control.revision | 1, ..self.control }) {
+            Ok(()) => self.is_paused = true,
+            Err(error) => self.warn(&error),
         }
     }
 
-    /// Has flows judged again by what the maps have said all the time: nothing could be changed.
+    /// Has flows judged again by what the maps have said all the time, if that is what kept them from it: nothing could be changed.
     pub(crate) fn resume(&mut self) {
-        if self.control.revision & 1 == 0 {
+        if !std::mem::take(&mut self.is_paused) {
             return;
         }
-        let resumed = Control { revision: self.control.revision & !1, ..self.control };
-        if let Err(error) = self.set_control(resumed) {
-            self.fail(&error);
+        if let Err(error) = self.set_control(Control { revision: self.control.revision & !1, ..self.control })
+        {
+            self.warn(&error);
         }
     }
 
     /// Makes the maps hold what is wanted, and has all flows judged by it from now on. What cannot be done closes the short way: all
-    /// goes through the stack then, until the next attempt.
-    pub(crate) fn write(&mut self) {
-        if !self.contents.is_dirty() && self.control.admits == u32::from(self.is_ready()) {
-            return;
+    /// goes through the stack then, until the next attempt. Gives back the ends of the flows that were given to the stack.
+    pub(crate) fn write(&mut self) -> BTreeSet<IpAddr> {
+        // What an agent before has written stays in force until all links are known again.
+        let Some(attachments) = &self.attachments else { return BTreeSet::new() };
+        let admits = u32::from(attachments.is_complete);
+        if !self.contents.is_dirty() && self.control.admits == admits {
+            return BTreeSet::new();
         }
-        match self.try_write() {
+        self.is_paused = false;
+        match self.try_write(admits) {
             Ok(()) => {
                 if self.closed.take().is_some() {
                     info!("the short way is open again");
                 }
+                BTreeSet::new()
             }
             Err(error) => self.fail(&error),
         }
+    }
+
+    /// Whether flows may begin to take the short way.
+    pub(crate) fn is_open(&self) -> bool {
+        self.control.admits != 0
     }
 
     /// Why the short way is closed, if it is.
@@ -140,19 +159,15 @@ impl Driver {
         self.maps.counters()
     }
 
-    fn is_ready(&self) -> bool {
-        self.attachments.uplinks.is_some()
-    }
-
-    fn try_write(&mut self) -> anyhow::Result<()> {
+    fn try_write(&mut self, admits: u32) -> anyhow::Result<()> {
         // The programs note what the stack has from the moment that they are attached; this is what it had before.
-        if !self.is_seeded && self.is_ready() {
-            handover::from_stack(&mut self.maps)?;
+        if !self.is_seeded && admits != 0 {
+            let blocks = self.noted.as_ref().map(|noted| Arc::clone(&noted.pod_blocks)).unwrap_or_default();
+            handover::from_stack(&mut self.maps, |address| holds(&blocks, address))?;
             self.is_seeded = true;
         }
         self.set_control(Control { revision: self.control.revision | 1, ..self.control })?;
         let (contents, maps) = (&mut self.contents, &mut self.maps);
-        // Whoever cannot go on leaves no endpoint by which to judge.
         contents.verdicts.write("VERDICTS", &mut maps.verdicts)?;
         contents.ranges.write("RANGES", &mut maps.ranges)?;
         contents.addresses.write("ADDRESSES", &mut maps.addresses)?;
@@ -160,33 +175,47 @@ impl Driver {
         contents.uplinks.write("UPLINKS", &mut maps.uplinks)?;
         contents.endpoints.write("ENDPOINTS", &mut maps.endpoints)?;
         contents.local.write("LOCAL", &mut maps.local)?;
-        let admits = u32::from(self.is_ready());
         self.set_control(Control { revision: self.control.revision.wrapping_add(1), admits })
     }
 
     /// Closes the short way: its flows become the stack's, and no other can be judged.
-    fn fail(&mut self, error: &anyhow::Error) {
+    fn fail(&mut self, error: &anyhow::Error) -> BTreeSet<IpAddr> {
+        self.contents.lose();
+        let was_open = self.closed.is_none();
+        self.warn(error);
+        self.closed = Some(format!("{error:#}"));
+        match self.close(was_open) {
+            Ok(ends) => ends,
+            Err(error) => {
+                warn!("the short way is not closed as it is to be: {error:#}; trying again");
+                BTreeSet::new()
+            }
+        }
+    }
+
+    fn warn(&self, error: &anyhow::Error) {
         let reason = format!("{error:#}");
         if self.closed.as_ref() != Some(&reason) {
             warn!("the short way is closed, and all traffic takes that through the stack: {reason}");
         }
-        self.closed = Some(reason);
-        if let Err(error) = self.close() {
-            warn!("the short way cannot be closed: {error:#}; trying again");
-        }
-        self.contents.lose();
     }
 
-    fn close(&mut self) -> anyhow::Result<()> {
-        if let Err(error) = handover::to_stack([&self.maps.flows, &self.maps.embryos]) {
-            warn!("flows on the short way may end: {error:#}");
+    fn close(&mut self, was_open: bool) -> anyhow::Result<BTreeSet<IpAddr>> {
+        // From here on no flow is judged, and none that was holds.
+        let revision = (self.control.revision | 1).wrapping_add(2);
+        self.set_control(Control { revision, admits: 0 })?;
+        let mut ends = BTreeSet::new();
+        if was_open {
+            match handover::to_stack([&self.maps.flows, &self.maps.embryos]) {
+                Ok(flows) => ends.extend(flows.iter().flat_map(|flow| [flow.source, flow.destination])),
+                Err(error) => warn!("flows on the short way may end: {error:#}"),
+            }
         }
-        // Without endpoints nothing is allowed; and what was allowed in another revision is nothing without being judged anew.
+        // Without endpoints nothing is allowed.
         let mut nothing = Contents::default();
-        nothing.close();
         nothing.endpoints.write("ENDPOINTS", &mut self.maps.endpoints)?;
         nothing.local.write("LOCAL", &mut self.maps.local)?;
-        self.set_control(Control { revision: (self.control.revision | 1).wrapping_add(1), admits: 0 })
+        Ok(ends)
     }
 
     fn set_control(&mut self, control: Control) -> anyhow::Result<()> {
@@ -198,24 +227,31 @@ impl Driver {
     }
 }
 
-/// Takes away what an agent with the short way has left, so that all traffic goes through the stack; its flows go on there. Says
-/// whether there was anything.
+/// Whether an address is in one of some blocks, which do not overlap.
+fn holds(blocks: &BTreeSet<IpNetwork>, address: IpAddr) -> bool {
+    let last = blocks.range(..=IpNetwork::from(address)).next_back();
+    last.is_some_and(|block| block.contains(address))
+}
+
+/// Takes away what an agent with the short way has left, of whatever version, so that all traffic goes through the stack; its flows go on
+/// there. Says whether there was anything.
 ///
 /// # Errors
 /// When it cannot be taken away.
 pub(crate) fn retire(bpf_fs: &Path) -> anyhow::Result<bool> {
     let pins = Pins::below(bpf_fs);
     if !pins.exist() {
-        return Ok(false);
+        return pins.remove();
     }
     let flows = || {
+        // None begins while those that there are are given away.
+        Maps::stop(&pins.map("CONTROL"))?;
         let [flows, embryos] = [Hash::open(&pins.map("FLOWS"))?, Hash::open(&pins.map("EMBRYOS"))?];
         handover::to_stack([&flows, &embryos])
     };
     match flows() {
-        Ok(flows) => info!(flows, "the short way's flows are the stack's now"),
+        Ok(flows) => info!(flows = flows.len(), "the short way's flows are the stack's now"),
         Err(error) => warn!("flows on the short way may end: {error:#}"),
     }
-    pins.remove()?;
-    Ok(true)
+    pins.remove()
 }

@@ -1,9 +1,11 @@
 //! Gives flows from one keeper to the other: the kernel's connection tracking, or the short way's maps.
 
+use std::net::IpAddr;
+
 use anyhow::Context;
 use margay_ebpf_common::{
     address::Address,
-    flow::{self, FlowKey, OPENED_BY_HIGH, Stacked, TCP, UDP},
+    flow::{self, FlowKey, HIGH_FIN, LOW_FIN, OPENED_BY_HIGH, RESET, Stacked, UDP},
 };
 use margay_netlink::conntrack::{self, Flow};
 use nix::time::{ClockId, clock_gettime};
@@ -13,52 +15,49 @@ use super::{
     mirror::KernelMap,
 };
 
-/// Seconds for which connection tracking keeps a flow that was given to it and is silent, until it sees a packet: as long as it
-/// keeps one of UDP that was answered. What is established then has its usual time.
-const SECONDS: [(u8, u32); 2] = [(TCP, 432_000), (UDP, 120)];
+const SECOND: u64 = 1_000_000_000;
+/// How long ago at most a flow was begun that is not answered yet: connection tracking takes it for one that was.
+const PATIENCE: u64 = 10 * SECOND;
 
-/// Has connection tracking keep the flows that are on the short way, those of the maps `FLOWS` and `EMBRYOS`, and says how many
-/// it has taken.
+/// Has connection tracking keep the flows that are on the short way, those of the maps `FLOWS` and `EMBRYOS`, and gives them back.
+/// Those that are over, and those that were never answered, are left to end.
 ///
 /// # Errors
 /// When the maps cannot be read, or connection tracking refuses: some flows then end.
-pub(super) fn to_stack(maps: [&Hash<FlowKey, flow::Flow>; 2]) -> anyhow::Result<usize> {
+pub(super) fn to_stack(maps: [&Hash<FlowKey, flow::Flow>; 2]) -> anyhow::Result<Vec<Flow>> {
     let now = now()?;
-    let mut adopted = 0;
-    for (protocol, seconds) in SECONDS {
-        let mut flows = Vec::new();
-        for (map, is_embryo) in maps.into_iter().zip([false, true]) {
-            flows.extend(living(map, is_embryo, now)?.into_iter().filter(|flow| flow.protocol == protocol));
+    let mut flows = Vec::new();
+    for (map, is_embryo) in maps.into_iter().zip([false, true]) {
+        for entry in map.iter() {
+            let (key, flow) = entry.context("read the flows")?;
+            let silent = now.saturating_sub(flow.seen);
+            let is_over = flow.state & (LOW_FIN | HIGH_FIN | RESET) != 0;
+            if is_over || (is_embryo && silent > PATIENCE) {
+                continue;
+            }
+            let left =
+                flow::Flow::timeout(key.protocol, flow.state, is_embryo).saturating_sub(silent) / SECOND;
+            match u32::try_from(left) {
+                Ok(0) => {}
+                left => flows.push((opened(&key, flow.state), left.unwrap_or(u32::MAX))),
+            }
         }
-        adopted += conntrack::adopt(&flows, seconds).context("give the flows to connection tracking")?;
     }
-    Ok(adopted)
+    conntrack::adopt(&flows).context("give the flows to connection tracking")?;
+    Ok(flows.into_iter().map(|(flow, _)| flow).collect())
 }
 
-/// Has the flows of UDP that connection tracking keeps stay with the stack: it may translate them.
+/// Has the flows of UDP between pods that connection tracking keeps stay with the stack: it may translate them.
 ///
 /// # Errors
 /// When the kernel does not tell of them, or the map takes none.
-pub(super) fn from_stack(maps: &mut Maps) -> anyhow::Result<usize> {
+pub(super) fn from_stack(maps: &mut Maps, is_pod: impl Fn(IpAddr) -> bool) -> anyhow::Result<()> {
     let stacked = Stacked { seen: now()? };
     let flows = conntrack::answers(UDP).context("list the flows that connection tracking keeps")?;
-    for flow in &flows {
+    for flow in flows.iter().filter(|flow| is_pod(flow.source) && is_pod(flow.destination)) {
         maps.stacked.insert(key(flow), stacked).context("write the map STACKED")?;
     }
-    Ok(flows.len())
-}
-
-/// The flows of a map that were not silent for too long, as they were opened.
-fn living(map: &Hash<FlowKey, flow::Flow>, is_embryo: bool, now: u64) -> anyhow::Result<Vec<Flow>> {
-    let mut found = Vec::new();
-    for entry in map.iter() {
-        let (key, flow) = entry.context("read the flows")?;
-        let timeout = flow::Flow::timeout(key.protocol, flow.state, is_embryo);
-        if now.saturating_sub(flow.seen) <= timeout {
-            found.push(opened(&key, flow.state));
-        }
-    }
-    Ok(found)
+    Ok(())
 }
 
 /// A flow in the direction in which it was opened.

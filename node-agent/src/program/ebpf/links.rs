@@ -18,7 +18,7 @@ use anyhow::Context;
 use aya::{
     Ebpf,
     programs::{
-        LinkOrder, ProgramError, SchedClassifier,
+        LinkOrder, SchedClassifier,
         links::{FdLink, PinnedLink},
         tc::{SchedClassifierLinkId, TcAttachOptions},
     },
@@ -39,19 +39,24 @@ use tracing::{info, warn};
 use super::{
     hook::Hook,
     object::{Pins, program},
+    sys,
 };
 use crate::{core::Event, watch::drift};
 
 /// How often is looked whether all are still attached.
 const LOOK: Duration = Duration::from_secs(10);
+/// Shortest time from one look to the next: pods that come together share one.
+const PACE: Duration = Duration::from_millis(100);
 
 /// Which interfaces have programs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Attachments {
     /// The host ends of pods' links, by name.
     pub(crate) pods: BTreeMap<String, Attached>,
-    /// The others, by index; `None` as long as one of them is not attached.
-    pub(crate) uplinks: Option<BTreeSet<u32>>,
+    /// The others, by index.
+    pub(crate) uplinks: BTreeSet<u32>,
+    /// Whether all that are there are among them.
+    pub(crate) is_complete: bool,
 }
 
 /// A pod's link that has programs.
@@ -66,31 +71,38 @@ pub(crate) struct Attached {
 pub(crate) struct Programs {
     ebpf: Ebpf,
     pins: Pins,
-    /// The hooks that have the programs of this agent.
-    attached: BTreeSet<(u32, Hook)>,
+    /// The hooks that have the programs of this agent, as they were when it was last looked.
+    attached: BTreeMap<(u32, Hook), Place>,
     /// Whether the next look is to see for itself that they are there.
     is_distrusted: bool,
 }
 
 impl Programs {
     pub(super) fn new(ebpf: Ebpf, pins: Pins) -> Self {
-        Self { ebpf, pins, attached: BTreeSet::new(), is_distrusted: false }
+        Self { ebpf, pins, attached: BTreeMap::new(), is_distrusted: false }
     }
 }
 
 /// Attaches for ever.
 pub(crate) async fn run(
     mut programs: Programs,
-    mut wanted: watch::Receiver<BTreeSet<String>>,
+    mut wanted: watch::Receiver<Option<BTreeSet<String>>>,
     events: mpsc::Sender<Event>,
 ) -> anyhow::Result<()> {
     let mut monitor = drift::watched(Monitor::open(&[Group::Links, Group::Qdiscs])?)?;
     let mut look = interval(LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut pace = interval(PACE);
+    pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut told = None;
     let mut seen = Vec::new();
     loop {
-        let names = wanted.borrow_and_update().clone();
+        pace.tick().await;
+        // The links that are wanted first are all attached before anything is told.
+        let Ok(names) = wanted.wait_for(Option::is_some).await.map(|names| names.clone().unwrap_or_default())
+        else {
+            return Ok(());
+        };
         let work = spawn_blocking(move || {
             let attachments = programs.attach(&names);
             (programs, attachments)
@@ -135,7 +147,8 @@ impl Programs {
         if std::mem::take(&mut self.is_distrusted) {
             self.verify(&links);
         }
-        let mut attachments = Attachments { pods: BTreeMap::new(), uplinks: Some(BTreeSet::new()) };
+        let mut attachments =
+            Attachments { pods: BTreeMap::new(), uplinks: BTreeSet::new(), is_complete: true };
         for link in &links {
             let index = link.index.number();
             if link.name.starts_with(HOST_IFNAME_PREFIX) {
@@ -148,13 +161,15 @@ impl Programs {
                     continue;
                 }
                 let goes_round = at.iter().all(|qdisc| qdisc.kind == "noqueue")
-                    && Hook::OF_POD.iter().all(|hook| is_alone(link, *hook));
+                    && Hook::OF_POD
+                        .iter()
+                        .all(|hook| self.attached.get(&(index, *hook)) == Some(&Place::Alone));
                 attachments.pods.insert(link.name.clone(), Attached { index, goes_round });
             } else if is_uplink(link) {
                 if self.attach_all(link, Hook::OF_UPLINK) {
-                    attachments.uplinks.as_mut().map(|uplinks| uplinks.insert(index));
-                } else {
-                    attachments.uplinks = None;
+                    attachments.uplinks.insert(index);
+                } else if is_there(link) {
+                    attachments.is_complete = false;
                 }
             }
         }
@@ -164,18 +179,19 @@ impl Programs {
     /// Attaches what is not attached yet at an interface; false when the kernel refuses.
     fn attach_all(&mut self, link: &Link, hooks: [Hook; 2]) -> bool {
         for hook in hooks {
-            if self.attached.contains(&(link.index.number(), hook)) {
+            if self.attached.contains_key(&(link.index.number(), hook)) {
                 continue;
             }
             if let Err(error) = self.attach_one(link, hook) {
                 // A link that is gone meanwhile is no news.
-                let name = link.name.parse().ok();
-                if name.is_some_and(|name| matches!(link::index_of(&name), Ok(Some(_)))) {
+                if is_there(link) {
                     warn!(link = link.name, "attach {}: {error:#}; trying again", hook.program());
                 }
                 return false;
             }
-            self.attached.insert((link.index.number(), hook));
+            let program = program(&mut self.ebpf, hook);
+            let place = program.map_or(Place::Off, |program| place(program, link.index.number(), hook));
+            self.attached.insert((link.index.number(), hook), place);
         }
         true
     }
@@ -187,7 +203,7 @@ impl Programs {
         let program = program(&mut self.ebpf, hook)?;
         if pin.exists() {
             match replace(program, &pin) {
-                Ok(()) if is_attached(program, link, hook) => return Ok(()),
+                Ok(()) if place(program, link.index.number(), hook) != Place::Off => return Ok(()),
                 Ok(()) => {}
                 Err(error) => info!(link = link.name, "the programs of the agent before: {error:#}"),
             }
@@ -206,7 +222,7 @@ impl Programs {
     /// Forgets interfaces that are gone, and their pins.
     fn forget(&mut self, links: &[Link]) {
         let present: BTreeSet<u32> = links.iter().map(|link| link.index.number()).collect();
-        self.attached.retain(|(index, _)| present.contains(index));
+        self.attached.retain(|(index, _), _| present.contains(index));
         let Ok(entries) = fs::read_dir(self.pins.links()) else { return };
         for path in entries.flatten().map(|entry| entry.path()) {
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
@@ -220,13 +236,15 @@ impl Programs {
         }
     }
 
-    /// Forgets hooks from which somebody took the program.
+    /// Forgets hooks from which somebody took the program, and looks who else is at the others.
     fn verify(&mut self, links: &[Link]) {
         for link in links {
             for hook in Hook::ALL {
                 let at = (link.index.number(), hook);
                 let Ok(program) = program(&mut self.ebpf, hook) else { continue };
-                if self.attached.contains(&at) && !is_attached(program, link, hook) {
+                let Some(known) = self.attached.get_mut(&at) else { continue };
+                *known = place(program, at.0, hook);
+                if *known == Place::Off {
                     warn!(link = link.name, "somebody took {} off; it is attached anew", hook.program());
                     self.attached.remove(&at);
                 }
@@ -239,6 +257,12 @@ impl Programs {
 /// receives, that receives, too.
 fn is_uplink(link: &Link) -> bool {
     !link.loopback && link.up && link.address.is_some() && link.controller.is_none()
+}
+
+/// Whether it is still there.
+fn is_there(link: &Link) -> bool {
+    let name = link.name.parse().ok();
+    name.is_some_and(|name| matches!(link::index_of(&name), Ok(Some(index)) if index == link.index))
 }
 
 /// Puts a program in the place of the one before it, atomically.
@@ -255,15 +279,23 @@ fn keep(program: &mut SchedClassifier, id: SchedClassifierLinkId) -> anyhow::Res
     Ok(program.take_link(id)?.try_into()?)
 }
 
-/// Whether a program is where it was attached.
-fn is_attached(program: &SchedClassifier, link: &Link, hook: Hook) -> bool {
+/// Whether a program is where it was attached, and alone there.
+fn place(program: &SchedClassifier, index: u32, hook: Hook) -> Place {
     let ours = program.info().map(|info| info.id());
-    let found = SchedClassifier::query_tcx(&link.name, hook.attach_type());
-    matches!((ours, found), (Ok(ours), Ok((_, found))) if found.iter().any(|info| info.id() == ours))
+    match (ours, sys::programs_at(index, hook.attach_type())) {
+        (Ok(ours), Ok(found)) if found == [ours] => Place::Alone,
+        (Ok(ours), Ok(found)) if found.contains(&ours) => Place::WithOthers,
+        _ => Place::Off,
+    }
 }
 
-/// Whether no program of anybody else's is at a hook.
-fn is_alone(link: &Link, hook: Hook) -> bool {
-    let found: Result<_, ProgramError> = SchedClassifier::query_tcx(&link.name, hook.attach_type());
-    found.is_ok_and(|(_, programs)| programs.len() == 1)
+/// Where a program is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// Where it was attached, and nobody else's.
+    Alone,
+    /// There, among others.
+    WithOthers,
+    /// Not there.
+    Off,
 }

@@ -79,6 +79,17 @@ impl Maps {
         })
     }
 
+    /// Has no more flows begin to take the short way, by the map `CONTROL` where it is pinned.
+    ///
+    /// # Errors
+    /// When it is not there, or cannot be written.
+    pub(super) fn stop(pin: &Path) -> anyhow::Result<()> {
+        let data = MapData::from_pin(pin).with_context(|| format!("open {}", pin.display()))?;
+        let mut map: Array<MapData, Control> = Array::try_from(Map::from_map_data(data)?)?;
+        let control = map.get(&0, 0).context("read the map CONTROL")?;
+        map.set(0, Control { admits: 0, ..control }, 0).context("write the map CONTROL")
+    }
+
     /// What the programs have counted since the maps were made.
     ///
     /// # Errors

@@ -22,6 +22,7 @@ mod mirror;
 mod object;
 mod prefix;
 mod short_way;
+mod sys;
 
 pub(crate) use links::Attachments;
 pub(crate) use short_way::ShortWay;

@@ -69,14 +69,14 @@ impl Pins {
         self.map("CONTROL").exists()
     }
 
-    /// Unpins everything, of all versions: programs without a pin leave their interfaces.
+    /// Unpins everything, of all versions: programs without a pin leave their interfaces. Says whether there was anything.
     ///
     /// # Errors
     /// When the file system does not let go of something.
-    pub(super) fn remove(&self) -> anyhow::Result<()> {
+    pub(super) fn remove(&self) -> anyhow::Result<bool> {
         match fs::remove_dir_all(&self.root) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            outcome => outcome.with_context(|| format!("remove {}", self.root.display())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            outcome => outcome.map(|()| true).with_context(|| format!("remove {}", self.root.display())),
         }
     }
 

@@ -1,5 +1,7 @@
 //! Ranges as the prefixes that a trie has.
 
+use std::net::IpAddr;
+
 use margay_ebpf_common::{
     address::{Address, IPV4_PREFIX_LEN},
     verdict::VerdictKey,
@@ -35,7 +37,11 @@ pub(super) fn of_addresses(range: &AddressRange) -> impl Iterator<Item = Prefix<
         [range.first, range.last].map(|address| u128::from_be_bytes(Address::from(address).0));
     // A range has one family, and within that of IPv4 no prefix is shorter than what comes before the addresses, but
     // when the whole family is meant.
-    cover(first, last, 128).map(|(start, len)| Prefix { data: Address(start.to_be_bytes()), len })
+    let is_ipv4 = range.first.is_ipv4();
+    let prefixes =
+        cover(first, last, 128).map(|(start, len)| Prefix { data: Address(start.to_be_bytes()), len });
+    // What of IPv6 is within the mapped addresses would be of IPv4.
+    prefixes.filter(move |it| is_ipv4 || it.len < IPV4_PREFIX_LEN || IpAddr::from(it.data).is_ipv6())
 }
 
 /// The prefix of a network.
@@ -79,6 +85,20 @@ mod tests {
             let prefixes: Vec<_> = of_addresses(&AddressRange { first, last }).collect();
             assert_eq!(prefixes, [of_network(network.parse().unwrap())], "{network}");
         }
+    }
+
+    #[test]
+    fn a_range_of_ipv6_says_nothing_of_ipv4() {
+        let range = |first: &str, last: &str| AddressRange {
+            first: first.parse().unwrap(),
+            last: last.parse().unwrap(),
+        };
+        assert_eq!(of_addresses(&range("::ffff:10.0.0.0", "::ffff:10.255.255.255")).count(), 0);
+        assert_eq!(
+            of_addresses(&range("::", "::1:0:0:0")).filter(|it| it.len >= 96).count(),
+            1,
+            "its last address"
+        );
     }
 
     proptest! {

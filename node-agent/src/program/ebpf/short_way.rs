@@ -1,6 +1,6 @@
 //! The short way as the core has it, also where there is none.
 
-use std::{collections::BTreeSet, path::Path};
+use std::{collections::BTreeSet, net::IpAddr, path::Path};
 
 use margay_ebpf_common::counter::Counter;
 use margay_policy::compile::{Changes, Compiler};
@@ -31,7 +31,7 @@ pub(crate) struct ShortWay {
 struct Open {
     driver: Driver,
     /// The host ends that are to be attached.
-    links: watch::Sender<BTreeSet<String>>,
+    links: watch::Sender<Option<BTreeSet<String>>>,
 }
 
 impl ShortWay {
@@ -52,7 +52,7 @@ impl ShortWay {
             Dataplane::Auto | Dataplane::Ebpf => spawn_blocking(move || load(&bpf_fs)).await?,
         };
         let open = loaded.map(|(driver, programs)| {
-            let (links, wanted) = watch::channel(BTreeSet::new());
+            let (links, wanted) = watch::channel(None);
             tasks.spawn(links::run(programs, wanted, events.clone()));
             Open { driver, links }
         });
@@ -80,12 +80,13 @@ impl ShortWay {
         links.send_if_modified(|told| {
             let wanted = wanted.endpoints.values().map(|admitted| &admitted.endpoint.host_ifname);
             // They come in another order than names have.
-            let differs =
-                wanted.clone().count() != told.len() || wanted.clone().any(|name| !told.contains(name));
-            if differs {
-                *told = wanted.cloned().collect();
+            let is_same = told.as_ref().is_some_and(|told| {
+                wanted.clone().count() == told.len() && wanted.clone().all(|name| told.contains(name))
+            });
+            if !is_same {
+                *told = Some(wanted.cloned().collect());
             }
-            differs
+            !is_same
         });
         driver.note(wanted, compiler, changes);
         driver.pause();
@@ -98,11 +99,10 @@ impl ShortWay {
         }
     }
 
-    /// Has flows judged as is wanted now.
-    pub(crate) fn write(&mut self) {
-        if let Some(Open { driver, .. }) = &mut self.open {
-            driver.write();
-        }
+    /// Has flows judged as is wanted now. Gives back the ends of flows that have become the stack's, which takes them for allowed:
+    /// policy is to be asked about them.
+    pub(crate) fn write(&mut self) -> BTreeSet<IpAddr> {
+        self.open.as_mut().map(|open| open.driver.write()).unwrap_or_default()
     }
 
     /// Whether it is closed, and to be tried again.
@@ -113,7 +113,7 @@ impl ShortWay {
     /// Brings the metrics up to date.
     pub(crate) fn count(&mut self, metrics: &Metrics) {
         let Some(Open { driver, .. }) = &self.open else { return };
-        metrics.short_way_open.set(i64::from(driver.closed().is_none()));
+        metrics.short_way_open.set(i64::from(driver.is_open()));
         match driver.counters() {
             Ok(counters) => {
                 for (counter, (now, before)) in Counter::ALL.iter().zip(counters.iter().zip(self.counted)) {

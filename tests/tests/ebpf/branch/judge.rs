@@ -4,7 +4,7 @@ use margay_ebpf_common::{
     counter::Counter,
     endpoint::Endpoint,
     flow::{TCP, UDP},
-    verdict::{ALLOW, ANY_CLASS, EGRESS, INGRESS, REFER, VerdictKey},
+    verdict::{ALLOW, ANY_CLASS, EGRESS, INGRESS, REFER, TELL, VerdictKey},
 };
 
 use super::{allow_all, connect, datagram, syn, tcp_key, udp_key, with_open_worlds};
@@ -185,6 +185,37 @@ fn what_is_no_more_allowed_ends_at_its_next_packet_whoever_sends_it() {
             assert_eq!(world.dataplane.flow("FLOWS", tcp_key(world)), None);
             assert_eq!(world.dataplane.flow("EMBRYOS", udp_key(world)), None);
         }
+    });
+}
+
+#[test]
+fn what_is_to_be_told_of_begins_with_the_stack_and_ends_no_flow() {
+    with_open_worlds(|world| {
+        let packet = connect(world);
+        world.dataplane.control(3, 1);
+        let all = VerdictKey { set: SERVER_INGRESS, class: ANY_CLASS, way: INGRESS, ..VerdictKey::default() };
+        world.dataplane.decide(VerdictKey::REST, all, TELL);
+        world.dataplane.control(4, 1);
+        world.expect(From::Client, &packet, Counter::ToPod);
+        world.expect(From::Server, &packet.answer(ACK), Counter::ToPod);
+        for begins in [syn(world), datagram(world)] {
+            world.expect(From::Client, &begins, Counter::NotAllowed);
+        }
+    });
+}
+
+#[test]
+fn a_flow_whose_pod_is_not_known_for_a_while_goes_on_when_it_is_again() {
+    with_open_worlds(|world| {
+        let packet = connect(world);
+        let server = world.server.0;
+        let link = world.dataplane.take_address(server);
+        world.dataplane.control(4, 1);
+        // It could be elsewhere; no uplink leads there.
+        world.expect(From::Client, &packet, Counter::Unroutable);
+        world.dataplane.add_address(server, link);
+        world.dataplane.control(6, 1);
+        world.expect(From::Client, &packet, Counter::ToPod);
     });
 }
 

@@ -105,6 +105,21 @@ fn options_and_headers_that_routers_look_at_are_the_stacks() {
 }
 
 #[test]
+fn addresses_of_ipv4_in_packets_of_ipv6_are_the_stacks() {
+    with_open_worlds(|world| {
+        if !world.is_ipv6 {
+            return;
+        }
+        let mapped = "::ffff:10.0.0.1".parse().unwrap();
+        let from = Packet::udp((mapped, 50000), world.server);
+        let to = Packet::udp(world.client, (mapped, 50000));
+        for packet in [from, to] {
+            world.expect(From::Client, &packet, Counter::Unparsed);
+        }
+    });
+}
+
+#[test]
 fn destination_options_are_walked_over_if_they_are_few() {
     with_open_worlds(|world| {
         if !world.is_ipv6 {

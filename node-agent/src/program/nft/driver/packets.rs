@@ -8,7 +8,7 @@ use std::{
     os::fd::{AsFd, AsRawFd},
     process::Command,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use margay_api::endpoint::{EndpointId, PodRef};
@@ -47,6 +47,26 @@ fn ip(arguments: &str) {
     assert!(status.success(), "ip {arguments}");
 }
 
+/// Gives an interface an address, and waits until packets to it are for this host: the kernel makes that route of IPv6 some time
+/// after it has said that the address is there.
+fn add_address(address: IpAddr, interface: &str) {
+    let length = if address.is_ipv4() { 32 } else { 128 };
+    ip(&format!("address add {address}/{length} dev {interface} nodad"));
+    let family = if address.is_ipv4() { "-4" } else { "-6" };
+    let to = address.to_string();
+    let routes =
+        || Command::new("ip").args([family, "route", "show", "table", "local", &to]).output().unwrap();
+    let begin = now();
+    while routes().stdout.is_empty() {
+        assert!(begin.elapsed() < PATIENCE, "no route to {address} itself");
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a test has a deadline")]
+fn now() -> Instant {
+    Instant::now()
+}
+
 /// Makes a router of this namespace and gives it the pods p1, p2, ...
 fn pods(number: u8) -> Vec<Namespace> {
     for setting in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
@@ -74,8 +94,9 @@ fn pods(number: u8) -> Vec<Namespace> {
             ip(&format!("route add {} dev {host_ifname}", address(false, host)));
             let inside = namespace.enter().unwrap();
             ip("link set eth0 up");
-            ip(&format!("address add {}/32 dev eth0", address(true, host)));
-            ip(&format!("address add {}/128 dev eth0 nodad", address(false, host)));
+            for is_ipv4 in [true, false] {
+                add_address(address(is_ipv4, host), "eth0");
+            }
             ip("route add default via 169.254.1.1 dev eth0 onlink");
             ip("route add default via fe80::1 dev eth0");
             drop(inside);
@@ -106,7 +127,12 @@ fn open_as(address: IpAddr) -> UdpSocket {
 
 fn next(socket: &UdpSocket) -> String {
     let mut octets = [0; 64];
-    let (length, _) = socket.recv_from(&mut octets).expect("a packet that is allowed");
+    let mut received = socket.recv_from(&mut octets);
+    // A signal to the whole process, of a child that has ended.
+    while received.as_ref().is_err_and(|error| error.kind() == ErrorKind::Interrupted) {
+        received = socket.recv_from(&mut octets);
+    }
+    let (length, _) = received.expect("a packet that is allowed");
     String::from_utf8(octets[..length].to_vec()).unwrap()
 }
 
@@ -121,7 +147,7 @@ fn a_closed_pod_reaches_itself_through_a_service() {
         }";
         assert!(Command::new("nft").arg(proxy).status().unwrap().success());
         // Masquerading over IPv6 needs a global address.
-        ip("address add 2001:db8:1::1/128 dev lo nodad");
+        add_address("2001:db8:1::1".parse().unwrap(), "lo");
         for (service, is_ipv4) in [("10.96.0.1", true), ("2001:db8:96::1", false)] {
             let own = address(is_ipv4, 1);
             let server = open(&pods[0], own, PORT);
@@ -173,8 +199,8 @@ fn what_the_node_sends_on_without_forwarding_obeys_policy_too() {
     for policy in [egress, ingress] {
         in_new_namespace(|| {
             let pods = pods(3);
-            ip("address add 192.0.2.1/32 dev lo");
-            ip("address add 2001:db8:1::1/128 dev lo nodad");
+            add_address("192.0.2.1".parse().unwrap(), "lo");
+            add_address("2001:db8:1::1".parse().unwrap(), "lo");
             World::new(3, policy).driver();
             for (is_ipv4, own) in [(true, "192.0.2.1"), (false, "2001:db8:1::1")] {
                 let server = open(&pods[0], address(is_ipv4, 1), PORT);
@@ -204,16 +230,15 @@ fn a_pod_sends_from_all_of_its_own_addresses_and_no_other() {
                 Some(PodRef { namespace: "x".into(), name: pod.into(), uid: None });
         }
         world.driver();
-        ip("address add 192.0.2.1/32 dev lo");
-        ip("address add 2001:db8:1::1/128 dev lo nodad");
+        add_address("192.0.2.1".parse().unwrap(), "lo");
+        add_address("2001:db8:1::1".parse().unwrap(), "lo");
         for (is_ipv4, node) in [(true, "192.0.2.1"), (false, "2001:db8:1::1")] {
             let server = UdpSocket::bind((node, PORT)).unwrap();
             server.set_read_timeout(Some(PATIENCE)).unwrap();
             for (host, text) in [(3, "spoofed"), (2, "own too"), (1, "own")] {
                 let inside = pods[0].enter().unwrap();
                 if host != 1 {
-                    let rest = if is_ipv4 { "/32 dev eth0" } else { "/128 dev eth0 nodad" };
-                    ip(&format!("address add {}{rest}", address(is_ipv4, host)));
+                    add_address(address(is_ipv4, host), "eth0");
                 }
                 drop(inside);
                 open(&pods[0], address(is_ipv4, host), 4000).send_to(text.as_bytes(), (node, PORT)).unwrap();
@@ -288,8 +313,7 @@ fn what_a_pod_sends_as_another_and_what_is_of_or_for_an_unknown_pod_is_counted_a
             open(&pods[0], known, 4001).send_to(b"to an unknown pod", (unknown, PORT)).unwrap();
             open(&pods[1], unknown, 4002).send_to(b"from an unknown pod", (known, PORT)).unwrap();
             let inside = pods[0].enter().unwrap();
-            let (length, more) = if is_ipv4 { (32, "") } else { (128, " nodad") };
-            ip(&format!("address add {}/{length} dev eth0{more}", address(is_ipv4, 9)));
+            add_address(address(is_ipv4, 9), "eth0");
             drop(inside);
             open(&pods[0], address(is_ipv4, 9), 4000).send_to(b"as another", (unknown, PORT)).unwrap();
             let causes = ["spoof", "unknown_in", "unknown_out"];
@@ -351,8 +375,8 @@ fn a_policy_of_the_cluster_may_close_the_node_to_its_own_pods_and_isolation_neve
     in_new_namespace(|| {
         let pods = pods(1);
         let mut driver = World::new(1, &format!("{NODES}\n---\n{CLOSED}")).driver();
-        ip("address add 192.0.2.1/32 dev lo");
-        ip("address add 2001:db8:1::1/128 dev lo nodad");
+        add_address("192.0.2.1".parse().unwrap(), "lo");
+        add_address("2001:db8:1::1".parse().unwrap(), "lo");
         for (round, is_ipv4, node) in [(1, true, "192.0.2.1"), (2, false, "2001:db8:1::1")] {
             let other = UdpSocket::bind((node, PORT + 1)).unwrap();
             other.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -372,8 +396,8 @@ fn neighbour_discovery_works_whatever_policy_denies() {
     in_new_namespace(|| {
         let pods = pods(1);
         let _driver = World::new(1, &format!("{ALL}\n---\n{CLOSED}")).driver();
-        ip("address add 192.0.2.1/32 dev lo");
-        ip("address add 2001:db8:1::1/128 dev lo nodad");
+        add_address("192.0.2.1".parse().unwrap(), "lo");
+        add_address("2001:db8:1::1".parse().unwrap(), "lo");
         // Neither side knows the other's link-layer address yet; the node asks, and the pod's answer comes to the node itself.
         for (is_ipv4, node) in [(true, "192.0.2.1"), (false, "2001:db8:1::1")] {
             let server = open(&pods[0], address(is_ipv4, 1), PORT);
