@@ -139,13 +139,35 @@ pub(crate) fn mac_of(node: &str) -> MacAddr {
     MacAddr::local(octets)
 }
 
+/// Who may send to the tunnels of this node: other nodes, and nobody else. What a pod or a stranger puts into one would come
+/// out as from whoever it says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TunnelEnds {
+    /// The UDP port that tunnels listen on.
+    pub(crate) port: u16,
+    /// The addresses of the other nodes.
+    pub(crate) peers: BTreeSet<IpAddr>,
+}
+
+/// Whether a tunnel may be needed, now or when a node or a block comes.
+pub(super) fn has_tunnels(state: &State, settings: &Traffic) -> bool {
+    let encapsulations = state.pool_traffic().values().map(|traffic| traffic.encapsulation);
+    encapsulations.chain([settings.overlay.encapsulation]).any(|it| it != Encapsulation::None)
+}
+
+/// The ends of the tunnels.
+pub(super) fn tunnel_ends(state: &State, settings: &Traffic) -> TunnelEnds {
+    let others = state.nodes().filter(|(other, _)| *other != state.node_name());
+    let peers = others.flat_map(|(_, node)| node.addresses.iter().copied()).collect();
+    TunnelEnds { port: settings.overlay.port, peers }
+}
+
 /// `None` as long as the own node is not there.
 pub(super) fn paths(state: &State, settings: &Traffic) -> Option<Paths> {
     let own = state.own_node()?;
     let name = state.node_name();
     let default = settings.overlay.encapsulation;
-    let encapsulations = state.pool_traffic().values().map(|traffic| traffic.encapsulation);
-    let has_tunnels = encapsulations.chain([default]).any(|it| it != Encapsulation::None);
+    let has_tunnels = has_tunnels(state, settings);
     let mut paths = Paths {
         name: name.to_owned(),
         addresses: own.addresses.clone(),
