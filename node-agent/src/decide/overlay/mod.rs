@@ -204,7 +204,9 @@ impl Paths {
         if has(&self.addresses, Underlay::V4) {
             underlays.insert(Underlay::V4);
         }
-        let needs_ipv6 = underlays.is_empty() || self.nodes.values().any(|other| !has(other, Underlay::V4));
+        // One without any address, as it just joined, has no tunnel at all.
+        let has_ipv6_alone = |other: &Vec<IpAddr>| has(other, Underlay::V6) && !has(other, Underlay::V4);
+        let needs_ipv6 = underlays.is_empty() || self.nodes.values().any(has_ipv6_alone);
         if needs_ipv6 && has(&self.addresses, Underlay::V6) {
             underlays.insert(Underlay::V6);
         }

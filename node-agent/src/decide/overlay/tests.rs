@@ -163,6 +163,22 @@ fn nodes_without_ipv4_have_a_tunnel_over_ipv6_and_those_with_nothing_in_common_h
 }
 
 #[test]
+fn only_a_node_with_ipv6_alone_makes_others_have_a_tunnel_over_ipv6() {
+    let all = ["198.51.100.3", "2001:db8:f::3"].map(ip);
+    for (addresses, underlays, overhead) in [
+        (&all[..], &[Underlay::V4][..], 50),
+        (&all[..1], &[Underlay::V4], 50),
+        (&[], &[Underlay::V4], 50),
+        (&all[1..], &[Underlay::V4, Underlay::V6], 70),
+    ] {
+        let mut paths = paths(Encapsulation::Vxlan);
+        paths.nodes.insert("far".into(), addresses.into());
+        assert_eq!(paths.underlays(), underlays.iter().copied().collect(), "{addresses:?}");
+        assert_eq!(paths.overhead(), overhead, "{addresses:?}");
+    }
+}
+
+#[test]
 fn an_mtu_that_was_given_counts_and_an_address_that_no_interface_has_is_named() {
     let paths = paths(Encapsulation::Vxlan);
     let mut world = World::new(Routing::Bgp, true);
