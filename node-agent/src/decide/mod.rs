@@ -115,7 +115,7 @@ impl Decider {
         }
         if touched.nodes || touched.blocks || is_first {
             self.pod_blocks = Arc::new(state.pod_blocks());
-            let paths = overlay::paths(state, traffic);
+            let paths = overlay::paths(state, traffic, settings.enabled);
             if self.paths.as_deref() != paths.as_ref() {
                 self.paths = paths.map(Arc::new);
             }
