@@ -101,6 +101,8 @@ pub enum Reason {
     Spoof,
     /// It came from or was for a link whose pod is not known.
     Unknown,
+    /// It was made for the tunnels between nodes, by one who is no node.
+    Tunnel,
 }
 
 impl Reason {
@@ -112,6 +114,7 @@ impl Reason {
             Self::Midstream => "midstream",
             Self::Spoof => "spoof",
             Self::Unknown => "unknown",
+            Self::Tunnel => "tunnel",
         }
     }
 }
@@ -187,6 +190,7 @@ impl fmt::Display for Dropped {
         match self.reason {
             Reason::Midstream => f.write_str(": in the middle of a connection that is not tracked")?,
             Reason::Spoof => f.write_str(": not an address of the pod that sent it")?,
+            Reason::Tunnel => f.write_str(": for the port of the nodes' tunnels, but from no other node")?,
             Reason::Unknown => f.write_str(": the pod is not known")?,
             Reason::Isolation | Reason::Cluster if self.policies.is_empty() => {
                 f.write_str(" by a policy that is gone")?;

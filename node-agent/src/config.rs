@@ -49,7 +49,8 @@ pub(crate) struct Cli {
     /// Serves /healthz, /readyz and /metrics [default: 127.0.0.1:9099].
     #[arg(long, value_name = "ADDRESS:PORT", env = "MARGAY_HTTP_ADDRESS")]
     http_address: Option<SocketAddr>,
-    /// Octets that a pod's packet may have [default: the MTU of the interface with the node's address].
+    /// Octets that a pod's packet may have [default: the MTU of the interface with the node's address,
+    /// less what a tunnel takes].
     #[arg(long, value_name = "OCTETS", env = "MARGAY_MTU")]
     mtu: Option<u32>,
     /// What carries and judges packets [default: auto].

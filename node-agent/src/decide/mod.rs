@@ -21,7 +21,7 @@ pub(crate) use bgp::{PeerNode, Topology};
 pub(crate) use masquerade::Masquerade;
 #[cfg(test)]
 pub(crate) use overlay::Block;
-pub(crate) use overlay::{Conditions, Hop, Paths, Tunnel, Underlay, Uplink, Ways};
+pub(crate) use overlay::{Conditions, Hop, Paths, Tunnel, TunnelEnds, Underlay, Uplink, Ways};
 pub(crate) use state::{Announcement, State};
 
 use crate::{config::Bgp, traffic::Traffic};
@@ -43,6 +43,8 @@ pub(crate) struct Wanted {
     pub(crate) paths: Option<Arc<Paths>>,
     /// What is masqueraded, if anything is.
     pub(crate) masquerade: Option<Arc<Masquerade>>,
+    /// Who may send to the tunnels; `None` where there never was to be one.
+    pub(crate) tunnel_ends: Option<Arc<TunnelEnds>>,
 }
 
 /// An endpoint whose policy is known.
@@ -76,6 +78,8 @@ pub(crate) struct Decider {
     bgp: Option<Arc<Topology>>,
     paths: Option<Arc<Paths>>,
     masquerade: Option<Arc<Masquerade>>,
+    /// Once there, they stay as long as the agent runs: tunnels go a while after they are not wanted any more.
+    tunnel_ends: Option<Arc<TunnelEnds>>,
 }
 
 impl Decider {
@@ -111,9 +115,15 @@ impl Decider {
         }
         if touched.nodes || touched.blocks || is_first {
             self.pod_blocks = Arc::new(state.pod_blocks());
-            let paths = overlay::paths(state, traffic);
+            let paths = overlay::paths(state, traffic, settings.enabled);
             if self.paths.as_deref() != paths.as_ref() {
                 self.paths = paths.map(Arc::new);
+            }
+            if self.tunnel_ends.is_some() || overlay::has_tunnels(state, traffic) {
+                let ends = overlay::tunnel_ends(state, traffic);
+                if self.tunnel_ends.as_deref() != Some(&ends) {
+                    self.tunnel_ends = Some(Arc::new(ends));
+                }
             }
             let masquerade = masquerade::masquerade(state, &traffic.nat);
             if self.masquerade.as_deref() != masquerade.as_ref() {
@@ -128,6 +138,7 @@ impl Decider {
             bgp: self.bgp.clone(),
             paths: self.paths.clone(),
             masquerade: self.masquerade.clone(),
+            tunnel_ends: self.tunnel_ends.clone(),
         };
         Some(Decision { wanted, changes })
     }

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-use margay_api::endpoint::{Endpoint, EndpointId, PodRef};
+use margay_api::{
+    endpoint::{Endpoint, EndpointId, PodRef},
+    resource::Encapsulation,
+};
 use margay_policy::{Pod, PodName, Policy, PolicyRef, compile::Way, convert};
 use proptest::{collection::vec, prelude::*};
 
@@ -106,6 +109,28 @@ fn what_policy_needs_of_nodes_follows_them_and_what_is_the_same_changes_nothing(
     assert_eq!(state.objects().nodes["n2"].labels["rack"], "r1");
     assert!(state.apply(ApiEvent::Nodes(Change::Deleted("n2".into()))));
     assert!(!state.objects().nodes.contains_key("n2"));
+}
+
+#[test]
+fn tunnels_are_kept_to_the_other_nodes_as_long_as_there_may_be_one() {
+    let (mut state, mut decider) = (complete(&[], &[]), Decider::default());
+    let mut decide = |state: &mut State, encapsulation| {
+        let mut traffic = Traffic::default();
+        traffic.overlay.encapsulation = encapsulation;
+        let wanted = decider.decide(state, &Bgp::default(), &traffic).unwrap().wanted;
+        wanted
+            .tunnel_ends
+            .map(|ends| (ends.port, ends.peers.iter().map(IpAddr::to_string).collect::<Vec<_>>()))
+    };
+    assert_eq!(decide(&mut state, Encapsulation::None), None);
+    let mut with_third = |encapsulation, address| {
+        state.apply(ApiEvent::Nodes(Change::Applied("n3".into(), node(address, "10.0.2.0/24"))));
+        decide(&mut state, encapsulation)
+    };
+    let ends = |third: &str| Some((4789, vec!["192.0.2.2".to_owned(), third.to_owned()]));
+    assert_eq!(with_third(Encapsulation::Vxlan, "192.0.2.3"), ends("192.0.2.3"));
+    // The devices stay for a while.
+    assert_eq!(with_third(Encapsulation::None, "2001:db8::3"), ends("2001:db8::3"));
 }
 
 #[test]

@@ -43,7 +43,7 @@ impl Charge {
                 let (name, way) = compiler.cause(id)?;
                 (way, vec![PolicyId::Cluster(name.to_owned())])
             }
-            Origin::Midstream(way) | Origin::Unknown(way) => (way, Vec::new()),
+            Origin::Midstream(way) | Origin::Unknown(way) | Origin::Tunnel(way) => (way, Vec::new()),
             Origin::Spoof => (Way::Egress, Vec::new()),
         };
         Some(Self { way, policies })
@@ -85,7 +85,7 @@ fn event(state: &State, compiler: &Compiler, nodes: &BTreeMap<IpAddr, &str>, see
     let charge = Charge::of(compiler, origin, cause);
     let way = match (&charge, origin) {
         (Some(charge), _) => charge.way,
-        (None, Origin::Isolation(_, way)) => way,
+        (None, Origin::Isolation(_, way) | Origin::Tunnel(way)) => way,
         // That of a policy which is gone by now.
         (None, _) if of_pod(&out_link).is_some() => Way::Ingress,
         (None, _) => Way::Egress,
@@ -129,6 +129,7 @@ fn event(state: &State, compiler: &Compiler, nodes: &BTreeMap<IpAddr, &str>, see
             Origin::Midstream(_) => Reason::Midstream,
             Origin::Unknown(_) => Reason::Unknown,
             Origin::Spoof => Reason::Spoof,
+            Origin::Tunnel(_) => Reason::Tunnel,
         },
         source,
         destination,

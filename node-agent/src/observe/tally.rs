@@ -120,6 +120,7 @@ impl Tally {
             Origin::Cluster(_) => (charge.map(|charge| charge.way), Reason::Cluster),
             Origin::Midstream(way) => (Some(way), Reason::Midstream),
             Origin::Unknown(way) => (Some(way), Reason::Unknown),
+            Origin::Tunnel(way) => (Some(way), Reason::Tunnel),
             Origin::Spoof => (Some(Way::Egress), Reason::Spoof),
         };
         // The direction of a cause is known from before its counter is there.

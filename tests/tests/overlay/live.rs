@@ -42,6 +42,16 @@ async fn until_expected(lab: &Lab, devices: &[(&str, &str)]) {
     until_ways(lab, 0, &wanted.iter().map(String::as_str).collect::<Vec<_>>()).await;
 }
 
+/// Waits until no node has a tunnel any more.
+async fn until_no_device(lab: &Lab) {
+    for node in lab.nodes() {
+        until(lab, &format!("the device of {} is gone", node.name()), async || {
+            !node.output("ip", &["link"]).await.unwrap().contains("margay")
+        })
+        .await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_pool_says_holds_on_all_nodes_and_bgp_has_the_rest() {
     let lab = start(config(FabricKind::Subnets, Routing::Bgp, Encapsulation::VxlanCrossSubnet)).await;
@@ -61,10 +71,7 @@ async fn what_a_pool_says_holds_on_all_nodes_and_bgp_has_the_rest() {
 
     edit(&lab, r#"{"encapsulation": "None"}"#).await;
     until_expected(&lab, &[]).await;
-    until(&lab, "the device is gone", async || {
-        !lab.node(0).output("ip", &["link"]).await.unwrap().contains("margay")
-    })
-    .await;
+    until_no_device(&lab).await;
     assert!(lab.reach(&pod("a"), &pod("c"), crate::cluster::PORT).await.unwrap().is_open());
     // The router in between does not know it.
     assert!(!lab.reach(&pod("a"), &pod("b"), crate::cluster::PORT).await.unwrap().is_open());
@@ -89,7 +96,8 @@ async fn on_one_subnet_without_bgp_each_mode_connects_all() {
         until_expected(&lab, &[("n2", device), ("n3", device)]).await;
         until_connected(&lab).await;
     }
-    // From none to tunnels and back not a packet is lost.
+    // From none to tunnels and back not a packet is lost, and that from the very beginning: no device has lingered.
+    until_no_device(&lab).await;
     let mut stream = lab.stream(&pod("a"), &pod("b"), Duration::from_millis(10)).unwrap();
     stream.sends(50).await.unwrap();
     for (mode, device) in [("VXLAN", "margay.vxlan4"), ("None", "eth0")] {
@@ -97,10 +105,7 @@ async fn on_one_subnet_without_bgp_each_mode_connects_all() {
         until_expected(&lab, &[("n2", device), ("n3", device)]).await;
         stream.sends(50).await.unwrap();
     }
-    until(&lab, "the device is gone", async || {
-        !lab.node(1).output("ip", &["link"]).await.unwrap().contains("margay")
-    })
-    .await;
+    until_no_device(&lab).await;
     stream.sends(50).await.unwrap();
     let counted = stream.finish().await.unwrap();
     assert_eq!(counted.lost, [0_u64; 0], "{counted:?}");

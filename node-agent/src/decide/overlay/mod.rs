@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, Ipv6Addr},
 };
 
 use ipnetwork::IpNetwork;
@@ -91,6 +91,11 @@ pub(crate) struct Conditions<'a> {
     pub(crate) present: &'a [IpAddr],
 }
 
+/// Of blocks without an encapsulation, where `routing` is `bgp` and BGP is off.
+const NOBODYS: &str = "nobody makes routes to other nodes' pods: `bgp.enabled` is false and `routing` is bgp, but a pool or the \
+                       agent's file has no encapsulation; set `routing: direct`, an encapsulation (in mode pool \
+                       `spec.encapsulation` of each IPPool, else `overlay.encapsulation`), or `bgp.enabled: true`";
+
 /// What the kernel has to hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Ways {
@@ -139,13 +144,35 @@ pub(crate) fn mac_of(node: &str) -> MacAddr {
     MacAddr::local(octets)
 }
 
+/// Who may send to the tunnels of this node: other nodes, and nobody else. What a pod or a stranger puts into one would come
+/// out as from whoever it says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TunnelEnds {
+    /// The UDP port that tunnels listen on.
+    pub(crate) port: u16,
+    /// The addresses of the other nodes.
+    pub(crate) peers: BTreeSet<IpAddr>,
+}
+
+/// Whether a tunnel may be needed, now or when a node or a block comes.
+pub(super) fn has_tunnels(state: &State, settings: &Traffic) -> bool {
+    let encapsulations = state.pool_traffic().values().map(|traffic| traffic.encapsulation);
+    encapsulations.chain([settings.overlay.encapsulation]).any(|it| it != Encapsulation::None)
+}
+
+/// The ends of the tunnels.
+pub(super) fn tunnel_ends(state: &State, settings: &Traffic) -> TunnelEnds {
+    let others = state.nodes().filter(|(other, _)| *other != state.node_name());
+    let peers = others.flat_map(|(_, node)| node.addresses.iter().copied()).collect();
+    TunnelEnds { port: settings.overlay.port, peers }
+}
+
 /// `None` as long as the own node is not there.
-pub(super) fn paths(state: &State, settings: &Traffic) -> Option<Paths> {
+pub(super) fn paths(state: &State, settings: &Traffic, has_speaker: bool) -> Option<Paths> {
     let own = state.own_node()?;
     let name = state.node_name();
     let default = settings.overlay.encapsulation;
-    let encapsulations = state.pool_traffic().values().map(|traffic| traffic.encapsulation);
-    let has_tunnels = encapsulations.chain([default]).any(|it| it != Encapsulation::None);
+    let has_tunnels = has_tunnels(state, settings);
     let mut paths = Paths {
         name: name.to_owned(),
         addresses: own.addresses.clone(),
@@ -155,7 +182,7 @@ pub(super) fn paths(state: &State, settings: &Traffic) -> Option<Paths> {
         has_tunnels,
     };
     // Where all is the speaker's, nothing is to change with the cluster.
-    if !has_tunnels && settings.routing == Routing::Bgp {
+    if !has_tunnels && settings.routing == Routing::Bgp && has_speaker {
         return Some(paths);
     }
     let others = state.nodes().filter(|(other, _)| *other != name);
@@ -182,11 +209,26 @@ impl Paths {
         if has(&self.addresses, Underlay::V4) {
             underlays.insert(Underlay::V4);
         }
-        let needs_ipv6 = underlays.is_empty() || self.nodes.values().any(|other| !has(other, Underlay::V4));
+        // One without any address, as it just joined, has no tunnel at all.
+        let has_ipv6_alone = |other: &Vec<IpAddr>| has(other, Underlay::V6) && !has(other, Underlay::V4);
+        let needs_ipv6 = underlays.is_empty() || self.nodes.values().any(has_ipv6_alone);
         if needs_ipv6 && has(&self.addresses, Underlay::V6) {
             underlays.insert(Underlay::V6);
         }
         underlays
+    }
+
+    /// Why nothing can be said of the ways: all that is there stays as it is then.
+    pub(crate) fn is_nowhere(&self) -> Option<String> {
+        let is_nowhere = self.has_tunnels && self.addresses.is_empty();
+        let fault = || {
+            format!(
+                "a tunnel starts at an InternalIP of the node, but the Node object {} has none; see to the kubelet's \
+                 --node-ip or the cloud provider",
+                self.name
+            )
+        };
+        is_nowhere.then(fault)
     }
 
     /// The same as long as nobody may be sent anything through a tunnel: others may not have theirs yet.
@@ -222,6 +264,7 @@ impl Paths {
             first.addresses.clone_from(&addresses);
         }
         let mut lost: BTreeMap<&str, &'static str> = BTreeMap::new();
+        let mut is_nobodys = false;
         for (block, Block { node, encapsulation }) in &self.blocks {
             // A node that is gone from the API is no way to its blocks, which are about to go too.
             let Some(there) = self.nodes.get(node) else { continue };
@@ -240,7 +283,8 @@ impl Paths {
                 };
                 // Why there is none, its fault says.
                 let Some(tunnel) = ways.tunnels.get_mut(&underlay) else { continue };
-                let (mac, gateway) = (mac_of(node), block.network());
+                let mac = mac_of(node);
+                let gateway = gateway(*block, mac);
                 tunnel.forwarding.insert(mac, destination);
                 tunnel.neighbours.insert(gateway, mac);
                 let source = addresses.iter().copied().find(|it| it.is_ipv4() == block.is_ipv4());
@@ -257,8 +301,11 @@ impl Paths {
                         "it is in no subnet of this node, and there is neither BGP nor an encapsulation";
                     lost.insert(node, why);
                 }
-                _ => {}
+                _ => is_nobodys |= !is_ours && !conditions.has_speaker,
             }
+        }
+        if is_nobodys {
+            ways.problems.push(NOBODYS.to_owned());
         }
         let lost =
             lost.into_iter().map(|(node, why)| format!("there is no way to pods of node {node}: {why}"));
@@ -313,6 +360,23 @@ impl Paths {
         let is_common =
             |family: &Underlay| family.address(&self.addresses).is_some() && family.address(there).is_some();
         Underlay::ALL.into_iter().find(is_common)
+    }
+}
+
+/// The router of a block behind a tunnel, of the node with this link-layer address. Of IPv6 it is link-local: the kernel
+/// refuses one to whose address another route leads elsewhere, as BGP's to the block does (`ip6_route_check_nh_onlink`).
+fn gateway(block: IpNetwork, mac: MacAddr) -> IpAddr {
+    match block {
+        IpNetwork::V4(block) => block.network().into(),
+        IpNetwork::V6(_) => {
+            // RFC 4291, appendix A.
+            let [first, second, third, rest @ ..] = mac.octets();
+            let mut address = [0; 16];
+            address[..2].copy_from_slice(&[0xfe, 0x80]);
+            address[8..13].copy_from_slice(&[first ^ 2, second, third, 0xff, 0xfe]);
+            address[13..].copy_from_slice(&rest);
+            Ipv6Addr::from(address).into()
+        }
     }
 }
 

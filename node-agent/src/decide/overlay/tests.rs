@@ -6,7 +6,7 @@ use ipnetwork::IpNetwork;
 use margay_api::resource::Encapsulation;
 use margay_netlink::link::{IfIndex, Mtu};
 
-use super::{Block, Conditions, Hop, Paths, Underlay, Uplink, Ways, mac_of};
+use super::{Block, Conditions, Hop, Paths, Underlay, Uplink, Ways, gateway, mac_of};
 use crate::traffic::{Routing, Traffic};
 
 fn ip(text: &str) -> IpAddr {
@@ -119,8 +119,10 @@ fn encapsulation_routing_and_the_speaker_decide_who_leads_where() {
         assert_eq!(short(&ways), expected(near, far, own), "{what}");
         assert_eq!(ways.tunnels.is_empty(), encapsulation == Plain, "{what}");
         assert_eq!(ways.faults, Vec::<String>::new(), "{what}");
-        let is_lost = encapsulation == Plain && routing == Direct && !has_speaker;
+        let is_lost = encapsulation == Plain && !has_speaker;
         assert_eq!(ways.problems.len(), usize::from(is_lost), "{what}: {:?}", ways.problems);
+        let names_routing = ways.problems.iter().any(|problem| problem.contains("set `routing: direct`"));
+        assert_eq!(names_routing, is_lost && routing == Bgp, "{what}: {:?}", ways.problems);
     }
 }
 
@@ -133,9 +135,16 @@ fn a_tunnel_knows_each_node_by_a_name_made_address_and_leads_to_the_first_addres
     assert_eq!(tunnel.addresses, [ip("10.0.1.0"), ip("fd00:1::")].into());
     let (near, far) = (mac_of("near"), mac_of("far"));
     assert_eq!(tunnel.forwarding, [(near, ip("192.0.2.2")), (far, ip("198.51.100.3"))].into());
-    let neighbours = [("10.0.2.0", near), ("fd00:2::", near), ("10.0.3.0", far), ("fd00:3::", far)];
-    assert_eq!(tunnel.neighbours, neighbours.map(|(gateway, mac)| (ip(gateway), mac)).into());
-    let hop = Hop::Tunnel { underlay: Underlay::V4, gateway: ip("fd00:3::"), source: Some(ip("fd00:1::")) };
+    let routers = ["10.0.2.0/24", "fd00:2::/64", "10.0.3.0/24", "fd00:3::/64"].map(net);
+    let neighbours = routers.into_iter().zip([near, near, far, far]);
+    assert_eq!(tunnel.neighbours, neighbours.map(|(block, mac)| (gateway(block, mac), mac)).collect());
+    assert_eq!(gateway(net("10.0.3.0/24"), far), ip("10.0.3.0"));
+    assert_eq!(gateway(net("fd00:1::/64"), mac_of("here")), ip("fe80::70b9:35ff:fe54:ef15"));
+    let hop = Hop::Tunnel {
+        underlay: Underlay::V4,
+        gateway: gateway(net("fd00:3::/64"), far),
+        source: Some(ip("fd00:1::")),
+    };
     assert_eq!(ways.routes[&net("fd00:3::/64")], hop);
     assert!(mac_of("here").is_unicast() && mac_of("here").octets()[0] & 2 == 2);
     assert_eq!(mac_of("here").to_string(), "72:b9:35:54:ef:15", "for ever");
@@ -160,6 +169,22 @@ fn nodes_without_ipv4_have_a_tunnel_over_ipv6_and_those_with_nothing_in_common_h
         "there is no way to pods of node far: no tunnel leads there: both nodes need addresses of one family";
     assert_eq!(ways.problems, [problem]);
     assert_eq!(paths.overhead(), 50);
+}
+
+#[test]
+fn only_a_node_with_ipv6_alone_makes_others_have_a_tunnel_over_ipv6() {
+    let all = ["198.51.100.3", "2001:db8:f::3"].map(ip);
+    for (addresses, underlays, overhead) in [
+        (&all[..], &[Underlay::V4][..], 50),
+        (&all[..1], &[Underlay::V4], 50),
+        (&[], &[Underlay::V4], 50),
+        (&all[1..], &[Underlay::V4, Underlay::V6], 70),
+    ] {
+        let mut paths = paths(Encapsulation::Vxlan);
+        paths.nodes.insert("far".into(), addresses.into());
+        assert_eq!(paths.underlays(), underlays.iter().copied().collect(), "{addresses:?}");
+        assert_eq!(paths.overhead(), overhead, "{addresses:?}");
+    }
 }
 
 #[test]
@@ -205,4 +230,17 @@ fn the_tunnels_address_stays_while_its_block_is_there() {
     assert_eq!(addresses(&world, &paths), [ip("10.0.1.64")].into());
     paths.own.pop();
     assert_eq!(addresses(&world, &paths), [ip("10.0.1.0")].into());
+}
+
+#[test]
+fn a_pool_without_an_encapsulation_beside_one_with_it_is_nobodys_without_bgp() {
+    let mut paths = paths(Encapsulation::Vxlan);
+    let plain = Block { node: "far".into(), encapsulation: Encapsulation::None };
+    paths.blocks.insert(net("10.0.3.0/24"), plain);
+    for (routing, has_speaker, problems) in
+        [(Routing::Bgp, false, 1), (Routing::Bgp, true, 0), (Routing::Direct, false, 1)]
+    {
+        let ways = World::new(routing, has_speaker).ways(&paths);
+        assert_eq!(ways.problems.len(), problems, "{routing:?} {has_speaker}: {:?}", ways.problems);
+    }
 }

@@ -15,11 +15,11 @@ use super::{
     band::{Bands, Named},
     layout::{
         self, Entry, Lookup, chain_of, of_address, of_any, of_band, of_class, of_class_in_bands, of_endpoint,
-        of_range, put_band, put_direction, remove_band, remove_direction,
+        of_range, of_tunnel_ends, put_band, put_direction, remove_band, remove_direction,
     },
     table::Table,
 };
-use crate::decide::{Admitted, Masquerade};
+use crate::decide::{Admitted, Masquerade, TunnelEnds};
 
 /// What the table was told to hold, so that it can be told to hold it no more.
 #[derive(Debug, Default)]
@@ -29,6 +29,7 @@ pub(super) struct LaidOut {
     wanted: Arc<BTreeMap<EndpointId, Admitted>>,
     directions: BTreeMap<(PolicySetId, Way), Held>,
     masquerade: Option<Arc<Masquerade>>,
+    tunnel_ends: Option<Arc<TunnelEnds>>,
 }
 
 /// A direction as the table holds it.
@@ -121,6 +122,21 @@ impl LaidOut {
             None => layout::remove_masquerade(table),
         }
         self.masquerade = wanted.cloned();
+    }
+
+    /// Has the table keep the tunnels between nodes to those.
+    pub(super) fn tunnel_ends(&mut self, wanted: Option<&Arc<TunnelEnds>>, table: &mut Table) {
+        if self.tunnel_ends.as_ref() == wanted {
+            return;
+        }
+        let entries = |ends: Option<&Arc<TunnelEnds>>| ends.map_or_else(Vec::new, |it| of_tunnel_ends(it));
+        for entry in entries(self.tunnel_ends.as_ref()) {
+            entry.remove(table);
+        }
+        for entry in entries(wanted) {
+            entry.put(table);
+        }
+        self.tunnel_ends = wanted.cloned();
     }
 
     /// Has the table hold these endpoints.

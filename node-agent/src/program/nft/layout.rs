@@ -19,7 +19,7 @@ use super::{
     rule::{self, Address, Family, Interface, goto, jump, rule, verdict},
     table::Table,
 };
-use crate::decide::Masquerade;
+use crate::decide::{Masquerade, TunnelEnds};
 
 /// The NFLOG group to which packets are told that policy drops, or would drop: the letters `mg`. Its listener sees
 /// the name of the cause as the prefix, and the packet's first [`LOG_SNAPLEN`] octets.
@@ -37,16 +37,22 @@ const MIDSTREAM: [&str; 2] = ["midstream_in", "midstream_out"];
 const UNKNOWN: [&str; 2] = ["unknown_in", "unknown_out"];
 /// Packets from a pod whose source is no address of the pod.
 const SPOOF: &str = "spoof";
+/// Packets made for the tunnels between nodes, by one who is no node: from elsewhere, and from pods.
+const TUNNEL: [&str; 2] = ["tunnel_in", "tunnel_out"];
 
 /// Where a decision by a policy of the cluster goes.
 const CAUSES: &str = "causes";
+/// Where the tunnels between nodes listen.
+const TUNNEL_PORTS: &str = "tunnel_ports";
+/// The chain of what comes to them.
+const TUNNELLED: &str = "tunnelled";
 
 /// Neighbour discovery and multicast membership, which never leave the pod's own link: types of `ICMPv6`.
 const LINK_TYPES: [u32; 6] = [131, 132, 133, 135, 136, 143];
 
 /// Sets that are there whatever the state is.
-const SETS: [(&str, &[Type], Option<Type>, bool); 14] = {
-    use Type::{ClassId, Icmpv6Type, IfName, Ipv4Addr, Ipv6Addr, Verdict};
+const SETS: [(&str, &[Type], Option<Type>, bool); 17] = {
+    use Type::{ClassId, Icmpv6Type, IfName, InetService, Ipv4Addr, Ipv6Addr, Verdict};
     [
         ("pods4", &[Ipv4Addr], Some(ClassId), false),
         ("pods6", &[Ipv6Addr], Some(ClassId), false),
@@ -62,6 +68,10 @@ const SETS: [(&str, &[Type], Option<Type>, bool); 14] = {
         ("egress6", &[Ipv6Addr], Some(Verdict), false),
         ("link_types", &[Icmpv6Type], None, false),
         (CAUSES, &[ClassId], Some(Verdict), false),
+        // Empty where no tunnel is wanted: then the port is any other.
+        (TUNNEL_PORTS, &[InetService], None, false),
+        ("tunnel_ends4", &[Ipv4Addr], None, false),
+        ("tunnel_ends6", &[Ipv6Addr], None, false),
     ]
 };
 
@@ -211,6 +221,17 @@ pub(crate) fn of_endpoint(
         }
     }
     entries
+}
+
+/// The elements of the tunnels between nodes: nobody but other nodes sends to their port.
+pub(crate) fn of_tunnel_ends(ends: &TunnelEnds) -> Vec<Entry> {
+    let entry = |set, field| Entry { set, key: vec![field], data: None };
+    let port = entry(TUNNEL_PORTS.into(), Field::Number(ends.port.into()));
+    let peers = ends
+        .peers
+        .iter()
+        .map(|address| entry(by_family(*address, "tunnel_ends4", "tunnel_ends6"), Field::Address(*address)));
+    peers.chain([port]).collect()
 }
 
 /// A map of a direction; they are asked in this order.
@@ -520,11 +541,12 @@ pub(crate) fn put_base(table: &mut Table) {
     for number in LINK_TYPES {
         table.put("link_types", vec![Field::Number(number)], None);
     }
-    for name in MIDSTREAM.into_iter().chain(UNKNOWN).chain([SPOOF]) {
+    for name in MIDSTREAM.into_iter().chain(UNKNOWN).chain(TUNNEL).chain([SPOOF]) {
         table.put_counter(name);
         table.put_chain(name, cause_chain(name, Cause::Drop));
     }
     table.put_chain("antispoof", Chain::regular(antispoof()));
+    table.put_chain(TUNNELLED, Chain::regular(tunnelled()));
     table.put_chain("egress", Chain::regular(egress()));
     table.put_chain("input_egress", Chain::regular(input_egress()));
     table.put_chain("ingress", Chain::regular(ingress()));
@@ -534,7 +556,8 @@ pub(crate) fn put_base(table: &mut Table) {
         table.put_chain(name, Chain { base: Some(base), rules });
     };
     // Before connection tracking (priority raw), so that a spoofed packet leaves no trace in it.
-    base("prerouting", Hook::Prerouting, -300, vec![rule([from_pod(), jump("antispoof")])]);
+    let prerouting = vec![rule([from_pod(), jump("antispoof")]), rule([from_pod(), for_others_tunnel()])];
+    base("prerouting", Hook::Prerouting, -300, prerouting);
     base("input", Hook::Input, 0, input());
     base("forward", Hook::Forward, 0, forward());
     base("output", Hook::Output, 0, output());
@@ -648,9 +671,26 @@ fn free(interface: Interface) -> Rule {
     rule([rule::interface(interface, "isolated", Found::IsNot), verdict(nftables::Verdict::Return)])
 }
 
+/// What a pod puts into a tunnel by hand would come out of it as whoever it says, on the node of its choice.
+fn for_others_tunnel() -> Vec<Expr> {
+    rule([rule::udp_to(TUNNEL_PORTS), goto(toward(Interface::In, TUNNEL))])
+}
+
+/// Behind a service there may be a node's port, so that what a pod sends comes here all the same.
+fn tunnelled() -> Vec<Rule> {
+    let ends = Family::ALL.map(|family| {
+        let set = family.pick("tunnel_ends4", "tunnel_ends6");
+        let is_end = rule::address_in(family, Address::Source, set, Found::Is);
+        rule([is_end, verdict(nftables::Verdict::Return)])
+    });
+    ends.into_iter().chain([goto(toward(Interface::Out, TUNNEL))]).collect()
+}
+
 /// NetworkPolicy never comes between a pod and its node; a policy of the cluster may close the node to the pod.
 fn input() -> Vec<Rule> {
     vec![
+        // Before those that are tracked: a node that is gone may not go on.
+        rule([rule::udp_to(TUNNEL_PORTS), jump(TUNNELLED)]),
         established(),
         rule([rule::icmpv6_type("link_types"), verdict(nftables::Verdict::Accept)]),
         rule([from_pod(), jump("input_egress")]),
@@ -661,6 +701,8 @@ fn forward() -> Vec<Rule> {
     let mut rules = vec![established(), midstream(Interface::In), midstream(Interface::Out)];
     // A pod that reaches itself through a service comes back by the link that it left.
     rules.extend(belongs(Interface::In, Address::Destination, &nftables::Verdict::Accept));
+    // The destination may be another than in prerouting.
+    rules.push(rule([from_pod(), for_others_tunnel()]));
     rules.push(rule([from_pod(), jump("egress")]));
     rules.push(rule([to_pod(), jump("ingress")]));
     rules
@@ -671,6 +713,7 @@ fn output() -> Vec<Rule> {
         established(),
         // The node always reaches its own pods, midstream too.
         rule([rule::from_local(), verdict(nftables::Verdict::Accept)]),
+        for_others_tunnel(),
         midstream(Interface::Out),
         rule([rule::from_unspecified(), verdict(nftables::Verdict::Accept)]),
         rule([rule::from_link_local(), verdict(nftables::Verdict::Accept)]),

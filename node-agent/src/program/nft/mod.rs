@@ -2,7 +2,9 @@
 //!
 //! ```text
 //!  prerouting (raw)    a pod's packet has the pod's address, or -> spoof; of an unknown pod -> unknown_out
-//!  input (filter)      established -> pass; the rest from a pod as in forward, but for isolation
+//!                      a pod's packet to the port of the nodes' tunnels -> tunnel_out; in forward and output, too
+//!  input (filter)      to that port, from no other node -> tunnel_in
+//!                      established -> pass; the rest from a pod as in forward, but for isolation
 //!  forward (filter)    established -> pass
 //!                      TCP of no connection and not the first of one, from or to an isolated pod -> midstream_*
 //!                      from a pod to itself -> pass
@@ -19,7 +21,7 @@
 //!                      (protocol, port) -> decision          what everybody may
 //!                      cause or return                       the rest
 //!  its verdict chain:  decision, a number in the priority -> return or cause
-//!  chain of a cause; midstream_in, midstream_out, unknown_in, unknown_out, spoof:
+//!  chain of a cause; midstream_in, midstream_out, unknown_in, unknown_out, tunnel_in, tunnel_out, spoof:
 //!                      count; tell NFLOG; drop
 //! ```
 //!

@@ -17,6 +17,8 @@ pub(crate) enum Origin {
     Unknown(Way),
     /// The source is not the pod's.
     Spoof,
+    /// Made for the tunnels between nodes, and from no other node.
+    Tunnel(Way),
 }
 
 impl Origin {
@@ -27,6 +29,8 @@ impl Origin {
             "midstream_out" => Self::Midstream(Way::Egress),
             "unknown_in" => Self::Unknown(Way::Ingress),
             "unknown_out" => Self::Unknown(Way::Egress),
+            "tunnel_in" => Self::Tunnel(Way::Ingress),
+            "tunnel_out" => Self::Tunnel(Way::Egress),
             "spoof" => Self::Spoof,
             _ => return Self::of_policy(name),
         };
@@ -78,6 +82,8 @@ mod tests {
                 Origin::Midstream(Way::Ingress),
                 Origin::Midstream(Way::Egress),
                 Origin::Spoof,
+                Origin::Tunnel(Way::Ingress),
+                Origin::Tunnel(Way::Egress),
                 Origin::Unknown(Way::Ingress),
                 Origin::Unknown(Way::Egress)
             ]

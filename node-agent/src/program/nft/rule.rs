@@ -13,6 +13,7 @@ const AFTER_NAME: Register = Register::word(4);
 const IPV4: u8 = 2;
 const IPV6: u8 = 10;
 const TCP: u8 = 6;
+const UDP: u8 = 17;
 const ICMPV6: u8 = 58;
 /// FIN, SYN, RST and ACK of a TCP header, which are in its octet 13, and SYN alone.
 const TCP_FLAGS: u8 = 0x17;
@@ -143,6 +144,12 @@ pub(super) fn from_link_local() -> Vec<Expr> {
 pub(super) fn icmpv6_type(set: &str) -> Vec<Expr> {
     let type_ = Expr::Payload { header: Header::Transport, offset: 0, length: 1, to: FIRST };
     vec![Expr::Meta { key: MetaKey::L4Proto, to: FIRST }, is(&[ICMPV6]), type_, lookup(set, Found::Is)]
+}
+
+/// UDP to a port in a set.
+pub(super) fn udp_to(set: &str) -> Vec<Expr> {
+    let port = Expr::Payload { header: Header::Transport, offset: 2, length: 2, to: FIRST };
+    vec![Expr::Meta { key: MetaKey::L4Proto, to: FIRST }, is(&[UDP]), port, lookup(set, Found::Is)]
 }
 
 /// The source is an address of the node's own.

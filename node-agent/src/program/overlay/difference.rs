@@ -1,9 +1,13 @@
 //! By how much the kernel differs from the wanted ways. Pure.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
+use ipnetwork::IpNetwork;
 use margay_netlink::{
-    Request, addr,
+    MacAddr, Request, addr,
     addr::Address,
     fdb,
     link::{self, IfIndex, IfName, Link, Vxlan},
@@ -108,14 +112,21 @@ pub(super) fn entries(found: &Found, wanted: &Ways) -> Vec<Request> {
         .iter()
         .filter_map(|(block, way)| Some(Route { metric: Some(METRIC), ..route_of(*block, *way, &links)? }))
         .collect();
-    let missing = routes.iter().filter(|route| !found.routes.contains(route));
-    requests.extend(missing.map(route::replace));
-    let is_wanted = |there: &Route| {
-        let same = |route: &Route| route.destination == there.destination && route.metric == there.metric;
-        routes.iter().any(same)
-    };
+    let place = |route: &Route| (route.destination, route.metric);
+    let there: BTreeSet<&Route> = found.routes.iter().collect();
+    let taken: BTreeSet<_> = found.routes.iter().map(place).collect();
+    let missing = routes.iter().filter(|route| !there.contains(route));
+    // Only what is ours is replaced: where another's route is in the place, the kernel refuses.
+    requests.extend(
+        missing.map(
+            |route| {
+                if taken.contains(&place(route)) { route::replace(route) } else { route::add(route) }
+            },
+        ),
+    );
+    let kept: BTreeSet<_> = routes.iter().map(place).collect();
     // One that is in the place of a wanted one was replaced.
-    requests.extend(found.routes.iter().filter(|there| !is_wanted(there)).map(route::delete));
+    requests.extend(found.routes.iter().filter(|there| !kept.contains(&place(there))).map(route::delete));
     for (underlay, device) in &found.devices {
         if let Some(tunnel) = wanted.tunnels.get(underlay) {
             requests.extend(removals(device, tunnel));
@@ -129,20 +140,32 @@ pub(super) fn entries(found: &Found, wanted: &Ways) -> Vec<Request> {
 fn additions(device: &Device, tunnel: &Tunnel) -> Vec<Request> {
     let index = device.link.index;
     let mut requests = Vec::new();
+    // All that a device has is looked for by what it says: there may be thousands of nodes.
+    let addresses: BTreeSet<IpNetwork> = device.addresses.iter().map(|there| there.network).collect();
+    let forwarding: BTreeSet<(MacAddr, IpAddr)> = device
+        .forwarding
+        .iter()
+        .filter(|there| there.permanent)
+        .map(|there| (there.mac, there.destination))
+        .collect();
+    let neighbours: BTreeSet<(IpAddr, MacAddr)> = device
+        .neighbours
+        .iter()
+        .filter(|there| there.permanent)
+        .filter_map(|there| Some((there.address, there.mac?)))
+        .collect();
     for address in &tunnel.addresses {
-        if !device.addresses.iter().any(|there| there.network == (*address).into()) {
+        if !addresses.contains(&(*address).into()) {
             requests.push(addr::add(index, (*address).into()));
         }
     }
     for (mac, destination) in &tunnel.forwarding {
-        let wanted = fdb::Entry { link: index, mac: *mac, destination: *destination, permanent: true };
-        if !device.forwarding.contains(&wanted) {
+        if !forwarding.contains(&(*mac, *destination)) {
             requests.push(fdb::replace_permanent(index, *mac, *destination));
         }
     }
     for (address, mac) in &tunnel.neighbours {
-        let wanted = Neighbour { link: index, address: *address, mac: Some(*mac), permanent: true };
-        if !device.neighbours.contains(&wanted) {
+        if !neighbours.contains(&(*address, *mac)) {
             requests.push(neigh::replace_permanent(index, *address, *mac));
         }
     }
@@ -167,7 +190,7 @@ fn removals(device: &Device, tunnel: &Tunnel) -> Vec<Request> {
 }
 
 /// `None` while the tunnel is not there.
-fn route_of(block: ipnetwork::IpNetwork, way: Hop, links: &BTreeMap<Underlay, IfIndex>) -> Option<Route> {
+fn route_of(block: IpNetwork, way: Hop, links: &BTreeMap<Underlay, IfIndex>) -> Option<Route> {
     let hop = match way {
         Hop::Nowhere => return Some(Route::new(block, Kind::Blackhole, Protocol::MARGAY_OVERLAY)),
         Hop::Tunnel { underlay, gateway, .. } => {

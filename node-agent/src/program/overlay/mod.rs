@@ -12,6 +12,7 @@
 
 mod difference;
 mod kernel;
+mod phase;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -28,14 +29,16 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-use self::kernel::{Applied, Settings};
+use self::{
+    kernel::{Applied, Settings},
+    phase::Phase,
+};
 use crate::{config, core::Event, decide::Paths, metrics::Metrics, traffic::Routing, watch::drift::watched};
 
 /// How long after a failure the next attempt is made.
 const RETRY: Duration = Duration::from_secs(1);
-/// How long after a pool's encapsulation has changed all agents have heard of it. Watches tell within milliseconds; this is for
-/// an API server that has much to do.
-const SPREAD: Duration = Duration::from_secs(5);
+/// As much of what is missing is told where it is asked whether the node is ready.
+const MOST_TOLD: usize = 3;
 /// Changes by others are looked at once for all that come within this time.
 const QUIET: Duration = Duration::from_millis(100);
 
@@ -64,7 +67,7 @@ pub(crate) async fn run(
         problems: BTreeSet::new(),
         told: None,
         due: None,
-        changing: None,
+        phase: Phase::default(),
     };
     let mut reconcile = interval(settings.reconcile);
     reconcile.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -115,7 +118,7 @@ struct Task {
     /// Missing only after a failure; then a new one is opened.
     socket: Option<Socket>,
     metrics: Arc<Metrics>,
-    /// What the kernel was last made to hold.
+    /// What the kernel was last made to hold, all of it.
     done: Option<Arc<Paths>>,
     tunnels: BTreeSet<IfIndex>,
     /// What is known to be wrong, so that it is told once.
@@ -124,14 +127,15 @@ struct Task {
     told: Option<Result<(), String>>,
     /// When the next attempt is made, if there is anything to do.
     due: Option<Instant>,
-    /// Until when it is not certain that all nodes know that there are tunnels, or no more.
-    changing: Option<Instant>,
+    /// Whether all nodes know that there are tunnels, or no more.
+    phase: Phase,
 }
 
 impl Task {
     /// Whether all ways are the speaker's: what others do is nothing to us then, and a look at all routes is not cheap.
     fn is_idle(&self) -> bool {
         self.settings.traffic.routing == Routing::Bgp
+            && self.phase.until().is_none()
             && self.done.as_ref().is_some_and(|paths| !paths.has_tunnels)
     }
 
@@ -154,30 +158,13 @@ impl Task {
         }
     }
 
-    /// What is made of the paths for now. When tunnels come, every node has them before any sends through them; when they go,
-    /// none sends through them any more before any takes them away. An agent that starts knows of no change.
-    fn phase(&mut self, wanted: &Arc<Paths>) -> Arc<Paths> {
-        let now = Instant::now();
-        let before = self.done.as_ref().filter(|done| done.has_tunnels != wanted.has_tunnels);
-        let Some(before) = before else {
-            self.changing = None;
-            return Arc::clone(wanted);
-        };
-        let until = *self.changing.get_or_insert(now + SPREAD);
-        if until <= now {
-            self.changing = None;
-            return Arc::clone(wanted);
-        }
-        Arc::new(if wanted.has_tunnels { wanted.receiving() } else { wanted.lingering(before) })
-    }
-
-    /// Whether the tunnels are there; if not, why.
+    /// Whether the ways are there; if not, why.
     async fn attempt(&mut self, wanted: &Arc<Paths>) -> Result<(), String> {
-        let phase = self.phase(wanted);
-        self.due = self.changing;
-        match self.apply(&phase).await {
+        self.phase = std::mem::take(&mut self.phase).next(wanted, Instant::now());
+        self.due = self.phase.until();
+        match self.apply(&self.phase.paths(wanted)).await {
             Ok(applied) => {
-                let Applied { changes, faults, problems, tunnels } = applied;
+                let Applied { changes, faults, refused, problems, tunnels } = applied;
                 let is_news = self.done.as_ref() != Some(wanted);
                 match (changes, is_news) {
                     (0, _) => {}
@@ -191,19 +178,20 @@ impl Task {
                     }
                 }
                 self.tunnels = tunnels;
-                self.tell(problems.into_iter().chain(faults.iter().cloned()).collect());
-                if faults.is_empty() {
-                    if self.changing.is_none() {
+                let missing: Vec<String> = faults.into_iter().chain(refused).collect();
+                self.tell(problems.into_iter().chain(missing.iter().cloned()).collect());
+                if missing.is_empty() {
+                    if self.phase.until().is_none() {
                         self.done = Some(Arc::clone(wanted));
                     }
                     return Ok(());
                 }
-                self.due = Some(Instant::now() + RETRY);
-                Err(faults.join("; "))
+                self.retry();
+                Err(in_short(&missing))
             }
             Err(error) => {
                 self.socket = None;
-                self.due = Some(Instant::now() + RETRY);
+                self.retry();
                 let error = format!("{error:#}");
                 if self.told.as_ref() != Some(&Err(error.clone())) {
                     error!("the ways to other nodes' pods cannot be made: {error}; trying again");
@@ -211,6 +199,12 @@ impl Task {
                 Err(error)
             }
         }
+    }
+
+    /// Has the next attempt made soon, and not later than the phase ends.
+    fn retry(&mut self) {
+        let soon = Instant::now() + RETRY;
+        self.due = Some(self.due.map_or(soon, |due| due.min(soon)));
     }
 
     /// On a thread that may block: a thousand nodes are a few thousand entries.
@@ -238,4 +232,11 @@ impl Task {
         }
         self.problems = problems;
     }
+}
+
+/// The first few of what is missing, which may be a route for each node: the log has them all.
+fn in_short(missing: &[String]) -> String {
+    let (first, rest) = missing.split_at(missing.len().min(MOST_TOLD));
+    let first = first.join("; ");
+    if rest.is_empty() { first } else { format!("{first}; and {} more", rest.len()) }
 }

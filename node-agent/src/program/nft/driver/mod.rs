@@ -78,6 +78,7 @@ impl Driver {
     ) -> Result<usize, Error> {
         self.laid_out.policy(compiler, changes, &mut self.table);
         self.laid_out.endpoints(&wanted.endpoints, &mut self.table);
+        self.laid_out.tunnel_ends(wanted.tunnel_ends.as_ref(), &mut self.table);
         self.laid_out.masquerade(wanted.masquerade.as_ref(), &mut self.table);
         self.commit()
     }

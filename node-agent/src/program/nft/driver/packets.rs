@@ -8,6 +8,7 @@ use std::{
     os::fd::{AsFd, AsRawFd},
     process::Command,
     sync::Arc,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -29,6 +30,7 @@ use super::{
     Driver,
     tests::{World, in_new_namespace},
 };
+use crate::decide::TunnelEnds;
 
 const PORT: u16 = 53;
 /// How long a packet may take; how long nothing may come is never waited for.
@@ -75,7 +77,7 @@ fn pods(number: u8) -> Vec<Namespace> {
     ip("link set lo up");
     (1..=number)
         .map(|host| {
-            let namespace = std::thread::spawn(|| {
+            let namespace = thread::spawn(|| {
                 unshare(CloneFlags::CLONE_NEWNET).unwrap();
                 Namespace::current().unwrap()
             })
@@ -470,4 +472,119 @@ fn a_connection_that_is_not_tracked_any_more_goes_on_only_between_pods_that_no_p
             drop(again);
         }
     });
+}
+
+const TUNNEL_PORT: u16 = 4789;
+
+/// A VXLAN frame of network 4096 with a packet over UDP, from and to these addresses, made by hand.
+fn frame(from: [u8; 4], to: [u8; 4], text: &str) -> Vec<u8> {
+    let length = |headers: usize| u16::try_from(headers + text.len()).unwrap().to_be_bytes();
+    let mut header = [&[0x45, 0][..], &length(28), &[0, 0, 0, 0, 64, 17, 0, 0], &from, &to].concat();
+    let sum: u32 = header.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+    let folded = u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap();
+    header[10..12].copy_from_slice(&(!folded).to_be_bytes());
+    let port = PORT.to_be_bytes();
+    let datagram = [&port[..], &port, &length(8), &[0, 0], text.as_bytes()].concat();
+    let vxlan = [8, 0, 0, 0, 0, 0x10, 0, 0];
+    let ethernet = [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0];
+    [&vxlan[..], &ethernet, &header, &datagram].concat()
+}
+
+#[test]
+fn nobody_but_other_nodes_puts_anything_into_a_tunnel() {
+    let all = ["192.0.2.2", "2001:db8:1::2"].map(|text| text.parse().unwrap());
+    for (is_ipv4, own, other, stranger) in [
+        (true, "192.0.2.1", "192.0.2.2", "192.0.2.3"),
+        (false, "2001:db8:1::1", "2001:db8:1::2", "2001:db8:1::3"),
+    ] {
+        in_new_namespace(|| {
+            let pods = pods(1);
+            let [own, other, stranger]: [IpAddr; 3] =
+                [own, other, stranger].map(|text| text.parse().unwrap());
+            let (prefix, service) =
+                if is_ipv4 { ("/24", "10.96.0.1") } else { ("/64 nodad", "2001:db8:96::1") };
+            let cable = thread::spawn(|| {
+                unshare(CloneFlags::CLONE_NEWNET).unwrap();
+                Namespace::current().unwrap()
+            });
+            let elsewhere = cable.join().unwrap();
+            let name = "uplink".parse().unwrap();
+            let veth = Veth {
+                near: End { name: &name, address: None, netns: None },
+                far: End { name: &name, address: None, netns: Some(elsewhere.as_fd()) },
+                mtu: None,
+            };
+            Socket::open().unwrap().execute(&link::add_veth(&veth)).unwrap();
+            let up = |addresses: &[IpAddr]| {
+                ip("link set uplink up");
+                for address in addresses {
+                    ip(&format!("address add {address}{prefix} dev uplink"));
+                }
+            };
+            up(&[own]);
+            let inside = elsewhere.enter().unwrap();
+            up(&[other, stranger]);
+            drop(inside);
+            ip(&format!(
+                "link add tunnel address 02:00:00:00:00:01 type vxlan id 4096 dstport 4789 local {own}"
+            ));
+            ip("link set tunnel up");
+            ip("address add 10.0.7.1/24 dev tunnel");
+            let family = if is_ipv4 { "ip" } else { "ip6" };
+            let proxy = format!(
+                "table inet proxy {{ chain pre {{ type nat hook prerouting priority -100; \
+                 {family} daddr {service} udp dport 1 dnat {family} to [{own}]:{TUNNEL_PORT}; \
+                 {family} daddr {service} udp dport 2 dnat {family} to [{other}]:{TUNNEL_PORT}; }}\n}}"
+            );
+            let proxy = if is_ipv4 { proxy.replace(['[', ']'], "") } else { proxy };
+            assert!(Command::new("nft").arg(proxy).status().unwrap().success());
+
+            let server = UdpSocket::bind(("10.0.7.1", PORT)).unwrap();
+            server.set_read_timeout(Some(PATIENCE)).unwrap();
+            let there = open(&elsewhere, other, TUNNEL_PORT);
+            let pod = open(&pods[0], address(is_ipv4, 1), 0);
+            let send = |from: &UdpSocket, to: IpAddr, port: u16, text: &str| {
+                from.send_to(&frame([10, 0, 7, 9], [10, 0, 7, 1], text), (to, port)).unwrap();
+            };
+            let service = service.parse().unwrap();
+
+            let egress =
+                "{metadata: {namespace: x, name: out}, spec: {podSelector: {}, policyTypes: [Egress]}}";
+            let mut world = World::new(1, egress);
+            let mut driver = world.driver();
+            // Where no tunnel is wanted, the port is any other, and what comes out is from whoever it says.
+            send(&pod, own, TUNNEL_PORT, "of a pod");
+            assert_eq!(next(&server), "of a pod");
+
+            world.wanted.tunnel_ends =
+                Some(Arc::new(TunnelEnds { port: TUNNEL_PORT, peers: all.into_iter().collect() }));
+            world.tell(&mut driver).unwrap();
+            for (to, port) in [(own, TUNNEL_PORT), (other, TUNNEL_PORT), (service, 1), (service, 2)] {
+                // A connection that was tracked before would hide what happens to a new one.
+                send(&open(&pods[0], address(is_ipv4, 1), 0), to, port, "of a pod");
+            }
+            send(&pod, own, TUNNEL_PORT, "of a pod");
+            send(&open(&elsewhere, stranger, 0), own, TUNNEL_PORT, "of a stranger");
+            let node = UdpSocket::bind((own, 0)).unwrap();
+            node.send_to(b"of this node", (other, TUNNEL_PORT)).unwrap();
+            assert_eq!(next(&there), "of this node");
+            send(&open(&elsewhere, other, 0), own, TUNNEL_PORT, "of a node");
+            assert_eq!(next(&server), "of a node");
+            // By the service for its own node it comes to input, which asks for the source.
+            let expected = [("tunnel_in".to_owned(), 2), ("tunnel_out".to_owned(), 4)];
+            assert_eq!(seen(&mut driver), expected.into());
+
+            // A node that is gone is a stranger.
+            world.wanted.tunnel_ends =
+                Some(Arc::new(TunnelEnds { port: TUNNEL_PORT, peers: [stranger].into() }));
+            world.tell(&mut driver).unwrap();
+            send(&open(&elsewhere, other, 0), own, TUNNEL_PORT, "of what is gone");
+            send(&open(&elsewhere, stranger, 0), own, TUNNEL_PORT, "of a new node");
+            assert_eq!(next(&server), "of a new node");
+            world.wanted.tunnel_ends = None;
+            world.tell(&mut driver).unwrap();
+            send(&pod, own, TUNNEL_PORT, "of a pod");
+            assert_eq!(next(&server), "of a pod");
+        });
+    }
 }

@@ -26,7 +26,9 @@ pub(super) struct Applied {
     pub(super) changes: usize,
     /// Why a tunnel is not there.
     pub(super) faults: Vec<String>,
-    /// What else it refused, and what cannot be, in words.
+    /// What else the kernel refused.
+    pub(super) refused: Vec<String>,
+    /// What cannot be as the cluster and the settings are, in words.
     pub(super) problems: Vec<String>,
     /// The tunnels.
     pub(super) tunnels: BTreeSet<IfIndex>,
@@ -44,6 +46,10 @@ pub(super) struct Settings {
 pub(super) fn apply(socket: &mut Socket, paths: &Paths, settings: &Settings) -> anyhow::Result<Applied> {
     let names = names()?;
     let links = tunnels(socket, &names)?;
+    if let Some(fault) = paths.is_nowhere() {
+        let tunnels = links.values().map(|link| link.index).collect();
+        return Ok(Applied { faults: vec![fault], tunnels, ..Applied::default() });
+    }
     let all = addr::list(socket)?;
     let mut uplinks = Vec::new();
     for address in all.iter().filter(|address| paths.addresses.contains(&address.network.ip())) {
@@ -78,10 +84,14 @@ pub(super) fn apply(socket: &mut Socket, paths: &Paths, settings: &Settings) -> 
     Ok(Applied {
         changes: made + written,
         faults,
-        problems: wanted.problems.into_iter().chain(refused).collect(),
+        refused,
+        problems: wanted.problems,
         tunnels: found.devices.values().map(|device| device.link.index).collect(),
     })
 }
+
+/// What is to be done where something is there that is not ours.
+const IN_PLACE: &str = "somebody else has one in its place (ip route show, ip link), which has to go";
 
 fn no_device(refusal: &String) -> String {
     format!(
@@ -124,6 +134,7 @@ fn execute(socket: &mut Socket, requests: &[Request]) -> Result<(usize, Vec<Stri
             }
             // What is to go has gone by itself: an address takes routes along.
             Err(error) if error.is_gone() && request.is_deletion() => {}
+            Err(error) if error.is_present() => refused.push(format!("{error}; {IN_PLACE}")),
             Err(error) => refused.push(error.to_string()),
         }
     }

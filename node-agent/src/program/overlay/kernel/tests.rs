@@ -129,9 +129,9 @@ fn packets_of_both_families_cross_a_tunnel_over_either_and_a_second_time_changes
         let nodes = nodes(underlay, prefix);
         for node in &nodes {
             let first = node.apply();
-            assert!(first.changes > 0 && first.faults.is_empty() && first.problems.is_empty(), "{first:?}");
+            assert!(first.changes > 0 && first.faults.is_empty() && first.refused.is_empty(), "{first:?}");
             let again = node.apply();
-            assert_eq!((again.changes, again.problems), (0, vec![]), "{device}");
+            assert_eq!((again.changes, again.refused), (0, vec![]), "{device}");
         }
         exchange(&nodes, device);
         let shown = nodes[0].ip(&format!("-d link show {device}"));
@@ -155,7 +155,7 @@ fn packets_of_both_families_cross_a_tunnel_over_either_and_a_second_time_changes
             let damage = damage.replace("DEVICE", device);
             nodes[0].ip(&damage);
             let mended = nodes[0].apply();
-            assert!(mended.changes > 0 && mended.problems.is_empty(), "{damage}: {mended:?}");
+            assert!(mended.changes > 0 && mended.refused.is_empty(), "{damage}: {mended:?}");
             assert_eq!(nodes[0].apply().changes, 0, "{damage}");
             exchange(&nodes, &damage);
         }
@@ -206,4 +206,57 @@ fn a_link_of_another_kind_with_our_name_is_named() {
     let error = apply(&mut Socket::open().unwrap(), &node.paths, &node.settings).unwrap_err();
     let words = "make the VXLAN device margay.vxlan4: there is a link of that name and of kind `bridge`";
     assert!(error.to_string().contains(words), "{error}");
+}
+
+#[test]
+fn a_route_of_others_in_the_place_of_ours_stays_and_is_told_of_until_it_is_gone() {
+    let [node, _other] = nodes("192.0.2.", 24);
+    for (version, block, via) in [("-4", "10.0.2.0/24", "192.0.2.2"), ("-6", "fd00:2::/64", "2001:db8::2")] {
+        if version == "-6" {
+            node.ip("address add 2001:db8::1/64 dev eth0 nodad");
+        }
+        node.ip(&format!("{version} route replace {block} via {via} metric 128 proto static"));
+        let refused = node.apply().refused;
+        assert_eq!(refused.len(), 1, "{refused:?}");
+        assert!(refused[0].contains(block) && refused[0].contains("somebody else"), "{refused:?}");
+        assert!(node.ip(&format!("{version} route show {block}")).contains("proto static"));
+        assert_eq!(node.apply().changes, 0);
+        node.ip(&format!("{version} route delete {block} proto static"));
+        let added = node.apply();
+        assert_eq!((added.changes, added.refused), (1, Vec::new()), "{version}");
+        // Ours is replaced where it is another than wanted.
+        node.ip(&format!("{version} route replace {block} via {via} metric 128 proto 78"));
+        let mended = node.apply();
+        assert_eq!((mended.changes, mended.refused), (1, Vec::new()), "{version}");
+        assert!(node.ip(&format!("{version} route show {block}")).contains("margay.vxlan4"));
+    }
+}
+
+#[test]
+fn routes_of_bgp_behind_ours_are_no_obstacle() {
+    let [node, _other] = nodes("192.0.2.", 24);
+    node.ip("address add 2001:db8::1/64 dev eth0 nodad");
+    for (version, block, via) in [("-4", "10.0.2.0/24", "192.0.2.2"), ("-6", "fd00:2::/64", "2001:db8::2")] {
+        node.ip(&format!("{version} route add {block} via {via} metric 512 proto bgp"));
+    }
+    let applied = node.apply();
+    assert_eq!((applied.refused, applied.faults), (Vec::new(), Vec::new()));
+    for (version, block) in [("-4", "10.0.2.0/24"), ("-6", "fd00:2::/64")] {
+        assert!(node.ip(&format!("{version} route show {block}")).contains("margay.vxlan4"), "{block}");
+    }
+}
+
+#[test]
+fn what_there_is_stays_while_the_node_has_no_address() {
+    let [mut node, _other] = nodes("192.0.2.", 24);
+    node.apply();
+    let before = node.ip("route show proto 78");
+    assert!(before.contains("margay.vxlan4"), "{before}");
+    let addresses = std::mem::take(&mut node.paths.addresses);
+    let homeless = node.apply();
+    assert_eq!((homeless.changes, homeless.tunnels.len()), (0, 1));
+    assert!(homeless.faults[0].contains("the Node object n1 has none"), "{homeless:?}");
+    assert_eq!(node.ip("route show proto 78"), before);
+    node.paths.addresses = addresses;
+    assert_eq!((node.apply().changes, node.apply().faults), (0, Vec::new()));
 }

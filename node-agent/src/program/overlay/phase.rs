@@ -1,0 +1,135 @@
+//! How a node goes from no tunnels to tunnels, or back, while the others do. Pure.
+//!
+//! When tunnels come, every node has them before any sends through them; when they go, none sends through them any more
+//! before any takes them away. What the kernel refuses meanwhile changes nothing in that: others do not wait either.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use crate::decide::Paths;
+
+/// How long after a pool's encapsulation has changed all agents have heard of it. Watches tell within milliseconds; this is for
+/// an API server that has much to do.
+pub(super) const SPREAD: Duration = Duration::from_secs(5);
+
+/// How far a node is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// An agent that starts knows of no change.
+    #[default]
+    Unknown,
+    /// All nodes know whether there are tunnels, with what was last wanted.
+    Settled(Arc<Paths>),
+    /// It is not certain until then that all do.
+    Changing { before: Arc<Paths>, until: Instant },
+}
+
+impl Phase {
+    /// The one after it, when this is wanted now.
+    pub(super) fn next(self, wanted: &Arc<Paths>, now: Instant) -> Self {
+        let settled = || Self::Settled(Arc::clone(wanted));
+        match self {
+            Self::Settled(before) if before.has_tunnels != wanted.has_tunnels => {
+                Self::Changing { before, until: now + SPREAD }
+            }
+            Self::Changing { before, until } if before.has_tunnels != wanted.has_tunnels && now < until => {
+                Self::Changing { before, until }
+            }
+            Self::Unknown | Self::Settled(_) | Self::Changing { .. } => settled(),
+        }
+    }
+
+    /// When it ends by itself.
+    pub(super) fn until(&self) -> Option<Instant> {
+        match self {
+            Self::Unknown | Self::Settled(_) => None,
+            Self::Changing { until, .. } => Some(*until),
+        }
+    }
+
+    /// What is made of the wanted paths in it.
+    pub(super) fn paths(&self, wanted: &Arc<Paths>) -> Arc<Paths> {
+        match self {
+            Self::Unknown | Self::Settled(_) => Arc::clone(wanted),
+            Self::Changing { .. } if wanted.has_tunnels => Arc::new(wanted.receiving()),
+            Self::Changing { before, .. } => Arc::new(wanted.lingering(before)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+    use margay_api::resource::Encapsulation;
+    use tokio::time::Instant;
+
+    use super::Phase;
+    use crate::decide::{Block, Paths};
+
+    /// A node with another one, of this name.
+    fn paths(has_tunnels: bool, other: &str) -> Arc<Paths> {
+        let encapsulation = if has_tunnels { Encapsulation::Vxlan } else { Encapsulation::None };
+        let block = Block { node: other.into(), encapsulation };
+        Arc::new(Paths {
+            name: "here".into(),
+            addresses: vec!["192.0.2.1".parse().unwrap()],
+            own: Vec::new(),
+            nodes: BTreeMap::from([(other.to_owned(), vec!["192.0.2.2".parse().unwrap()])]),
+            blocks: BTreeMap::from([("10.0.2.0/24".parse().unwrap(), block)]),
+            has_tunnels,
+        })
+    }
+
+    /// Whether there are devices in a phase, and whether anything is sent through them.
+    fn seen(phase: &Phase, wanted: &Arc<Paths>) -> [bool; 2] {
+        let paths = phase.paths(wanted);
+        let sends = paths.blocks.values().any(|block| block.encapsulation != Encapsulation::None);
+        [paths.has_tunnels, sends]
+    }
+
+    /// Goes through what is wanted at these seconds, an attempt at each, and looks what is there after it.
+    fn check(steps: &[(u64, &Arc<Paths>, [bool; 2])]) {
+        let start = Instant::now();
+        let mut phase = Phase::default();
+        for (seconds, wanted, expected) in steps {
+            phase = phase.next(wanted, start + Duration::from_secs(*seconds));
+            assert_eq!(seen(&phase, wanted), *expected, "at {seconds} s: {phase:?}");
+        }
+    }
+
+    const NONE: [bool; 2] = [false, false];
+    const BETWEEN: [bool; 2] = [true, false];
+    const TUNNELS: [bool; 2] = [true, true];
+
+    #[test]
+    fn tunnels_are_there_before_and_after_anything_is_sent_through_them() {
+        let (none, tunnels) = (paths(false, "n2"), paths(true, "n2"));
+        check(&[(0, &none, NONE), (9, &tunnels, BETWEEN), (13, &tunnels, BETWEEN), (14, &tunnels, TUNNELS)]);
+        check(&[(0, &tunnels, TUNNELS), (9, &none, BETWEEN), (13, &none, BETWEEN), (14, &none, NONE)]);
+    }
+
+    #[test]
+    fn a_phase_ends_in_time_and_for_good_however_many_attempts_fail() {
+        let (none, tunnels) = (paths(false, "n2"), paths(true, "n2"));
+        let begin = [(0, &none, NONE)];
+        let attempts = (1..40).map(|at| (at, &tunnels, if at < 6 { BETWEEN } else { TUNNELS }));
+        check(&begin.into_iter().chain(attempts).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_else_changes_meanwhile_neither_prolongs_a_phase_nor_is_held_up_by_it() {
+        let (none, tunnels, more) = (paths(false, "n2"), paths(true, "n2"), paths(true, "n3"));
+        check(&[(0, &none, NONE), (1, &tunnels, BETWEEN), (5, &more, BETWEEN), (6, &more, TUNNELS)]);
+        let changing = Phase::default().next(&none, Instant::now()).next(&more, Instant::now());
+        assert!(changing.paths(&more).nodes.contains_key("n3"));
+    }
+
+    #[test]
+    fn an_agent_that_starts_and_one_that_goes_back_have_nothing_to_wait_for() {
+        let (none, tunnels) = (paths(false, "n2"), paths(true, "n2"));
+        check(&[(0, &tunnels, TUNNELS)]);
+        check(&[(0, &none, NONE), (1, &tunnels, BETWEEN), (2, &none, NONE), (3, &tunnels, BETWEEN)]);
+    }
+}
