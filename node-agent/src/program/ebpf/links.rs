@@ -182,29 +182,35 @@ impl Programs {
             if self.attached.contains_key(&(link.index.number(), hook)) {
                 continue;
             }
-            if let Err(error) = self.attach_one(link, hook) {
-                // A link that is gone meanwhile is no news.
-                if is_there(link) {
-                    warn!(link = link.name, "attach {}: {error:#}; trying again", hook.program());
+            match self.attach_one(link, hook) {
+                Ok(place) => drop(self.attached.insert((link.index.number(), hook), place)),
+                Err(error) => {
+                    // A link that is gone meanwhile is no news.
+                    if is_there(link) {
+                        warn!(link = link.name, "attach {}: {error:#}; trying again", hook.program());
+                    }
+                    return false;
                 }
-                return false;
             }
-            let program = program(&mut self.ebpf, hook);
-            let place = program.map_or(Place::Off, |program| place(program, link.index.number(), hook));
-            self.attached.insert((link.index.number(), hook), place);
         }
         true
     }
 
-    fn attach_one(&mut self, link: &Link, hook: Hook) -> anyhow::Result<()> {
-        let pin = self.pins.link(link.index.number(), hook);
+    /// Attaches a program, and says where it then is.
+    fn attach_one(&mut self, link: &Link, hook: Hook) -> anyhow::Result<Place> {
+        let index = link.index.number();
+        let pin = self.pins.link(index, hook);
         // Somebody may have emptied the bpf file system.
         fs::create_dir_all(self.pins.links()).context("make the folder of pinned links")?;
         let program = program(&mut self.ebpf, hook)?;
         if pin.exists() {
             match replace(program, &pin) {
-                Ok(()) if place(program, link.index.number(), hook) != Place::Off => return Ok(()),
-                Ok(()) => {}
+                Ok(()) => {
+                    let place = place(program, index, hook);
+                    if place != Place::Off {
+                        return Ok(place);
+                    }
+                }
                 Err(error) => info!(link = link.name, "the programs of the agent before: {error:#}"),
             }
             // Of an interface that is no more, or somebody took it off.
@@ -216,7 +222,7 @@ impl Programs {
             TcAttachOptions::TcxOrder(LinkOrder::default()),
         )?;
         keep(program, id)?.pin(&pin).with_context(|| format!("pin {}", pin.display()))?;
-        Ok(())
+        Ok(place(program, index, hook))
     }
 
     /// Forgets interfaces that are gone, and their pins.
