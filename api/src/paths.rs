@@ -18,3 +18,11 @@ pub const CNI_CONF_DIR: &str = "/etc/cni/net.d";
 pub const CNI_CONF_FILE: &str = "10-margay.conflist";
 /// The `type` of our plugin, which is its file name in `/opt/cni/bin`.
 pub const CNI_TYPE: &str = "margay";
+/// Where runtimes look for plugins.
+pub const CNI_BIN_DIR: &str = "/opt/cni/bin";
+/// The bpf file system.
+pub const BPF_DIR: &str = "/sys/fs/bpf";
+/// Below [`BPF_DIR`]: the maps and links of the eBPF dataplane, in a folder for each version of their layouts.
+pub const BPF_PINS: &str = "margay";
+/// The table of nftables, of family `inet`.
+pub const NFT_TABLE: &str = "margay";

@@ -21,8 +21,6 @@ use crate::{Answer, table::Table};
 
 /// How tunnel devices are called.
 const TUNNEL_PREFIX: &str = "margay.";
-/// The table of nftables.
-const TABLE: &str = "margay";
 
 /// What to take away, and where it is.
 #[derive(Debug, Args)]
@@ -37,10 +35,10 @@ pub(crate) struct Options {
     #[arg(long, value_name = "DIR", default_value = paths::CNI_CONF_DIR)]
     cni_conf_dir: PathBuf,
     /// The runtime's plugin directory.
-    #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin")]
+    #[arg(long, value_name = "DIR", default_value = paths::CNI_BIN_DIR)]
     cni_bin_dir: PathBuf,
     /// The node's bpf file system.
-    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf")]
+    #[arg(long, value_name = "DIR", default_value = paths::BPF_DIR)]
     bpf_dir: PathBuf,
 }
 
@@ -73,7 +71,7 @@ pub(crate) fn run(run_dir: &Path, state_dir: &Path, options: &Options) -> anyhow
             Ok(Socket::open()?.execute(&link::delete_by_index(link.index))?)
         });
     }
-    cleanup.folder(&options.bpf_dir.join("margay"));
+    cleanup.folder(&options.bpf_dir.join(paths::BPF_PINS));
     routes(&mut cleanup);
     nftables(&mut cleanup);
     cleanup.folder(run_dir);
@@ -123,10 +121,10 @@ fn routes(cleanup: &mut Cleanup) {
 }
 
 fn nftables(cleanup: &mut Cleanup) {
-    let what = format!("table inet {TABLE} of nftables");
-    match Connection::open().and_then(|mut connection| connection.outline(TABLE)) {
+    let what = format!("table inet {} of nftables", paths::NFT_TABLE);
+    match Connection::open().and_then(|mut connection| connection.outline(paths::NFT_TABLE)) {
         Ok(outline) => cleanup.step(&what, outline != margay_netlink::nftables::Outline::default(), || {
-            Ok(Connection::open()?.commit(&Transaction::new(TABLE, vec![Change::DeleteTable]))?)
+            Ok(Connection::open()?.commit(&Transaction::new(paths::NFT_TABLE, vec![Change::DeleteTable]))?)
         }),
         Err(error) => cleanup.step(&what, !error.is_gone(), || Err(error.into())),
     }

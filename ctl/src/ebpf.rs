@@ -13,14 +13,14 @@ use aya::{
     maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray},
 };
 use clap::{Args, Subcommand};
-use margay_api::endpoint::Records;
+use margay_api::{endpoint::Records, paths};
 use margay_ebpf_common::{
     LAYOUT_VERSION,
     address::{Address, IPV4_PREFIX_LEN},
     control::Control,
     counter::Counter,
     endpoint::{Endpoint, PEER},
-    flow::{Flow, FlowKey, HIGH_FIN, LOW_FIN, OPENED_BY_HIGH, RESET, TCP, UDP},
+    flow::{Flow, FlowKey, HIGH_FIN, LOW_FIN, RESET, TCP, UDP},
     verdict::{ALLOW, ANY_CLASS, INGRESS, TELL, VerdictKey},
 };
 use margay_policy::Protocol;
@@ -32,7 +32,7 @@ use crate::{Answer, table::Table};
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     /// The node's bpf file system.
-    #[arg(long, global = true, value_name = "DIR", default_value = "/sys/fs/bpf", env = "MARGAY_BPF_DIR")]
+    #[arg(long, global = true, value_name = "DIR", default_value = paths::BPF_DIR, env = "MARGAY_BPF_DIR")]
     bpf_dir: PathBuf,
     #[command(subcommand)]
     what: What,
@@ -192,9 +192,9 @@ fn flows(maps: &Maps) -> anyhow::Result<Table> {
             if silent > Duration::from_nanos(Flow::timeout(key.protocol, flow.state, is_embryo)) {
                 continue;
             }
-            let end = |address: Address, port| SocketAddr::new(address.into(), u16::from_be_bytes(port));
-            let (low, high) = (end(key.low, key.low_port), end(key.high, key.high_port));
-            let (from, to) = if flow.state & OPENED_BY_HIGH == 0 { (low, high) } else { (high, low) };
+            let [from, to] = key
+                .opened(flow.state)
+                .map(|(address, port)| SocketAddr::new(address.into(), u16::from_be_bytes(port)));
             let judged = if control.holds(flow.revision) { "in force" } else { "anew at its next packet" };
             table.push([
                 protocol(key.protocol),
@@ -239,7 +239,7 @@ struct Maps(PathBuf);
 
 impl Maps {
     fn below(bpf_dir: &Path) -> anyhow::Result<Self> {
-        let path = bpf_dir.join("margay").join(format!("v{LAYOUT_VERSION}"));
+        let path = bpf_dir.join(paths::BPF_PINS).join(format!("v{LAYOUT_VERSION}"));
         anyhow::ensure!(
             path.exists(),
             "there is no eBPF dataplane of this version below {}; `margayctl status` and the agent's log say which \

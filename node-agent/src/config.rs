@@ -75,7 +75,7 @@ pub(crate) enum Command {
         #[arg(long, value_name = "DIR", default_value = "/usr/local/bin")]
         from: PathBuf,
         /// The runtime's plugin directory.
-        #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin")]
+        #[arg(long, value_name = "DIR", default_value = paths::CNI_BIN_DIR)]
         to: PathBuf,
     },
     /// Prints the definitions of the custom resources, as manifests/base/crds.yaml has them.
@@ -272,7 +272,7 @@ fn merge(cli: &Cli, file: File) -> anyhow::Result<Settings> {
             .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 9099))),
         mtu: mtu.transpose()?,
         dataplane: cli.dataplane.or(file.dataplane).unwrap_or(Dataplane::Auto),
-        bpf_dir: or(&cli.bpf_dir, file.bpf_dir, "/sys/fs/bpf"),
+        bpf_dir: or(&cli.bpf_dir, file.bpf_dir, paths::BPF_DIR),
         log_level: cli.log_level.clone().or(file.log_level).unwrap_or_else(|| "info".into()),
         log_format: cli.log_format.or(file.log_format).unwrap_or(LogFormat::Text),
         reconcile: Duration::from_secs(reconcile),

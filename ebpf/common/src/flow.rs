@@ -28,6 +28,14 @@ pub struct FlowKey {
     pub padding: [u8; 3],
 }
 
+impl FlowKey {
+    /// Address and port, in network order, of the end that opened a flow with this [state](Flow::state), and then of the other.
+    pub const fn opened(&self, state: u32) -> [(Address, [u8; 2]); 2] {
+        let (low, high) = ((self.low, self.low_port), (self.high, self.high_port));
+        if state & OPENED_BY_HIGH == 0 { [low, high] } else { [high, low] }
+    }
+}
+
 /// A flow that takes the short way.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[repr(C)]

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use anyhow::Context;
 use margay_ebpf_common::{
     address::Address,
-    flow::{self, FlowKey, HIGH_FIN, LOW_FIN, OPENED_BY_HIGH, RESET, Stacked, UDP},
+    flow::{self, FlowKey, HIGH_FIN, LOW_FIN, RESET, Stacked, UDP},
 };
 use margay_netlink::conntrack::{self, Flow};
 use nix::time::{ClockId, clock_gettime};
@@ -62,15 +62,13 @@ pub(super) fn from_stack(maps: &mut Maps, is_pod: impl Fn(IpAddr) -> bool) -> an
 
 /// A flow in the direction in which it was opened.
 fn opened(key: &FlowKey, state: u32) -> Flow {
-    let low = (key.low, u16::from_be_bytes(key.low_port));
-    let high = (key.high, u16::from_be_bytes(key.high_port));
-    let (from, to) = if state & OPENED_BY_HIGH == 0 { (low, high) } else { (high, low) };
+    let [(source, source_port), (destination, destination_port)] = key.opened(state);
     Flow {
-        source: from.0.into(),
-        destination: to.0.into(),
+        source: source.into(),
+        destination: destination.into(),
         protocol: key.protocol,
-        source_port: from.1,
-        destination_port: to.1,
+        source_port: u16::from_be_bytes(source_port),
+        destination_port: u16::from_be_bytes(destination_port),
     }
 }
 

@@ -10,6 +10,7 @@ use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel, include_bytes_aligned,
     programs::{ProgramError, SchedClassifier},
 };
+use margay_api::paths;
 use margay_ebpf_common::LAYOUT_VERSION;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
@@ -17,9 +18,6 @@ use super::{hook::Hook, maps::Maps};
 
 /// What `ebpf/build` has made of `ebpf/`.
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/margay-dataplane"));
-
-/// The folder of a bpf file system in which everything of ours is pinned.
-const FOLDER: &str = "margay";
 
 /// How often it is tried to load a program of which a signal kept the verifier.
 const ATTEMPTS: usize = 10;
@@ -45,7 +43,7 @@ pub(super) struct Pins {
 impl Pins {
     /// Below the mount point of a bpf file system.
     pub(super) fn below(bpf_fs: &Path) -> Self {
-        let root = bpf_fs.join(FOLDER);
+        let root = bpf_fs.join(paths::BPF_PINS);
         Self { maps: root.join(format!("v{LAYOUT_VERSION}")), root }
     }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use margay_netlink::nftables::{Chain, Change, Data, Element, Key, Outline, Rule, SetKind, Transaction};
 
 /// The name of our table, of family `inet`.
-pub(crate) const TABLE: &str = "margay";
+pub(crate) const TABLE: &str = margay_api::paths::NFT_TABLE;
 
 /// The wanted table, told by puts and removes, and what the kernel has of all that they touched since the last commit.
 ///
