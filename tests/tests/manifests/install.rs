@@ -170,3 +170,28 @@ async fn mounts_are_of_volumes_and_probes_ask_the_loopback() {
         assert_eq!(request["path"], path, "{probe}");
     }
 }
+
+#[tokio::test]
+async fn the_job_that_cleans_nodes_has_the_paths_of_the_agent_and_fewer_rights() {
+    let cluster = installed().await;
+    let text = std::fs::read_to_string(manifests().join("cleanup.yaml")).unwrap();
+    let file = tempfile::NamedTempFile::with_suffix(".yaml").unwrap();
+    std::fs::write(&file, text.replace("NODE", "n1.example")).unwrap();
+    cluster.apply(file.path()).await;
+    let job = cluster.read(&["-n", "kube-system", "job", "margay-cleanup-n1.example"]).await;
+    let job = &job["spec"]["template"]["spec"];
+    assert_eq!(job["nodeName"], "n1.example");
+    let container = &job["containers"][0];
+    assert_eq!(container["command"], json!(["margayctl", "node", "cleanup"]));
+    assert_eq!(strings(&container["securityContext"]["capabilities"]["add"]), ["NET_ADMIN"].into());
+    let agent = pod_spec().await;
+    let paths = |spec: &Value| -> BTreeSet<String> {
+        let volumes = spec["volumes"].as_array().unwrap().iter();
+        volumes.filter_map(|volume| volume["hostPath"]["path"].as_str().map(str::to_owned)).collect()
+    };
+    // It changes no settings of the kernel.
+    let of_agent = paths(&agent).into_iter().filter(|path| path != "/proc/sys/net").collect();
+    assert_eq!(paths(job), of_agent);
+    let image = |spec: &Value| spec["containers"][0]["image"].clone();
+    assert_eq!(image(job), image(&agent));
+}
