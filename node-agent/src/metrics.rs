@@ -54,6 +54,7 @@ pub(crate) struct WayLabels {
 }
 
 /// All metrics, each with its name in the registry.
+#[derive(Debug)]
 pub(crate) struct Metrics {
     registry: Registry,
     pub(crate) endpoints: Gauge,
@@ -75,6 +76,7 @@ pub(crate) struct Metrics {
     pub(crate) dataplane: Family<DataplaneLabels, Gauge>,
     pub(crate) short_way_open: Gauge,
     pub(crate) ways: Family<WayLabels, Counter>,
+    pub(crate) notices_dropped: Counter,
 }
 
 impl Metrics {
@@ -102,6 +104,7 @@ impl Metrics {
             dataplane: Family::default(),
             short_way_open: Gauge::default(),
             ways: Family::default(),
+            notices_dropped: Counter::default(),
             registry: Registry::default(),
         };
         registry.register("endpoints", "Pod interfaces on this node", metrics.endpoints.clone());
@@ -158,6 +161,11 @@ impl Metrics {
             "short_way_packets",
             "Packets between pods that the eBPF dataplane looked at, by the way that they took",
             metrics.ways.clone(),
+        );
+        registry.register(
+            "events_dropped",
+            "Kubernetes Events that were too many, or that the API server refused",
+            metrics.notices_dropped.clone(),
         );
         Self { registry, ..metrics }
     }

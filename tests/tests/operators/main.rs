@@ -2,4 +2,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test helper fails its test by panicking")]
 
 mod cluster;
+mod conditions;
+mod events;
+mod network;
 mod rules;
