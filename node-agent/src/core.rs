@@ -299,6 +299,8 @@ struct Core {
     facts: watch::Sender<Facts>,
     notices: Notices,
     readiness: Readiness,
+    /// Blocks that another node has come to have, with whom, and whose pods here were not told of it yet.
+    conflicts: BTreeMap<IpNetwork, String>,
 }
 
 /// Whether something has changed that is not written yet.
@@ -413,6 +415,7 @@ impl Core {
             events,
             asking: Asking::new(pools.as_ref().map(|pools| pools.asks.clone()), notices.clone()),
             readiness: Readiness::new(settings.unready, network, notices.clone()),
+            conflicts: BTreeMap::new(),
             facts,
             notices,
             pools,
@@ -458,6 +461,7 @@ impl Core {
                 self.program();
             }
             self.answer();
+            self.tell_conflicts();
             self.publish();
         }
     }
@@ -498,7 +502,10 @@ impl Core {
                         || pools.claimed.traffic != claimed.traffic;
                     self.node_changed |= is_ours;
                     self.changed.note(is_ours);
-                    tell_addresses(&self.notices, &self.state, &pools.claimed, &claimed);
+                    tell_addresses(&self.notices, &pools.claimed, &claimed);
+                    let known = &pools.claimed.conflicts;
+                    let news = claimed.conflicts.iter().filter(|(block, _)| !known.contains_key(*block));
+                    self.conflicts.extend(news.map(|(block, node)| (*block, node.clone())));
                     pools.claimed = claimed;
                 }
             }
@@ -994,6 +1001,23 @@ impl Core {
         missing
     }
 
+    /// Tells pods that another node has their addresses, once it is known which pods are here.
+    fn tell_conflicts(&mut self) {
+        if self.conflicts.is_empty() || self.state.missing().is_some() {
+            return;
+        }
+        for (block, node) in std::mem::take(&mut self.conflicts) {
+            let all = self.state.endpoints().map(|(_, endpoint)| endpoint);
+            let of_block = all.filter(|endpoint| endpoint.addresses.iter().any(|it| block.contains(*it)));
+            for pod in of_block.filter_map(|endpoint| endpoint.pod.as_ref()) {
+                let note = format!(
+                    "its address is of block {block}, which node {node} has: it loses its network; delete it"
+                );
+                self.notices.of(Object::pod(pod), Reason::ADDRESS_CONFLICT, note);
+            }
+        }
+    }
+
     fn publish(&mut self) {
         let missing = self.missing();
         self.readiness.note(&missing, Instant::now());
@@ -1011,22 +1035,11 @@ impl Core {
     }
 }
 
-/// Tells the node that it has no more addresses, and pods that another node has theirs, when that is news.
-fn tell_addresses(notices: &Notices, state: &State, before: &ClaimedBlocks, now: &ClaimedBlocks) {
+/// Tells the node that it has no more addresses, when that is news.
+fn tell_addresses(notices: &Notices, before: &ClaimedBlocks, now: &ClaimedBlocks) {
     let lack = |claimed: &ClaimedBlocks| claimed.full.clone().or_else(|| claimed.missing.clone());
     if let Some(note) = lack(now).filter(|_| lack(before) != lack(now)) {
         notices.of_node(Reason::ADDRESSES_EXHAUSTED, note);
-    }
-    for (block, node) in now.conflicts.iter().filter(|(block, _)| !before.conflicts.contains_key(*block)) {
-        let of_block = state.endpoints().map(|(_, endpoint)| endpoint);
-        let of_block =
-            of_block.filter(|endpoint| endpoint.addresses.iter().any(|address| block.contains(*address)));
-        for pod in of_block.filter_map(|endpoint| endpoint.pod.as_ref()) {
-            let note = format!(
-                "its address is of block {block}, which node {node} has: it loses its network; delete it"
-            );
-            notices.of(Object::pod(pod), Reason::ADDRESS_CONFLICT, note);
-        }
     }
 }
 
