@@ -1020,6 +1020,7 @@ impl Core {
 
     fn publish(&mut self) {
         let missing = self.missing();
+        self.metrics.ready.set(i64::from(missing.is_empty()));
         self.readiness.note(&missing, Instant::now());
         let startup = if self.programmed.is_some() { Startup::Done } else { Startup::Waits };
         self.shared.publish(missing, startup);

@@ -321,6 +321,9 @@ impl<V> Read<V> {
 
 impl<E> Feed<E> {
     fn of_all(resource: &'static str, need: Need, events: &mpsc::Sender<E>, notices: &Notices) -> Self {
+        // A series that begins with its first count has no increase to tell of it.
+        let label = crate::metrics::Resource { resource };
+        drop(notices.metrics().unreadable.get_or_create(&label));
         let (events, notices) = (events.clone(), notices.clone());
         Self { resource, need, name: None, events, notices, wrong: BTreeSet::new() }
     }
