@@ -44,13 +44,13 @@ async fn applying_again_changes_nothing() {
 }
 
 #[tokio::test]
-async fn the_agent_may_list_and_watch_what_it_needs_annotate_pods_write_blocks_and_its_status_and_nothing_else()
- {
+async fn the_agent_may_list_and_watch_what_it_needs_write_blocks_statuses_and_events_and_nothing_else() {
     let cluster = installed().await;
     let role = cluster.read(&["clusterrole", "margay"]).await;
     let rules = json!([
         {"apiGroups": [""], "resources": ["namespaces", "nodes", "pods", "services"], "verbs": ["list", "watch"]},
-        {"apiGroups": [""], "resources": ["pods/status"], "verbs": ["patch"]},
+        {"apiGroups": [""], "resources": ["nodes/status", "pods/status"], "verbs": ["patch"]},
+        {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch"]},
         {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"]},
         {"apiGroups": ["networking.k8s.io"], "resources": ["networkpolicies"], "verbs": ["list", "watch"]},
         {
@@ -68,7 +68,10 @@ async fn the_agent_may_list_and_watch_what_it_needs_annotate_pods_write_blocks_a
         },
         {
             "apiGroups": ["margay.dev"],
-            "resources": ["bgpnodestatuses/status", "ippools/status", "ipblocks/status"], "verbs": ["patch"],
+            "resources": [
+                "bgpconfigurations/status", "bgpnodestatuses/status", "bgppeers/status", "ipblocks/status", "ippools/status",
+            ],
+            "verbs": ["patch"],
         },
     ]);
     assert_eq!(role["rules"], rules);
@@ -163,7 +166,7 @@ async fn mounts_are_of_volumes_and_probes_ask_the_loopback() {
             .iter()
             .any(|m| m["name"] == "proc-sys-net" && m["mountPath"] == *sysctl_dir && m["readOnly"] != true)
     );
-    let probes = [("startupProbe", "/healthz"), ("livenessProbe", "/healthz"), ("readinessProbe", "/readyz")];
+    let probes = [("startupProbe", "/startupz"), ("livenessProbe", "/livez"), ("readinessProbe", "/readyz")];
     for (probe, path) in probes {
         let request = &agent[probe]["httpGet"];
         assert_eq!((&request["host"], &request["port"]), (&json!("127.0.0.1"), &json!(9099)), "{probe}");
