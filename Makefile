@@ -11,11 +11,11 @@ FUZZ := 10
 FUZZED := margay-policy margay-ipam margay-bgp margay-netlink
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build ebpf demo lab test conformance fuzz plugin bench fmt lint manifests
+.PHONY: help setup build ebpf demo lab test test-kernels conformance fuzz plugin bench fmt lint manifests
 
 help: ## print this list
 	@echo 'usage: make TARGET'
-	@sed -n 's/^\([a-z]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do \
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do \
 	    printf '  %-12s %s\n' "$$target" "$$text"; done
 
 setup: ## install what the build, the tests and the demo need and is missing
@@ -44,6 +44,10 @@ test: build ebpf ## run all tests, fuzz the BGP speaker for a minute, then run t
 	cargo test --locked --workspace
 	bgp/fuzz/run 60
 	$(MAKE) --no-print-directory conformance
+
+# Another kernel in a machine of software, which is slow: docs/ebpf.md says how long each suite takes there.
+test-kernels: build ebpf ## run the tests of the kernel's on Debian 12's: make test-kernels SUITES="ebpf overlay"
+	tests/kernels/run $(SUITES)
 
 # Most of its time goes to waiting for packets that are denied: both dataplanes take it together.
 conformance: build
