@@ -87,6 +87,7 @@ lint: setup ## check format, lints and licences
 	cd ebpf && cargo fmt --check
 	cd bgp/fuzz && cargo fmt --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo clippy --locked -p margay-tests --test ipip -- -D warnings
 	ebpf/build clippy
 	.ci/licences
 	@if command -v cargo-deny > /dev/null; then cargo deny check; else echo 'cargo-deny is not installed: advisories were not checked'; fi
