@@ -543,7 +543,7 @@ fn nobody_but_other_nodes_sends_ip_in_ip_once_there_are_tunnels_of_it() {
         let next = || {
             let mut octets = [0; 64];
             // What is received has its outer header in front.
-            let length = std::io::Read::read(&mut &here, &mut octets).expect("a packet that is allowed");
+            let length = Read::read(&mut &here, &mut octets).expect("a packet that is allowed");
             String::from_utf8(octets[20..length].to_vec()).unwrap()
         };
         let pod = address(true, 1);
