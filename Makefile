@@ -11,7 +11,7 @@ FUZZ := 10
 FUZZED := margay-policy margay-ipam margay-bgp margay-netlink
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build ebpf demo lab test test-kernels conformance fuzz plugin bench fmt lint manifests
+.PHONY: help setup build ebpf demo lab test test-kernels conformance fuzz plugin image bench fmt lint manifests
 
 help: ## print this list
 	@echo 'usage: make TARGET'
@@ -67,6 +67,9 @@ fuzz: setup ## run the property tests and the fuzz targets with a new seed, for 
 plugin: setup ## build the CNI plugin as it is shipped: optimised, static, for any host
 	RUSTFLAGS='-C target-feature=+crt-static' cargo build --locked --release -p margay-cni \
 	    --target $$(rustc -vV | sed -n 's/^host: //p')
+
+image: ## build the container image, amd64 and arm64, into target/image/margay.tar
+	image/build
 
 bench: plugin ebpf ## run the benchmarks, or one of them: make bench BENCH=cni
 	@$(foreach bench,$(if $(BENCH),$(BENCH),$(BENCHES)),$(if $(filter $(bench),$(BENCHES)),,\

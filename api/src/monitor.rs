@@ -106,6 +106,10 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// All there are.
+    pub const ALL: [Self; 6] =
+        [Self::Isolation, Self::Cluster, Self::Midstream, Self::Spoof, Self::Unknown, Self::Tunnel];
+
     /// Its name.
     pub const fn text(self) -> &'static str {
         match self {

@@ -8,9 +8,9 @@ use k8s_openapi::{
     jiff::{SignedDuration, Timestamp},
 };
 use kube::{Client, ResourceExt};
-use margay_api::resource::BGPNodeStatus;
+use margay_api::resource::{BGPNodeStatus, BGPSessions};
 
-use crate::{Answer, policy::cluster, table::Table};
+use crate::{Answer, cluster, table::Table};
 
 /// An agent writes every five minutes: one that has missed two is not there, or cannot.
 const STALE: SignedDuration = SignedDuration::from_mins(11);
@@ -61,10 +61,8 @@ fn answer(nodes: &[Node], statuses: &[BGPNodeStatus], now: Timestamp) -> Answer 
         let age = match nodes.get(&name) {
             None => "stale: no such node",
             Some(node) if !is_ready(node) => "stale: the node is not ready",
-            Some(_) => match &status.heartbeat_time {
-                Some(time) if now.duration_since(time.0) <= STALE => "now",
-                _ => "stale: the agent is silent",
-            },
+            Some(_) if is_silent(&status, now) => "stale: the agent is silent",
+            Some(_) => "now",
         };
         is_well &= age == "now" && status.established == status.configured && status.problems.is_empty();
         for session in status.sessions {
@@ -94,6 +92,11 @@ fn answer(nodes: &[Node], statuses: &[BGPNodeStatus], now: Timestamp) -> Answer 
     Answer { status: if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE }, ..answer }
 }
 
+/// Whether an agent has not written its status for so long that it is no longer there, or cannot.
+pub(crate) fn is_silent(status: &BGPSessions, now: Timestamp) -> bool {
+    status.heartbeat_time.as_ref().is_none_or(|time| now.duration_since(time.0) > STALE)
+}
+
 fn is_ready(node: &Node) -> bool {
     let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
     conditions.into_iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True")
@@ -107,7 +110,7 @@ mod tests {
     use margay_api::resource::BGPNodeStatus;
 
     use super::answer;
-    use crate::Output;
+    use crate::output::Output;
 
     fn node(name: &str, ready: &str) -> Node {
         let text = format!(

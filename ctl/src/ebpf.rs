@@ -71,6 +71,22 @@ pub(crate) fn run(run_dir: &Path, options: &Options) -> anyhow::Result<Answer> {
     Ok(table?.into())
 }
 
+/// All of it, by name; one error where there is no eBPF dataplane.
+pub(crate) fn everything(run_dir: &Path, bpf_dir: &Path) -> Vec<(&'static str, anyhow::Result<Answer>)> {
+    let maps = match Maps::below(bpf_dir) {
+        Ok(maps) => maps,
+        Err(error) => return vec![("status", Err(error))],
+    };
+    let answer = |table: anyhow::Result<Table>| table.map(Answer::from);
+    vec![
+        ("status", answer(status(&maps))),
+        ("endpoints", answer(Names::read(run_dir).and_then(|names| endpoints(&maps, &names)))),
+        ("classes", answer(classes(&maps))),
+        ("verdicts", answer(verdicts(&maps, None))),
+        ("flows", answer(flows(&maps))),
+    ]
+}
+
 fn status(maps: &Maps) -> anyhow::Result<Table> {
     let control: Control =
         Array::try_from(maps.open("CONTROL")?)?.get(&0, 0).context("read the map CONTROL")?;
@@ -242,7 +258,7 @@ impl Maps {
         let path = bpf_dir.join(paths::BPF_PINS).join(format!("v{LAYOUT_VERSION}"));
         anyhow::ensure!(
             path.exists(),
-            "there is no eBPF dataplane of this version below {}; `margayctl status` and the agent's log say which \
+            "there is no eBPF dataplane of this version below {}; `margayctl node status` and the agent's log say which \
              dataplane the node has",
             bpf_dir.display()
         );

@@ -87,7 +87,7 @@ mod tests {
     use margay_ipam::{Owner, Store};
 
     use super::show;
-    use crate::Output;
+    use crate::output::Output;
 
     #[test]
     fn blocks_have_their_use_and_addresses_their_holders() {

@@ -1,34 +1,44 @@
-//! `margayctl`: what one node knows, in words. Run it on the node, or in the agent's container; `policy` and
-//! `bgp status` anywhere.
+//! `margayctl`: what Margay knows, in words; as `kubectl-margay` in the path it is also `kubectl margay`. `status`, `version`,
+//! `policy` and `bgp status` ask the API server and run anywhere, `diag` does what it can; all else runs on a node, or in the
+//! agent's container.
 //!
-//! It reads what the node's processes leave on disk and asks their sockets; `policy` reads the cluster's objects, or
-//! files. It changes nothing but the sessions that `bgp reset` and `bgp refresh` name, the file that `bgp dump` has the
+//! There it reads what the node's processes leave on disk and asks their sockets; `policy` also reads files. It changes nothing but the sessions that `bgp reset` and `bgp refresh` name, the file that `bgp dump` has the
 //! speaker write, and with `node cleanup` whatever Margay has left on a node.
 
 mod bgp;
 mod bgp_status;
 mod check;
 mod cleanup;
+mod cluster;
+mod diag;
 mod ebpf;
 mod endpoints;
 mod ipam;
 mod monitor;
+mod node_status;
+mod output;
 mod policy;
 mod status;
 mod table;
+mod version;
 
 use std::{
     io::{self, Write},
     net::IpAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap_complete::Shell;
 use margay_api::paths;
 use margay_bgp::Prefix;
+use output::Output;
 
-/// Shows what Margay does on this node.
+/// How kubectl finds the program as its own subcommand.
+const PLUGIN: &str = "kubectl-margay";
+
+/// Shows what Margay does in a cluster, and on this node.
 #[derive(Debug, Parser)]
 #[command(name = "margayctl", version)]
 struct Cli {
@@ -45,19 +55,11 @@ struct Cli {
     command: Command,
 }
 
-/// Form of the answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Output {
-    /// Columns for a person.
-    Table,
-    /// JSON for a program.
-    Json,
-}
-
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Is the node ready for pods? Exit status 1 when it is not.
-    Status,
+    /// The cluster at a glance: nodes, sessions, pools, and what is wrong with what to do about it. Exit status 1 when
+    /// something is, 2 when it is not known.
+    Status(status::Options),
     /// The pod interfaces of this node.
     Endpoints,
     /// Addresses.
@@ -80,6 +82,15 @@ enum Command {
         #[command(subcommand)]
         command: Node,
     },
+    /// Gathers what a bug report needs, of this node and of the cluster, into one file, without secrets.
+    Diag(diag::Options),
+    /// The version of this program, and what the nodes run.
+    Version(version::Options),
+    /// Prints what a shell needs to complete this program's arguments: source <(margayctl completion bash)
+    Completion {
+        /// Which shell.
+        shell: Shell,
+    },
     /// Packets that are dropped on this node, as they are: who sent them to whom, and which policies drop them.
     Monitor(monitor::Options),
     /// What NetworkPolicy says: of the cluster's objects, or of files.
@@ -91,6 +102,8 @@ enum Command {
 
 #[derive(Debug, Subcommand)]
 enum Node {
+    /// Is this node ready for pods? Exit status 1 when it is not.
+    Status,
     /// Takes from the node what Margay has made on it, once no agent and no pod is there any more: its configuration and
     /// plugin, links, programs, routes, table of nftables, records and addresses.
     Cleanup(cleanup::Options),
@@ -149,52 +162,73 @@ enum Bgp {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let name = std::env::args_os().next().unwrap_or_default();
+    let mut command = Cli::command();
+    if Path::new(&name).file_stem().is_some_and(|name| name == PLUGIN) {
+        command = command.bin_name("kubectl margay");
+    }
+    let cli = match Cli::from_arg_matches(&command.clone().get_matches()) {
+        Ok(cli) => cli,
+        Err(error) => error.format(&mut command).exit(),
+    };
+    // For what asks about the cluster, 1 is an answer: denied, or not well.
+    let unknown = if asks_cluster(&cli.command) { ExitCode::from(policy::ERROR) } else { ExitCode::FAILURE };
+    match run(&cli, &mut command) {
+        Ok((text, status)) => print(&text, status),
+        Err(error) => fail(&error, unknown),
+    }
+}
+
+fn asks_cluster(command: &Command) -> bool {
+    matches!(
+        command,
+        Command::Status(_) | Command::Policy { .. } | Command::Bgp { command: Bgp::Status { .. }, .. }
+    )
+}
+
+/// What to print, and the exit status.
+fn run(cli: &Cli, command: &mut clap::Command) -> anyhow::Result<(String, ExitCode)> {
+    let Cli { run_dir, state_dir, output, .. } = cli;
     let answer = match &cli.command {
-        Command::Status => Ok(status::run(&cli.run_dir, &cli.state_dir)),
-        Command::Endpoints => endpoints::run(&cli.run_dir),
-        Command::Ipam { command: Ipam::Show } => ipam::show(&cli.run_dir, &cli.state_dir),
-        Command::Ipam { command: Ipam::Check } => check::run(&cli.run_dir, &cli.state_dir),
-        Command::Ebpf(options) => ebpf::run(&cli.run_dir, options),
-        Command::Node { command: Node::Cleanup(options) } => {
-            cleanup::run(&cli.run_dir, &cli.state_dir, options)
-        }
+        Command::Status(options) => status::run(options)?,
+        Command::Endpoints => endpoints::run(run_dir)?,
+        Command::Ipam { command: Ipam::Show } => ipam::show(run_dir, state_dir)?,
+        Command::Ipam { command: Ipam::Check } => check::run(run_dir, state_dir)?,
+        Command::Ebpf(options) => ebpf::run(run_dir, options)?,
+        Command::Node { command: Node::Status } => node_status::run(run_dir, state_dir),
+        Command::Node { command: Node::Cleanup(options) } => cleanup::run(run_dir, state_dir, options)?,
+        Command::Diag(options) => diag::run(&diag::Places { run_dir, state_dir }, options)?,
+        Command::Version(options) => version::run(options)?,
         Command::Bgp { socket, command } => {
-            let socket = socket.clone().unwrap_or_else(|| cli.run_dir.join(paths::BGP_SOCKET));
-            match command {
-                Bgp::Neighbors => bgp::neighbors(&socket),
-                Bgp::Status { kubeconfig } => {
-                    return match bgp_status::run(kubeconfig.as_deref()) {
-                        Ok(answer) => print(&answer.text(cli.output), answer.status),
-                        Err(error) => fail(&error, ExitCode::from(policy::ERROR)),
-                    };
-                }
-                Bgp::Routes { prefix, received, advertised } => {
-                    bgp::routes(&socket, *prefix, *received, *advertised)
-                }
-                Bgp::Explain { prefix } => bgp::explain(&socket, *prefix),
-                Bgp::Reset { neighbor } => bgp::reset(&socket, *neighbor),
-                Bgp::Refresh { neighbor } => bgp::refresh(&socket, *neighbor),
-                Bgp::Dump { file } => bgp::dump(&socket, file),
-            }
+            let socket = socket.clone().unwrap_or_else(|| run_dir.join(paths::BGP_SOCKET));
+            bgp_command(&socket, command)?
+        }
+        Command::Completion { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, command, "margayctl", &mut script);
+            return Ok((String::from_utf8(script)?, ExitCode::SUCCESS));
         }
         Command::Monitor(options) => {
-            return match monitor::run(&cli.run_dir, options, cli.output) {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(error) => fail(&error, ExitCode::FAILURE),
-            };
+            monitor::run(run_dir, options, *output)?;
+            return Ok((String::new(), ExitCode::SUCCESS));
         }
         Command::Policy { command } => {
-            // 1 is an answer there: denied.
-            return match policy::run(command, cli.output) {
-                Ok(answer) => print(&answer.text, answer.status),
-                Err(error) => fail(&error, ExitCode::from(policy::ERROR)),
-            };
+            let answer = policy::run(command, *output)?;
+            return Ok((answer.text, answer.status));
         }
     };
-    match answer {
-        Ok(answer) => print(&answer.text(cli.output), answer.status),
-        Err(error) => fail(&error, ExitCode::FAILURE),
+    Ok((answer.text(*output), answer.status))
+}
+
+fn bgp_command(socket: &Path, command: &Bgp) -> anyhow::Result<Answer> {
+    match command {
+        Bgp::Neighbors => bgp::neighbors(socket),
+        Bgp::Status { kubeconfig } => bgp_status::run(kubeconfig.as_deref()),
+        Bgp::Routes { prefix, received, advertised } => bgp::routes(socket, *prefix, *received, *advertised),
+        Bgp::Explain { prefix } => bgp::explain(socket, *prefix),
+        Bgp::Reset { neighbor } => bgp::reset(socket, *neighbor),
+        Bgp::Refresh { neighbor } => bgp::refresh(socket, *neighbor),
+        Bgp::Dump { file } => bgp::dump(socket, file),
     }
 }
 

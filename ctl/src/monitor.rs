@@ -15,7 +15,7 @@ use margay_api::{
 };
 use serde::Serialize;
 
-use crate::Output;
+use crate::output::Output;
 
 /// What to show.
 #[derive(Debug, Args)]
@@ -109,9 +109,9 @@ fn copy(
         match serde_json::from_str(&line).context("understand the agent; is it of another version?")? {
             Response::Done => drop(writeln!(aside, "listening")),
             Response::Dropped(event) => print(&event, &mut out, output)?,
-            Response::Lost { packets } => match output {
-                Output::Table => writeln!(out, "{packets} events lost")?,
-                Output::Json => writeln!(out, "{}", serde_json::to_string(&Lost { lost: packets })?)?,
+            Response::Lost { packets } => match document(&Lost { lost: packets }, output)? {
+                Some(document) => out.write_all(document.as_bytes())?,
+                None => writeln!(out, "{packets} events lost")?,
             },
             Response::Refused { reason } => anyhow::bail!("{reason}"),
             other => anyhow::bail!("{other:?} is no answer; are margayctl and agent of one version?"),
@@ -121,18 +121,26 @@ fn copy(
 }
 
 fn print(event: &Dropped, out: &mut impl Write, output: Output) -> anyhow::Result<()> {
-    match output {
-        Output::Json => writeln!(out, "{}", serde_json::to_string(event)?)?,
-        Output::Table => {
-            let verdict = match event.verdict {
-                Verdict::Drop => "drop",
-                Verdict::Audit => "audit",
-            };
-            let direction = event.direction.text();
-            writeln!(out, "{} {} {verdict:5} {direction:7} {event}", event.time, event.node)?;
-        }
+    if let Some(document) = document(event, output)? {
+        out.write_all(document.as_bytes())?;
+        return Ok(());
     }
+    let verdict = match event.verdict {
+        Verdict::Drop => "drop",
+        Verdict::Audit => "audit",
+    };
+    let direction = event.direction.text();
+    writeln!(out, "{} {} {verdict:5} {direction:7} {event}", event.time, event.node)?;
     Ok(())
+}
+
+/// One of a stream of documents for a program: JSON a line each, YAML with a line between them.
+fn document(value: &impl Serialize, output: Output) -> anyhow::Result<Option<String>> {
+    Ok(match output {
+        Output::Table | Output::Wide => None,
+        Output::Json => Some(format!("{}\n", serde_json::to_string(value)?)),
+        Output::Yaml => Some(format!("---\n{}", serde_saphyr::to_string(value)?)),
+    })
 }
 
 #[cfg(test)]
@@ -140,7 +148,7 @@ mod tests {
     use margay_api::monitor::{Filter, PodPrefix};
 
     use super::{copy, pod};
-    use crate::Output;
+    use crate::output::Output;
 
     const AGENT: &str = r#"{"response":"done"}
 {"response":"dropped","time":"2026-11-21T09:20:15.123456Z","node":"n1","verdict":"drop","direction":"ingress","reason":"isolation","source":{"address":"192.0.2.7"},"destination":{"address":"192.0.2.9","pod":{"namespace":"shop","name":"db"}},"protocol":"TCP","sourcePort":41234,"destinationPort":5432,"policies":[{"kind":"NetworkPolicy","namespace":"shop","name":"deny-all"}]}
@@ -166,6 +174,9 @@ mod tests {
             out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!(lines[0]["destination"]["pod"]["name"], "db");
         assert_eq!(lines[1], serde_json::json!({"lost": 7}));
+        let (out, _, _) = printed(AGENT, Output::Yaml);
+        assert_eq!(out.matches("---\n").count(), 2, "{out}");
+        assert!(out.ends_with("---\nlost: 7\n"), "{out}");
         let refused = "{\"response\":\"refused\",\"reason\":\"somebody else listens\"}\n";
         assert_eq!(printed(refused, Output::Json).2, "somebody else listens");
     }

@@ -1,19 +1,30 @@
-//! Rows in columns, or as JSON.
+//! Rows in columns, or for a program.
 
 use serde_json::{Map, Value};
 
-use crate::Output;
+use crate::output::Output;
 
 /// Rows with named columns.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
     columns: Vec<&'static str>,
+    /// How many of them, the last ones, a person sees only who asks for more.
+    wide: usize,
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
     pub(crate) fn new(columns: &[&'static str]) -> Self {
-        Self { columns: columns.to_vec(), rows: Vec::new() }
+        Self { columns: columns.to_vec(), ..Self::default() }
+    }
+
+    /// A table whose last columns are only for who wants more, or is a program.
+    pub(crate) fn with_wide(columns: &[&'static str], wide: &[&'static str]) -> Self {
+        Self { columns: [columns, wide].concat(), wide: wide.len(), rows: Vec::new() }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rows.is_empty()
     }
 
     /// Adds a row, which has a cell for each column.
@@ -22,17 +33,15 @@ impl Table {
     }
 
     pub(crate) fn text(&self, output: Output) -> String {
-        match output {
-            Output::Table => self.columns_text(),
-            Output::Json => self.json(),
-        }
+        output.structured(&self.value()).unwrap_or_else(|| self.columns_text(output))
     }
 
-    fn columns_text(&self) -> String {
+    fn columns_text(&self, output: Output) -> String {
+        let shown = self.columns.len() - if output == Output::Wide { 0 } else { self.wide };
         let header: Vec<String> = self.columns.iter().map(|name| name.to_uppercase()).collect();
         let lines: Vec<&Vec<String>> = std::iter::once(&header).chain(&self.rows).collect();
         let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
-        let widths: Vec<usize> = (0..self.columns.len()).map(width).collect();
+        let widths: Vec<usize> = (0..shown).map(width).collect();
         let mut text = String::new();
         for line in lines {
             let cells = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
@@ -40,10 +49,6 @@ impl Table {
             text.push('\n');
         }
         text
-    }
-
-    fn json(&self) -> String {
-        format!("{:#}\n", self.value())
     }
 
     fn value(&self) -> Value {
@@ -59,26 +64,31 @@ impl Table {
     }
 }
 
-/// Several tables, each below its name; as JSON, one object with their names.
+/// Several tables, each below its name; for a program, one object with their names.
 pub(crate) fn sections(sections: &[(&'static str, Table)], output: Output) -> String {
-    match output {
-        Output::Table => {
-            let text =
-                |(name, table): &(&str, Table)| format!("{}\n{}", name.to_uppercase(), table.columns_text());
-            sections.iter().map(text).collect::<Vec<_>>().join("\n")
-        }
-        Output::Json => {
-            let all: Map<String, Value> =
-                sections.iter().map(|(name, table)| ((*name).to_owned(), table.value())).collect();
-            format!("{:#}\n", Value::Object(all))
-        }
-    }
+    let all: Map<String, Value> =
+        sections.iter().map(|(name, table)| ((*name).to_owned(), table.value())).collect();
+    output.structured(&Value::Object(all)).unwrap_or_else(|| {
+        let text = |(name, table): &(&str, Table)| {
+            format!("{}\n{}", name.to_uppercase(), table.columns_text(output))
+        };
+        sections.iter().map(text).collect::<Vec<_>>().join("\n")
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::Table;
-    use crate::Output;
+    use crate::output::Output;
+
+    #[test]
+    fn some_columns_are_only_for_who_wants_more() {
+        let mut table = Table::with_wide(&["node"], &["image"]);
+        table.push(["n1".into(), "margay:dev".into()]);
+        assert_eq!(table.text(Output::Table), "NODE\nn1\n");
+        assert_eq!(table.text(Output::Wide), "NODE  IMAGE\nn1    margay:dev\n");
+        assert_eq!(table.text(Output::Yaml), "- image: margay:dev\n  node: n1\n");
+    }
 
     #[test]
     fn columns_line_up_and_json_has_the_names() {

@@ -894,7 +894,9 @@ impl Core {
     }
 
     fn publish(&self) {
-        self.shared.publish(self.missing());
+        let missing = self.missing();
+        self.metrics.ready.set(i64::from(missing.is_empty()));
+        self.shared.publish(missing);
     }
 
     fn count(&self, wanted: &Wanted) {

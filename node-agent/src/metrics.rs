@@ -1,5 +1,6 @@
 //! What `/metrics` shows.
 
+use margay_api::monitor::{Direction, Reason};
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
@@ -56,6 +57,7 @@ pub(crate) struct WayLabels {
 /// All metrics, each with its name in the registry.
 pub(crate) struct Metrics {
     registry: Registry,
+    pub(crate) ready: Gauge,
     pub(crate) endpoints: Gauge,
     pub(crate) policies: Gauge,
     pub(crate) classes: Gauge,
@@ -83,6 +85,7 @@ impl Metrics {
         // A transaction takes a few milliseconds; a start with a large state, a second.
         let buckets = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0];
         let metrics = Self {
+            ready: Gauge::default(),
             endpoints: Gauge::default(),
             policies: Gauge::default(),
             classes: Gauge::default(),
@@ -104,6 +107,7 @@ impl Metrics {
             ways: Family::default(),
             registry: Registry::default(),
         };
+        registry.register("ready", "Whether pods can be added, as /readyz says", metrics.ready.clone());
         registry.register("endpoints", "Pod interfaces on this node", metrics.endpoints.clone());
         registry.register("policies", "NetworkPolicies known", metrics.policies.clone());
         registry.register("policy_classes", "Address classes in use on this node", metrics.classes.clone());
@@ -159,7 +163,24 @@ impl Metrics {
             "Packets between pods that the eBPF dataplane looked at, by the way that they took",
             metrics.ways.clone(),
         );
+        metrics.begin();
         Self { registry, ..metrics }
+    }
+
+    /// Begins the series whose labels are known: one that comes with its first count has no increase to tell of it.
+    fn begin(&self) {
+        for outcome in ["applied", "refused"] {
+            drop(self.transactions.get_or_create(&Outcome { outcome }));
+        }
+        for kind in ["record", "link", "address"] {
+            drop(self.reclaimed.get_or_create(&Leak { kind }));
+        }
+        for reason in Reason::ALL {
+            for direction in [Direction::Ingress, Direction::Egress] {
+                let labels = ReasonLabels { reason: reason.text(), direction: direction.text() };
+                drop(self.drops.get_or_create(&labels));
+            }
+        }
     }
 
     /// Takes note of what a look for leaks has found.
@@ -189,6 +210,7 @@ mod tests {
     #[test]
     fn names_have_the_prefix_and_counters_their_ending() {
         let metrics = Metrics::new();
+        assert!(metrics.text().contains("margay_nft_transactions_total{outcome=\"refused\"} 0"));
         metrics.transactions.get_or_create(&Outcome { outcome: "applied" }).inc();
         let text = metrics.text();
         assert!(text.contains("margay_nft_transactions_total{outcome=\"applied\"} 1"), "{text}");

@@ -1,26 +1,17 @@
-//! Objects from the API server of a kubeconfig.
+//! What decides about policy, from the API server.
 
-use std::{fmt::Debug, path::Path, time::Duration};
+use std::path::Path;
 
 use anyhow::Context;
 use k8s_openapi::api::{
     core::v1::{Namespace, Node, Pod},
     networking::v1::NetworkPolicy,
 };
-use kube::{
-    Api, Client, Config,
-    api::ListParams,
-    config::{KubeConfigOptions, Kubeconfig},
-};
+use kube::Client;
 use margay_policy::v1alpha2::ClusterNetworkPolicy;
-use serde::de::DeserializeOwned;
 
 use super::source::Source;
-
-/// How long the API server may be silent.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// How many objects one answer holds.
-const PAGE: u32 = 500;
+use crate::cluster::{all, config};
 
 /// Lists what decides about policy, and nothing else.
 pub(crate) fn load(kubeconfig: Option<&Path>) -> anyhow::Result<Source> {
@@ -31,27 +22,6 @@ pub(crate) fn load(kubeconfig: Option<&Path>) -> anyhow::Result<Source> {
         let client = Client::try_from(config).context("prepare the connection to the API server")?;
         list(client).await.with_context(|| format!("ask the API server {server}"))
     })
-}
-
-/// How to reach the API server; `otherwise` is what else there is to give.
-pub(crate) async fn config(kubeconfig: Option<&Path>, otherwise: &str) -> anyhow::Result<Config> {
-    let mut config = match kubeconfig {
-        Some(path) => {
-            let file =
-                Kubeconfig::read_from(path).with_context(|| format!("read kubeconfig {}", path.display()))?;
-            Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
-                .await
-                .with_context(|| format!("use kubeconfig {}", path.display()))?
-        }
-        None => Config::infer().await.with_context(|| {
-            format!(
-                "find the API server by $KUBECONFIG, ~/.kube/config or a service account; give --kubeconfig{otherwise}"
-            )
-        })?,
-    };
-    config.connect_timeout = Some(PATIENCE);
-    config.read_timeout = Some(PATIENCE);
-    Ok(config)
 }
 
 async fn list(client: Client) -> anyhow::Result<Source> {
@@ -81,22 +51,4 @@ async fn list(client: Client) -> anyhow::Result<Source> {
         source.add_pod(&object, "");
     }
     Ok(source.complete())
-}
-
-/// All objects of a kind.
-pub(crate) async fn all<K>(client: &Client) -> kube::Result<Vec<K>>
-where
-    K: kube::Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
-{
-    let api = Api::<K>::all(client.clone());
-    let mut parameters = ListParams::default().limit(PAGE);
-    let mut objects = Vec::new();
-    loop {
-        let page = api.list(&parameters).await?;
-        objects.extend(page.items);
-        match page.metadata.continue_.filter(|token| !token.is_empty()) {
-            Some(token) => parameters = parameters.continue_token(&token),
-            None => return Ok(objects),
-        }
-    }
 }

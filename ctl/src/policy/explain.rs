@@ -16,7 +16,7 @@ use super::{
     source::Source,
     warn, words,
 };
-use crate::Output;
+use crate::output::Output;
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -39,10 +39,7 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> anyhow::Result<Answe
     let from = Party::find(&source, &arguments.from)?;
     let to = Party::find(&source, &arguments.to)?;
     let explanation = explain(&source, from, to, &arguments.port)?;
-    let text = match output {
-        Output::Table => explanation.text(),
-        Output::Json => format!("{:#}\n", serde_json::to_value(&explanation)?),
-    };
+    let text = output.structured(&serde_json::to_value(&explanation)?).unwrap_or_else(|| explanation.text());
     Ok(Answer { text, status: if explanation.allowed { ExitCode::SUCCESS } else { ExitCode::FAILURE } })
 }
 

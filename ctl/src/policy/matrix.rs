@@ -21,7 +21,7 @@ use super::{
     source::{Facts, Source},
     warn,
 };
-use crate::Output;
+use crate::output::Output;
 
 /// How many names stand for a group before the rest is counted.
 const NAMES: usize = 3;
@@ -60,22 +60,17 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> anyhow::Result<Answe
     let pods: Vec<&Pod> = source.objects.pods.values().filter(|pod| wanted(&pod.name)).collect();
     let (living, finished): (Vec<&Pod>, Vec<&Pod>) = pods.into_iter().partition(|pod| !pod.finished);
     let matrix = Matrix::new(&source, &living, arguments.port.as_ref())?;
-    let text = match output {
-        Output::Table => {
-            let one = arguments.namespace.len() == 1;
-            let mut text = matrix.text(one, arguments.port.is_some(), &finished);
-            let audited: Vec<String> = source.audited().map(|name| name.to_string()).collect();
-            if !audited.is_empty() {
-                text.extend(["in audit, not enforced: ", &audited.join(", "), "\n"]);
-            }
-            text
+    let audited: Vec<String> = source.audited().map(|name| name.to_string()).collect();
+    let mut json = matrix.json(&finished);
+    json["audit"] = audited.iter().cloned().collect();
+    let text = output.structured(&json).unwrap_or_else(|| {
+        let one = arguments.namespace.len() == 1;
+        let mut text = matrix.text(one, arguments.port.is_some(), &finished);
+        if !audited.is_empty() {
+            text.extend(["in audit, not enforced: ", &audited.join(", "), "\n"]);
         }
-        Output::Json => {
-            let mut json = matrix.json(&finished);
-            json["audit"] = source.audited().map(|name| name.to_string()).collect();
-            format!("{json:#}\n")
-        }
-    };
+        text
+    });
     Ok(Answer { text, status: ExitCode::SUCCESS })
 }
 

@@ -8,7 +8,7 @@
 //! Every verdict is the reference evaluator's (`margay_policy::evaluate`); nothing here decides about traffic. It reads
 //! objects and changes none.
 
-pub(crate) mod cluster;
+mod cluster;
 mod explain;
 mod judge;
 mod junit;
@@ -28,7 +28,7 @@ use std::{
 use clap::{Args, Subcommand};
 use ipnetwork::IpNetwork;
 
-use crate::Output;
+use crate::output::Output;
 use source::Source;
 
 /// The exit status of an answer that could not be had; 1 is "denied" or "failed".

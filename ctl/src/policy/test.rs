@@ -21,7 +21,7 @@ use super::{
     source::Source,
     tell,
 };
-use crate::Output;
+use crate::output::Output;
 
 /// What is expected of all objects, unwritten.
 const READABLE: &str = "the objects can be read";
@@ -138,10 +138,7 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> anyhow::Result<Answe
         let xml = junit::report(&suites).context("write the report")?;
         fs::write(path, xml).with_context(|| format!("write {}", path.display()))?;
     }
-    let text = match output {
-        Output::Table => text(&suites),
-        Output::Json => format!("{:#}\n", as_json(&suites)),
-    };
+    let text = output.structured(&as_json(&suites)).unwrap_or_else(|| text(&suites));
     let has = |fits: fn(&Outcome) -> bool| {
         suites.iter().flat_map(|suite| &suite.cases).any(|case| fits(&case.outcome))
     };

@@ -306,6 +306,8 @@ impl<V> Read<V> {
 
 impl<E> Feed<E> {
     fn of_all(resource: &'static str, need: Need, events: &mpsc::Sender<E>, metrics: &Arc<Metrics>) -> Self {
+        // A series that begins with its first count has no increase to tell of it.
+        drop(metrics.unreadable.get_or_create(&crate::metrics::Resource { resource }));
         Self { resource, need, name: None, events: events.clone(), metrics: Arc::clone(metrics) }
     }
 

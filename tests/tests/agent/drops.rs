@@ -34,7 +34,7 @@ const PORT: u16 = 53;
 const GROUP: u16 = 28007;
 
 /// A pod of the node with a link, made as the plugin makes it.
-struct Pod {
+pub(crate) struct Pod {
     namespace: Namespace,
     addresses: [IpAddr; 2],
 }
@@ -104,7 +104,7 @@ impl Pod {
     }
 
     /// Sends to each address of another pod, and gives the ports that it sent from.
-    fn send(&self, to: &Self) -> [u16; 2] {
+    pub(crate) fn send(&self, to: &Self) -> [u16; 2] {
         let ends = [(self.addresses[0], to.addresses[0]), (self.addresses[1], to.addresses[1])];
         ends.map(|(from, to)| {
             let socket = self.socket(from, 0);
@@ -148,7 +148,7 @@ impl Monitor {
     }
 }
 
-fn policy(name: &str, spec: &Value) -> Value {
+pub(crate) fn policy(name: &str, spec: &Value) -> Value {
     json!({
         "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": name}, "spec": spec,
     })
@@ -161,10 +161,15 @@ fn put_namespace(node: &Node, annotations: &Value) {
 
 /// An agent with the pods `a` and `b`, of which a policy named `deny` isolates the latter.
 async fn start(node: &mut Node, policies: &[Value]) -> [Pod; 2] {
+    start_with(node, &json!({"bgp": {"enabled": false}}), policies).await
+}
+
+/// The same, with a configuration.
+pub(crate) async fn start_with(node: &mut Node, configuration: &Value, policies: &[Value]) -> [Pod; 2] {
     for setting in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
         fs::write(format!("/proc/sys/net/{setting}"), "1").unwrap();
     }
-    node.configure_agent(&json!({"bgp": {"enabled": false}}));
+    node.configure_agent(configuration);
     node.put_node(&json!({"podCIDRs": ["10.0.0.0/24", "2001:db8:7::/64"]}));
     let pods = [("a", 1), ("b", 2)].map(|(name, number)| Pod::new(node, name, number));
     for policy in policies {
@@ -175,11 +180,11 @@ async fn start(node: &mut Node, policies: &[Value]) -> [Pod; 2] {
     pods
 }
 
-fn deny() -> Value {
+pub(crate) fn deny() -> Value {
     policy("deny", &json!({"podSelector": {"matchLabels": {"app": "b"}}, "policyTypes": ["Ingress"]}))
 }
 
-async fn until_counted(node: &Node, line: &str) {
+pub(crate) async fn until_counted(node: &Node, line: &str) {
     node.eventually(line, async || {
         let metrics = node.get("/metrics").await?;
         if metrics.lines().any(|found| found == line) { Ok(()) } else { Err(metrics) }

@@ -11,6 +11,7 @@ mod connections;
 mod containerd;
 mod drops;
 mod faults;
+mod monitoring;
 mod node;
 mod plugin;
 mod readiness;

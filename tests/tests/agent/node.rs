@@ -151,17 +151,7 @@ impl Node {
     }
 
     pub(crate) async fn get(&self, path: &str) -> Result<String, String> {
-        let answer = async {
-            let mut stream = TcpStream::connect(HTTP).await?;
-            let request = format!("GET {path} HTTP/1.0\r\nHost: {HTTP}\r\n\r\n");
-            stream.write_all(request.as_bytes()).await?;
-            let mut text = String::new();
-            stream.read_to_string(&mut text).await?;
-            std::io::Result::Ok(text)
-        };
-        let text = answer.await.map_err(|error| format!("{path}: {error}"))?;
-        let (head, body) = text.split_once("\r\n\r\n").unwrap_or_default();
-        if head.contains(" 200 ") { Ok(body.to_owned()) } else { Err(body.to_owned()) }
+        get(HTTP, path).await
     }
 
     /// Deletes what is at a path of the API server.
@@ -202,6 +192,21 @@ impl Node {
     }
 }
 
+/// What answers HTTP at an address in the node says, if that is 200 OK; otherwise as an error.
+pub(crate) async fn get(address: &str, path: &str) -> Result<String, String> {
+    let answer = async {
+        let mut stream = TcpStream::connect(address).await?;
+        let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await?;
+        std::io::Result::Ok(text)
+    };
+    let text = answer.await.map_err(|error| format!("{path}: {error}"))?;
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or_default();
+    if head.contains(" 200 ") { Ok(body.to_owned()) } else { Err(body.to_owned()) }
+}
+
 /// The table as the kernel has it.
 pub(crate) fn table() -> Result<String, String> {
     let output = Command::new("nft").args(["list", "table", "inet", "margay"]).output().unwrap();
@@ -222,13 +227,17 @@ pub(crate) fn program(name: &str) -> PathBuf {
 }
 
 /// A process that is killed on drop.
-struct Process {
+pub(crate) struct Process {
     child: Child,
 }
 
 impl Process {
     fn start(program: &str, arguments: &[&str], log: &Path) -> Self {
-        let path = self::program(program);
+        Self::start_at(&self::program(program), arguments, log)
+    }
+
+    /// Starts a program that need not be ours.
+    pub(crate) fn start_at(path: &Path, arguments: &[&str], log: &Path) -> Self {
         let log = File::options().create(true).append(true).open(log).unwrap();
         let child = Command::new(path).args(arguments).stdin(Stdio::null()).stderr(log).spawn().unwrap();
         Self { child }

@@ -7,6 +7,8 @@
     reason = "helpers fail a test by panicking and are not test functions"
 )]
 
+mod chart;
 mod cluster;
 mod examples;
 mod install;
+mod overlays;

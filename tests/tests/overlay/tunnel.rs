@@ -114,11 +114,11 @@ async fn nodes_with_a_router_each_need_nothing_of_it_but_their_own_addresses() {
     lab.node(0).output("sh", &["-c", take]).await.unwrap();
     lab.node(0).start_daemon(Daemon::Agent).await;
     until(&lab, "the agent tells of the thief", async || {
-        margayctl(&lab, 0, "status").await.contains("overlay: add link margay.vxlan4")
+        margayctl(&lab, 0, "node status").await.contains("overlay: add link margay.vxlan4")
     })
     .await;
     lab.node(0).output("ip", &["link", "delete", "thief"]).await.unwrap();
     until_connected(&lab).await;
-    until(&lab, "all is well", async || !margayctl(&lab, 0, "status").await.contains("overlay")).await;
+    until(&lab, "all is well", async || !margayctl(&lab, 0, "node status").await.contains("overlay")).await;
     lab.stop().await;
 }

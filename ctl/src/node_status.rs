@@ -1,4 +1,4 @@
-//! `margayctl status`.
+//! `margayctl node status`.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -31,9 +31,12 @@ pub(crate) fn run(run_dir: &Path, state_dir: &Path) -> Answer {
             table.push([part.into(), "not ready".into(), format!("{error:#}")]);
         }
     };
-    row("agent", agent(run_dir));
+    let agent = agent(run_dir);
+    // An agent that has a use for a speaker is not ready without one.
+    let is_without_bgp = agent.is_ok() && !run_dir.join(paths::BGP_SOCKET).exists();
+    row("agent", agent);
     row("addresses", addresses(run_dir, state_dir));
-    row("bgp", sessions(run_dir));
+    row("bgp", if is_without_bgp { Ok("off".into()) } else { sessions(run_dir) });
     Answer { status, ..table.into() }
 }
 
