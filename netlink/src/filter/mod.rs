@@ -97,13 +97,12 @@ impl Filter {
 
 /// The address of a discipline's filters, or of those of one priority.
 fn header(link: IfIndex, parent: TcHandle, priority: u16, protocol: u16) -> TcHeader {
-    let mut header = TcHeader::default();
-    header.index = i32::try_from(link.number()).unwrap_or_default();
-    header.parent = parent;
-    if priority != 0 {
-        header.info = u32::from(priority) << 16 | u32::from(protocol.to_be());
-    }
-    header
+    let index = i32::try_from(link.number()).unwrap_or_default();
+    let info = match priority {
+        0 => 0,
+        _ => u32::from(priority) << 16 | u32::from(protocol.to_be()),
+    };
+    TcHeader { index, parent, info, ..TcHeader::default() }
 }
 
 /// A message about the discipline itself.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use margay_api::resource::{Encapsulation, IPPoolSpec};
-use margay_lab::{FabricKind, IpamMode, Lab, LabConfig, Routing};
+use margay_lab::{Dataplane, FabricKind, IpamMode, Lab, LabConfig, Routing};
 
 use crate::{
     assert_kernel_can,
@@ -17,6 +17,7 @@ async fn cluster(fabric: FabricKind, encapsulation: Encapsulation) -> Lab {
         fabric,
         routing: Routing::Direct,
         ipam: IpamMode::Pool,
+        dataplane: Dataplane::Nftables,
         pools: vec![("pods".into(), pool)],
         ..LabConfig::default()
     })

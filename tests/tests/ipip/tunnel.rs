@@ -1,7 +1,7 @@
 //! Everything through IP-in-IP, without BGP, behind routers that know no address of a pod.
 
 use margay_api::resource::Encapsulation;
-use margay_lab::{Daemon, FabricKind, LabConfig, Routing};
+use margay_lab::{Daemon, Dataplane, FabricKind, LabConfig, Routing};
 
 use crate::{
     assert_kernel_can,
@@ -20,6 +20,8 @@ async fn a_cluster_works_and_policies_see_the_pods_behind_a_tunnel() {
         fabric: FabricKind::Subnets,
         routing: Routing::Direct,
         encapsulation: Encapsulation::Ipip,
+        // All between nodes goes through the stack, and in a machine of software a node takes long to load programs.
+        dataplane: Dataplane::Nftables,
         ..LabConfig::default()
     })
     .await;
