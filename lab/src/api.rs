@@ -1,9 +1,11 @@
 //! The API server of a lab: the one in memory, or a real one, at 127.0.0.1:6443 of every node either way.
 
 use crate::apiserver::ApiServer;
+use crate::identity;
 use anyhow::Context;
 use kube::config::{
-    Cluster, Context as KubeContext, KubeConfigOptions, Kubeconfig, NamedCluster, NamedContext,
+    AuthInfo, Cluster, Context as KubeContext, KubeConfigOptions, Kubeconfig, NamedAuthInfo, NamedCluster,
+    NamedContext,
 };
 use kube::{Client, Config};
 use margay_netlink::netns::Namespace;
@@ -50,11 +52,13 @@ impl Api {
                 let host = plain(address);
                 let config =
                     Config::from_custom_kubeconfig(host.clone(), &KubeConfigOptions::default()).await?;
+                let server = ApiServer::new();
+                identity::admit_agent(&server)?;
                 let api = Self {
-                    backend: Backend::Memory(ApiServer::new()),
+                    backend: Backend::Memory(server),
                     client: Client::try_from(config)?,
                     host,
-                    node: plain(IN_NODE),
+                    node: with_token(plain(IN_NODE), identity::TOKEN),
                     places: Mutex::default(),
                     serving: Mutex::default(),
                 };
@@ -188,6 +192,19 @@ fn plain(address: SocketAddr) -> Kubeconfig {
         current_context: Some(name()),
         ..Kubeconfig::default()
     }
+}
+
+/// The same servers, for an agent that brings this token, in its namespace.
+fn with_token(mut kubeconfig: Kubeconfig, token: &str) -> Kubeconfig {
+    let user = "margay-node".to_owned();
+    let auth_info = AuthInfo { token: Some(token.to_owned().into()), ..AuthInfo::default() };
+    kubeconfig.auth_infos =
+        vec![NamedAuthInfo { name: user.clone(), auth_info: Some(auth_info), ..NamedAuthInfo::default() }];
+    for context in kubeconfig.contexts.iter_mut().filter_map(|named| named.context.as_mut()) {
+        context.user = Some(user.clone());
+        context.namespace = Some(identity::NAMESPACE.to_owned());
+    }
+    kubeconfig
 }
 
 /// The same servers and credentials, through the forwarder in the node.

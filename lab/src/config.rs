@@ -89,15 +89,29 @@ impl IpamMode {
 pub enum IpFamilies {
     /// IPv4 alone.
     #[default]
+    #[value(alias = "v4")]
     Ipv4,
+    /// IPv6 alone.
+    #[value(alias = "v6")]
+    Ipv6,
     /// Both, IPv4 first.
     Dual,
 }
 
 impl IpFamilies {
+    /// Whether there is IPv4.
+    pub const fn has_ipv4(self) -> bool {
+        matches!(self, Self::Ipv4 | Self::Dual)
+    }
+
     /// Whether there is IPv6.
     pub const fn has_ipv6(self) -> bool {
-        matches!(self, Self::Dual)
+        matches!(self, Self::Ipv6 | Self::Dual)
+    }
+
+    /// Whether there is the family of an address.
+    pub const fn has_family_of(self, address: std::net::IpAddr) -> bool {
+        if address.is_ipv4() { self.has_ipv4() } else { self.has_ipv6() }
     }
 }
 

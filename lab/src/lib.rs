@@ -22,6 +22,7 @@ mod config;
 pub mod conformance;
 mod definitions;
 mod fabric;
+pub mod identity;
 mod kubectl;
 mod kubelet;
 mod lab;

@@ -58,18 +58,22 @@ impl NodePlan {
                 )
             }
         };
-        let ipv4 = Ipv4Network::new(v4.0, v4.1).ok().map(IpNetwork::V4);
-        let pods4 = Ipv4Network::new(Ipv4Addr::new(10, 244, number, 0), 24).ok().map(IpNetwork::V4);
         let mut plan = Self {
             name: format!("n{number}"),
-            networks: ipv4.into_iter().collect(),
-            gateways: vec![v4_gateway.into()],
-            pod_cidrs: pods4.into_iter().collect(),
+            networks: Vec::new(),
+            gateways: Vec::new(),
+            pod_cidrs: Vec::new(),
             asn: match fabric {
                 FabricKind::Flat | FabricKind::Subnets => MESH_ASN,
                 FabricKind::Routed => MESH_ASN + u32::from(number),
             },
         };
+        if families.has_ipv4() {
+            plan.networks.extend(Ipv4Network::new(v4.0, v4.1).ok().map(IpNetwork::V4));
+            plan.gateways.push(v4_gateway.into());
+            let pods = Ipv4Addr::new(10, 244, number, 0);
+            plan.pod_cidrs.extend(Ipv4Network::new(pods, 24).ok().map(IpNetwork::V4));
+        }
         if families.has_ipv6() {
             plan.networks.extend(Ipv6Network::new(v6, 64).ok().map(IpNetwork::V6));
             plan.gateways.push(v6_gateway.into());
@@ -121,6 +125,13 @@ mod tests {
             }
             assert_eq!(plan.pod_routes().len(), 2);
         }
+    }
+
+    #[test]
+    fn a_node_has_the_families_that_it_is_given_and_no_other() {
+        let plan = NodePlan::new(1, FabricKind::Subnets, IpFamilies::Ipv6);
+        let all = plan.networks.iter().chain(&plan.pod_cidrs).map(IpNetwork::ip).chain(plan.gateways);
+        assert!(all.into_iter().all(|address| address.is_ipv6()));
     }
 
     #[test]

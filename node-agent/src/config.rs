@@ -46,7 +46,7 @@ pub(crate) struct Cli {
     /// The node's /proc/sys/net, where forwarding is enabled [default: /proc/sys/net].
     #[arg(long, value_name = "DIR", env = "MARGAY_SYSCTL_DIR")]
     sysctl_dir: Option<PathBuf>,
-    /// Serves /healthz, /readyz and /metrics [default: 127.0.0.1:9099].
+    /// Serves /livez, /readyz, /startupz and /metrics [default: 127.0.0.1:9099].
     #[arg(long, value_name = "ADDRESS:PORT", env = "MARGAY_HTTP_ADDRESS")]
     http_address: Option<SocketAddr>,
     /// Octets that a pod's packet may have [default: the MTU of the interface with the node's address,
@@ -121,6 +121,7 @@ struct File {
     log_level: Option<String>,
     log_format: Option<LogFormat>,
     reconcile_seconds: Option<u64>,
+    unready_seconds: Option<u64>,
     chained_plugins: Vec<Value>,
     ipam: Ipam,
     bgp: Bgp,
@@ -210,6 +211,8 @@ pub(crate) struct Settings {
     pub(crate) log_level: String,
     pub(crate) log_format: LogFormat,
     pub(crate) reconcile: Duration,
+    /// How long the node is not ready before its object says so.
+    pub(crate) unready: Duration,
     /// Configurations of CNI plugins that the runtime is to call after ours.
     pub(crate) chained_plugins: Vec<Value>,
     pub(crate) ipam: Ipam,
@@ -249,6 +252,8 @@ fn merge(cli: &Cli, file: File) -> anyhow::Result<Settings> {
     let reconcile = file.reconcile_seconds.unwrap_or(10);
     // The core comes by at least this often; /healthz takes it for dead after a minute.
     anyhow::ensure!((1..=30).contains(&reconcile), "reconcileSeconds is {reconcile}; it takes 1 to 30");
+    let unready = file.unready_seconds.unwrap_or(60);
+    anyhow::ensure!((1..=86_400).contains(&unready), "unreadySeconds is {unready}; it takes 1 to 86400");
     for plugin in &file.chained_plugins {
         let kind = plugin["type"].as_str().unwrap_or_default();
         anyhow::ensure!(
@@ -276,6 +281,7 @@ fn merge(cli: &Cli, file: File) -> anyhow::Result<Settings> {
         log_level: cli.log_level.clone().or(file.log_level).unwrap_or_else(|| "info".into()),
         log_format: cli.log_format.or(file.log_format).unwrap_or(LogFormat::Text),
         reconcile: Duration::from_secs(reconcile),
+        unready: Duration::from_secs(unready),
         chained_plugins: file.chained_plugins,
         ipam: file.ipam,
         bgp: file.bgp,
@@ -324,6 +330,7 @@ mod tests {
             ("nodeName: x\nmtu: 100", "mtu is 100"),
             ("nodeName: x\ndataplane: iptables", "iptables"),
             ("nodeName: x\nreconcileSeconds: 90", "reconcileSeconds is 90"),
+            ("nodeName: x\nunreadySeconds: 0", "unreadySeconds is 0; it takes 1 to 86400"),
             ("nodeName: x\nchainedPlugins: [{snat: true}]", "chainedPlugins: {\"snat\":true} has no `type`"),
             ("nodeName: x\nbgp: {asn: 0}", "asn"),
             ("nodeName: x\nipam: {mode: pools}", "pool"),

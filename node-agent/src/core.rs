@@ -34,10 +34,12 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use crate::{
-    addresses::{self, Asking, ClaimedBlocks, Facts},
-    config::{IpamMode, Settings},
+    addresses::{self, Asking, ClaimedBlocks},
+    config::{Dataplane, IpamMode, Settings},
     decide::{Announcement, Decider, Decision, Paths, State, Topology, Wanted},
+    facts::Facts,
     metrics::{Metrics, Outcome},
+    notice::{self, Notices, Object, Reason},
     observe::{self, Asked, Tally},
     pace::Pace,
     peering,
@@ -46,12 +48,14 @@ use crate::{
         connections::{self, Found},
         ebpf::{Attachments, ShortWay},
         endpoint, leak,
+        network_condition::{self, Network},
         nft::Driver,
         overlay, sysctl,
         takedown::{Progress, Takedowns},
     },
+    readiness::Readiness,
     serve::{
-        http::{self, Shared},
+        http::{self, Shared, Startup},
         plugin::{self, Call},
     },
     watch::{
@@ -66,6 +70,13 @@ const QUEUE: usize = 4096;
 const RETRY: Duration = Duration::from_secs(1);
 /// How long an ADD may wait for its pod before it is told why it waits; below the plugin's own patience.
 const PATIENCE: Duration = Duration::from_secs(25);
+
+/// What is said of others at the table.
+const TABLE_CHANGED: &str = "somebody flushed or edited the table inet margay; it is written anew";
+
+/// What is said of links without records.
+const RECORDS_LOST: &str = "the endpoint records of running pods are lost: bring /run/margay back, or delete the pods of this \
+                            node; until then they stay closed";
 
 /// Counters that are asked for one by one; of more, all are listed at once.
 const MOST_ASKED_BY_NAME: usize = 32;
@@ -112,6 +123,8 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     let (events, inbox) = mpsc::channel(QUEUE);
     let shared = Shared::new(Arc::clone(&metrics), events.clone());
     let (topology, topology_known) = watch::channel(None);
+    let (notices, noticed) = notice::queue(&metrics);
+    let (facts, facts_known) = watch::channel(Facts::default());
     let listener = plugin::bind(&settings.run_dir.join(paths::AGENT_SOCKET))?;
 
     let mut tasks = JoinSet::new();
@@ -122,12 +135,30 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     tasks.spawn(plugin::run(listener, events.clone(), monitors));
     tasks.spawn(drift::run_table(events.clone()));
     if settings.bgp.enabled {
-        peering::start(&mut tasks, &settings, &client, topology_known, &events, &metrics);
+        peering::start(
+            &mut tasks,
+            &settings,
+            &client,
+            topology_known,
+            &events,
+            &notices,
+            facts_known.clone(),
+        );
     }
     let (paths, paths_known) = watch::channel(None);
     tasks.spawn(overlay::run(settings.clone(), paths_known, events.clone(), Arc::clone(&metrics)));
-    watches::start(&mut tasks, &client, &settings.node_name, &events, &metrics);
-    let pools = start_pools(&settings, &mut tasks, &client, &events, &metrics)?;
+    watches::start(&mut tasks, &client, &settings.node_name, &events, &notices);
+    let pools = start_pools(&settings, &mut tasks, &client, &events, facts_known.clone(), &notices)?;
+    let node_name = settings.node_name.clone();
+    tasks.spawn(notice::run(
+        client.clone(),
+        node_name.clone(),
+        noticed,
+        facts_known.clone(),
+        Arc::clone(&metrics),
+    ));
+    let (network, network_known) = watch::channel(None);
+    tasks.spawn(network_condition::run(client.clone(), node_name, network_known, facts_known));
     let short_way = ShortWay::start(&settings, &mut tasks, &events, &metrics).await?;
     info!(
         node = settings.node_name,
@@ -135,6 +166,11 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
         dataplane = short_way.dataplane(),
         "margay-node runs"
     );
+    if settings.dataplane != Dataplane::Nftables && short_way.dataplane() == "nftables" {
+        let note = "the eBPF dataplane could not be loaded, and nftables carries everything; the agent's log says what the \
+                    kernel lacks. With `dataplane: nftables` that is what was chosen";
+        notices.of_node(Reason::DATAPLANE_FALLBACK, note);
+    }
     let store = Store::new(&settings.state_dir.join(paths::IPAM));
     let (takedowns, sweeper) = Takedowns::new(settings.run_dir.clone(), store, events.clone());
     tasks.spawn(sweeper);
@@ -143,7 +179,19 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     tasks.spawn(announce::run(client, announced));
     let (connections, doubts) = mpsc::channel(connections::QUEUE);
     tasks.spawn(connections::run(doubts, events.clone()));
-    let links = Links { topology, paths, takedowns, announcements, connections, logging, pools, short_way };
+    let links = Links {
+        topology,
+        paths,
+        takedowns,
+        announcements,
+        connections,
+        logging,
+        pools,
+        short_way,
+        facts,
+        network,
+        notices,
+    };
     let core = Core::new(settings, metrics, shared, links, events);
     tasks.spawn(core.run(inbox));
 
@@ -179,7 +227,6 @@ async fn client(settings: &Settings) -> anyhow::Result<Client> {
 /// What the core has of the task of mode `pool`.
 struct Pools {
     asks: mpsc::Sender<addresses::Message>,
-    facts: watch::Sender<Facts>,
     claimed: ClaimedBlocks,
 }
 
@@ -189,17 +236,24 @@ fn start_pools(
     tasks: &mut JoinSet<anyhow::Result<()>>,
     client: &Client,
     events: &mpsc::Sender<Event>,
-    metrics: &Arc<Metrics>,
+    facts: watch::Receiver<Facts>,
+    notices: &Notices,
 ) -> anyhow::Result<Option<Pools>> {
     if settings.ipam.mode == IpamMode::PodCidr {
         Snapshot::remove(&settings.run_dir).context("remove what an agent in mode `pool` left")?;
         return Ok(None);
     }
     let (asks, inbox) = mpsc::channel(QUEUE);
-    let (facts, known) = watch::channel(Facts::default());
-    watches::start_pools(tasks, client, &asks, metrics);
-    tasks.spawn(addresses::run(settings.clone(), client.clone(), inbox, known, events.clone()));
-    Ok(Some(Pools { asks, facts, claimed: ClaimedBlocks::default() }))
+    watches::start_pools(tasks, client, &asks, notices);
+    tasks.spawn(addresses::run(
+        settings.clone(),
+        client.clone(),
+        inbox,
+        facts,
+        events.clone(),
+        notices.clone(),
+    ));
+    Ok(Some(Pools { asks, claimed: ClaimedBlocks::default() }))
 }
 
 struct Core {
@@ -242,6 +296,11 @@ struct Core {
     asking: Asking,
     /// `None` where blocks come with the Node object.
     pools: Option<Pools>,
+    facts: watch::Sender<Facts>,
+    notices: Notices,
+    readiness: Readiness,
+    /// Blocks that another node has come to have, with whom, and whose pods here were not told of it yet.
+    conflicts: BTreeMap<IpNetwork, String>,
 }
 
 /// Whether something has changed that is not written yet.
@@ -281,6 +340,7 @@ struct Waiting {
     endpoint: EndpointId,
     answer: oneshot::Sender<Response>,
     until: Instant,
+    is_add: bool,
 }
 
 /// The ways to the tasks that do what the core wants done.
@@ -293,6 +353,9 @@ struct Links {
     logging: watch::Sender<BTreeSet<String>>,
     pools: Option<Pools>,
     short_way: ShortWay,
+    facts: watch::Sender<Facts>,
+    network: watch::Sender<Option<Network>>,
+    notices: Notices,
 }
 
 impl Core {
@@ -303,8 +366,19 @@ impl Core {
         links: Links,
         events: mpsc::Sender<Event>,
     ) -> Self {
-        let Links { topology, paths, takedowns, announcements, connections, logging, pools, short_way } =
-            links;
+        let Links {
+            topology,
+            paths,
+            takedowns,
+            announcements,
+            connections,
+            logging,
+            pools,
+            short_way,
+            facts,
+            network,
+            notices,
+        } = links;
         let mut state = State::new(settings.node_name.clone());
         if pools.is_some() {
             state.await_claimed();
@@ -339,7 +413,11 @@ impl Core {
             logging,
             look: Look::Idle,
             events,
-            asking: Asking::new(pools.as_ref().map(|pools| pools.asks.clone())),
+            asking: Asking::new(pools.as_ref().map(|pools| pools.asks.clone()), notices.clone()),
+            readiness: Readiness::new(settings.unready, network, notices.clone()),
+            conflicts: BTreeMap::new(),
+            facts,
+            notices,
             pools,
             settings,
             metrics,
@@ -383,6 +461,7 @@ impl Core {
                 self.program();
             }
             self.answer();
+            self.tell_conflicts();
             self.publish();
         }
     }
@@ -408,7 +487,9 @@ impl Core {
                 }
                 self.node_changed |= is_node && changed;
                 self.changed.note(changed);
-                self.tell_pools();
+                if is_node {
+                    self.tell_facts();
+                }
             }
             Event::Claimed(claimed) => {
                 let (holders, traffic) = (Arc::clone(&claimed.holders), Arc::clone(&claimed.traffic));
@@ -421,16 +502,26 @@ impl Core {
                         || pools.claimed.traffic != claimed.traffic;
                     self.node_changed |= is_ours;
                     self.changed.note(is_ours);
+                    tell_addresses(&self.notices, &pools.claimed, &claimed);
+                    let known = &pools.claimed.conflicts;
+                    let news = claimed.conflicts.iter().filter(|(block, _)| !known.contains_key(*block));
+                    self.conflicts.extend(news.map(|(block, node)| (*block, node.clone())));
                     pools.claimed = claimed;
                 }
             }
             Event::Bgp(outcome) => {
+                if let Err(error) = &outcome {
+                    self.notices.of_node(Reason::BGP_NOT_CONFIGURED, error);
+                }
                 self.bgp = outcome;
                 self.node_changed = true;
                 // The runtime may be told of the node only once its routes are announced.
                 self.changed.note(true);
             }
             Event::Overlay(outcome) => {
+                if let Err(error) = &outcome {
+                    self.notices.of_node(Reason::NO_WAY_TO_PODS, error);
+                }
                 self.overlay = outcome;
                 self.node_changed = true;
                 // Nor before there is a way to the pods of others.
@@ -441,7 +532,8 @@ impl Core {
             Event::Looked(looked) => self.note(looked),
             Event::TableTouched(ports) => {
                 if !self.nft.heed(&ports) {
-                    warn!("somebody changed the table inet margay; it is written anew");
+                    warn!("{TABLE_CHANGED}");
+                    self.notices.of_node(Reason::TABLE_CHANGED, TABLE_CHANGED);
                     self.metrics.repaired.inc();
                     self.changed = Changed::Urgently;
                 }
@@ -476,12 +568,11 @@ impl Core {
         false
     }
 
-    /// Tells the task of mode `pool` what has changed for it.
-    fn tell_pools(&mut self) {
-        let Some(pools) = &self.pools else { return };
+    /// Tells the tasks that need it what has changed of the nodes.
+    fn tell_facts(&self) {
         let node = self.state.own_node().and_then(|node| node.identity.clone());
-        let facts = Facts { node, writes_status: self.state.is_first_node() };
-        pools.facts.send_if_modified(|told| {
+        let facts = Facts { node, speaks: self.state.is_first_node() };
+        self.facts.send_if_modified(|told| {
             let differs = *told != facts;
             *told = facts;
             differs
@@ -542,7 +633,7 @@ impl Core {
             Request::EndpointAdded { endpoint } => match self.read(&endpoint) {
                 Ok(()) => {
                     let until = Instant::now() + PATIENCE;
-                    self.waiting.push(Waiting { endpoint, answer: call.answer, until });
+                    self.waiting.push(Waiting { endpoint, answer: call.answer, until, is_add: true });
                     return;
                 }
                 Err(reason) => Response::Refused { reason },
@@ -564,7 +655,8 @@ impl Core {
             },
             // Answered when what has come in with it is in the kernel.
             Request::EndpointCheck { endpoint } => {
-                self.waiting.push(Waiting { endpoint, answer: call.answer, until: Instant::now() });
+                let until = Instant::now();
+                self.waiting.push(Waiting { endpoint, answer: call.answer, until, is_add: false });
                 return;
             }
             // Never comes here: its connection is the observer's.
@@ -653,6 +745,8 @@ impl Core {
             Err(error) => {
                 self.metrics.transactions.get_or_create(&Outcome { outcome: "refused" }).inc();
                 error!(%error, "the policy is not in the kernel; trying again");
+                let note = format!("the kernel refuses the table inet margay; what was there stays: {error}");
+                self.notices.of_node(Reason::POLICY_NOT_PROGRAMMED, note);
                 self.short_way.resume();
                 self.last_error = Some(error.to_string());
                 self.retry = Some(Instant::now() + RETRY);
@@ -729,6 +823,7 @@ impl Core {
         self.node_changed = outcome.is_err();
         if let Err(error) = outcome {
             error!("{error:#}; trying again");
+            self.notices.of_node(Reason::NODE_NOT_CONFIGURED, format!("{error:#}"));
             self.last_error = Some(format!("{error:#}"));
             self.retry = Some(Instant::now() + RETRY);
         }
@@ -784,7 +879,8 @@ impl Core {
         match self.nft.verify() {
             Ok(true) => {}
             Ok(false) => {
-                warn!("somebody flushed or edited the table inet margay; it is written anew");
+                warn!("{TABLE_CHANGED}");
+                self.notices.of_node(Reason::TABLE_CHANGED, TABLE_CHANGED);
                 self.metrics.repaired.inc();
                 self.changed = Changed::Urgently;
             }
@@ -831,7 +927,12 @@ impl Core {
             Err(error) => warn!("the pods' routes cannot be looked at: {error:#}"),
         }
         match looked.reclaimed {
-            Ok(reclaimed) => self.metrics.count_reclaimed(reclaimed),
+            Ok(reclaimed) => {
+                if reclaimed.unrecorded > 0 {
+                    self.notices.of_node(Reason::RECORDS_LOST, RECORDS_LOST);
+                }
+                self.metrics.count_reclaimed(reclaimed);
+            }
             Err(error) => warn!("what leaked cannot be taken back: {error:#}"),
         }
         if std::mem::replace(&mut self.look, Look::Idle) == Look::Again {
@@ -853,6 +954,13 @@ impl Core {
                     drop(waiting.answer.send(Response::Done));
                 }
                 Some(reason) if waiting.until <= now => {
+                    let endpoint = self.state.endpoint(&waiting.endpoint);
+                    if waiting.is_add
+                        && let Some(pod) = endpoint.and_then(|endpoint| endpoint.pod.as_ref())
+                    {
+                        let note = format!("the pod was not let talk in time: {reason}");
+                        self.notices.of(Object::pod(pod), Reason::POLICY_NOT_READY, note);
+                    }
                     drop(waiting.answer.send(Response::Refused { reason }));
                 }
                 // The plugin has given up, or was killed.
@@ -893,10 +1001,29 @@ impl Core {
         missing
     }
 
-    fn publish(&self) {
+    /// Tells pods that another node has their addresses, once it is known which pods are here.
+    fn tell_conflicts(&mut self) {
+        if self.conflicts.is_empty() || self.state.missing().is_some() {
+            return;
+        }
+        for (block, node) in std::mem::take(&mut self.conflicts) {
+            let all = self.state.endpoints().map(|(_, endpoint)| endpoint);
+            let of_block = all.filter(|endpoint| endpoint.addresses.iter().any(|it| block.contains(*it)));
+            for pod in of_block.filter_map(|endpoint| endpoint.pod.as_ref()) {
+                let note = format!(
+                    "its address is of block {block}, which node {node} has: it loses its network; delete it"
+                );
+                self.notices.of(Object::pod(pod), Reason::ADDRESS_CONFLICT, note);
+            }
+        }
+    }
+
+    fn publish(&mut self) {
         let missing = self.missing();
         self.metrics.ready.set(i64::from(missing.is_empty()));
-        self.shared.publish(missing);
+        self.readiness.note(&missing, Instant::now());
+        let startup = if self.programmed.is_some() { Startup::Done } else { Startup::Waits };
+        self.shared.publish(missing, startup);
     }
 
     fn count(&self, wanted: &Wanted) {
@@ -906,6 +1033,14 @@ impl Core {
         let compiler = self.decider.compiler();
         self.metrics.policy_sets.set(gauge(compiler.sets().count()));
         self.metrics.classes.set(gauge(compiler.classes()));
+    }
+}
+
+/// Tells the node that it has no more addresses, when that is news.
+fn tell_addresses(notices: &Notices, before: &ClaimedBlocks, now: &ClaimedBlocks) {
+    let lack = |claimed: &ClaimedBlocks| claimed.full.clone().or_else(|| claimed.missing.clone());
+    if let Some(note) = lack(now).filter(|_| lack(before) != lack(now)) {
+        notices.of_node(Reason::ADDRESSES_EXHAUSTED, note);
     }
 }
 

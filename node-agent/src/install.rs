@@ -1,6 +1,11 @@
 //! Putting the CNI plugins where the runtime finds them.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::Path};
+use std::{
+    fs::{self, File, Permissions},
+    io::{self, Write},
+    os::unix::fs::PermissionsExt,
+    path::Path,
+};
 
 use anyhow::Context;
 use margay_api::paths::CNI_TYPE;
@@ -10,7 +15,8 @@ use tracing::info;
 const NAMES: [&str; 2] = ["loopback", CNI_TYPE];
 
 /// Copies the plugin under each of its names. Each copy is written beside its place and renamed into it, so that
-/// a runtime that starts it meanwhile gets the old one or the new one, whole. A `loopback` of others stays.
+/// a runtime that starts it meanwhile, or after the node lost its power, gets the old one or the new one, whole. A
+/// `loopback` of others stays.
 pub(crate) fn run(from: &Path, to: &Path) -> anyhow::Result<()> {
     let source = from.join(CNI_TYPE);
     let binary = fs::read(&source).with_context(|| format!("read {}", source.display()))?;
@@ -24,14 +30,20 @@ pub(crate) fn run(from: &Path, to: &Path) -> anyhow::Result<()> {
             info!(target = %target.display(), "a plugin of others is there already; it stays");
             continue;
         }
-        let half = to.join(format!(".{name}.new"));
-        fs::write(&half, &binary)
-            .and_then(|()| fs::set_permissions(&half, fs::Permissions::from_mode(0o755)))
-            .and_then(|()| fs::rename(&half, &target))
-            .with_context(|| format!("install {}", target.display()))?;
+        replace(to, name, &binary).with_context(|| format!("install {}", target.display()))?;
         info!(target = %target.display(), "installed");
     }
     Ok(())
+}
+
+fn replace(folder: &Path, name: &str, content: &[u8]) -> io::Result<()> {
+    let half = folder.join(format!(".{name}.new"));
+    let mut file = File::create(&half)?;
+    file.write_all(content)?;
+    file.set_permissions(Permissions::from_mode(0o755))?;
+    file.sync_all()?;
+    fs::rename(&half, folder.join(name))?;
+    File::open(folder)?.sync_all()
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 //!   kernel ------> program/overlay, a task of its own: tunnels and routes to other nodes' pods
 //!   serve/http reads what the core publishes            addresses: one task more in mode `pool`, see there
 //!   kernel ------> observe: what is dropped, named by the core, to serve/monitor and the log
+//!   all of them -> notice: Events, for who looks at the API and not at the log
 //! ```
 //!
 //! Tasks talk over bounded channels; the core is the only one that owns state. Nothing is written to the kernel
@@ -18,12 +19,15 @@ mod config;
 mod core;
 mod decide;
 mod definitions;
+mod facts;
 mod install;
 mod metrics;
+mod notice;
 mod observe;
 mod pace;
 mod peering;
 mod program;
+mod readiness;
 mod serve;
 mod traffic;
 mod watch;

@@ -55,6 +55,7 @@ pub(crate) struct WayLabels {
 }
 
 /// All metrics, each with its name in the registry.
+#[derive(Debug)]
 pub(crate) struct Metrics {
     registry: Registry,
     pub(crate) ready: Gauge,
@@ -77,6 +78,7 @@ pub(crate) struct Metrics {
     pub(crate) dataplane: Family<DataplaneLabels, Gauge>,
     pub(crate) short_way_open: Gauge,
     pub(crate) ways: Family<WayLabels, Counter>,
+    pub(crate) notices_dropped: Counter,
 }
 
 impl Metrics {
@@ -105,6 +107,7 @@ impl Metrics {
             dataplane: Family::default(),
             short_way_open: Gauge::default(),
             ways: Family::default(),
+            notices_dropped: Counter::default(),
             registry: Registry::default(),
         };
         registry.register("ready", "Whether pods can be added, as /readyz says", metrics.ready.clone());
@@ -162,6 +165,11 @@ impl Metrics {
             "short_way_packets",
             "Packets between pods that the eBPF dataplane looked at, by the way that they took",
             metrics.ways.clone(),
+        );
+        registry.register(
+            "events_dropped",
+            "Kubernetes Events that were too many, or that the API server refused",
+            metrics.notices_dropped.clone(),
         );
         metrics.begin();
         Self { registry, ..metrics }

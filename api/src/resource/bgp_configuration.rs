@@ -1,6 +1,7 @@
 //! `BGPConfiguration`: what the speakers of all nodes have in common.
 #![expect(unreachable_pub, reason = "the derive of the schema repeats the type inside of a function")]
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -14,10 +15,16 @@ use serde::{Deserialize, Serialize};
     plural = "bgpconfigurations",
     singular = "bgpconfiguration",
     category = "margay",
+    status = "BGPConfigurationStatus",
     doc = "BGPConfiguration is what the BGP speakers of all nodes have in common. The one named default counts.",
     validation = Rule::new("self.metadata.name == 'default'").message("the one BGPConfiguration is named default"),
     printcolumn(name = "ASN", type_ = "integer", json_path = ".spec.asn"),
     printcolumn(name = "Mesh", type_ = "string", json_path = ".spec.mesh"),
+    printcolumn(
+        name = "Accepted",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Accepted\")].status"
+    ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
@@ -57,6 +64,16 @@ pub struct BGPConfigurationSpec {
     #[schemars(length(max = 16))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub announcements: Vec<Announcement>,
+}
+
+/// What the agents found out about the configuration. Written by the agent of one node.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct BGPConfigurationStatus {
+    /// `Accepted`: whether all of it can be read. The message says which field cannot, and what that costs. How sessions are
+    /// is in each node's `BGPNodeStatus`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
 }
 
 /// Which nodes have sessions to each other.

@@ -2,7 +2,7 @@
 #![expect(clippy::duplicated_attributes, reason = "columns are of the same types")]
 #![expect(unreachable_pub, reason = "the derive of the schema repeats the type inside of a function")]
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -18,10 +18,16 @@ use super::bgp_configuration::{Bfd, GracefulRestart};
     plural = "bgppeers",
     singular = "bgppeer",
     category = "margay",
+    status = "BGPPeerStatus",
     doc = "BGPPeer is a BGP session that some nodes have: to a router by its address, or to other nodes by a selector.",
     printcolumn(name = "Address", type_ = "string", json_path = ".spec.address"),
     printcolumn(name = "ASN", type_ = "integer", json_path = ".spec.asn"),
     printcolumn(name = "Description", type_ = "string", json_path = ".spec.description"),
+    printcolumn(
+        name = "Accepted",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Accepted\")].status"
+    ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
@@ -115,6 +121,16 @@ pub struct BGPPeerSpec {
     #[schemars(length(max = 255))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
+}
+
+/// What the agents found out about a session's object. Written by the agent of one node.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct BGPPeerStatus {
+    /// `Accepted`: whether all of it can be read. The message says which field cannot, and what that costs. How sessions are
+    /// is in each node's `BGPNodeStatus`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
 }
 
 /// Where a password is.

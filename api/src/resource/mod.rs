@@ -15,12 +15,13 @@ use k8s_openapi::{
 use kube::CustomResourceExt;
 
 pub use bgp_configuration::{
-    Announcement, BGPConfiguration, BGPConfigurationSpec, Bfd, GracefulRestart, Mesh, ServiceAddresses,
+    Announcement, BGPConfiguration, BGPConfigurationSpec, BGPConfigurationStatus, Bfd, GracefulRestart, Mesh,
+    ServiceAddresses,
 };
 pub use bgp_node_status::{BGPNodeStatus, BGPNodeStatusSpec, BGPSession, BGPSessions};
 pub use bgp_peer::{
-    AddressFamily, AtLimit, BGPPeer, BGPPeerSpec, Filter, FilterAction, FilterDefault, FilterMatch,
-    FilterRule, FilterSet, MaxPrefixes, PasswordSource, PrefixRange, RouteSource, SecretKey,
+    AddressFamily, AtLimit, BGPPeer, BGPPeerSpec, BGPPeerStatus, Filter, FilterAction, FilterDefault,
+    FilterMatch, FilterRule, FilterSet, MaxPrefixes, PasswordSource, PrefixRange, RouteSource, SecretKey,
 };
 pub use ip_block::{IPBlock, IPBlockSpec, IPBlockStatus};
 pub use ip_pool::{AssignmentMode, Encapsulation, IPPool, IPPoolSpec, IPPoolStatus};

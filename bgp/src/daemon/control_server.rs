@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use socket2::{Domain, SockAddr, Socket, Type};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
@@ -70,7 +70,13 @@ pub(super) async fn serve(listener: UnixListener, requests: mpsc::Sender<Control
 }
 
 async fn client(stream: UnixStream, requests: mpsc::Sender<ControlRequest>) -> io::Result<()> {
+    let uid = stream.peer_cred()?.uid();
     let (reader, mut writer) = stream.into_split();
+    // The mode of the socket keeps others away; whoever has changed that shall not have opened the speaker.
+    if uid != 0 && uid != nix::unistd::geteuid().as_raw() {
+        let reason = format!("the speaker answers root and its own user, and not user {uid}");
+        return answer(&mut writer, &Response::Error(reason)).await;
+    }
     let mut reader = BufReader::new(reader);
     loop {
         let mut line = Vec::new();
@@ -81,10 +87,14 @@ async fn client(stream: UnixStream, requests: mpsc::Sender<ControlRequest>) -> i
             Ok(request) => ask(request, &requests).await?,
             Err(error) => Response::Error(format!("request: {error}")),
         };
-        let mut line = serde_json::to_vec(&response)?;
-        line.push(b'\n');
-        writer.write_all(&line).await?;
+        answer(&mut writer, &response).await?;
     }
+}
+
+async fn answer(writer: &mut (impl AsyncWrite + Unpin), response: &Response) -> io::Result<()> {
+    let mut line = serde_json::to_vec(response)?;
+    line.push(b'\n');
+    writer.write_all(&line).await
 }
 
 async fn ask(request: Request, requests: &mpsc::Sender<ControlRequest>) -> io::Result<Response> {

@@ -15,7 +15,9 @@
 //! having events queued for it.
 //!
 //! What a real API server does and this one does not:
-//! - No TLS, authentication, authorisation, admission webhooks, quotas or audit; reviews are always granted.
+//! - No TLS, admission webhooks, quotas or audit. Who brings no token is an administrator, to whom all reviews are granted; who
+//!   brings one is the service account that [`ApiServer::admit`] gave it to, and may do what RBAC says (`authorize`) and read
+//!   what describes the server. Server-side apply asks for `patch` alone, also where it makes the object.
 //! - No controllers: only cluster-wide objects of one owner, itself cluster-wide, go with it; no service account, token or `kube-root-ca.crt` appears
 //!   in new namespaces, workloads make no pods, deletion propagation policies are ignored.
 //! - Answers are JSON, never protobuf. Protobuf bodies are understood for the kinds that kubectl's imperative commands
@@ -30,6 +32,7 @@
 //! - A list of an old version (`resourceVersionMatch=Exact`, `continue`) reaches as far as the history does.
 //! - A watch from a version newer than the newest waits for it instead of failing.
 
+mod authorize;
 mod default;
 mod discovery;
 mod http;
@@ -44,8 +47,10 @@ mod table;
 mod typed;
 mod validate;
 
+pub use authorize::Refusal;
 pub use status::{ApiError, Cause};
 
+use authorize::Attributes;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
@@ -53,7 +58,7 @@ use ipnetwork::IpNetwork;
 use registry::{Registry, Stamp};
 use resource::Resources;
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -98,6 +103,9 @@ struct Shared {
     /// Changes when all watches have to end.
     ended: watch::Sender<u64>,
     bookmark_period: Duration,
+    /// Whose each token is.
+    users: Mutex<BTreeMap<String, String>>,
+    refusals: Mutex<BTreeSet<Refusal>>,
 }
 
 impl Default for ApiServer {
@@ -125,6 +133,8 @@ impl ApiServer {
             signals: Mutex::default(),
             ended: watch::Sender::new(0),
             bookmark_period: config.bookmark_period,
+            users: Mutex::default(),
+            refusals: Mutex::default(),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -206,6 +216,38 @@ impl ApiServer {
     /// Ends every watch, as a restart of the server would; clients come back with the version they know.
     pub fn end_watches(&self) {
         self.shared.ended.send_modify(|n| *n += 1);
+    }
+
+    /// Lets whoever brings this bearer token be a user, such as `system:serviceaccount:kube-system:margay`.
+    pub fn admit(&self, token: &str, user: &str) {
+        self.users().insert(token.to_owned(), user.to_owned());
+    }
+
+    /// All that users were refused for want of a rule, once each.
+    pub fn refusals(&self) -> Vec<Refusal> {
+        self.shared.refusals.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+
+    /// Whose request one with this header `Authorization` is; `None` for an administrator's.
+    fn user(&self, header: Option<&str>) -> Result<Option<String>, ApiError> {
+        let Some(header) = header else { return Ok(None) };
+        let token = header.strip_prefix("Bearer ").unwrap_or_default();
+        self.users().get(token).cloned().map(Some).ok_or_else(ApiError::unauthorized)
+    }
+
+    /// Refuses what no rule lets the user do, and takes note of it.
+    fn authorize(&self, user: &str, asked: Attributes) -> Result<(), ApiError> {
+        if self.registry().permits(user, &asked) {
+            return Ok(());
+        }
+        let refusal = Refusal::new(user, asked);
+        let error = refusal.error();
+        self.shared.refusals.lock().unwrap_or_else(PoisonError::into_inner).insert(refusal);
+        Err(error)
+    }
+
+    fn users(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
+        self.shared.users.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn registry(&self) -> MutexGuard<'_, Registry> {

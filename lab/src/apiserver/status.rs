@@ -123,6 +123,23 @@ impl ApiError {
         }
     }
 
+    /// As authorisation says it; objects without a name are all of a kind.
+    pub(crate) fn not_permitted(group: &str, plural: &str, name: &str, why: &str) -> Self {
+        if !name.is_empty() {
+            return Self::forbidden(group, plural, name, why);
+        }
+        let mut details = details(group, plural, name);
+        if let Some(details) = details.as_object_mut() {
+            details.remove("name");
+        }
+        let message = format!("{} is forbidden: {why}", qualified(group, plural));
+        Self { details, ..Self::plain(403, "Forbidden", message) }
+    }
+
+    pub(crate) fn unauthorized() -> Self {
+        Self::plain(401, "Unauthorized", "Unauthorized")
+    }
+
     pub(crate) fn invalid(group: &str, kind: &str, name: &str, causes: &[Cause]) -> Self {
         let each = causes.iter().map(|c| format!("{}: {}", c.field, c.message)).collect::<Vec<_>>();
         let text = if let [one] = each.as_slice() { one.clone() } else { format!("[{}]", each.join(", ")) };

@@ -271,14 +271,21 @@ fn event(object: &Value, name: &str, now: Timestamp) -> Value {
     let about =
         if object["involvedObject"].is_null() { &object["regarding"] } else { &object["involvedObject"] };
     let message = if object["message"].is_null() { &object["note"] } else { &object["message"] };
-    let seen = ["lastTimestamp", "eventTime", "firstTimestamp"].iter().find(|f| !object[**f].is_null());
+    let series = &object["series"];
+    let times = [
+        &series["lastObservedTime"],
+        &object["lastTimestamp"],
+        &object["eventTime"],
+        &object["firstTimestamp"],
+    ];
+    let seen = times.into_iter().find(|time| !time.is_null());
     json!([
-        seen.map_or("<unknown>".to_owned(), |f| age(&object[*f], now)),
+        seen.map_or("<unknown>".to_owned(), |time| age(time, now)),
         text(&object["type"], ""),
         text(&object["reason"], ""),
         format!("{}/{}", text(&about["kind"], "").to_lowercase(), text(&about["name"], "")),
         text(message, "").trim(),
-        object["count"].as_i64().unwrap_or(1),
+        series["count"].as_i64().or_else(|| object["count"].as_i64()).unwrap_or(1),
         name
     ])
 }

@@ -84,7 +84,7 @@ impl<'a> World<'a> {
             return Some(format!("needs {}", missing.join(", ")));
         }
         if families(case).is_empty() || !families(case).iter().all(|family| self.has_family(*family)) {
-            return Some("needs ipv6".into());
+            return Some("needs a family that the lab has not".into());
         }
         let cluster = Cluster::build(&case.cluster).ok()?;
         let stranger = cluster.node_names().into_iter().find(|name| self.lab.node_named(name).is_err());
@@ -92,7 +92,10 @@ impl<'a> World<'a> {
     }
 
     fn has_family(&self, family: IpFamily) -> bool {
-        family == IpFamily::Ipv4 || self.lab.config().ip_families.has_ipv6()
+        match family {
+            IpFamily::Ipv4 => self.lab.config().ip_families.has_ipv4(),
+            IpFamily::Ipv6 => self.lab.config().ip_families.has_ipv6(),
+        }
     }
 
     /// Makes the cluster that a case begins with, in the place of all that was there.

@@ -135,10 +135,11 @@ impl Fabric {
         addresses: &[IpAddr],
     ) -> anyhow::Result<External> {
         let addresses: Vec<IpAddr> =
-            addresses.iter().copied().filter(|a| a.is_ipv4() || self.families.has_ipv6()).collect();
+            addresses.iter().copied().filter(|address| self.families.has_family_of(*address)).collect();
         let external = External::attach(&self.machine, index, addresses)?;
         if self.kind == FabricKind::Flat {
-            for family in if self.families.has_ipv6() { &["-4", "-6"][..] } else { &["-4"][..] } {
+            let families = [("-4", self.families.has_ipv4()), ("-6", self.families.has_ipv6())];
+            for (family, _) in families.into_iter().filter(|(_, is_there)| *is_there) {
                 let rule =
                     [family, "rule", "add", "iif", external.port(), "lookup", "100", "priority", "100"];
                 self.machine.output("ip", &rule).await.context("let external hosts use the pod routes")?;
@@ -168,8 +169,9 @@ impl Fabric {
 /// The bridge of a node's subnet, named after the router's first address there.
 fn bridge_of(plan: &NodePlan) -> anyhow::Result<IfName> {
     let subnet = match plan.gateways.first() {
-        Some(IpAddr::V4(gateway)) => gateway.octets()[2],
-        _ => 0,
+        Some(IpAddr::V4(gateway)) => u16::from(gateway.octets()[2]),
+        Some(IpAddr::V6(gateway)) => gateway.segments()[3],
+        None => 0,
     };
     Ok(format!("br{subnet}").parse()?)
 }

@@ -103,6 +103,8 @@ async fn report(api: &Api<Node>, node: &NodeObject, ready: Result<(), &str>) -> 
     let mut addresses: Vec<Value> =
         node.addresses.iter().map(|ip| json!({"type": "InternalIP", "address": ip})).collect();
     addresses.push(json!({"type": "Hostname", "address": node.name}));
+    // Merged by type, one of two families would be lost.
+    addresses.push(json!({"$patch": "replace"}));
     let condition = |kind: &str, state: &str, reason: &str, message: &str| {
         json!({"type": kind, "status": state, "reason": reason, "message": message,
                "lastHeartbeatTime": now, "lastTransitionTime": now})
@@ -123,8 +125,9 @@ async fn report(api: &Api<Node>, node: &NodeObject, ready: Result<(), &str>) -> 
             "containerRuntimeVersion": "margay-lab://1", "machineID": "", "systemUUID": "", "bootID": "",
         },
     });
+    // By type: the condition NetworkUnavailable is the network plugin's.
     let patch = json!({"status": status});
-    api.patch_status(&node.name, &PatchParams::default(), &Patch::Merge(patch))
+    api.patch_status(&node.name, &PatchParams::default(), &Patch::Strategic(patch))
         .await
         .with_context(|| format!("report the status of node {}", node.name))?;
     Ok(())

@@ -37,7 +37,9 @@ pub(super) async fn create(client: &Client, config: &LabConfig) -> anyhow::Resul
     if pools.is_empty() {
         let LabConfig { encapsulation, nat_outgoing, .. } = *config;
         let pool = |cidr| IPPoolSpec { encapsulation, nat_outgoing, ..Lab::pool_of(cidr) };
-        pools.push(("pods-ipv4".into(), pool(PODS_IPV4)));
+        if config.ip_families.has_ipv4() {
+            pools.push(("pods-ipv4".into(), pool(PODS_IPV4)));
+        }
         if config.ip_families.has_ipv6() {
             pools.push(("pods-ipv6".into(), pool(PODS_IPV6)));
         }

@@ -15,10 +15,9 @@ use tokio::{
     },
     time::Instant,
 };
-use tracing::warn;
 
-use super::{Ask, Message, OwnAddresses, Wanted};
-use crate::decide::State;
+use super::{Answer, Ask, Message, OwnAddresses, Wanted};
+use crate::{decide::State, notice::Notices};
 
 /// Below the plugin's own patience, so that it hears what is missing.
 const PATIENCE: Duration = Duration::from_secs(25);
@@ -28,23 +27,24 @@ const PATIENCE: Duration = Duration::from_secs(25);
 struct Plugin {
     pod: Option<PodRef>,
     addresses: Vec<IpAddr>,
-    answer: oneshot::Sender<Response>,
+    answer: Answer,
     until: Instant,
 }
 
 /// Those who ask.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Asking {
     /// The task of mode `pool`.
     task: Option<Sender<Message>>,
     waiting: Vec<Plugin>,
     own: OwnAddresses,
+    notices: Notices,
 }
 
 impl Asking {
     /// `task` has the pools; `None` where blocks come with the Node object.
-    pub(crate) fn new(task: Option<Sender<Message>>) -> Self {
-        Self { task, ..Self::default() }
+    pub(crate) fn new(task: Option<Sender<Message>>, notices: Notices) -> Self {
+        Self { task, waiting: Vec::new(), own: OwnAddresses::default(), notices }
     }
 
     /// Takes in one more.
@@ -54,6 +54,7 @@ impl Asking {
         addresses: Vec<IpAddr>,
         answer: oneshot::Sender<Response>,
     ) {
+        let answer = Answer::new(answer, pod.clone(), self.notices.clone());
         self.waiting.push(Plugin { pod, addresses, answer, until: Instant::now() + PATIENCE });
     }
 
@@ -74,9 +75,9 @@ impl Asking {
             }
             match wanted(&plugin, state) {
                 Known::Wanted(wanted) => self.settle(wanted, plugin, blocks),
-                Known::Refused(reason) => answer(plugin.answer, NoAddress::Refused, reason),
+                Known::Refused(reason) => plugin.answer.refuse(NoAddress::Refused, reason),
                 Known::NotYet(reason) if plugin.until <= now => {
-                    answer(plugin.answer, NoAddress::Later, reason);
+                    plugin.answer.refuse(NoAddress::Later, reason);
                 }
                 Known::NotYet(_) => self.waiting.push(plugin),
             }
@@ -87,24 +88,16 @@ impl Asking {
         let Some(task) = &self.task else {
             let own = self.own.look_for(&wanted.addresses);
             let response = from_node(wanted, blocks, own);
-            // A plugin that has given up does not hear the answer.
-            drop(plugin.answer.send(response));
+            plugin.answer.send(response);
             return;
         };
         let ask = Ask { wanted, answer: plugin.answer, until: plugin.until };
         if let Err(TrySendError::Full(Message::Ask(ask)) | TrySendError::Closed(Message::Ask(ask))) =
             task.try_send(Message::Ask(ask))
         {
-            answer(ask.answer, NoAddress::Later, "the agent has too much to do; try again".into());
+            ask.answer.refuse(NoAddress::Later, "the agent has too much to do; try again".into());
         }
     }
-}
-
-/// Tells a plugin, and the log, that a pod gets no address.
-pub(super) fn answer(to: oneshot::Sender<Response>, cause: NoAddress, reason: String) {
-    warn!(reason, "a pod gets no address");
-    // A plugin that has given up does not hear the answer.
-    drop(to.send(Response::NoAddress { cause, reason }));
 }
 
 enum Known {
@@ -159,7 +152,6 @@ fn from_node(wanted: Wanted, blocks: &[IpNetwork], own: &BTreeSet<IpAddr>) -> Re
         return Response::NoAddress { cause: NoAddress::Later, reason: reason.into() };
     }
     if let Some(address) = wanted.addresses.iter().find(|address| own.contains(address)) {
-        warn!(%address, "a pod asks for an address that an interface of this node has");
         return Response::NoAddress { cause: NoAddress::Refused, reason: taken_by_node(*address) };
     }
     let excluded = own.iter().filter(|address| blocks.iter().any(|block| block.contains(**address)));

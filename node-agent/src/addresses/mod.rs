@@ -12,6 +12,7 @@
 //! The task never waits for the API server: calls run beside it, so that an ADD for which an address is free is
 //! answered while the API server is away.
 
+mod answer;
 mod asking;
 mod calls;
 mod choose;
@@ -22,14 +23,15 @@ mod task;
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use ipnetwork::IpNetwork;
-use margay_api::{agent::Response, resource::Encapsulation};
-use tokio::{sync::oneshot, time::Instant};
+use margay_api::resource::Encapsulation;
+use tokio::time::Instant;
 
+pub(crate) use answer::Answer;
 pub(crate) use asking::Asking;
 pub(crate) use own::OwnAddresses;
 pub(crate) use task::run;
 
-use crate::watch::{BlockFacts, Change, Identity, PoolFacts};
+use crate::watch::{BlockFacts, Change, PoolFacts};
 
 /// What the task hears.
 #[derive(Debug)]
@@ -48,7 +50,7 @@ pub(crate) struct Ask {
     /// What it may have.
     pub(crate) wanted: Wanted,
     /// Who waits for the answer.
-    pub(crate) answer: oneshot::Sender<Response>,
+    pub(crate) answer: Answer,
     /// How long.
     pub(crate) until: Instant,
 }
@@ -60,15 +62,6 @@ pub(crate) struct Wanted {
     pub(crate) pools: Option<(Vec<String>, String)>,
     /// The addresses that it asks for.
     pub(crate) addresses: Vec<IpAddr>,
-}
-
-/// What the core knows and the task needs.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Facts {
-    /// The node's object; `None` while there is none.
-    pub(crate) node: Option<Identity>,
-    /// Whether this agent writes the pools' status.
-    pub(crate) writes_status: bool,
 }
 
 /// What the node has claimed.
@@ -84,6 +77,8 @@ pub(crate) struct ClaimedBlocks {
     pub(crate) missing: Option<String>,
     /// Why it can have no more.
     pub(crate) full: Option<String>,
+    /// Blocks that others have and pods here have addresses of, with who has them.
+    pub(crate) conflicts: BTreeMap<IpNetwork, String>,
 }
 
 /// How packets of the pods of a pool travel.

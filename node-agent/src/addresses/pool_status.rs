@@ -97,6 +97,7 @@ mod tests {
             pool,
             nodes: Selector::default(),
             generation: Some(2),
+            uid: String::new(),
             status: IPPoolStatus::default(),
             traffic: PoolTraffic::default(),
         };

@@ -9,10 +9,11 @@ use std::{
 
 use ipnetwork::IpNetwork;
 use k8s_openapi::jiff::Timestamp;
-use kube::Client;
+use kube::{Client, api::ObjectMeta};
 use margay_api::{
     agent::{NoAddress, Response},
     pools::{BlockRow, PoolRow, Snapshot},
+    resource::{IPPool, IPPoolStatus},
 };
 use margay_ipam::{
     Action, Assignment, Claimed, Input, Local, Plan, Pool, Report, Store, Supply, by_age, plan, pool_of,
@@ -27,8 +28,7 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use super::{
-    Ask, ClaimedBlocks, Facts, Message, OwnAddresses, PoolTraffic,
-    asking::answer,
+    Ask, ClaimedBlocks, Message, OwnAddresses, PoolTraffic,
     calls::{self, Outcome, Owner},
     choose::{Choice, Known, Waits, choose, full, no_pool},
     pool_status::Written,
@@ -36,6 +36,8 @@ use super::{
 use crate::{
     config::Settings,
     core::Event,
+    facts::Facts,
+    notice::{Notices, Object, Reason},
     watch::{BlockFacts, Change, PoolFacts},
 };
 
@@ -55,8 +57,9 @@ pub(crate) async fn run(
     mut inbox: mpsc::Receiver<Message>,
     mut facts: watch::Receiver<Facts>,
     core: mpsc::Sender<Event>,
+    notices: Notices,
 ) -> anyhow::Result<()> {
-    let mut task = Task::new(&settings, client);
+    let mut task = Task::new(&settings, client, notices);
     // Nobody tells when an address is freed.
     let tick = (task.give_back_after / 2).clamp(Duration::from_secs(1), settings.reconcile);
     let mut tick = interval(tick);
@@ -123,10 +126,11 @@ struct Task {
     fresh: Option<ClaimedBlocks>,
     look_again: Option<Instant>,
     last_error: Option<String>,
+    notices: Notices,
 }
 
 impl Task {
-    fn new(settings: &Settings, client: Client) -> Self {
+    fn new(settings: &Settings, client: Client, notices: Notices) -> Self {
         Self {
             node: settings.node_name.clone(),
             run_dir: settings.run_dir.clone(),
@@ -158,6 +162,7 @@ impl Task {
             fresh: None,
             look_again: None,
             last_error: None,
+            notices,
         }
     }
 
@@ -319,7 +324,7 @@ impl Task {
         }
         self.answer_the_late(now);
         self.publish(&pools);
-        if self.facts.writes_status {
+        if self.facts.speaks {
             self.write_status(&pools, now);
         }
     }
@@ -386,13 +391,12 @@ impl Task {
             }
             match choose(&known, &ask.wanted) {
                 Choice::Take(addressing) => {
-                    // A plugin that has given up does not hear the answer.
-                    drop(ask.answer.send(Response::Addressing(addressing)));
+                    ask.answer.send(Response::Addressing(addressing));
                     self.look_again = Some(now + LOOK_AGAIN);
                 }
                 // Pools and blocks may be about to come.
                 Choice::Refuse(NoAddress::Later, _) if ask.until > now => self.asks.push(ask),
-                Choice::Refuse(cause, reason) => answer(ask.answer, cause, reason),
+                Choice::Refuse(cause, reason) => ask.answer.refuse(cause, reason),
                 Choice::Wait(on) => {
                     waits.pools.extend(on.pools);
                     waits.addresses.extend(on.addresses);
@@ -410,7 +414,7 @@ impl Task {
                 continue;
             }
             let why = self.last_error.as_deref().unwrap_or("the API server has not answered");
-            answer(ask.answer, NoAddress::Later, format!("no address block could be claimed in time: {why}"));
+            ask.answer.refuse(NoAddress::Later, format!("no address block could be claimed in time: {why}"));
         }
     }
 
@@ -565,6 +569,7 @@ impl Task {
             blocks: local.keys().copied().collect(),
             holders: Arc::clone(&self.holders),
             traffic: Arc::clone(&self.traffic),
+            conflicts: self.conflicts.clone(),
             ..ClaimedBlocks::default()
         };
         let automatic: Vec<_> = by_age(pools)
@@ -664,8 +669,28 @@ impl Task {
         let Some(facts) = &self.pools else { return };
         let (due, next) = self.written.due(facts, reports, now, Timestamp::now());
         for (pool, status) in due {
+            self.tell_fault(&pool, &status);
             self.calls.spawn(calls::set_pool_status(self.client.clone(), pool, json!(status)));
         }
         self.look_again = self.look_again.into_iter().chain(next).min();
+    }
+
+    /// Tells on the pool that nodes get no blocks of it, when that is news.
+    fn tell_fault(&self, pool: &str, status: &IPPoolStatus) {
+        let Some(facts) = self.pools.as_ref().and_then(|pools| pools.get(pool)) else { return };
+        let ready = |status: &IPPoolStatus| status.conditions.iter().find(|it| it.type_ == "Ready").cloned();
+        let Some(now) = ready(status).filter(|ready| ready.status != "True") else { return };
+        if ready(&facts.status).is_some_and(|before| before.message == now.message) {
+            return;
+        }
+        let report = self.reports.as_ref().and_then(|reports| reports.get(pool));
+        if let Some(fault) = report.and_then(|report| report.fault.as_ref())
+            // What a user has asked for is no news to him.
+            && !matches!(fault.reason, "Disabled" | "Deleting")
+        {
+            let object = Object { uid: facts.uid.clone(), ..Object::of::<IPPool>(&ObjectMeta::default()) };
+            let object = Object { name: pool.to_owned(), ..object };
+            self.notices.of(object, Reason::warning(fault.reason), &now.message);
+        }
     }
 }

@@ -12,6 +12,7 @@
 //! Services are watched only where their addresses are announced, and Secrets only by the names that sessions of this
 //! node ask for.
 
+mod conditions;
 mod services;
 mod speaker;
 mod task;
@@ -30,7 +31,8 @@ use crate::{
     config::Settings,
     core::Event,
     decide::Topology,
-    metrics::Metrics,
+    facts::Facts,
+    notice::Notices,
     program::{bgp, bgp_status},
     watch::{
         self as watches, Change, ConfigurationFacts, PeerFacts, SecretFacts, ServiceFacts, ServiceName,
@@ -69,16 +71,16 @@ pub(crate) fn start(
     client: &Client,
     topology: watch::Receiver<Option<Arc<Topology>>>,
     events: &mpsc::Sender<Event>,
-    metrics: &Arc<Metrics>,
+    notices: &Notices,
+    facts: watch::Receiver<Facts>,
 ) {
     let (messages, inbox) = mpsc::channel(QUEUE);
     let (plans, planned) = watch::channel(None);
     let (sightings, seen) = watch::channel(bgp::Sighting::NotYet);
-    watches::start_peering(tasks, client, &messages, metrics);
-    let watcher =
-        task::Watcher::new(client.clone(), settings.node_name.clone(), messages, Arc::clone(metrics));
-    tasks.spawn(task::run(settings.bgp.clone(), watcher, inbox, topology, plans));
+    watches::start_peering(tasks, client, &messages, notices);
+    let watcher = task::Watcher::new(client.clone(), settings.node_name.clone(), messages, notices.clone());
+    tasks.spawn(task::run(settings.bgp.clone(), watcher, inbox, topology, facts, plans));
     let socket = settings.run_dir.join(paths::BGP_SOCKET);
-    tasks.spawn(bgp::run(socket, planned.clone(), sightings, events.clone(), Arc::clone(metrics)));
+    tasks.spawn(bgp::run(socket, planned.clone(), sightings, events.clone(), notices.shared_metrics()));
     tasks.spawn(bgp_status::run(client.clone(), settings.node_name.clone(), planned, seen));
 }

@@ -6,22 +6,26 @@ use std::{
 };
 
 use anyhow::Context;
+use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
+    time::{Instant, sleep_until},
 };
 use tracing::{info, warn};
 
 use super::{
     Message, Plan, QUEUE,
+    conditions::{Conditions, Named},
     services::{self, Balancing},
     speaker::{self, Known},
 };
 use crate::{
     config::Bgp,
     decide::Topology,
-    metrics::Metrics,
+    facts::Facts,
+    notice::{Notices, Reason},
     watch::{
         self as watches, Change, ConfigurationFacts, PeerFacts, SecretFacts, ServiceFacts, ServiceName,
         ServiceRanges, SliceFacts,
@@ -34,9 +38,12 @@ pub(super) async fn run(
     watcher: Watcher,
     mut inbox: mpsc::Receiver<Message>,
     mut topology: watch::Receiver<Option<Arc<Topology>>>,
+    mut facts: watch::Receiver<Facts>,
     plans: watch::Sender<Option<Plan>>,
 ) -> anyhow::Result<()> {
-    let mut task = Task { settings, watcher, objects: Objects::default(), plans };
+    let mut task =
+        Task { settings, watcher, objects: Objects::default(), plans, conditions: Conditions::default() };
+    let mut next = None;
     loop {
         tokio::select! {
             message = inbox.recv() => match message {
@@ -44,6 +51,8 @@ pub(super) async fn run(
                 None => return Ok(()),
             },
             changed = topology.changed() => if changed.is_err() { return Ok(()) },
+            changed = facts.changed() => if changed.is_err() { return Ok(()) },
+            () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
             ended = task.watcher.ended() => return ended,
         }
         for _ in 0..QUEUE {
@@ -54,6 +63,7 @@ pub(super) async fn run(
         if let Some(topology) = topology {
             task.plan(&topology);
         }
+        next = if facts.borrow_and_update().speaks { task.write_conditions() } else { None };
     }
 }
 
@@ -62,6 +72,7 @@ struct Task {
     watcher: Watcher,
     objects: Objects,
     plans: watch::Sender<Option<Plan>>,
+    conditions: Conditions,
 }
 
 /// What the API server has said.
@@ -99,6 +110,22 @@ fn take<K: Ord + Clone, V: PartialEq>(map: &mut Option<BTreeMap<K, V>>, change: 
 }
 
 impl Task {
+    /// Writes what is wrong with objects on them; says when to come again.
+    fn write_conditions(&mut self) -> Option<Instant> {
+        let Objects { configuration: Some(configurations), peers: Some(peers), .. } = &self.objects else {
+            return None;
+        };
+        let configurations = configurations
+            .iter()
+            .map(|(name, facts)| (Named::Configuration(name.clone()), &facts.told, &facts.problems[..]));
+        let peers = peers.iter().map(|(name, facts)| {
+            let problems = facts.session.as_ref().err().map(|malformed| &malformed.problems[..]);
+            (Named::Peer(name.clone()), &facts.told, problems.unwrap_or_default())
+        });
+        let (now, wall) = (Instant::now(), Timestamp::now());
+        self.conditions.write(&self.watcher.client, configurations.chain(peers), now, wall)
+    }
+
     /// Has watched what is needed, and decides if all of it was listed.
     fn plan(&mut self, topology: &Topology) {
         let (Some(configurations), Some(peers)) = (&self.objects.configuration, &self.objects.peers) else {
@@ -137,6 +164,7 @@ impl Task {
         let known = before.as_ref().map(|before| before.problems.clone()).unwrap_or_default();
         for problem in plan.problems.iter().filter(|problem| !known.contains(problem)) {
             warn!("{problem}");
+            self.watcher.notices.of_node(Reason::PEERING_PROBLEM, problem);
         }
         for problem in known.iter().filter(|problem| !plan.problems.contains(problem)) {
             info!("no longer so: {problem}");
@@ -161,7 +189,7 @@ pub(super) struct Watcher {
     client: Client,
     node_name: String,
     messages: mpsc::Sender<Message>,
-    metrics: Arc<Metrics>,
+    notices: Notices,
     services: JoinSet<anyhow::Result<()>>,
     secrets: BTreeMap<String, JoinSet<anyhow::Result<()>>>,
 }
@@ -171,17 +199,17 @@ impl Watcher {
         client: Client,
         node_name: String,
         messages: mpsc::Sender<Message>,
-        metrics: Arc<Metrics>,
+        notices: Notices,
     ) -> Self {
         let (services, secrets) = (JoinSet::new(), BTreeMap::new());
-        Self { client, node_name, messages, metrics, services, secrets }
+        Self { client, node_name, messages, notices, services, secrets }
     }
 
     /// Has these watches, and no others.
     fn watch(&mut self, secrets: &BTreeSet<String>, wants_services: bool) {
-        let Self { client, node_name, messages, metrics, .. } = self;
+        let Self { client, node_name, messages, notices, .. } = self;
         match (wants_services, self.services.is_empty()) {
-            (true, true) => watches::start_services(&mut self.services, client, node_name, messages, metrics),
+            (true, true) => watches::start_services(&mut self.services, client, node_name, messages, notices),
             (false, false) => self.services = JoinSet::new(),
             _ => {}
         }
@@ -189,7 +217,7 @@ impl Watcher {
         for name in secrets {
             self.secrets.entry(name.clone()).or_insert_with(|| {
                 let mut tasks = JoinSet::new();
-                watches::start_secret(&mut tasks, client, name, messages, metrics);
+                watches::start_secret(&mut tasks, client, name, messages, notices);
                 tasks
             });
         }

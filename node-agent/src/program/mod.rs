@@ -8,6 +8,7 @@ pub(crate) mod connections;
 pub(crate) mod ebpf;
 pub(crate) mod endpoint;
 pub(crate) mod leak;
+pub(crate) mod network_condition;
 pub(crate) mod nft;
 pub(crate) mod overlay;
 pub(crate) mod sysctl;

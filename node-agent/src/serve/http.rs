@@ -1,4 +1,4 @@
-//! `/healthz`, `/readyz` and `/metrics`.
+//! `/livez`, `/readyz`, `/startupz` and `/metrics`.
 
 use std::{
     net::SocketAddr,
@@ -28,6 +28,16 @@ pub(crate) struct Published {
     pub(crate) alive: Instant,
     /// What keeps the node from being ready, in words.
     pub(crate) missing: Vec<String>,
+    pub(crate) startup: Startup,
+}
+
+/// Whether the kernel has once had all that the API server listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Startup {
+    /// Not since the agent was started.
+    Waits,
+    /// Yes, whatever has come since.
+    Done,
 }
 
 /// Shared between the core, which writes, and the server, which reads.
@@ -40,12 +50,13 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn new(metrics: Arc<Metrics>, events: mpsc::Sender<Event>) -> Self {
-        let published = Published { alive: Instant::now(), missing: vec!["the agent is starting".into()] };
+        let missing = vec!["core: the agent is starting".into()];
+        let published = Published { alive: Instant::now(), missing, startup: Startup::Waits };
         Self { published: Arc::new(Mutex::new(published)), metrics, events }
     }
 
-    pub(crate) fn publish(&self, missing: Vec<String>) {
-        let published = Published { alive: Instant::now(), missing };
+    pub(crate) fn publish(&self, missing: Vec<String>, startup: Startup) {
+        let published = Published { alive: Instant::now(), missing, startup };
         *self.published.lock().unwrap_or_else(PoisonError::into_inner) = published;
     }
 
@@ -60,14 +71,17 @@ pub(crate) async fn run(address: SocketAddr, shared: Shared) -> anyhow::Result<(
         .await
         .with_context(|| format!("listen on {address}; another address can be given with --http-address"))?;
     let router = Router::new()
-        .route("/healthz", get(healthz))
+        .route("/livez", get(livez))
+        // What it was called before.
+        .route("/healthz", get(livez))
+        .route("/startupz", get(startupz))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .with_state(shared);
     axum::serve(listener, router).await.context("serve HTTP")
 }
 
-async fn healthz(State(shared): State<Shared>) -> (StatusCode, String) {
+async fn livez(State(shared): State<Shared>) -> (StatusCode, String) {
     let silent = shared.read().alive.elapsed();
     if silent > STALE {
         (StatusCode::INTERNAL_SERVER_ERROR, format!("the core has not been heard of for {silent:?}\n"))
@@ -82,6 +96,15 @@ async fn readyz(State(shared): State<Shared>) -> (StatusCode, String) {
         (StatusCode::OK, "ok\n".into())
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, missing.join("\n") + "\n")
+    }
+}
+
+/// Until the first complete state is in the kernel, what lacks for it.
+async fn startupz(State(shared): State<Shared>) -> (StatusCode, String) {
+    let Published { missing, startup, .. } = shared.read();
+    match startup {
+        Startup::Done => (StatusCode::OK, "ok\n".into()),
+        Startup::Waits => (StatusCode::SERVICE_UNAVAILABLE, missing.join("\n") + "\n"),
     }
 }
 

@@ -5,7 +5,7 @@ use std::{fs, io, os::unix::fs::PermissionsExt, path::Path};
 use anyhow::Context;
 use margay_api::agent::{MAX_LINE, Request, Response};
 use tokio::{
-    io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader},
     net::{UnixListener, UnixStream},
     sync::{mpsc, oneshot},
     task::JoinSet,
@@ -58,9 +58,30 @@ pub(crate) async fn run(
 }
 
 async fn serve(mut stream: UnixStream, events: mpsc::Sender<Event>, monitors: mpsc::Sender<Subscription>) {
-    if let Err(error) = converse(&mut stream, &events, &monitors).await {
+    let outcome = match stranger(&stream) {
+        Ok(None) => converse(&mut stream, &events, &monitors).await,
+        Ok(Some(uid)) => {
+            let reason = format!("the agent answers root, and not user {uid}");
+            answer(&mut stream.split().1, &Response::Refused { reason }).await
+        }
+        Err(error) => Err(error),
+    };
+    if let Err(error) = outcome {
         debug!(%error, "a call of the plugin broke off");
     }
+}
+
+/// Who is at the other end, if it is neither root nor whom the agent runs as: the mode of the socket keeps them away, and
+/// whoever has changed that shall not have opened the node.
+fn stranger(stream: &UnixStream) -> io::Result<Option<u32>> {
+    let uid = stream.peer_cred()?.uid();
+    Ok((uid != 0 && uid != nix::unistd::geteuid().as_raw()).then_some(uid))
+}
+
+async fn answer(writer: &mut (impl AsyncWrite + Unpin), response: &Response) -> io::Result<()> {
+    let mut text = serde_json::to_vec(response)?;
+    text.push(b'\n');
+    writer.write_all(&text).await
 }
 
 async fn converse(
@@ -80,8 +101,8 @@ async fn converse(
                 return monitor::stream(&mut reader, &mut writer, filter, monitors).await;
             }
             Ok(request) => {
-                let (answer, answered) = oneshot::channel();
-                if events.send(Event::Plugin(Call { request, answer })).await.is_err() {
+                let (answering, answered) = oneshot::channel();
+                if events.send(Event::Plugin(Call { request, answer: answering })).await.is_err() {
                     (shutting_down(), false)
                 } else {
                     tokio::select! {
@@ -97,9 +118,7 @@ async fn converse(
                 (Response::Refused { reason }, false)
             }
         };
-        let mut text = serde_json::to_vec(&response)?;
-        text.push(b'\n');
-        writer.write_all(&text).await?;
+        answer(&mut writer, &response).await?;
         if !go_on {
             return Ok(());
         }

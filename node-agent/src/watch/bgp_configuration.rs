@@ -8,13 +8,13 @@ use margay_bgp::{
     policy::AnyCommunity,
 };
 
-use super::Read;
+use super::{Read, Told};
 
 /// The name of the one that counts.
 const NAME: &str = "default";
 
 /// What the agent needs to know of it; what is not set, or wrong, is the agent's own setting.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct ConfigurationFacts {
     pub(crate) asn: Option<Asn>,
     pub(crate) mesh: Option<Mesh>,
@@ -27,6 +27,8 @@ pub(crate) struct ConfigurationFacts {
     pub(crate) announcements: Vec<AnnouncementFacts>,
     /// What is wrong with it.
     pub(crate) problems: Vec<String>,
+    /// What its status says, and of what.
+    pub(crate) told: Told,
 }
 
 /// Of which ranges the addresses of Services are announced.
@@ -98,6 +100,7 @@ pub(super) fn read(object: &BGPConfiguration) -> Read<ConfigurationFacts> {
         spec.graceful_restart.as_ref().and_then(|it| problems.keep("gracefulRestart", graceful_restart(it)));
     let bfd = spec.bfd.and_then(|it| problems.keep("bfd", bfd(it)));
     let problems = problems.list;
+    let conditions = object.status.as_ref().map(|status| status.conditions.clone()).unwrap_or_default();
     let value = ConfigurationFacts {
         asn,
         mesh: spec.mesh,
@@ -109,6 +112,7 @@ pub(super) fn read(object: &BGPConfiguration) -> Read<ConfigurationFacts> {
         services,
         announcements,
         problems: problems.clone(),
+        told: Told { generation: object.metadata.generation, conditions },
     };
     Read { value: Some(value), problems }
 }

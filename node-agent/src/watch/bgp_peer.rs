@@ -19,7 +19,7 @@ use margay_bgp::{
 use margay_policy::Selector;
 
 use super::{
-    Read,
+    Read, Told,
     bgp_configuration::{Problems, asn, bfd, communities, graceful_restart, hold_time, prefix},
 };
 
@@ -30,6 +30,8 @@ pub(crate) struct PeerFacts {
     pub(crate) nodes: Selector,
     /// The session; or what is wrong with it, and there is none.
     pub(crate) session: Result<Session, Malformed>,
+    /// What its status says, and of what.
+    pub(crate) told: Told,
 }
 
 impl PeerFacts {
@@ -146,7 +148,9 @@ pub(super) fn read(object: &BGPPeer) -> Read<PeerFacts> {
     };
     // One that cannot be read may mean any node: none has the session, and every node says what is wrong with it.
     let nodes = nodes.flatten().unwrap_or_default();
-    Read { value: Some(PeerFacts { nodes, session }), problems }
+    let conditions = object.status.as_ref().map(|status| status.conditions.clone()).unwrap_or_default();
+    let told = Told { generation: object.metadata.generation, conditions };
+    Read { value: Some(PeerFacts { nodes, session, told }), problems }
 }
 
 fn end(spec: &BGPPeerSpec, problems: &mut Problems) -> Option<End> {

@@ -15,6 +15,8 @@ pub(crate) struct PoolFacts {
     pub(crate) pool: Pool,
     /// The nodes that it chooses.
     pub(crate) nodes: Selector,
+    /// `metadata.uid`.
+    pub(crate) uid: String,
     /// `metadata.generation`.
     pub(crate) generation: Option<i64>,
     /// What its status says.
@@ -64,6 +66,7 @@ pub(super) fn read(object: &IPPool) -> Read<PoolFacts> {
     let facts = PoolFacts {
         pool,
         nodes,
+        uid: object.metadata.uid.clone().unwrap_or_default(),
         generation: object.metadata.generation,
         status: object.status.clone().unwrap_or_default(),
         traffic: PoolTraffic { encapsulation: spec.encapsulation, nat_outgoing: spec.nat_outgoing },

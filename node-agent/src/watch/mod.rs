@@ -24,10 +24,10 @@ mod service;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Debug,
-    sync::Arc,
 };
 
 use futures::StreamExt;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{
     Api, Client, Resource,
     api::ObjectMeta,
@@ -51,7 +51,20 @@ pub(crate) use pod::{Announced, PodFacts};
 pub(crate) use secret::SecretFacts;
 pub(crate) use service::{ServiceFacts, ServiceName, TrafficPolicy};
 
-use crate::{addresses::Message, core::Event, metrics::Metrics, peering};
+use crate::{
+    addresses::Message,
+    core::Event,
+    notice::{self, Notices, Reason},
+    peering,
+};
+
+/// What the status of an object says, and of which form of it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Told {
+    /// `metadata.generation`.
+    pub(crate) generation: Option<i64>,
+    pub(crate) conditions: Vec<Condition>,
+}
 
 /// What happened to the objects of one kind.
 #[derive(Debug)]
@@ -148,9 +161,9 @@ pub(crate) fn start(
     client: &Client,
     node_name: &str,
     events: &mpsc::Sender<Event>,
-    metrics: &Arc<Metrics>,
+    notices: &Notices,
 ) {
-    let feed = |resource| Feed::of_all(resource, Need::Always, events, metrics);
+    let feed = |resource| Feed::of_all(resource, Need::Always, events, notices);
     let own = node_name.to_owned();
     let read_node = move |object: &_| node::read(object, &own);
     tasks.spawn(follow(Api::all(client.clone()), feed("nodes"), read_node, node::key, ApiEvent::Nodes));
@@ -171,7 +184,7 @@ pub(crate) fn start(
     ));
     tasks.spawn(follow(
         Api::all(client.clone()),
-        optional("clusternetworkpolicies", events, metrics),
+        optional("clusternetworkpolicies", events, notices),
         cluster_network_policy::read,
         cluster_network_policy::key,
         ApiEvent::ClusterPolicies,
@@ -183,9 +196,9 @@ pub(crate) fn start_pools(
     tasks: &mut JoinSet<anyhow::Result<()>>,
     client: &Client,
     events: &mpsc::Sender<Message>,
-    metrics: &Arc<Metrics>,
+    notices: &Notices,
 ) {
-    let feed = |resource| Feed::of_all(resource, Need::Always, events, metrics);
+    let feed = |resource| Feed::of_all(resource, Need::Always, events, notices);
     tasks.spawn(follow(
         Api::all(client.clone()),
         feed("ippools"),
@@ -207,19 +220,19 @@ pub(crate) fn start_peering(
     tasks: &mut JoinSet<anyhow::Result<()>>,
     client: &Client,
     events: &mpsc::Sender<peering::Message>,
-    metrics: &Arc<Metrics>,
+    notices: &Notices,
 ) {
     use peering::Message;
     tasks.spawn(follow(
         Api::all(client.clone()),
-        optional("bgpconfigurations", events, metrics),
+        optional("bgpconfigurations", events, notices),
         bgp_configuration::read,
         bgp_configuration::key,
         Message::Configurations,
     ));
     tasks.spawn(follow(
         Api::all(client.clone()),
-        optional("bgppeers", events, metrics),
+        optional("bgppeers", events, notices),
         bgp_peer::read,
         bgp_peer::key,
         Message::Peers,
@@ -232,12 +245,12 @@ pub(crate) fn start_services(
     client: &Client,
     node_name: &str,
     events: &mpsc::Sender<peering::Message>,
-    metrics: &Arc<Metrics>,
+    notices: &Notices,
 ) {
     use peering::Message;
     tasks.spawn(follow(
         Api::all(client.clone()),
-        optional("services", events, metrics),
+        optional("services", events, notices),
         service::read,
         service::key,
         Message::Services,
@@ -245,7 +258,7 @@ pub(crate) fn start_services(
     let own = node_name.to_owned();
     tasks.spawn(follow(
         Api::all(client.clone()),
-        optional("endpointslices", events, metrics),
+        optional("endpointslices", events, notices),
         move |object: &_| endpoint_slice::read(object, &own),
         endpoint_slice::key,
         Message::Slices,
@@ -258,9 +271,9 @@ pub(crate) fn start_secret(
     client: &Client,
     name: &str,
     events: &mpsc::Sender<peering::Message>,
-    metrics: &Arc<Metrics>,
+    notices: &Notices,
 ) {
-    let feed = Feed { name: Some(name.to_owned()), ..optional("secrets", events, metrics) };
+    let feed = Feed { name: Some(name.to_owned()), ..optional("secrets", events, notices) };
     let name = name.to_owned();
     tasks.spawn(follow(
         Api::default_namespaced(client.clone()),
@@ -272,8 +285,8 @@ pub(crate) fn start_secret(
 }
 
 /// The feed of a kind that a cluster, or the agent's role, may be without.
-fn optional<E>(resource: &'static str, events: &mpsc::Sender<E>, metrics: &Arc<Metrics>) -> Feed<E> {
-    Feed::of_all(resource, Need::IfInstalled, events, metrics)
+fn optional<E>(resource: &'static str, events: &mpsc::Sender<E>, notices: &Notices) -> Feed<E> {
+    Feed::of_all(resource, Need::IfInstalled, events, notices)
 }
 
 struct Feed<E> {
@@ -282,7 +295,9 @@ struct Feed<E> {
     /// Of which object alone; of all when there is none.
     name: Option<String>,
     events: mpsc::Sender<E>,
-    metrics: Arc<Metrics>,
+    notices: Notices,
+    /// The objects that were told to be wrong.
+    wrong: BTreeSet<notice::Object>,
 }
 
 /// Whether a cluster can be without a kind.
@@ -305,14 +320,19 @@ impl<V> Read<V> {
 }
 
 impl<E> Feed<E> {
-    fn of_all(resource: &'static str, need: Need, events: &mpsc::Sender<E>, metrics: &Arc<Metrics>) -> Self {
+    fn of_all(resource: &'static str, need: Need, events: &mpsc::Sender<E>, notices: &Notices) -> Self {
         // A series that begins with its first count has no increase to tell of it.
-        drop(metrics.unreadable.get_or_create(&crate::metrics::Resource { resource }));
-        Self { resource, need, name: None, events: events.clone(), metrics: Arc::clone(metrics) }
+        let label = crate::metrics::Resource { resource };
+        drop(notices.metrics().unreadable.get_or_create(&label));
+        let (events, notices) = (events.clone(), notices.clone());
+        Self { resource, need, name: None, events, notices, wrong: BTreeSet::new() }
     }
 
     /// Reads an object and reports what is wrong with it; the core gets the rest.
-    fn sift<O, V>(&self, object: &DeserializeGuard<O>, read: impl Fn(&O) -> Read<V>) -> Option<V> {
+    fn sift<O, V>(&mut self, object: &DeserializeGuard<O>, read: impl Fn(&O) -> Read<V>) -> Option<V>
+    where
+        O: Resource<DynamicType = ()>,
+    {
         let label = crate::metrics::Resource { resource: self.resource };
         let read = match &object.0 {
             Ok(object) => read(object),
@@ -326,15 +346,49 @@ impl<E> Feed<E> {
         };
         for problem in &read.problems {
             warn!(resource = self.resource, "{problem}");
-            self.metrics.unreadable.get_or_create(&label).inc();
+            self.notices.metrics().unreadable.get_or_create(&label).inc();
         }
+        self.tell(notice::Object::of::<O>(object.meta()), read.problems);
         read.value
+    }
+
+    /// Tells that the role lacks a rule.
+    fn denied<O: Resource<DynamicType = ()>>(&self) {
+        let (kind, version) = (O::kind(&()), O::api_version(&()));
+        let note = format!(
+            "the agent may not read {kind} ({version}); apply the roles of manifests/margay.yaml: what changes there has no effect"
+        );
+        self.notices.of_node(Reason::ACCESS_DENIED, note);
+    }
+
+    /// Tells what is wrong with an object on the object itself, and that nothing is any more.
+    fn tell(&mut self, object: notice::Object, problems: Vec<String>) {
+        let reason = match self.resource {
+            // Their status says it, and who writes that tells.
+            "ippools" => return,
+            "networkpolicies" | "clusternetworkpolicies" => Reason::POLICY_NOT_READ,
+            _ => Reason::NOT_READ,
+        };
+        let was_wrong =
+            if problems.is_empty() { self.wrong.remove(&object) } else { !self.wrong.insert(object.clone()) };
+        if was_wrong || !problems.is_empty() {
+            self.notices.standing(object, reason, problems);
+        }
+    }
+
+    /// What is not in a new listing is wrong no more.
+    fn forget(&mut self, before: &BTreeSet<notice::Object>) {
+        let gone: Vec<_> = before.difference(&self.wrong).cloned().collect();
+        for object in gone {
+            self.wrong.insert(object.clone());
+            self.tell(object, Vec::new());
+        }
     }
 }
 
 async fn follow<O, K, V, W, E>(
     api: Api<DeserializeGuard<O>>,
-    feed: Feed<E>,
+    mut feed: Feed<E>,
     read: impl Fn(&O) -> Read<V>,
     key: impl Fn(&ObjectMeta) -> K,
     wrap: impl Fn(Change<K, V>) -> W,
@@ -345,6 +399,7 @@ where
     E: From<W>,
 {
     let mut listed = BTreeMap::new();
+    let mut before = BTreeSet::new();
     let mut failing = false;
     let mut presence = Presence::default();
     let config = match &feed.name {
@@ -371,6 +426,9 @@ where
                     if !failing && !presence.is_absent() {
                         warn!(resource = feed.resource, %error, "the API server does not serve the watch; trying again");
                         failing = true;
+                        if status(&error) == Some(403) {
+                            feed.denied::<O>();
+                        }
                     }
                     continue;
                 };
@@ -382,18 +440,22 @@ where
                             "{kind} is not installed (no CRD {version}); it is looked for again"
                         );
                     }
-                    Absence::Forbidden => warn!(
-                        resource = feed.resource,
-                        %error,
-                        "the agent may not read {kind} ({version}): if there are any, they have NO effect; apply the \
-                         roles of manifests/margay.yaml"
-                    ),
+                    Absence::Forbidden => {
+                        warn!(
+                            resource = feed.resource,
+                            %error,
+                            "the agent may not read {kind} ({version}): if there are any, they have NO effect; apply the \
+                             roles of manifests/margay.yaml"
+                        );
+                        feed.denied::<O>();
+                    }
                 }
                 failing = false;
                 Change::Replaced(BTreeMap::new())
             }
             Ok(watcher::Event::Init) => {
                 listed.clear();
+                before.append(&mut feed.wrong);
                 continue;
             }
             Ok(watcher::Event::InitApply(object)) => {
@@ -405,6 +467,7 @@ where
             }
             Ok(watcher::Event::InitDone) => {
                 info!(resource = feed.resource, objects = listed.len(), "listed");
+                feed.forget(&std::mem::take(&mut before));
                 Change::Replaced(std::mem::take(&mut listed))
             }
             Ok(watcher::Event::Apply(object)) => match feed.sift(&object, &read) {
@@ -412,13 +475,20 @@ where
                 // Unreadable as a whole, it counts as not there.
                 None => Change::Deleted(key(object.meta())),
             },
-            Ok(watcher::Event::Delete(object)) => Change::Deleted(key(object.meta())),
+            Ok(watcher::Event::Delete(object)) => {
+                feed.tell(notice::Object::of::<O>(object.meta()), Vec::new());
+                Change::Deleted(key(object.meta()))
+            }
         };
         if failing {
             info!(resource = feed.resource, "the API server serves the watch again");
             failing = false;
         }
-        feed.metrics.api_events.get_or_create(&crate::metrics::Resource { resource: feed.resource }).inc();
+        feed.notices
+            .metrics()
+            .api_events
+            .get_or_create(&crate::metrics::Resource { resource: feed.resource })
+            .inc();
         if feed.events.send(wrap(change).into()).await.is_err() {
             return Ok(());
         }

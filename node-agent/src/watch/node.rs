@@ -56,13 +56,15 @@ pub(crate) struct BgpFacts {
     pub(crate) problems: Vec<String>,
 }
 
-/// What pools and blocks need to know of the own node.
+/// What is known of the own node alone.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Identity {
     /// `metadata.uid`.
     pub(crate) uid: String,
     /// `metadata.labels`.
     pub(crate) labels: BTreeMap<String, String>,
+    /// Its condition `NetworkUnavailable`, where it has one: its status and reason.
+    pub(crate) network_unavailable: Option<(String, String)>,
 }
 
 pub(super) fn key(meta: &ObjectMeta) -> String {
@@ -74,8 +76,8 @@ pub(super) fn read(object: &Object, own: &str) -> Read<NodeFacts> {
     // Addresses that are none are among its problems.
     let (peer, mut problems) = convert_node(object);
     let status = object.status.as_ref();
-    let conditions = status.and_then(|status| status.conditions.as_ref()).into_iter().flatten();
-    let ready = conditions.into_iter().any(|it| it.type_ == "Ready" && it.status == "True");
+    let conditions = || status.and_then(|status| status.conditions.as_ref()).into_iter().flatten();
+    let ready = conditions().any(|it| it.type_ == "Ready" && it.status == "True");
     let listed = status.and_then(|status| status.addresses.as_ref());
     let internal = listed.into_iter().flatten().filter(|address| address.type_ == "InternalIP");
     let addresses = internal.filter_map(|address| address.address.parse().ok()).collect();
@@ -99,6 +101,9 @@ pub(super) fn read(object: &Object, own: &str) -> Read<NodeFacts> {
     let identity = (name == own).then(|| Identity {
         uid: object.metadata.uid.clone().unwrap_or_default(),
         labels: object.metadata.labels.clone().unwrap_or_default(),
+        network_unavailable: conditions()
+            .find(|it| it.type_ == "NetworkUnavailable")
+            .map(|it| (it.status.clone(), it.reason.clone().unwrap_or_default())),
     });
     let node = Node { addresses, pod_cidrs, ready, bgp, identity };
     Read { value: Some(NodeFacts { node, peer }), problems }

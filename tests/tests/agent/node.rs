@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use margay_lab::apiserver::ApiServer;
+use margay_lab::{apiserver::ApiServer, identity};
 use nix::sched::{CloneFlags, unshare};
 use serde_json::{Value, json};
 use tokio::{
@@ -57,11 +57,13 @@ impl Node {
         let kubeconfig = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "lab",
             "clusters": [{"name": "lab", "cluster": {"server": format!("http://{API}")}}],
-            "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "lab"}}],
-            "users": [{"name": "lab", "user": {}}],
+            "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "lab", "namespace": identity::NAMESPACE}}],
+            "users": [{"name": "lab", "user": {"token": identity::TOKEN}}],
         });
         fs::write(dir.path().join("kubeconfig"), kubeconfig.to_string()).unwrap();
-        let mut node = Self { dir, api: ApiServer::new(), serving: None, agent: None, speaker: None };
+        let api = ApiServer::new();
+        identity::admit_agent(&api).unwrap();
+        let mut node = Self { dir, api, serving: None, agent: None, speaker: None };
         node.start_api().await;
         node
     }

@@ -41,3 +41,31 @@ fn the_network_configuration_comes_last_and_others_stay() {
         assert!(node.get("/metrics").await.unwrap().ends_with("# EOF\n"));
     });
 }
+
+#[test]
+fn startup_is_over_once_the_kernel_has_what_the_api_lists_and_readiness_names_each_part_that_lacks() {
+    on_node(async |node| {
+        node.stop_api().await;
+        node.put_node(&json!({}));
+        node.start_agent();
+        let missing = node
+            .eventually("the agent lives and has not started up", async || match node.get("/livez").await {
+                Ok(said) if said == "ok\n" => match node.get("/startupz").await {
+                    Err(missing) if missing.contains("api: not listed yet") => Ok(missing),
+                    other => Err(format!("{other:?}")),
+                },
+                other => Err(format!("{other:?}")),
+            })
+            .await;
+        assert!(missing.contains("dataplane: the policy is not in the kernel"), "{missing}");
+        node.start_api().await;
+        node.eventually("it has started up", async || node.get("/startupz").await).await;
+        let missing = node.get("/readyz").await.unwrap_err();
+        let parts: Vec<&str> = missing.lines().filter_map(|line| Some(line.split_once(": ")?.0)).collect();
+        assert!(parts.contains(&"ipam") && parts.contains(&"bgp"), "{missing}");
+        assert_eq!(parts.len(), missing.lines().count(), "{missing}");
+        // What comes later does not undo it.
+        node.stop_api().await;
+        assert_eq!(node.get("/startupz").await.unwrap(), "ok\n");
+    });
+}

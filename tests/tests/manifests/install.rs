@@ -44,13 +44,13 @@ async fn applying_again_changes_nothing() {
 }
 
 #[tokio::test]
-async fn the_agent_may_list_and_watch_what_it_needs_annotate_pods_write_blocks_and_its_status_and_nothing_else()
- {
+async fn the_agent_may_list_and_watch_what_it_needs_write_blocks_statuses_and_events_and_nothing_else() {
     let cluster = installed().await;
     let role = cluster.read(&["clusterrole", "margay"]).await;
     let rules = json!([
         {"apiGroups": [""], "resources": ["namespaces", "nodes", "pods", "services"], "verbs": ["list", "watch"]},
-        {"apiGroups": [""], "resources": ["pods/status"], "verbs": ["patch"]},
+        {"apiGroups": [""], "resources": ["nodes/status", "pods/status"], "verbs": ["patch"]},
+        {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch"]},
         {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"]},
         {"apiGroups": ["networking.k8s.io"], "resources": ["networkpolicies"], "verbs": ["list", "watch"]},
         {
@@ -68,7 +68,10 @@ async fn the_agent_may_list_and_watch_what_it_needs_annotate_pods_write_blocks_a
         },
         {
             "apiGroups": ["margay.dev"],
-            "resources": ["bgpnodestatuses/status", "ippools/status", "ipblocks/status"], "verbs": ["patch"],
+            "resources": [
+                "bgpconfigurations/status", "bgpnodestatuses/status", "bgppeers/status", "ipblocks/status", "ippools/status",
+            ],
+            "verbs": ["patch"],
         },
     ]);
     assert_eq!(role["rules"], rules);
@@ -163,10 +166,35 @@ async fn mounts_are_of_volumes_and_probes_ask_the_loopback() {
             .iter()
             .any(|m| m["name"] == "proc-sys-net" && m["mountPath"] == *sysctl_dir && m["readOnly"] != true)
     );
-    let probes = [("startupProbe", "/healthz"), ("livenessProbe", "/healthz"), ("readinessProbe", "/readyz")];
+    let probes = [("startupProbe", "/startupz"), ("livenessProbe", "/livez"), ("readinessProbe", "/readyz")];
     for (probe, path) in probes {
         let request = &agent[probe]["httpGet"];
         assert_eq!((&request["host"], &request["port"]), (&json!("127.0.0.1"), &json!(9099)), "{probe}");
         assert_eq!(request["path"], path, "{probe}");
     }
+}
+
+#[tokio::test]
+async fn the_job_that_cleans_nodes_has_the_paths_of_the_agent_and_fewer_rights() {
+    let cluster = installed().await;
+    let text = std::fs::read_to_string(manifests().join("cleanup.yaml")).unwrap();
+    let file = tempfile::NamedTempFile::with_suffix(".yaml").unwrap();
+    std::fs::write(&file, text.replace("NODE", "n1.example")).unwrap();
+    cluster.apply(file.path()).await;
+    let job = cluster.read(&["-n", "kube-system", "job", "margay-cleanup-n1.example"]).await;
+    let job = &job["spec"]["template"]["spec"];
+    assert_eq!(job["nodeName"], "n1.example");
+    let container = &job["containers"][0];
+    assert_eq!(container["command"], json!(["margayctl", "node", "cleanup"]));
+    assert_eq!(strings(&container["securityContext"]["capabilities"]["add"]), ["NET_ADMIN"].into());
+    let agent = pod_spec().await;
+    let paths = |spec: &Value| -> BTreeSet<String> {
+        let volumes = spec["volumes"].as_array().unwrap().iter();
+        volumes.filter_map(|volume| volume["hostPath"]["path"].as_str().map(str::to_owned)).collect()
+    };
+    // It changes no settings of the kernel.
+    let of_agent = paths(&agent).into_iter().filter(|path| path != "/proc/sys/net").collect();
+    assert_eq!(paths(job), of_agent);
+    let image = |spec: &Value| spec["containers"][0]["image"].clone();
+    assert_eq!(image(job), image(&agent));
 }

@@ -127,8 +127,8 @@ pub(crate) async fn inside(lab: &Lab, pod: &str, command: &str) -> String {
 /// Whether a packet of this length that must not be cut comes through and back.
 pub(crate) async fn passes(lab: &Lab, from: &str, to: &str, octets: usize) -> Result<(), String> {
     let to = lab.pod_addresses(&key(to))[0];
-    // 20 octets of IPv4 and 8 of ICMP.
-    let payload = octets - 28;
+    // The header of IPv4 or IPv6, and 8 octets of ICMP.
+    let payload = octets - if to.is_ipv4() { 20 } else { 40 } - 8;
     let said = inside(lab, from, &format!("ping -n -c 1 -W 2 -M do -s {payload} {to}")).await;
     if said.contains(" 1 received") { Ok(()) } else { Err(said) }
 }

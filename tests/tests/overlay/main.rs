@@ -3,5 +3,6 @@
 
 mod cluster;
 mod direct;
+mod ipv6;
 mod live;
 mod tunnel;

@@ -14,7 +14,7 @@ const TOR: &str = "apiVersion: margay.dev/v1alpha1\nkind: BGPPeer\nmetadata: {na
 /// The Secret with one entry, in Base64.
 fn secret(password: &str) -> String {
     format!(
-        "apiVersion: v1\nkind: Secret\nmetadata: {{name: margay-bgp, namespace: default}}\ndata: {{tor: {password}}}\n"
+        "apiVersion: v1\nkind: Secret\nmetadata: {{name: margay-bgp, namespace: kube-system}}\ndata: {{tor: {password}}}\n"
     )
 }
 

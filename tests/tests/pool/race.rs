@@ -15,7 +15,7 @@ async fn the_last_block_goes_to_one_node_and_returns_when_that_is_deleted() {
     let (loser, index) = if winner == "n1" { ("n2", 1) } else { ("n1", 0) };
     // Its agent hears of the other's claim when its own was refused, or before.
     let said = || async {
-        let said = margayctl(&lab, index, "status").await;
+        let said = margayctl(&lab, index, "node status").await;
         (said.contains("this node has no address block") && said.contains("tiny")).then_some(())
     };
     clock::until(PATIENCE, "the other node says that it has no block", said).await.unwrap();
@@ -48,6 +48,13 @@ async fn a_block_that_another_node_got_gives_no_more_addresses_and_its_object_sa
     };
     let said = clock::until(PATIENCE, "the conflict is told", message).await.unwrap();
     assert!(said.contains("pods of node n1"), "{said}");
+    let told = || async {
+        let events = lab.kubectl(&["get", "events"], "").await.ok()?;
+        let fits =
+            |line: &str| ["AddressConflict", "pod/a", "node n2 has"].iter().all(|it| line.contains(it));
+        events.lines().any(fits).then_some(())
+    };
+    clock::until(PATIENCE, "the pod with the address is told", told).await.unwrap();
     until_blocks(&lab, "another block", |blocks| {
         blocks.get(&block).is_some_and(|node| node == "n2") && blocks.values().any(|node| node == "n1")
     })

@@ -3,10 +3,11 @@
 use super::query::{Query, decode};
 use super::{Body, json, list, refusal, whole, write};
 use crate::apiserver::ApiServer;
+use crate::apiserver::authorize::Attributes;
 use crate::apiserver::resource::{REVIEWS, Resource};
 use crate::apiserver::status::ApiError;
 use crate::apiserver::{discovery, openapi};
-use http::header::ACCEPT;
+use http::header::{ACCEPT, AUTHORIZATION};
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use serde_json::Value;
@@ -112,10 +113,16 @@ async fn object(
     } else {
         rest
     };
+    let header = request.headers().get(AUTHORIZATION).map(|value| value.to_str().unwrap_or_default());
+    let user = server.user(header)?;
+    let named = named(group, rest)?;
+    if let Some(user) = &user {
+        server.authorize(user, attributes(group, &named, request.method(), &query))?;
+    }
     if let Some(review) = review(group, version, rest) {
         return write::review(request, review).await;
     }
-    let target = target(server, group, version, rest)?;
+    let target = target(server, group, version, named)?;
     let view = view(accept);
     let (method, named) = (request.method().clone(), target.name.is_some());
     match (method, named) {
@@ -140,26 +147,63 @@ fn review(group: &str, version: &str, rest: &[&str]) -> Option<&'static str> {
     REVIEWS.iter().find(|r| r.0 == group && r.1 == version && r.3 == *plural).map(|r| r.2)
 }
 
-fn target(server: &ApiServer, group: &str, version: &str, rest: &[&str]) -> Result<Target, ApiError> {
-    let find = |plural: &str| {
-        server.registry().resources.find(group, version, plural).ok_or_else(ApiError::no_such_path)
-    };
-    let own = |s: &str| Some((*s).to_owned());
-    let (plural, namespace, name, part) = match rest {
+/// What a path says, before anybody has looked whether it is there.
+struct Named<'a> {
+    plural: &'a str,
+    namespace: Option<String>,
+    name: Option<String>,
+    part: Option<String>,
+}
+
+fn named<'a>(group: &str, rest: &[&'a str]) -> Result<Named<'a>, ApiError> {
+    let own = |s: &str| Some(s.to_owned());
+    let (plural, namespace, name, part) = match *rest {
         // The namespaces themselves, unless a plural of the group follows.
         ["namespaces", name] if group.is_empty() => ("namespaces", None, own(name), None),
         ["namespaces", name, part @ ("status" | "finalize")] if group.is_empty() => {
             ("namespaces", None, own(name), own(part))
         }
-        ["namespaces", ns, plural] => (*plural, own(ns), None, None),
-        ["namespaces", ns, plural, name] => (*plural, own(ns), own(name), None),
-        ["namespaces", ns, plural, name, part] => (*plural, own(ns), own(name), own(part)),
-        [plural] => (*plural, None, None, None),
-        [plural, name] => (*plural, None, own(name), None),
-        [plural, name, part] => (*plural, None, own(name), own(part)),
+        ["namespaces", ns, plural] => (plural, own(ns), None, None),
+        ["namespaces", ns, plural, name] => (plural, own(ns), own(name), None),
+        ["namespaces", ns, plural, name, part] => (plural, own(ns), own(name), own(part)),
+        [plural] => (plural, None, None, None),
+        [plural, name] => (plural, None, own(name), None),
+        [plural, name, part] => (plural, None, own(name), own(part)),
         _ => return Err(ApiError::no_such_path()),
     };
-    let resource = find(plural)?;
+    Ok(Named { plural, namespace, name, part })
+}
+
+/// What the request asks for, as RBAC has it: a field selector of one name is a name.
+fn attributes(group: &str, named: &Named<'_>, method: &Method, query: &Query) -> Attributes {
+    let selected = query.text("fieldSelector").strip_prefix("metadata.name=").filter(|it| !it.contains(','));
+    let name = named.name.clone().or_else(|| selected.map(ToOwned::to_owned));
+    let is_named = named.name.is_some();
+    let verb = match *method {
+        Method::GET if query.flag("watch") => "watch",
+        Method::GET if is_named => "get",
+        Method::GET => "list",
+        Method::POST => "create",
+        Method::PUT => "update",
+        Method::PATCH => "patch",
+        Method::DELETE if is_named => "delete",
+        Method::DELETE => "deletecollection",
+        _ => "unknown",
+    };
+    let part = named.part.as_ref().map(|part| format!("/{part}")).unwrap_or_default();
+    Attributes {
+        verb,
+        group: group.to_owned(),
+        resource: format!("{}{part}", named.plural),
+        namespace: named.namespace.clone().unwrap_or_default(),
+        name: name.unwrap_or_default(),
+    }
+}
+
+fn target(server: &ApiServer, group: &str, version: &str, named: Named<'_>) -> Result<Target, ApiError> {
+    let Named { plural, namespace, name, part } = named;
+    let found = server.registry().resources.find(group, version, plural);
+    let resource = found.ok_or_else(ApiError::no_such_path)?;
     let misplaced = resource.namespaced != namespace.is_some() && (name.is_some() || namespace.is_some());
     if misplaced || part.as_deref().is_some_and(|p| !has_part(&resource, p)) {
         return Err(ApiError::no_such_path());

@@ -1,6 +1,7 @@
 //! A real runtime, containerd with runc, runs sandboxes with our plugin and our agent.
 
 mod cri;
+mod image;
 mod runtime;
 
 use std::{

@@ -89,6 +89,18 @@ impl Runtime {
         lines[lines.len().saturating_sub(20)..].join("\n")
     }
 
+    /// containerd's own client.
+    pub(super) fn ctr(&self) -> Command {
+        let mut command = Command::new("ctr");
+        command.arg("--address").arg(&self.client.socket).args(["--namespace", "k8s.io"]);
+        command
+    }
+
+    /// A path that is the same inside.
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
     fn first_process(&self) -> Pid {
         let unshare = Pid::from_raw(self.init.id().try_into().unwrap());
         children(unshare).first().copied().expect("unshare has forked")
@@ -117,13 +129,7 @@ impl Runtime {
         let archive = folder.join("image.tar");
         tar(&archive, &folder, &["manifest.json", "config.json", "layer.tar"]);
         // Inside, where the layer is unpacked by the daemon's own mounts.
-        let output = Command::new("ctr")
-            .arg("--address")
-            .arg(&self.client.socket)
-            .args(["--namespace", "k8s.io", "images", "import"])
-            .arg(&archive)
-            .output()
-            .unwrap();
+        let output = self.ctr().args(["images", "import"]).arg(&archive).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 }

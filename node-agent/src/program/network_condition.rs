@@ -1,0 +1,104 @@
+//! Keeps the condition `NetworkUnavailable` of the own Node as it is.
+//!
+//! Some cloud providers set it when they make a node, and nothing is scheduled there until the network plugin has taken
+//! it back. It is written when the Node says something else, so that whoever writes over it is corrected; and never before
+//! the agent knows.
+
+use std::time::Duration;
+
+use k8s_openapi::{api::core::v1::Node, jiff::Timestamp};
+use kube::{
+    Api, Client,
+    api::{Patch, PatchParams},
+};
+use serde_json::json;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until, timeout},
+};
+use tracing::{info, warn};
+
+use crate::facts::Facts;
+
+/// How long a write may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Between a write and the next: the watch shows what the last one did before, unless it failed.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// Whether pods of the node have a network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Network {
+    Up,
+    /// Not for long, and why.
+    Down(String),
+}
+
+impl Network {
+    /// The status, the reason and the message of the condition.
+    fn words(&self) -> (&'static str, &'static str, &str) {
+        match self {
+            Self::Up => ("False", "MargayIsUp", "Margay is running on this node"),
+            Self::Down(why) => ("True", "MargayIsDown", why),
+        }
+    }
+}
+
+/// Writes for ever.
+pub(crate) async fn run(
+    client: Client,
+    node_name: String,
+    mut network: watch::Receiver<Option<Network>>,
+    mut facts: watch::Receiver<Facts>,
+) -> anyhow::Result<()> {
+    let api: Api<Node> = Api::all(client);
+    let mut not_before = Instant::now();
+    let mut failing = false;
+    let mut differs = false;
+    loop {
+        tokio::select! {
+            changed = network.changed() => if changed.is_err() { return Ok(()) },
+            changed = facts.changed() => if changed.is_err() { return Ok(()) },
+            () = sleep_until(not_before), if differs => {}
+        }
+        let wanted = network.borrow_and_update().clone();
+        let seen = facts.borrow_and_update().node.clone();
+        let (Some(wanted), Some(node)) = (wanted, seen) else {
+            differs = false;
+            continue;
+        };
+        let (status, reason, message) = wanted.words();
+        let there = node.network_unavailable.as_ref();
+        differs = there.is_none_or(|there| (there.0.as_str(), there.1.as_str()) != (status, reason));
+        if !differs || Instant::now() < not_before {
+            continue;
+        }
+        not_before = Instant::now() + PAUSE;
+        let mut condition = json!({
+            "type": "NetworkUnavailable", "status": status, "reason": reason, "message": message,
+        });
+        let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        if there.is_none_or(|there| there.0 != status) {
+            condition["lastTransitionTime"] = now.clone().into();
+        }
+        condition["lastHeartbeatTime"] = now.into();
+        // Merged by type, so that the kubelet's conditions stay; and only into that very node.
+        let patch = json!({"metadata": {"uid": node.uid}, "status": {"conditions": [condition]}});
+        let (parameters, patch) = (PatchParams::default(), Patch::Strategic(&patch));
+        let outcome = match timeout(PATIENCE, api.patch_status(&node_name, &parameters, &patch)).await {
+            Ok(outcome) => outcome.map(drop).map_err(|error| error.to_string()),
+            Err(_elapsed) => Err(format!("no answer within {PATIENCE:?}")),
+        };
+        match outcome {
+            Ok(()) => {
+                info!(status, reason, "the node's condition NetworkUnavailable");
+                failing = false;
+            }
+            Err(error) => {
+                if !failing {
+                    warn!(%error, "the node's condition NetworkUnavailable cannot be written; trying again");
+                }
+                failing = true;
+            }
+        }
+    }
+}
