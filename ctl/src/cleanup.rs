@@ -161,8 +161,14 @@ impl Cleanup {
         let is_there = path.symlink_metadata().is_ok();
         self.step(&path.display().to_string(), is_there, || {
             match fs::remove_dir_all(path) {
-                // A mount point, as in a container, is emptied and stays.
-                Err(error) if error.kind() == io::ErrorKind::ResourceBusy => Ok(()),
+                // A mount point, as in a container, whose root may be read-only: it is emptied and stays.
+                Err(error)
+                    if [io::ErrorKind::ResourceBusy, io::ErrorKind::ReadOnlyFilesystem]
+                        .contains(&error.kind())
+                        && fs::read_dir(path)?.next().is_none() =>
+                {
+                    Ok(())
+                }
                 outcome => Ok(gone_is_fine(outcome)?),
             }
         });

@@ -197,7 +197,10 @@ fn run(cli: &Cli, command: &mut clap::Command) -> anyhow::Result<(String, ExitCo
         Command::Ebpf(options) => ebpf::run(run_dir, options)?,
         Command::Node { command: Node::Status } => node_status::run(run_dir, state_dir),
         Command::Node { command: Node::Cleanup(options) } => cleanup::run(run_dir, state_dir, options)?,
-        Command::Diag(options) => diag::run(&diag::Places { run_dir, state_dir }, options)?,
+        Command::Diag(options) => match diag::run(&diag::Places { run_dir, state_dir }, options)? {
+            Some(answer) => answer,
+            None => return Ok((String::new(), ExitCode::SUCCESS)),
+        },
         Command::Version(options) => version::run(options)?,
         Command::Bgp { socket, command } => {
             let socket = socket.clone().unwrap_or_else(|| run_dir.join(paths::BGP_SOCKET));

@@ -4,7 +4,7 @@
 
 use std::{
     fs,
-    os::unix::fs::symlink,
+    os::unix::fs::{PermissionsExt, symlink},
     path::Path,
     process::{Command, Output, Stdio},
 };
@@ -134,6 +134,12 @@ async fn a_bundle_has_what_there_is_says_what_is_missing_and_keeps_no_secret() {
     let all =
         Command::new("grep").args(["-rlE", "hunter2|aHVudGVyMg", "."]).current_dir(home.path()).output();
     assert_eq!(text(&all.unwrap()), "");
+
+    let mode = fs::metadata(home.path().join("bundle.tar.gz")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let piped = run(home.path(), &["diag", "--file", "-"]).await;
+    assert_eq!(&piped.stdout[..2], b"\x1f\x8b", "no gzip: {}", text(&piped));
+    assert!(String::from_utf8(piped.stderr).unwrap().contains("run it on a node"));
 
     let again = run(home.path(), &["diag", "--file", "bundle.tar.gz"]).await;
     assert_eq!(again.status.code(), Some(1), "a bundle that is there was overwritten");

@@ -318,9 +318,15 @@ mod tests {
     }
 
     #[test]
-    fn the_file_of_the_manifests_is_read() {
+    fn the_files_of_the_manifests_are_read() {
         let settings = settings(include_str!("../../manifests/base/margay-node.yaml"), &[]).unwrap();
         assert_eq!((settings.bgp.enabled, settings.bgp.mesh, settings.bgp.hold_time), (true, true, 90));
+        for overlay in [
+            include_str!("../../manifests/overlays/vxlan/margay-node.yaml"),
+            include_str!("../../manifests/overlays/route-reflectors/margay-node.yaml"),
+        ] {
+            self::settings(overlay, &[]).unwrap();
+        }
     }
 
     #[test]

@@ -35,7 +35,7 @@ use tracing::{error, info, warn};
 
 use crate::{
     addresses::{self, Asking, ClaimedBlocks},
-    config::{Dataplane, IpamMode, Settings},
+    config::{IpamMode, Settings},
     decide::{Announcement, Decider, Decision, Paths, State, Topology, Wanted},
     facts::Facts,
     metrics::{Metrics, Outcome},
@@ -166,9 +166,8 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
         dataplane = short_way.dataplane(),
         "margay-node runs"
     );
-    if settings.dataplane != Dataplane::Nftables && short_way.dataplane() == "nftables" {
-        let note = "the eBPF dataplane could not be loaded, and nftables carries everything; the agent's log says what the \
-                    kernel lacks. With `dataplane: nftables` that is what was chosen";
+    if let Some(why) = short_way.refused() {
+        let note = format!("nftables carries everything, as eBPF does not go here: {why}");
         notices.of_node(Reason::DATAPLANE_FALLBACK, note);
     }
     let store = Store::new(&settings.state_dir.join(paths::IPAM));

@@ -65,6 +65,7 @@ pub(crate) struct Metrics {
     pub(crate) policy_sets: Gauge,
     pub(crate) api_events: Family<Resource, Counter>,
     pub(crate) unreadable: Family<Resource, Counter>,
+    pub(crate) invalid: Family<Resource, Gauge>,
     pub(crate) transactions: Family<Outcome, Counter>,
     pub(crate) program_seconds: Histogram,
     pub(crate) reclaimed: Family<Leak, Counter>,
@@ -94,6 +95,7 @@ impl Metrics {
             policy_sets: Gauge::default(),
             api_events: Family::default(),
             unreadable: Family::default(),
+            invalid: Family::default(),
             transactions: Family::default(),
             program_seconds: Histogram::new(buckets),
             reclaimed: Family::default(),
@@ -120,6 +122,11 @@ impl Metrics {
             "unreadable_objects",
             "Objects, or parts of them, that could not be read",
             metrics.unreadable.clone(),
+        );
+        registry.register(
+            "invalid_objects",
+            "Objects that cannot be read now, in whole or in part",
+            metrics.invalid.clone(),
         );
         registry.register("nft_transactions", "nftables transactions", metrics.transactions.clone());
         registry.register(

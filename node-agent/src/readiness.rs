@@ -18,31 +18,33 @@ pub(crate) struct Readiness {
     notices: Notices,
     /// Since when something lacks.
     unready: Option<Instant>,
-    told: bool,
+    /// What was told of that last, and when.
+    told: Option<(String, Instant)>,
 }
 
 impl Readiness {
     /// Nothing is known yet.
     pub(crate) fn new(patience: Duration, network: watch::Sender<Option<Network>>, notices: Notices) -> Self {
-        Self { patience, network, notices, unready: None, told: false }
+        Self { patience, network, notices, unready: None, told: None }
     }
 
     /// Takes note of what the node lacks now.
     pub(crate) fn note(&mut self, missing: &[String], now: Instant) {
         if missing.is_empty() {
             self.unready = None;
-            if std::mem::take(&mut self.told) {
+            if self.told.take().is_some() {
                 self.notices.of_node(Reason::READY, "pods can be added again");
             }
             self.set(Network::Up);
             return;
         }
         let since = *self.unready.get_or_insert(now);
-        if self.told || now.duration_since(since) < self.patience {
+        let what = missing.join("; ");
+        let (last, is_new) = self.told.as_ref().map_or((since, true), |(told, at)| (*at, *told != what));
+        if !is_new || now.duration_since(last) < self.patience {
             return;
         }
-        self.told = true;
-        let what = missing.join("; ");
+        self.told = Some((what.clone(), now));
         self.notices.of_node(Reason::NOT_READY, format!("for {:?}: {what}", self.patience));
         self.set(Network::Down(what));
     }
@@ -70,7 +72,7 @@ mod tests {
         let (notices, _inbox) = notice::queue(&Arc::new(Metrics::new()));
         let (network, known) = watch::channel(None);
         let mut readiness = Readiness::new(Duration::from_mins(1), network, notices);
-        let (start, missing) = (Instant::now(), ["bgp: away".to_owned()]);
+        let (start, missing, other) = (Instant::now(), ["bgp: away".to_owned()], ["api: away".to_owned()]);
         for (seconds, missing, wanted) in [
             (0, &missing[..], None),
             (59, &missing[..], None),
@@ -78,7 +80,9 @@ mod tests {
             (61, &missing[..], Some(Network::Up)),
             (120, &missing[..], Some(Network::Up)),
             (121, &missing[..], Some(Network::Down("bgp: away".into()))),
-            (122, &[], Some(Network::Up)),
+            (180, &other[..], Some(Network::Down("bgp: away".into()))),
+            (181, &other[..], Some(Network::Down("api: away".into()))),
+            (182, &[], Some(Network::Up)),
         ] {
             readiness.note(missing, start + Duration::from_secs(seconds));
             assert_eq!(*known.borrow(), wanted, "{seconds}");

@@ -1,6 +1,6 @@
 //! The archive, and what is said of it.
 
-use std::{fmt::Write as _, fs::File, path::Path};
+use std::{fmt::Write as _, io::Write};
 
 use anyhow::Context;
 use flate2::{Compression, write::GzEncoder};
@@ -9,8 +9,8 @@ use serde_json::Value;
 use super::redact::redact;
 
 /// Files on their way into a `.tar.gz`.
-pub(super) struct Bundle {
-    archive: tar::Builder<GzEncoder<File>>,
+pub(super) struct Bundle<'w> {
+    archive: tar::Builder<GzEncoder<Box<dyn Write + 'w>>>,
     folder: String,
     /// Seconds since 1970, of all files.
     time: u64,
@@ -19,15 +19,12 @@ pub(super) struct Bundle {
     files: usize,
 }
 
-impl Bundle {
+impl<'w> Bundle<'w> {
     /// Begins an archive, whose files are in one folder.
-    ///
-    /// # Errors
-    /// When the file cannot be made; one that is there is not overwritten.
-    pub(super) fn create(path: &Path, folder: &str, time: u64) -> anyhow::Result<Self> {
-        let file = File::create_new(path).with_context(|| format!("create {}", path.display()))?;
-        let archive = tar::Builder::new(GzEncoder::new(file, Compression::default()));
-        Ok(Self { archive, folder: folder.to_owned(), time, missing: String::new(), files: 0 })
+    pub(super) fn new(to: impl Write + 'w, folder: &str, time: u64) -> Self {
+        let archive =
+            tar::Builder::new(GzEncoder::new(Box::new(to) as Box<dyn Write + 'w>, Compression::default()));
+        Self { archive, folder: folder.to_owned(), time, missing: String::new(), files: 0 }
     }
 
     /// Adds a text, or takes note of why there is none.
@@ -72,7 +69,7 @@ impl Bundle {
             self.write("missing.txt", &missing)?;
         }
         let encoder = self.archive.into_inner().context("end the bundle")?;
-        encoder.finish().and_then(|file| file.sync_all()).context("end the bundle")?;
+        encoder.finish().and_then(|mut to| to.flush()).context("end the bundle")?;
         Ok((self.files, self.missing))
     }
 }

@@ -17,13 +17,13 @@ use margay_api::resource::{BGPConfiguration, BGPNodeStatus, BGPPeer, IPBlock, IP
 use margay_policy::v1alpha2::ClusterNetworkPolicy;
 use serde_json::Value;
 
-use super::{Options, bundle::Bundle};
+use super::{Options, bundle::Bundle, redact};
 use crate::{cluster, output::Output, status};
 
 /// Of how many nodes logs are taken where nobody says of which.
 const LOGS_OF: usize = 3;
 
-pub(super) fn gather(options: &Options, bundle: &mut Bundle) -> anyhow::Result<()> {
+pub(super) fn gather(options: &Options, bundle: &mut Bundle<'_>) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let config = cluster::config(options.cluster.kubeconfig.as_deref(), "").await;
@@ -35,7 +35,7 @@ pub(super) fn gather(options: &Options, bundle: &mut Bundle) -> anyhow::Result<(
     })
 }
 
-async fn gather_from(client: Client, options: &Options, bundle: &mut Bundle) -> anyhow::Result<()> {
+async fn gather_from(client: Client, options: &Options, bundle: &mut Bundle<'_>) -> anyhow::Result<()> {
     let namespace = options.cluster.namespace.as_str();
     let glance = status::of(&client, namespace, Timestamp::now()).await;
     bundle.add("cluster/status.txt", glance.map(|answer| answer.text(Output::Wide)))?;
@@ -55,7 +55,9 @@ async fn gather_from(client: Client, options: &Options, bundle: &mut Bundle) -> 
     )?;
     bundle.add_objects("agents/pods.json", some::<Pod>(&client, namespace, by_label.clone()).await)?;
     let by_name = ListParams::default().fields("metadata.name=margay-node");
-    bundle.add_objects("agents/configmap.json", some::<ConfigMap>(&client, namespace, by_name).await)?;
+    let configuration = some::<ConfigMap>(&client, namespace, by_name).await;
+    let configuration = configuration.map(redact::redact_texts);
+    bundle.add_objects("agents/configmap.json", configuration)?;
     bundle
         .add_objects("agents/events.json", some::<Event>(&client, namespace, ListParams::default()).await)?;
     let pods = Api::<Pod>::namespaced(client.clone(), namespace);
@@ -103,7 +105,7 @@ fn chosen(mut pods: Vec<Pod>, nodes: &[String]) -> Vec<Pod> {
     pods
 }
 
-async fn logs(pods: &Api<Pod>, pod: &Pod, lines: u32, bundle: &mut Bundle) -> anyhow::Result<()> {
+async fn logs(pods: &Api<Pod>, pod: &Pod, lines: u32, bundle: &mut Bundle<'_>) -> anyhow::Result<()> {
     let name = pod.name_any();
     for status in pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten()) {
         let runs: &[bool] = if status.restart_count > 0 { &[false, true] } else { &[false] };

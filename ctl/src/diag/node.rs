@@ -45,7 +45,7 @@ const SETTINGS: [&str; 10] = [
     "/proc/sys/net/core/bpf_jit_enable",
 ];
 
-pub(super) fn gather(places: &Places<'_>, bundle: &mut Bundle) -> anyhow::Result<()> {
+pub(super) fn gather(places: &Places<'_>, bundle: &mut Bundle<'_>) -> anyhow::Result<()> {
     let Places { run_dir, state_dir } = places;
     let socket = run_dir.join(paths::BGP_SOCKET);
     let text = |answer: anyhow::Result<Answer>| answer.map(|answer| answer.text(Output::Table));

@@ -32,8 +32,32 @@ pub(super) fn redact(value: &mut Value) {
             }
         }
         Value::Array(items) => items.iter_mut().for_each(redact),
+        // An argument, as of a command or a plugin.
+        Value::String(text) => {
+            if let Some((name, _)) = text.split_once('=')
+                && name.starts_with('-')
+                && is_secret(name)
+            {
+                *text = format!("{name}={REMOVED}");
+            }
+        }
         _ => {}
     }
+}
+
+/// Takes secrets out of the texts of ConfigMaps that are YAML, and all of those that are not.
+pub(super) fn redact_texts(mut objects: Value) -> Value {
+    let lists = objects.as_array_mut().into_iter().flatten();
+    let texts = lists.filter_map(|object| object.get_mut("data")?.as_object_mut()).flatten();
+    for (_, text) in texts {
+        let parsed = text.as_str().and_then(|text| serde_saphyr::from_str::<Value>(text).ok());
+        let redacted = parsed.filter(Value::is_object).and_then(|mut value| {
+            redact(&mut value);
+            serde_saphyr::to_string(&value).ok()
+        });
+        *text = redacted.map_or_else(|| REMOVED.into(), Value::from);
+    }
+    objects
 }
 
 fn is_secret(name: &str) -> bool {
@@ -50,7 +74,7 @@ fn is_reference(name: &str) -> bool {
 mod tests {
     use serde_json::{Value, json};
 
-    use super::{REMOVED, redact};
+    use super::{REMOVED, redact, redact_texts};
 
     fn redacted(mut value: Value) -> Value {
         redact(&mut value);
@@ -70,6 +94,19 @@ mod tests {
             "env": [{"name": "DB_PASSWORD", "value": REMOVED}, {"name": "NODE_NAME", "value": "n1"}],
         });
         assert_eq!(redacted(object), expected);
+    }
+
+    #[test]
+    fn secrets_in_a_text_and_in_arguments_go_too() {
+        let text =
+            "logLevel: info\nchainedPlugins: [{type: x, token: abc, args: [--password=def, --mtu=9]}]\n";
+        let other = json!([{"data": {"margay-node.yaml": text, "notes": "token abc"}}]);
+        let redacted = redact_texts(other);
+        let yaml = redacted[0]["data"]["margay-node.yaml"].as_str().unwrap();
+        let value: Value = serde_saphyr::from_str(yaml).unwrap();
+        let args = json!([format!("--password={REMOVED}"), "--mtu=9"]);
+        assert_eq!(value["chainedPlugins"], json!([{"type": "x", "token": REMOVED, "args": args}]));
+        assert_eq!((&value["logLevel"], &redacted[0]["data"]["notes"]), (&json!("info"), &json!(REMOVED)));
     }
 
     #[test]

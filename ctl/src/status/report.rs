@@ -174,6 +174,10 @@ fn check_agent(name: &str, agent: Option<&Pod>, objects: &Objects, problems: &mu
                 "ImagePullBackOff" | "ErrImagePull" | "InvalidImageName" | "ErrImageNeverPull" => {
                     "name an image in the DaemonSet that the node can have (README, On a cluster)".to_owned()
                 }
+                // It has not run yet.
+                "ContainerCreating" | "CreateContainerConfigError" | "CreateContainerError" => {
+                    format!("kubectl -n {namespace} describe pod {}", pod.name_any())
+                }
                 _ => format!("kubectl -n {namespace} logs {} -c {container} --previous", pod.name_any()),
             };
             problems.push(

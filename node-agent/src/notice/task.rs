@@ -124,7 +124,7 @@ fn hear(ledger: &mut Ledger, message: Message, metrics: &Metrics) {
     }
 }
 
-/// Creates an Event, and keeps its namespace and name; or changes the number of one that was created.
+/// Creates an Event, and keeps its namespace and name; or changes the number of one that is there.
 async fn perform(
     client: &Client,
     node_name: &str,
@@ -135,25 +135,42 @@ async fn perform(
     let now = MicroTime(Timestamp::now());
     match write {
         Write::New(notice) => {
-            let event = event(notice, node_name, facts, now);
-            let (namespace, name) = (event.metadata.namespace.clone(), event.metadata.name.clone());
-            let (namespace, name) = (namespace.unwrap_or_default(), name.unwrap_or_default());
-            let api: Api<Object> = Api::namespaced(client.clone(), &namespace);
-            api.create(&PostParams::default(), &event).await?;
-            names.push((notice.clone(), namespace, name));
+            names.push(create(client, notice, event(notice, node_name, facts, now)).await?);
         }
         Write::Again(notice, count) => {
-            // The one that was not written has no number either.
-            let Some((_, namespace, name)) = names.iter().rfind(|(of, ..)| of == notice) else {
-                return Ok(());
-            };
-            let api: Api<Object> = Api::namespaced(client.clone(), namespace);
             let count = i32::try_from(*count).unwrap_or(i32::MAX);
-            let patch = json!({"series": EventSeries { count, last_observed_time: now }});
-            api.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await?;
+            let series = EventSeries { count, last_observed_time: now.clone() };
+            if let Some(index) = names.iter().rposition(|(of, ..)| of == notice) {
+                let (_, namespace, name) = names.swap_remove(index);
+                let api: Api<Object> = Api::namespaced(client.clone(), &namespace);
+                let patch = json!({"series": series});
+                match api.patch(&name, &PatchParams::default(), &Patch::Merge(&patch)).await {
+                    Err(kube::Error::Api(status)) if status.code == 404 => {}
+                    outcome => {
+                        names.push((notice.clone(), namespace, name));
+                        return outcome.map(drop);
+                    }
+                }
+            }
+            // The first could not be written, or somebody has deleted it.
+            let event = Object { series: Some(series), ..event(notice, node_name, facts, now) };
+            names.push(create(client, notice, event).await?);
         }
     }
     Ok(())
+}
+
+/// Creates an Event, and gives its namespace and name.
+async fn create(
+    client: &Client,
+    notice: &Notice,
+    event: Object,
+) -> Result<(Notice, String, String), kube::Error> {
+    let (namespace, name) = (event.metadata.namespace.clone(), event.metadata.name.clone());
+    let (namespace, name) = (namespace.unwrap_or_default(), name.unwrap_or_default());
+    let api: Api<Object> = Api::namespaced(client.clone(), &namespace);
+    api.create(&PostParams::default(), &event).await?;
+    Ok((notice.clone(), namespace, name))
 }
 
 fn event(notice: &Notice, node_name: &str, facts: &Facts, now: MicroTime) -> Object {

@@ -68,7 +68,7 @@ pub(crate) async fn run(
         };
         let (status, reason, message) = wanted.words();
         let there = node.network_unavailable.as_ref();
-        differs = there.is_none_or(|there| (there.0.as_str(), there.1.as_str()) != (status, reason));
+        differs = there.is_none_or(|there| there.each_ref().map(String::as_str) != [status, reason, message]);
         if !differs || Instant::now() < not_before {
             continue;
         }
@@ -77,7 +77,7 @@ pub(crate) async fn run(
             "type": "NetworkUnavailable", "status": status, "reason": reason, "message": message,
         });
         let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-        if there.is_none_or(|there| there.0 != status) {
+        if there.is_none_or(|there| there[0] != status) {
             condition["lastTransitionTime"] = now.clone().into();
         }
         condition["lastHeartbeatTime"] = now.into();

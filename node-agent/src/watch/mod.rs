@@ -321,9 +321,10 @@ impl<V> Read<V> {
 
 impl<E> Feed<E> {
     fn of_all(resource: &'static str, need: Need, events: &mpsc::Sender<E>, notices: &Notices) -> Self {
-        // A series that begins with its first count has no increase to tell of it.
+        // What is there before it counts: no object is wrong, and a series that begins with its first count has no increase.
         let label = crate::metrics::Resource { resource };
         drop(notices.metrics().unreadable.get_or_create(&label));
+        drop(notices.metrics().invalid.get_or_create(&label));
         let (events, notices) = (events.clone(), notices.clone());
         Self { resource, need, name: None, events, notices, wrong: BTreeSet::new() }
     }
@@ -363,14 +364,17 @@ impl<E> Feed<E> {
 
     /// Tells what is wrong with an object on the object itself, and that nothing is any more.
     fn tell(&mut self, object: notice::Object, problems: Vec<String>) {
+        let was_wrong =
+            if problems.is_empty() { self.wrong.remove(&object) } else { !self.wrong.insert(object.clone()) };
+        let label = crate::metrics::Resource { resource: self.resource };
+        let count = i64::try_from(self.wrong.len()).unwrap_or(i64::MAX);
+        self.notices.metrics().invalid.get_or_create(&label).set(count);
         let reason = match self.resource {
             // Their status says it, and who writes that tells.
             "ippools" => return,
             "networkpolicies" | "clusternetworkpolicies" => Reason::POLICY_NOT_READ,
             _ => Reason::NOT_READ,
         };
-        let was_wrong =
-            if problems.is_empty() { self.wrong.remove(&object) } else { !self.wrong.insert(object.clone()) };
         if was_wrong || !problems.is_empty() {
             self.notices.standing(object, reason, problems);
         }

@@ -63,8 +63,8 @@ pub(crate) struct Identity {
     pub(crate) uid: String,
     /// `metadata.labels`.
     pub(crate) labels: BTreeMap<String, String>,
-    /// Its condition `NetworkUnavailable`, where it has one: its status and reason.
-    pub(crate) network_unavailable: Option<(String, String)>,
+    /// Its condition `NetworkUnavailable`, where it has one: its status, reason and message.
+    pub(crate) network_unavailable: Option<[String; 3]>,
 }
 
 pub(super) fn key(meta: &ObjectMeta) -> String {
@@ -101,9 +101,9 @@ pub(super) fn read(object: &Object, own: &str) -> Read<NodeFacts> {
     let identity = (name == own).then(|| Identity {
         uid: object.metadata.uid.clone().unwrap_or_default(),
         labels: object.metadata.labels.clone().unwrap_or_default(),
-        network_unavailable: conditions()
-            .find(|it| it.type_ == "NetworkUnavailable")
-            .map(|it| (it.status.clone(), it.reason.clone().unwrap_or_default())),
+        network_unavailable: conditions().find(|it| it.type_ == "NetworkUnavailable").map(|it| {
+            [Some(it.status.clone()), it.reason.clone(), it.message.clone()].map(Option::unwrap_or_default)
+        }),
     });
     let node = Node { addresses, pod_cidrs, ready, bgp, identity };
     Read { value: Some(NodeFacts { node, peer }), problems }

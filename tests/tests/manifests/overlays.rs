@@ -8,8 +8,6 @@ use crate::cluster::{Cluster, kubectl, manifests};
 async fn installed(name: &str) -> Cluster {
     let cluster = Cluster::new().await;
     let folder = manifests().join("overlays").join(name);
-    // Definitions must be there before objects of their kinds.
-    cluster.apply(&manifests().join("base/crds.yaml")).await;
     let said = cluster.kubectl(&["apply", "-k", folder.to_str().unwrap()]).await;
     assert!(said.contains("daemonset.apps/margay created"), "{said}");
     cluster
@@ -18,6 +16,12 @@ async fn installed(name: &str) -> Cluster {
 async fn containers(cluster: &Cluster) -> Value {
     let daemon_set = cluster.read(&["-n", "kube-system", "daemonset", "margay"]).await;
     daemon_set["spec"]["template"]["spec"]["containers"].clone()
+}
+
+/// What the agents find in their file.
+async fn configuration(cluster: &Cluster) -> Value {
+    let object = cluster.read(&["-n", "kube-system", "configmap", "margay-node"]).await;
+    serde_saphyr::from_str(object["data"]["margay-node.yaml"].as_str().unwrap()).unwrap()
 }
 
 /// The value of a variable of the agent.
@@ -38,9 +42,7 @@ async fn every_overlay_has_a_test_here() {
 #[tokio::test]
 async fn vxlan_has_tunnels_and_no_speaker() {
     let cluster = installed("vxlan").await;
-    let object = cluster.read(&["-n", "kube-system", "configmap", "margay-node"]).await;
-    let text = object["data"]["margay-node.yaml"].as_str().unwrap();
-    let configuration: Value = serde_saphyr::from_str(text).unwrap();
+    let configuration = configuration(&cluster).await;
     assert_eq!(configuration["overlay"]["encapsulation"], "VXLAN");
     assert_eq!(configuration["bgp"]["enabled"], false);
     assert_eq!(containers(&cluster).await.as_array().unwrap().len(), 1);
@@ -61,8 +63,7 @@ async fn a_dataplane_is_asked_for_by_name_and_nftables_needs_less() {
 #[tokio::test]
 async fn route_reflectors_are_in_the_place_of_a_mesh() {
     let cluster = installed("route-reflectors").await;
-    let object = cluster.read(&["bgpconfiguration", "default"]).await;
-    assert_eq!(object["spec"]["mesh"], "Disabled");
+    assert_eq!(configuration(&cluster).await["bgp"]["mesh"], false);
     assert_eq!(containers(&cluster).await.as_array().unwrap().len(), 2);
 }
 

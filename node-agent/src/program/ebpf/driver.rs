@@ -250,7 +250,7 @@ fn holds(blocks: &BTreeSet<IpNetwork>, address: IpAddr) -> bool {
 pub(crate) fn retire(bpf_fs: &Path) -> anyhow::Result<bool> {
     let pins = Pins::below(bpf_fs);
     if !pins.exist() {
-        return Ok(remove_filters()? | pins.remove()?);
+        return remove_all(&pins);
     }
     let flows = || {
         // None begins while those that there are are given away.
@@ -262,10 +262,12 @@ pub(crate) fn retire(bpf_fs: &Path) -> anyhow::Result<bool> {
         Ok(flows) => info!(flows = flows.len(), "the short way's flows are the stack's now"),
         Err(error) => warn!("flows on the short way may end: {error:#}"),
     }
-    remove_filters()?;
-    pins.remove()
+    remove_all(&pins)
 }
 
-fn remove_filters() -> anyhow::Result<bool> {
-    means::remove_filters().context("take filters off")
+/// Both kinds, as a kernel that has one now may have had the other; and the second too when the first cannot be taken away.
+fn remove_all(pins: &Pins) -> anyhow::Result<bool> {
+    let filters = means::remove_filters().context("take filters off");
+    let pins = pins.remove();
+    Ok(filters? | pins?)
 }

@@ -25,6 +25,8 @@ use crate::{
 /// The eBPF dataplane, or none.
 pub(crate) struct ShortWay {
     open: Option<Open>,
+    /// Why there is none, where one is wanted.
+    refused: Option<String>,
     /// What was counted when it was last looked.
     counted: [u64; Counter::ALL.len()],
 }
@@ -45,14 +47,17 @@ impl ShortWay {
         metrics: &Metrics,
     ) -> anyhow::Result<Self> {
         let bpf_fs = settings.bpf_dir.clone();
-        let loaded = match settings.dataplane {
+        let (loaded, refused) = match settings.dataplane {
             Dataplane::Nftables => {
                 spawn_blocking(move || remove(&bpf_fs)).await?;
-                None
+                (None, None)
             }
             Dataplane::Auto | Dataplane::Ebpf => {
                 let chained_plugins = settings.chained_plugins.clone();
-                spawn_blocking(move || load(&bpf_fs, &chained_plugins)).await?
+                match spawn_blocking(move || load(&bpf_fs, &chained_plugins)).await? {
+                    Ok(loaded) => (Some(loaded), None),
+                    Err(error) => (None, Some(format!("{error:#}"))),
+                }
             }
         };
         let open = loaded.map(|(driver, programs)| {
@@ -60,10 +65,15 @@ impl ShortWay {
             tasks.spawn(links::run(programs, wanted, events.clone()));
             Open { driver, links }
         });
-        let short_way = Self { open, counted: [0; Counter::ALL.len()] };
+        let short_way = Self { open, refused, counted: [0; Counter::ALL.len()] };
         let labels = DataplaneLabels { dataplane: short_way.dataplane() };
         metrics.dataplane.get_or_create(&labels).set(1);
         Ok(short_way)
+    }
+
+    /// Why there is none, where one is wanted.
+    pub(crate) fn refused(&self) -> Option<&str> {
+        self.refused.as_deref()
     }
 
     /// What carries and judges packets, in a word.
@@ -145,19 +155,17 @@ fn word(counter: Counter) -> &'static str {
     }
 }
 
-fn load(bpf_fs: &Path, chained_plugins: &[Value]) -> Option<(Driver, Programs)> {
-    match Driver::load(bpf_fs, chained_plugins) {
-        Ok(loaded) => {
-            info!("dataplane ebpf: flows between pods that policy allows go round the stack");
-            Some(loaded)
-        }
+fn load(bpf_fs: &Path, chained_plugins: &[Value]) -> anyhow::Result<(Driver, Programs)> {
+    let loaded = Driver::load(bpf_fs, chained_plugins);
+    match &loaded {
+        Ok(_) => info!("dataplane ebpf: flows between pods that policy allows go round the stack"),
         Err(error) => {
             warn!("dataplane nftables, as eBPF does not go here: {error:#}");
             // Programs that nobody tells what has changed would go on with what they know.
             remove(bpf_fs);
-            None
         }
     }
+    loaded
 }
 
 fn remove(bpf_fs: &Path) {
