@@ -871,7 +871,7 @@ impl Core {
             }
         };
         for (id, error) in &listing.damaged {
-            warn!(endpoint = %id, %error, "a damaged endpoint record: the pod stays closed");
+            warn!(endpoint = %id, %error, "an endpoint record cannot be read: the pod stays closed");
         }
         let endpoints: BTreeMap<EndpointId, Endpoint> =
             listing.endpoints.iter().map(|endpoint| (endpoint.id(), endpoint.clone())).collect();
