@@ -836,6 +836,7 @@ impl Core {
         if is_news && blocks != self.blocks {
             if self.pools.is_none() {
                 self.store.set_blocks(blocks).context("use the node's podCIDRs")?;
+                leak::hold_again(&self.records, &self.store)?;
             }
             info!(blocks = ?blocks.iter().map(ToString::to_string).collect::<Vec<_>>(), "address blocks");
             self.blocks = blocks.to_vec();
