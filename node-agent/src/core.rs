@@ -36,7 +36,7 @@ use tracing::{error, info, warn};
 use crate::{
     addresses::{self, Asking, ClaimedBlocks},
     config::{Dataplane, IpamMode, Settings},
-    decide::{Announcement, Decider, Decision, Paths, State, Topology, Wanted},
+    decide::{Announcement, Decider, Decision, Doubles, Paths, State, Topology, Wanted},
     facts::Facts,
     metrics::{Metrics, Outcome},
     notice::{self, Notices, Object, Reason},
@@ -279,6 +279,9 @@ struct Core {
     pace: Pace,
     /// What the node's own configuration follows has changed, or the last attempt to write it failed.
     node_changed: bool,
+    /// A node has changed since its addresses were compared with those of others.
+    nodes_changed: bool,
+    doubles: Doubles,
     retry: Option<Instant>,
     last_error: Option<String>,
     configured: bool,
@@ -401,6 +404,8 @@ impl Core {
             changed: Changed::Urgently,
             pace: Pace::new(Instant::now()),
             node_changed: true,
+            nodes_changed: false,
+            doubles: Doubles::default(),
             retry: None,
             last_error: None,
             configured: false,
@@ -462,6 +467,7 @@ impl Core {
             }
             self.answer();
             self.tell_conflicts();
+            self.tell_doubles();
             self.publish();
         }
     }
@@ -486,6 +492,7 @@ impl Core {
                     self.tell_observer();
                 }
                 self.node_changed |= is_node && changed;
+                self.nodes_changed |= is_node && changed;
                 self.changed.note(changed);
                 if is_node {
                     self.tell_facts();
@@ -983,6 +990,7 @@ impl Core {
         }
         missing.extend(self.bgp.as_ref().err().map(|error| format!("bgp: {error}")));
         missing.extend(self.overlay.as_ref().err().map(|error| format!("overlay: {error}")));
+        missing.extend(self.doubles.own.as_ref().map(|problem| format!("node: {problem}")));
         missing
     }
 
@@ -1016,6 +1024,20 @@ impl Core {
                 );
                 self.notices.of(Object::pod(pod), Reason::ADDRESS_CONFLICT, note);
             }
+        }
+    }
+
+    /// Says which nodes have the address of another, and which no longer.
+    fn tell_doubles(&mut self) {
+        if !std::mem::take(&mut self.nodes_changed) {
+            return;
+        }
+        let before = std::mem::replace(&mut self.doubles, self.state.doubles());
+        for problem in self.doubles.problems.difference(&before.problems) {
+            warn!("{problem}");
+        }
+        for problem in before.problems.difference(&self.doubles.problems) {
+            info!("no longer so: {problem}");
         }
     }
 
