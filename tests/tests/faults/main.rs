@@ -1,0 +1,13 @@
+//! What goes wrong around a cluster under traffic: other versions, full disks, others' hands, wrong objects, storms.
+//!
+//! (Killed processes are in `crash`, an API server that is away in `agent/faults.rs`.)
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test helper fails its test by panicking")]
+
+mod addresses;
+mod cluster;
+mod disk;
+mod rolling;
+mod sabotage;
+mod storm;
+mod traffic;
+mod upgrade;
