@@ -11,11 +11,11 @@ FUZZ := 10
 FUZZED := margay-policy margay-ipam margay-bgp margay-netlink
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build ebpf demo lab test conformance fuzz plugin image bench fmt lint manifests
+.PHONY: help setup build ebpf demo lab test test-kernels conformance fuzz plugin image bench fmt lint manifests
 
 help: ## print this list
 	@echo 'usage: make TARGET'
-	@sed -n 's/^\([a-z]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do \
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r target text; do \
 	    printf '  %-12s %s\n' "$$target" "$$text"; done
 
 setup: ## install what the build, the tests and the demo need and is missing
@@ -45,6 +45,10 @@ test: build ebpf ## run all tests, fuzz the BGP speaker for a minute, then run t
 	cargo test --locked --workspace
 	bgp/fuzz/run 60
 	$(MAKE) --no-print-directory conformance
+
+# Another kernel in a machine of software, which is slow: docs/ebpf.md says how long each suite takes there.
+test-kernels: build ebpf ## run the tests of the kernel's on Debian 12's: make test-kernels SUITES="ebpf overlay"
+	tests/kernels/run $(SUITES)
 
 # Most of its time goes to waiting for packets that are denied: both dataplanes take it together.
 conformance: build
@@ -87,6 +91,7 @@ lint: setup ## check format, lints and licences
 	cd ebpf && cargo fmt --check
 	cd bgp/fuzz && cargo fmt --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo clippy --locked -p margay-tests --test ipip -- -D warnings
 	ebpf/build clippy
 	.ci/licences
 	@if command -v cargo-deny > /dev/null; then cargo deny check; else echo 'cargo-deny is not installed: advisories were not checked'; fi

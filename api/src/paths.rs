@@ -24,5 +24,7 @@ pub const CNI_BIN_DIR: &str = "/opt/cni/bin";
 pub const BPF_DIR: &str = "/sys/fs/bpf";
 /// Below [`BPF_DIR`]: the maps and links of the eBPF dataplane, in a folder for each version of their layouts.
 pub const BPF_PINS: &str = "margay";
+/// How the names of the eBPF dataplane's filters begin, on kernels where its programs are attached as such.
+pub const BPF_FILTER_PREFIX: &str = "margay_";
 /// The table of nftables, of family `inet`.
 pub const NFT_TABLE: &str = "margay";

@@ -11,7 +11,7 @@ use anyhow::Context;
 use clap::Args;
 use margay_api::{endpoint::HOST_IFNAME_PREFIX, paths};
 use margay_netlink::{
-    Socket,
+    Socket, filter,
     link::{self, Link},
     nftables::{Change, Connection, Transaction},
     route::{self, Filter, Protocol, TableId},
@@ -71,6 +71,7 @@ pub(crate) fn run(run_dir: &Path, state_dir: &Path, options: &Options) -> anyhow
             Ok(Socket::open()?.execute(&link::delete_by_index(link.index))?)
         });
     }
+    filters(&mut cleanup);
     cleanup.folder(&options.bpf_dir.join(paths::BPF_PINS));
     routes(&mut cleanup);
     nftables(&mut cleanup);
@@ -90,6 +91,19 @@ fn plugins(cleanup: &mut Cleanup, folder: &Path) {
         cleanup.file(&loopback);
     }
     cleanup.file(&plugin);
+}
+
+/// Programs at interfaces of a kernel without tcx; with it, they go with their links below the bpf file system.
+fn filters(cleanup: &mut Cleanup) {
+    let prefix = paths::BPF_FILTER_PREFIX;
+    let what = format!("filters {prefix}*");
+    match Socket::open().and_then(|mut socket| filter::programs(&mut socket, prefix)) {
+        Ok(found) => cleanup.step(&format!("{what}: {}", found.len()), !found.is_empty(), || {
+            filter::delete_programs(&mut Socket::open()?, prefix)?;
+            Ok(())
+        }),
+        Err(error) => cleanup.step(&what, true, || Err(error.into())),
+    }
 }
 
 fn routes(cleanup: &mut Cleanup) {

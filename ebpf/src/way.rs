@@ -4,6 +4,7 @@ use core::mem::{MaybeUninit, transmute};
 
 use aya_ebpf::bindings::TC_ACT_UNSPEC;
 use margay_ebpf_common::{
+    address::Address,
     control::Control,
     counter::Counter,
     flow::{End, Flow, FragmentKey, OPENED_BY_HIGH, TCP},
@@ -176,9 +177,12 @@ unsafe extern "C" fn consider(ifindex: u32, at: u32, headers: *const Headers, wh
 fn considered(ifindex: u32, at: At, headers: &Headers, whose: &Whose) -> Outcome {
     let now = flow::now();
     let from_high = whose.from_high;
+    // Copies on the stack: on old kernels what an argument leads to is no key of a map (seen with 6.1).
+    let key = whose.key;
+    let (source, destination) = (OnStack(headers.source), OnStack(headers.destination));
     let before = control();
     let mut old = None;
-    if let Some(entry) = Entry::find(&whose.key, now) {
+    if let Some(entry) = Entry::find(&key, now) {
         if headers.is_opening() {
             // A connection that the other end opened lives; what this means is for the stack to say.
             if !entry.was_opened_by(from_high) {
@@ -189,7 +193,7 @@ fn considered(ifindex: u32, at: At, headers: &Headers, whose: &Whose) -> Outcome
                 return Outcome::Stack(Counter::NotAllowed);
             }
             entry.note(from_high, headers.flags, now);
-            entry.answered(&whose.key, from_high);
+            entry.answered(&key, from_high);
             return Outcome::Short;
         } else {
             old = Some(entry);
@@ -199,12 +203,14 @@ fn considered(ifindex: u32, at: At, headers: &Headers, whose: &Whose) -> Outcome
     let mut opening = MaybeUninit::uninit();
     let opening = &mut zero::<Opening, 8>(&mut opening).0;
     // An old flow whose pod is not known here, now, is not over for that.
-    if !ends(at, headers, opening) {
+    if !ends(at, &source.0, &destination.0, opening) {
         return Outcome::Nobodys;
     }
+    opening.port = headers.destination_port;
+    opening.protocol = headers.protocol;
     opening.has_begun = u8::from(old.is_some());
     if old.is_none() {
-        if flow::is_stacked(&whose.key, now) {
+        if flow::is_stacked(&key, now) {
             return Outcome::Stack(Counter::Stacked);
         }
         if headers.protocol == TCP && !headers.is_opening() {
@@ -221,19 +227,19 @@ fn considered(ifindex: u32, at: At, headers: &Headers, whose: &Whose) -> Outcome
     // A flow is judged as its opener began it, whoever sends now.
     let from_opener = old.is_none_or(|entry| entry.was_opened_by(from_high));
     let is_allowed = if from_opener {
-        judge::judge(&headers.source, &headers.destination, opening)
+        judge::judge(&source.0, &destination.0, opening)
     } else {
         (opening.source_ifindex, opening.destination_ifindex) =
             (opening.destination_ifindex, opening.source_ifindex);
         opening.port = headers.source_port;
-        judge::judge(&headers.destination, &headers.source, opening)
+        judge::judge(&destination.0, &source.0, opening)
     };
     if control().revision != before.revision {
         return Outcome::Stack(Counter::BeingWritten);
     }
     if !is_allowed {
         if old.is_some() {
-            flow::end(&whose.key);
+            flow::end(&key);
         }
         return Outcome::Stack(Counter::NotAllowed);
     }
@@ -246,13 +252,13 @@ fn considered(ifindex: u32, at: At, headers: &Headers, whose: &Whose) -> Outcome
     if let Some(entry) = old {
         entry.stamp(before.revision, low, high);
         entry.note(from_high, headers.flags, now);
-        entry.answered(&whose.key, from_high);
+        entry.answered(&key, from_high);
         return Outcome::Short;
     }
     let opener = if from_high { OPENED_BY_HIGH } else { 0 };
     let state = opener | flow::bits(from_high, headers.flags);
     let begun = Flow { seen: now, revision: before.revision, state, low: low.0, high: high.0 };
-    if flow::begin(&whose.key, &begun) { Outcome::Short } else { Outcome::Stack(Counter::NoFlow) }
+    if flow::begin(&key, &begun) { Outcome::Short } else { Outcome::Stack(Counter::NoFlow) }
 }
 
 /// Whether the maps may be judged by.
@@ -263,18 +269,16 @@ const fn is_whole(control: Control) -> bool {
 
 /// Sets where the two ends of a packet are; false when one is no pod, or none that can be reached from here.
 #[inline(always)]
-fn ends(at: At, headers: &Headers, opening: &mut Opening) -> bool {
-    opening.destination_ifindex = judge::local(&headers.destination);
-    if opening.destination_ifindex == 0 && (at == At::Uplink || !judge::is_pod(&headers.destination)) {
+fn ends(at: At, source: &Address, destination: &Address, opening: &mut Opening) -> bool {
+    opening.destination_ifindex = judge::local(destination);
+    if opening.destination_ifindex == 0 && (at == At::Uplink || !judge::is_pod(destination)) {
         return false;
     }
-    opening.source_ifindex = judge::local(&headers.source);
+    opening.source_ifindex = judge::local(source);
     // The node's own packets come this way too, and those of everybody whom it routes for.
-    if opening.source_ifindex == 0 && !judge::is_pod(&headers.source) {
+    if opening.source_ifindex == 0 && !judge::is_pod(source) {
         return false;
     }
-    opening.port = headers.destination_port;
-    opening.protocol = headers.protocol;
     true
 }
 
@@ -357,5 +361,9 @@ fn reported(packet: Packet, at: At, headers: &Headers, whose: &mut Whose) -> Opt
 fn of_nothing(at: At, headers: &Headers) -> Outcome {
     let mut opening = MaybeUninit::uninit();
     let opening = &mut zero::<Opening, 8>(&mut opening).0;
-    if ends(at, headers, opening) { Outcome::Stack(Counter::NoFlow) } else { Outcome::Nobodys }
+    if ends(at, &headers.source, &headers.destination, opening) {
+        Outcome::Stack(Counter::NoFlow)
+    } else {
+        Outcome::Nobodys
+    }
 }

@@ -174,7 +174,8 @@ impl Node {
     async fn routes_of(&self, protocol: Protocol) -> anyhow::Result<Vec<String>> {
         let mut routes = Vec::new();
         let number = protocol.0.to_string();
-        for family in if self.plan.networks.len() > 1 { &["-4", "-6"][..] } else { &["-4"][..] } {
+        for network in &self.plan.networks {
+            let family = if network.is_ipv4() { "-4" } else { "-6" };
             let text = self.output("ip", &[family, "route", "show", "proto", &number]).await?;
             routes.extend(text.lines().map(|line| line.trim().to_owned()));
         }

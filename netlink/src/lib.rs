@@ -1,4 +1,4 @@
-//! Links, queueing disciplines, addresses, routes, neighbours, forwarding entries, namespaces, nftables, NFLOG and tracked
+//! Links, queueing disciplines, filters, addresses, routes, neighbours, forwarding entries, namespaces, nftables, NFLOG and tracked
 //! connections of the kernel, typed and thin.
 //!
 //! Everything here is synchronous. The CNI plugin must not start a runtime, and a netlink request is answered
@@ -12,6 +12,7 @@ pub mod addr;
 pub mod conntrack;
 mod error;
 pub mod fdb;
+pub mod filter;
 pub mod link;
 mod mac;
 mod monitor;

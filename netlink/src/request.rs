@@ -23,7 +23,15 @@ impl Request {
     /// Whether it takes an object away.
     pub fn is_deletion(&self) -> bool {
         use RouteNetlinkMessage as M;
-        matches!(self.message, M::DelLink(_) | M::DelAddress(_) | M::DelRoute(_) | M::DelNeighbour(_))
+        matches!(
+            self.message,
+            M::DelLink(_)
+                | M::DelAddress(_)
+                | M::DelRoute(_)
+                | M::DelNeighbour(_)
+                | M::DelQueueDiscipline(_)
+                | M::DelTrafficFilter(_)
+        )
     }
 
     /// Its length on the wire, header included.
@@ -60,6 +68,15 @@ impl fmt::Display for Request {
             M::DelRoute(message) => write!(f, "delete {}", crate::route::Described(message)),
             M::NewNeighbour(message) => write!(f, "add {}", crate::neigh::Described(message)),
             M::DelNeighbour(message) => write!(f, "delete {}", crate::neigh::Described(message)),
+            M::NewQueueDiscipline(message) => {
+                write!(f, "add queueing discipline {}", crate::qdisc::Described(message))
+            }
+            M::DelQueueDiscipline(message) => {
+                write!(f, "delete queueing discipline {}", crate::qdisc::Described(message))
+            }
+            M::NewTrafficFilter(message) => write!(f, "add filter {}", crate::qdisc::Described(message)),
+            M::DelTrafficFilter(message) => write!(f, "delete filter {}", crate::qdisc::Described(message)),
+            M::GetTrafficFilter(message) => write!(f, "list filters on link {}", message.header.index),
             M::GetQueueDiscipline(_) => f.write_str("list queueing disciplines"),
             M::GetAddress(_) => f.write_str("list addresses"),
             M::GetRoute(_) => f.write_str("list routes"),

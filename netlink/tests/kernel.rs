@@ -8,6 +8,7 @@ use margay_netlink::{
     Event, Group, MacAddr, Monitor, Socket, addr,
     conntrack::{self, Flow},
     fdb,
+    filter::{self, Direction},
     link::{self, End, IfName, Mtu, Veth, Vni, Vxlan, VxlanFacts},
     neigh,
     netns::Namespace,
@@ -310,5 +311,41 @@ fn queueing_disciplines_are_told_with_the_place_where_they_are() {
         let mut found: Vec<_> = found.map(|qdisc| (qdisc.kind, qdisc.ingress)).collect();
         found.sort_unstable();
         assert_eq!(found, [("clsact".to_owned(), true), ("tbf".to_owned(), false)]);
+    });
+}
+
+#[test]
+fn filters_of_others_are_told_in_their_order_and_only_ours_are_taken_off() {
+    in_new_namespace(|| {
+        let far = other_namespace();
+        let mut socket = Socket::open().unwrap();
+        let (near, _) = add_pair(&mut socket, &far);
+        socket.execute(&filter::add_discipline(near.index)).unwrap();
+        assert!(socket.execute(&filter::add_discipline(near.index)).unwrap_err().is_present());
+        // Programs of the old kind, which need no descriptor: all packets go on to the next.
+        let add = |direction: &str, priority: &str| {
+            let words = ["filter", "add", "dev", "near0", direction, "pref", priority];
+            let program = ["bpf", "da", "bytecode", "1,6 0 0 4294967295,"];
+            let status = std::process::Command::new("tc").args(words).args(program).status().unwrap();
+            assert!(status.success(), "tc filter add: {status}");
+        };
+        add("ingress", "65535");
+        add("ingress", "7");
+        add("egress", "3");
+        let mut priorities = |direction| {
+            let found = filter::list_on(&mut socket, near.index, direction).unwrap();
+            found.iter().map(|filter| filter.priority).collect::<Vec<_>>()
+        };
+        assert_eq!(priorities(Direction::Ingress), [7, 65535]);
+        assert_eq!(priorities(Direction::Egress), [3]);
+        // They have no name, and so none of ours.
+        assert_eq!(filter::delete_programs(&mut socket, "margay_").unwrap(), 0);
+        assert_eq!(filter::programs(&mut socket, "").unwrap().len(), 3);
+        assert_eq!(filter::delete_programs(&mut socket, "").unwrap(), 3);
+        let left = qdisc::list(&mut socket).unwrap();
+        assert!(
+            left.iter().all(|qdisc| qdisc.kind != "clsact"),
+            "a discipline without filters goes: {left:?}"
+        );
     });
 }

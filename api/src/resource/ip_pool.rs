@@ -39,6 +39,8 @@ use serde::{Deserialize, Serialize};
     .message("blockSize of an IPv4 pool is at most 30"))]
 #[x_kube(validation = Rule::new("!has(self.blockSize) || int(self.cidr.split('/')[1]) <= self.blockSize")
     .message("blockSize is a prefix length; it must not be less than that of cidr"))]
+#[x_kube(validation = Rule::new("!has(self.encapsulation) || !self.encapsulation.startsWith('IPIP') || !self.cidr.contains(':')")
+    .message("encapsulation IPIP carries IPv4 alone; a pool of IPv6 takes VXLAN, VXLANCrossSubnet or None"))]
 pub struct IPPoolSpec {
     /// The range, such as 10.244.0.0/16 or `fd00:10:244::/64`. One that is changed counts for new blocks; blocks
     /// that lie outside of it give no more addresses, and go back when their last address is freed.
@@ -89,6 +91,12 @@ pub enum Encapsulation {
     /// As they are within a subnet, else in VXLAN.
     #[serde(rename = "VXLANCrossSubnet")]
     VxlanCrossSubnet,
+    /// In IP-in-IP (RFC 2003): IPv4 alone, between nodes with IPv4 addresses.
+    #[serde(rename = "IPIP")]
+    Ipip,
+    /// As they are within a subnet, else in IP-in-IP.
+    #[serde(rename = "IPIPCrossSubnet")]
+    IpipCrossSubnet,
 }
 
 /// Who gets addresses of a pool.

@@ -71,17 +71,18 @@ pub(super) async fn serve(listener: UnixListener, requests: mpsc::Sender<Control
 
 async fn client(stream: UnixStream, requests: mpsc::Sender<ControlRequest>) -> io::Result<()> {
     let uid = stream.peer_cred()?.uid();
-    let (reader, mut writer) = stream.into_split();
     // The mode of the socket keeps others away; whoever has changed that shall not have opened the speaker.
-    if uid != 0 && uid != nix::unistd::geteuid().as_raw() {
-        let reason = format!("the speaker answers root and its own user, and not user {uid}");
-        return answer(&mut writer, &Response::Error(reason)).await;
-    }
+    let is_stranger = uid != 0 && uid != nix::unistd::geteuid().as_raw();
+    let (reader, mut writer) = stream.into_split();
     let mut reader = BufReader::new(reader);
     loop {
         let mut line = Vec::new();
         if (&mut reader).take(REQUEST_LIMIT).read_until(b'\n', &mut line).await? == 0 {
             return Ok(());
+        }
+        if is_stranger {
+            let reason = format!("the speaker answers root and its own user, and not user {uid}");
+            return answer(&mut writer, &Response::Error(reason)).await;
         }
         let response = match serde_json::from_slice(&line) {
             Ok(request) => ask(request, &requests).await?,

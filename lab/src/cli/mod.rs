@@ -97,7 +97,7 @@ struct Cluster {
     /// Who makes the routes to pods of other nodes that no tunnel leads to.
     #[arg(long, value_enum, default_value_t)]
     routing: Routing,
-    /// How packets of pods travel from node to node: None, VXLAN, `VXLANCrossSubnet`.
+    /// How packets of pods travel from node to node: None, VXLAN, `VXLANCrossSubnet`, IPIP, `IPIPCrossSubnet`.
     #[arg(long, value_name = "HOW", default_value = "None", value_parser = encapsulation)]
     encapsulation: Encapsulation,
     /// What pods send to outside of the cluster comes from their nodes.

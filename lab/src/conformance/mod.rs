@@ -31,8 +31,8 @@ use tokio::time::Instant;
 use twin::Twins;
 use world::World;
 
-/// How long a lab may take to come up.
-const START: Duration = Duration::from_mins(1);
+/// How long a lab may take to come up, in a machine of software too.
+const START: Duration = Duration::from_mins(5);
 
 /// Runs the cases at `paths` (files, or directories of them) one after another in one lab with the nodes n1 and n2,
 /// and gives `tell` each line of the account as it is written.

@@ -22,8 +22,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-/// How long pods may take to come up.
-const PODS: Duration = Duration::from_secs(30);
+/// How long pods may take to come up, likewise.
+const PODS: Duration = Duration::from_mins(2);
 /// The abilities that the lab always has.
 const ABILITIES: &[&str] = &[
     "external",

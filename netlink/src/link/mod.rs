@@ -2,6 +2,7 @@
 
 mod add;
 mod delete;
+mod ipip;
 mod name;
 mod set;
 mod show;
@@ -16,6 +17,7 @@ use netlink_packet_route::{
 
 pub use add::{Bridge, End, Veth, add_bridge, add_veth};
 pub use delete::{delete, delete_by_index};
+pub use ipip::{Ipip, IpipFacts, add_ipip};
 pub use name::{IfName, IfNameError};
 pub use set::{set_controller, set_mtu, set_name, set_up};
 pub use show::{by_index, by_name, index_of, list};
@@ -95,6 +97,8 @@ pub struct Link {
     pub controller: Option<IfIndex>,
     /// What it tunnels, when it is of the kind `vxlan`.
     pub vxlan: Option<VxlanFacts>,
+    /// Its ends, when it is of the kind `ipip`.
+    pub ipip: Option<IpipFacts>,
 }
 
 impl Link {
@@ -110,6 +114,7 @@ impl Link {
             kind: String::new(),
             controller: None,
             vxlan: None,
+            ipip: None,
         };
         for attribute in &message.attributes {
             match attribute {
@@ -124,6 +129,9 @@ impl Link {
                         match info {
                             LinkInfo::Kind(kind) => link.kind = kind.to_string(),
                             LinkInfo::Data(InfoData::Vxlan(data)) => link.vxlan = Some(vxlan::parse(data)),
+                            LinkInfo::Data(InfoData::IpTunnel(data)) if link.kind == "ipip" => {
+                                link.ipip = Some(ipip::parse(data));
+                            }
                             _ => {}
                         }
                     }

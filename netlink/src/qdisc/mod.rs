@@ -2,6 +2,8 @@
 
 mod show;
 
+use std::fmt;
+
 use netlink_packet_route::tc::{TcAttribute, TcHandle, TcMessage};
 
 pub use show::list;
@@ -30,5 +32,19 @@ impl Qdisc {
             kind,
             ingress: message.header.parent == TcHandle::INGRESS,
         })
+    }
+}
+
+/// A message about a discipline or a filter in words, for errors.
+pub(crate) struct Described<'a>(pub(crate) &'a TcMessage);
+
+impl fmt::Display for Described<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for attribute in &self.0.attributes {
+            if let TcAttribute::Kind(kind) = attribute {
+                write!(f, "{kind} ")?;
+            }
+        }
+        write!(f, "on link {}", self.0.header.index)
     }
 }

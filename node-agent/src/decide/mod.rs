@@ -23,7 +23,7 @@ pub(crate) use doubles::Doubles;
 pub(crate) use masquerade::Masquerade;
 #[cfg(test)]
 pub(crate) use overlay::Block;
-pub(crate) use overlay::{Conditions, Hop, Paths, Tunnel, TunnelEnds, Underlay, Uplink, Ways};
+pub(crate) use overlay::{Carrier, Conditions, Hop, Kind, Paths, Tunnel, TunnelEnds, Uplink, Ways};
 pub(crate) use state::{Announcement, State};
 
 use crate::{config::Bgp, traffic::Traffic};
@@ -121,11 +121,9 @@ impl Decider {
             if self.paths.as_deref() != paths.as_ref() {
                 self.paths = paths.map(Arc::new);
             }
-            if self.tunnel_ends.is_some() || overlay::has_tunnels(state, traffic) {
-                let ends = overlay::tunnel_ends(state, traffic);
-                if self.tunnel_ends.as_deref() != Some(&ends) {
-                    self.tunnel_ends = Some(Arc::new(ends));
-                }
+            let ends = overlay::tunnel_ends(state, traffic, self.tunnel_ends.as_deref());
+            if self.tunnel_ends.as_deref() != ends.as_ref() {
+                self.tunnel_ends = ends.map(Arc::new);
             }
             let masquerade = masquerade::masquerade(state, &traffic.nat);
             if self.masquerade.as_deref() != masquerade.as_ref() {

@@ -58,15 +58,7 @@ pub(crate) async fn run(
 }
 
 async fn serve(mut stream: UnixStream, events: mpsc::Sender<Event>, monitors: mpsc::Sender<Subscription>) {
-    let outcome = match stranger(&stream) {
-        Ok(None) => converse(&mut stream, &events, &monitors).await,
-        Ok(Some(uid)) => {
-            let reason = format!("the agent answers root, and not user {uid}");
-            answer(&mut stream.split().1, &Response::Refused { reason }).await
-        }
-        Err(error) => Err(error),
-    };
-    if let Err(error) = outcome {
+    if let Err(error) = converse(&mut stream, &events, &monitors).await {
         debug!(%error, "a call of the plugin broke off");
     }
 }
@@ -89,12 +81,17 @@ async fn converse(
     events: &mpsc::Sender<Event>,
     monitors: &mpsc::Sender<Subscription>,
 ) -> io::Result<()> {
+    let stranger = stranger(stream)?;
     let (reader, mut writer) = stream.split();
     let mut reader = BufReader::new(reader);
     loop {
         let mut line = String::new();
         if (&mut reader).take(MAX_LINE as u64).read_line(&mut line).await? == 0 {
             return Ok(());
+        }
+        if let Some(uid) = stranger {
+            let reason = format!("the agent answers root, and not user {uid}");
+            return answer(&mut writer, &Response::Refused { reason }).await;
         }
         let (response, go_on) = match serde_json::from_str::<Request>(&line) {
             Ok(Request::Monitor { filter }) => {

@@ -1,7 +1,7 @@
 //! Pools, checked.
 
 use kube::api::ObjectMeta;
-use margay_api::resource::{AssignmentMode, IPPool, IPPoolStatus};
+use margay_api::resource::{AssignmentMode, Encapsulation, IPPool, IPPoolStatus};
 use margay_ipam::{Assignment, Fault, Pool, Range, Supply};
 use margay_policy::Selector;
 
@@ -40,6 +40,13 @@ pub(super) fn read(object: &IPPool) -> Read<PoolFacts> {
             Selector::default()
         }
     };
+    if let Ok(found) = &range
+        && found.cidr().is_ipv6()
+        && matches!(spec.encapsulation, Encapsulation::Ipip | Encapsulation::IpipCrossSubnet)
+    {
+        let reason = "spec.encapsulation: IP-in-IP carries IPv4 alone; for a pool of IPv6 take VXLAN, VXLANCrossSubnet or None";
+        range = Err(Fault::new("InvalidEncapsulation", reason));
+    }
     let name = key(&object.metadata);
     let problems = range.as_ref().err().map(|fault| format!("IPPool {name}: {fault}; it gives nothing"));
     let pool = Pool {
@@ -77,6 +84,10 @@ mod tests {
             ("{cidr: 192.0.2.0/24}", None),
             ("{cidr: 192.0.2.0/24, blockSize: 8}", Some("InvalidBlockSize")),
             ("{cidr: x}", Some("InvalidCIDR")),
+            ("{cidr: 192.0.2.0/24, encapsulation: IPIP}", None),
+            ("{cidr: '2001:db8::/64', encapsulation: VXLAN}", None),
+            ("{cidr: '2001:db8::/64', encapsulation: IPIP}", Some("InvalidEncapsulation")),
+            ("{cidr: '2001:db8::/64', encapsulation: IPIPCrossSubnet}", Some("InvalidEncapsulation")),
             (
                 "{cidr: 192.0.2.0/24, nodeSelector: {matchExpressions: [{key: a, operator: Near}]}}",
                 Some("InvalidNodeSelector"),

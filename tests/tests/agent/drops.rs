@@ -352,7 +352,7 @@ fn an_audited_policy_lets_pass_and_says_what_it_would_have_dropped() {
         until_counted(node, &format!("margay_policy_audit_total{{{labels}}} 2")).await;
         let labels = "reason=\"isolation\",direction=\"egress\"";
         until_counted(node, &format!("margay_drops_total{{{labels}}} 2")).await;
-        assert!(!node.get("/metrics").await.unwrap().contains("reason=\"isolation\",direction=\"ingress\""));
+        until_counted(node, "margay_drops_total{reason=\"isolation\",direction=\"ingress\"} 0").await;
         node.eventually("the log has it", async || {
             let text = log(node);
             let words = "would be dropped by NetworkPolicy default/trial";

@@ -14,7 +14,10 @@ use std::{
     time::Duration,
 };
 
-use aya::programs::TcAttachType;
+use aya::{
+    programs::tc::{TcAttachType, qdisc_add_clsact},
+    util::KernelVersion,
+};
 use margay_ebpf_common::endpoint::Endpoint;
 use margay_netlink::{
     MacAddr, Socket,
@@ -128,11 +131,12 @@ impl Site {
     }
 
     fn attach(&mut self, link: &str, ingress: &str, egress: &str) {
+        // Without tcx they are filters of a discipline, which has to be there.
+        if KernelVersion::current().unwrap() < KernelVersion::new(6, 6, 0) {
+            qdisc_add_clsact(link).unwrap();
+        }
         for (program, direction) in [(ingress, TcAttachType::Ingress), (egress, TcAttachType::Egress)] {
-            self.dataplane
-                .program(program)
-                .attach(link, direction)
-                .expect("attach by tcx, which takes Linux 6.6");
+            self.dataplane.program(program).attach(link, direction).unwrap();
         }
     }
 

@@ -6,3 +6,4 @@ mod conditions;
 mod events;
 mod network;
 mod rules;
+mod walkthrough;

@@ -5,8 +5,8 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 use margay_lab::{ExternalConfig, Lab, LabConfig, Party, PodKey, PodSpec, Port, Reach, clock};
 
 pub(crate) const PORT: Port = Port::tcp(8080);
-/// How long anything may take before a test fails.
-pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
+/// How long anything may take before a test fails, in a machine of software too (`make test-kernels`).
+pub(crate) const PATIENCE: Duration = Duration::from_mins(5);
 
 /// A cluster with a pod on each node: a on n1, b on n2, ...
 pub(crate) async fn start(config: LabConfig) -> Lab {

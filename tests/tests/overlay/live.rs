@@ -6,7 +6,8 @@ use margay_api::resource::{Encapsulation, IPPoolSpec};
 use margay_lab::{FabricKind, IpamMode, Lab, LabConfig, Routing};
 
 use crate::cluster::{
-    attach_outside, inside, key, passes, pod, seen_outside, start, until, until_connected, until_ways,
+    attach_outside, inside, key, margayctl, passes, pod, seen_outside, start, until, until_connected,
+    until_ways,
 };
 
 fn config(fabric: FabricKind, routing: Routing, encapsulation: Encapsulation) -> LabConfig {
@@ -120,5 +121,35 @@ async fn on_one_subnet_without_bgp_each_mode_connects_all() {
     until_connected(&lab).await;
     edit(&lab, r#"{"natOutgoing": false}"#).await;
     until(&lab, "a is seen as its node no more", async || seen_outside(&lab, "a", 0).await.is_none()).await;
+    lab.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_cannot_make_ip_in_ip_is_not_ready_for_it_and_its_pods_go_on() {
+    let lab = start(config(FabricKind::Flat, Routing::Direct, Encapsulation::None)).await;
+    until_connected(&lab).await;
+    let node = lab.node(0);
+    // Where the kernel can, another's device is in the place.
+    let thief = format!("ip tunnel add thief mode ipip local {} || true", node.addresses()[0]);
+    node.output("sh", &["-c", &thief]).await.unwrap();
+    edit(&lab, r#"{"encapsulation": "IPIP"}"#).await;
+    for words in ["the IPPool of 10.244.0.0/16 asks for IP-in-IP", "modprobe ipip"] {
+        until(&lab, &format!("n1 says: {words}"), async || {
+            margayctl(&lab, 0, "status").await.contains(words)
+        })
+        .await;
+    }
+    // Longer than others take to send through the tunnel: where these cannot either, the ways that there were are all there are.
+    let is_alone = node.output("modprobe", &["ipip"]).await.is_err();
+    if is_alone {
+        let mut stream = lab.stream(&pod("a"), &pod("b"), Duration::from_millis(10)).unwrap();
+        stream.sends(800).await.unwrap();
+        let counted = stream.finish().await.unwrap();
+        assert_eq!(counted.lost, [0_u64; 0], "{counted:?}");
+    }
+    node.output("sh", &["-c", "ip link delete thief || true"]).await.unwrap();
+    edit(&lab, r#"{"encapsulation": "None"}"#).await;
+    until(&lab, "all is well", async || !margayctl(&lab, 0, "status").await.contains("ipip")).await;
+    until_connected(&lab).await;
     lab.stop().await;
 }

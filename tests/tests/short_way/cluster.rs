@@ -12,8 +12,8 @@ use margay_lab::{Daemon, Dataplane, IpFamilies, Lab, LabConfig, Party, PodKey, P
 
 pub(crate) const TCP: Port = Port::tcp(8080);
 pub(crate) const UDP: Port = Port { protocol: Protocol::Udp, number: 8081 };
-/// How long anything may take before a test fails.
-pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
+/// How long anything may take before a test fails, in a machine of software too (`make test-kernels`).
+pub(crate) const PATIENCE: Duration = Duration::from_mins(5);
 
 /// What the agent is started with: no more than the manifest gives it (`manifests/base/daemonset.yaml`).
 const AGENT: &str = "#!/bin/sh

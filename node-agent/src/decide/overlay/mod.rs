@@ -29,8 +29,8 @@ pub(crate) struct Paths {
     pub(crate) nodes: BTreeMap<String, Vec<IpAddr>>,
     /// The blocks of the other nodes.
     pub(crate) blocks: BTreeMap<IpNetwork, Block>,
-    /// Whether a tunnel may be needed, now or when a node or a block comes.
-    pub(crate) has_tunnels: bool,
+    /// Which kinds of tunnels may be needed, now or when a node or a block comes, and who asks for each.
+    pub(crate) kinds: BTreeMap<Kind, String>,
 }
 
 /// A block of another node.
@@ -40,30 +40,57 @@ pub(crate) struct Block {
     pub(crate) encapsulation: Encapsulation,
 }
 
-/// The family of the addresses between which a tunnel runs; it takes packets of both.
+/// How a tunnel wraps packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Underlay {
-    V4,
-    V6,
+pub(crate) enum Kind {
+    /// In Ethernet frames in UDP (RFC 7348), of both families over either.
+    Vxlan,
+    /// In an outer header alone (RFC 2003), IPv4 in IPv4.
+    Ipip,
 }
 
-impl Underlay {
-    pub(crate) const ALL: [Self; 2] = [Self::V4, Self::V6];
+impl Kind {
+    /// What an encapsulation takes, if any.
+    pub(crate) fn of(encapsulation: Encapsulation) -> Option<Self> {
+        match encapsulation {
+            Encapsulation::None => None,
+            Encapsulation::Vxlan | Encapsulation::VxlanCrossSubnet => Some(Self::Vxlan),
+            Encapsulation::Ipip | Encapsulation::IpipCrossSubnet => Some(Self::Ipip),
+        }
+    }
+}
 
-    fn of(address: &IpAddr) -> Self {
-        if address.is_ipv4() { Self::V4 } else { Self::V6 }
+/// A device that tunnels run through, of which a node has one each: the kind, and the family of the addresses between which they run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Carrier {
+    Vxlan4,
+    Vxlan6,
+    /// Last, as the first has the node's addresses, and this one takes no IPv6.
+    Ipip,
+}
+
+impl Carrier {
+    pub(crate) const ALL: [Self; 3] = [Self::Vxlan4, Self::Vxlan6, Self::Ipip];
+
+    pub(crate) fn kind(self) -> Kind {
+        match self {
+            Self::Vxlan4 | Self::Vxlan6 => Kind::Vxlan,
+            Self::Ipip => Kind::Ipip,
+        }
     }
 
-    /// The first of a node's addresses in this family.
+    /// The first of a node's addresses that the tunnel may start or end at.
     fn address(self, addresses: &[IpAddr]) -> Option<IpAddr> {
-        addresses.iter().copied().find(|address| Self::of(address) == self)
+        let is_ipv4 = self != Self::Vxlan6;
+        addresses.iter().copied().find(|address| address.is_ipv4() == is_ipv4)
     }
 
-    /// What a tunnel adds to a packet: an outer IP header, one of UDP, one of VXLAN and an inner one of Ethernet.
+    /// What a tunnel adds to a packet: an outer IP header, and with VXLAN one of UDP, one of VXLAN and an inner one of Ethernet.
     fn overhead(self) -> u32 {
         match self {
-            Self::V4 => 20 + 8 + 8 + 14,
-            Self::V6 => 40 + 8 + 8 + 14,
+            Self::Vxlan4 => 20 + 8 + 8 + 14,
+            Self::Vxlan6 => 40 + 8 + 8 + 14,
+            Self::Ipip => 20,
         }
     }
 }
@@ -99,25 +126,34 @@ const NOBODYS: &str = "nobody makes routes to other nodes' pods: `bgp.enabled` i
 /// What the kernel has to hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Ways {
-    pub(crate) tunnels: BTreeMap<Underlay, Tunnel>,
+    pub(crate) tunnels: BTreeMap<Carrier, Tunnel>,
     pub(crate) routes: BTreeMap<IpNetwork, Hop>,
+    /// Blocks whose tunnel cannot be: whatever leads there stays.
+    pub(crate) stuck: BTreeSet<IpNetwork>,
     /// Why a tunnel cannot be.
     pub(crate) faults: Vec<String>,
     /// Which ways cannot be, in words.
     pub(crate) problems: Vec<String>,
 }
 
-/// A VXLAN device.
+/// A device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Tunnel {
     pub(crate) local: IpAddr,
-    pub(crate) mac: MacAddr,
     pub(crate) mtu: Mtu,
-    pub(crate) vni: Vni,
-    pub(crate) port: u16,
     /// Of the first tunnel, the addresses from the node's blocks: what the node itself sends through a tunnel comes back
     /// through one.
     pub(crate) addresses: BTreeSet<IpAddr>,
+    /// What it has besides when it takes Ethernet frames. Else the gateway of a route is where its packets are sent to.
+    pub(crate) frames: Option<Frames>,
+}
+
+/// What is of VXLAN alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Frames {
+    pub(crate) mac: MacAddr,
+    pub(crate) vni: Vni,
+    pub(crate) port: u16,
     /// Which node has a link-layer address.
     pub(crate) forwarding: BTreeMap<MacAddr, IpAddr>,
     /// The gateways of routes.
@@ -128,7 +164,7 @@ pub(crate) struct Tunnel {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Hop {
     /// Through a tunnel, from one of the tunnels' addresses if there is one of the family.
-    Tunnel { underlay: Underlay, gateway: IpAddr, source: Option<IpAddr> },
+    Tunnel { carrier: Carrier, gateway: IpAddr, source: Option<IpAddr> },
     /// To the other node's address.
     Direct { via: IpAddr, link: IfIndex },
     /// Nowhere: of the own blocks, what no pod has.
@@ -148,23 +184,42 @@ pub(crate) fn mac_of(node: &str) -> MacAddr {
 /// out as from whoever it says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TunnelEnds {
+    /// Whether there are tunnels of IP-in-IP, which have no port.
+    pub(crate) ipip: bool,
     /// The UDP port that tunnels listen on.
     pub(crate) port: u16,
     /// The addresses of the other nodes.
     pub(crate) peers: BTreeSet<IpAddr>,
 }
 
-/// Whether a tunnel may be needed, now or when a node or a block comes.
-pub(super) fn has_tunnels(state: &State, settings: &Traffic) -> bool {
-    let encapsulations = state.pool_traffic().values().map(|traffic| traffic.encapsulation);
-    encapsulations.chain([settings.overlay.encapsulation]).any(|it| it != Encapsulation::None)
+/// Which kinds of tunnels may be needed, now or when a node or a block comes, and who asks for each.
+pub(super) fn kinds(state: &State, settings: &Traffic) -> BTreeMap<Kind, String> {
+    let pools = state.pool_traffic().iter();
+    let pools = pools.map(|(range, traffic)| (traffic.encapsulation, format!("the IPPool of {range}")));
+    let file = (settings.overlay.encapsulation, "overlay.encapsulation of the agent's file".to_owned());
+    let mut kinds = BTreeMap::new();
+    for (encapsulation, who) in pools.chain([file]) {
+        if let Some(kind) = Kind::of(encapsulation) {
+            kinds.entry(kind).or_insert(who);
+        }
+    }
+    kinds
 }
 
-/// The ends of the tunnels.
-pub(super) fn tunnel_ends(state: &State, settings: &Traffic) -> TunnelEnds {
+/// The ends of the tunnels: of the kinds of now, and of those that there were since the agent began.
+pub(super) fn tunnel_ends(
+    state: &State,
+    settings: &Traffic,
+    before: Option<&TunnelEnds>,
+) -> Option<TunnelEnds> {
+    let kinds = kinds(state, settings);
+    if before.is_none() && kinds.is_empty() {
+        return None;
+    }
+    let ipip = kinds.contains_key(&Kind::Ipip) || before.is_some_and(|before| before.ipip);
     let others = state.nodes().filter(|(other, _)| *other != state.node_name());
     let peers = others.flat_map(|(_, node)| node.addresses.iter().copied()).collect();
-    TunnelEnds { port: settings.overlay.port, peers }
+    Some(TunnelEnds { ipip, port: settings.overlay.port, peers })
 }
 
 /// `None` as long as the own node is not there.
@@ -172,14 +227,15 @@ pub(super) fn paths(state: &State, settings: &Traffic, has_speaker: bool) -> Opt
     let own = state.own_node()?;
     let name = state.node_name();
     let default = settings.overlay.encapsulation;
-    let has_tunnels = has_tunnels(state, settings);
+    let kinds = kinds(state, settings);
+    let has_tunnels = !kinds.is_empty();
     let mut paths = Paths {
         name: name.to_owned(),
         addresses: own.addresses.clone(),
         own: state.blocks().to_vec(),
         nodes: BTreeMap::new(),
         blocks: BTreeMap::new(),
-        has_tunnels,
+        kinds,
     };
     // Where all is the speaker's, nothing is to change with the cluster.
     if !has_tunnels && settings.routing == Routing::Bgp && has_speaker {
@@ -199,28 +255,37 @@ pub(super) fn paths(state: &State, settings: &Traffic, has_speaker: bool) -> Opt
 }
 
 impl Paths {
-    /// The families that tunnels of this node run over. Both ends of a tunnel choose alike: IPv4 where both nodes have it.
-    pub(crate) fn underlays(&self) -> BTreeSet<Underlay> {
-        if !self.has_tunnels {
-            return BTreeSet::new();
+    /// Whether a tunnel may be needed.
+    pub(crate) fn has_tunnels(&self) -> bool {
+        !self.kinds.is_empty()
+    }
+
+    /// The devices of this node. Both ends of a tunnel choose alike: IPv4 where both nodes have it.
+    pub(crate) fn carriers(&self) -> BTreeSet<Carrier> {
+        let mut carriers = BTreeSet::new();
+        if self.kinds.contains_key(&Kind::Ipip) {
+            carriers.insert(Carrier::Ipip);
         }
-        let has = |addresses: &[IpAddr], family: Underlay| family.address(addresses).is_some();
-        let mut underlays = BTreeSet::new();
-        if has(&self.addresses, Underlay::V4) {
-            underlays.insert(Underlay::V4);
+        if !self.kinds.contains_key(&Kind::Vxlan) {
+            return carriers;
+        }
+        let has = |addresses: &[IpAddr], carrier: Carrier| carrier.address(addresses).is_some();
+        if has(&self.addresses, Carrier::Vxlan4) {
+            carriers.insert(Carrier::Vxlan4);
         }
         // One without any address, as it just joined, has no tunnel at all.
-        let has_ipv6_alone = |other: &Vec<IpAddr>| has(other, Underlay::V6) && !has(other, Underlay::V4);
-        let needs_ipv6 = underlays.is_empty() || self.nodes.values().any(has_ipv6_alone);
-        if needs_ipv6 && has(&self.addresses, Underlay::V6) {
-            underlays.insert(Underlay::V6);
+        let has_ipv6_alone =
+            |other: &Vec<IpAddr>| has(other, Carrier::Vxlan6) && !has(other, Carrier::Vxlan4);
+        let needs_ipv6 = !has(&self.addresses, Carrier::Vxlan4) || self.nodes.values().any(has_ipv6_alone);
+        if needs_ipv6 && has(&self.addresses, Carrier::Vxlan6) {
+            carriers.insert(Carrier::Vxlan6);
         }
-        underlays
+        carriers
     }
 
     /// Why nothing can be said of the ways: all that is there stays as it is then.
     pub(crate) fn is_nowhere(&self) -> Option<String> {
-        let is_nowhere = self.has_tunnels && self.addresses.is_empty();
+        let is_nowhere = self.has_tunnels() && self.addresses.is_empty();
         let fault = || {
             format!(
                 "a tunnel starts at an InternalIP of the node, but the Node object {} has none; see to the kubelet's \
@@ -231,37 +296,47 @@ impl Paths {
         is_nowhere.then(fault)
     }
 
-    /// The same as long as nobody may be sent anything through a tunnel: others may not have theirs yet.
-    pub(crate) fn receiving(&self) -> Self {
-        let plain = |block: &Block| Block { encapsulation: Encapsulation::None, ..block.clone() };
-        let blocks = self.blocks.iter().map(|(range, block)| (*range, plain(block))).collect();
-        Self { blocks, ..self.clone() }
-    }
-
-    /// The same with the tunnels that there were before, through which others may still send.
-    pub(crate) fn lingering(&self, before: &Self) -> Self {
+    /// The same while others may not have heard of it: they may still send through tunnels that there were before, and may not have
+    /// yet those that are new, through which nothing is sent.
+    pub(crate) fn between(&self, before: &Self) -> Self {
+        let is_known =
+            |encapsulation| Kind::of(encapsulation).is_none_or(|kind| before.kinds.contains_key(&kind));
+        let mut paths = self.clone();
+        for (range, block) in &mut paths.blocks {
+            if !is_known(block.encapsulation) {
+                let as_before = before.blocks.get(range).map(|block| block.encapsulation);
+                block.encapsulation =
+                    as_before.filter(|before| is_known(*before)).unwrap_or(Encapsulation::None);
+            }
+        }
         // Where all is the speaker's, the nodes do not matter, but they say which tunnels there were.
-        let nodes = if self.nodes.is_empty() { &before.nodes } else { &self.nodes };
-        Self { has_tunnels: true, nodes: nodes.clone(), ..self.clone() }
+        if paths.nodes.is_empty() {
+            paths.nodes.clone_from(&before.nodes);
+        }
+        for (kind, who) in &before.kinds {
+            paths.kinds.entry(*kind).or_insert_with(|| who.clone());
+        }
+        paths
     }
 
     /// How much smaller than the uplink's packets those of pods have to be.
     pub(crate) fn overhead(&self) -> u32 {
-        self.underlays().into_iter().map(Underlay::overhead).max().unwrap_or(0)
+        self.carriers().into_iter().map(Carrier::overhead).max().unwrap_or(0)
     }
 
     /// What the kernel has to hold.
     pub(crate) fn ways(&self, conditions: &Conditions<'_>) -> Ways {
         let mut ways = Ways::default();
         let addresses = self.tunnel_addresses(conditions.present);
-        for underlay in self.underlays() {
-            match self.tunnel(underlay, conditions) {
-                Ok(tunnel) => drop(ways.tunnels.insert(underlay, tunnel)),
+        for carrier in self.carriers() {
+            match self.tunnel(carrier, conditions) {
+                Ok(tunnel) => drop(ways.tunnels.insert(carrier, tunnel)),
                 Err(fault) => ways.faults.push(fault),
             }
         }
-        if let Some(first) = ways.tunnels.values_mut().next() {
-            first.addresses.clone_from(&addresses);
+        if let Some((carrier, first)) = ways.tunnels.iter_mut().next() {
+            let fits = |address: &&IpAddr| *carrier != Carrier::Ipip || address.is_ipv4();
+            first.addresses = addresses.iter().filter(fits).copied().collect();
         }
         let mut lost: BTreeMap<&str, &'static str> = BTreeMap::new();
         let mut is_nobodys = false;
@@ -269,26 +344,44 @@ impl Paths {
             // A node that is gone from the API is no way to its blocks, which are about to go too.
             let Some(there) = self.nodes.get(node) else { continue };
             let direct = direct(conditions.uplinks, there, *block);
-            let wants_tunnel = match encapsulation {
-                Encapsulation::None => false,
-                Encapsulation::Vxlan => true,
-                Encapsulation::VxlanCrossSubnet => direct.is_none(),
+            let spares_tunnel = match encapsulation {
+                Encapsulation::None | Encapsulation::Vxlan | Encapsulation::Ipip => false,
+                Encapsulation::VxlanCrossSubnet | Encapsulation::IpipCrossSubnet => direct.is_some(),
             };
-            if wants_tunnel {
-                let underlay = self.underlay_to(there);
-                let Some((underlay, destination)) = underlay.and_then(|it| Some((it, it.address(there)?)))
+            if let Some(kind) = Kind::of(*encapsulation).filter(|_| !spares_tunnel) {
+                if kind == Kind::Ipip && block.is_ipv6() {
+                    lost.insert(node, "IP-in-IP carries IPv4 alone: IPv6 takes VXLAN or None");
+                    continue;
+                }
+                let carrier = self.carrier_to(there, kind);
+                let Some((carrier, destination)) = carrier.and_then(|it| Some((it, it.address(there)?)))
                 else {
-                    lost.insert(node, "no tunnel leads there: both nodes need addresses of one family");
+                    lost.insert(
+                        node,
+                        match kind {
+                            Kind::Vxlan => "no tunnel leads there: both nodes need addresses of one family",
+                            Kind::Ipip => "no tunnel leads there: both nodes need IPv4 addresses",
+                        },
+                    );
                     continue;
                 };
                 // Why there is none, its fault says.
-                let Some(tunnel) = ways.tunnels.get_mut(&underlay) else { continue };
-                let mac = mac_of(node);
-                let gateway = gateway(*block, mac);
-                tunnel.forwarding.insert(mac, destination);
-                tunnel.neighbours.insert(gateway, mac);
+                let Some(tunnel) = ways.tunnels.get_mut(&carrier) else {
+                    ways.stuck.insert(*block);
+                    continue;
+                };
+                let gateway = match &mut tunnel.frames {
+                    Some(frames) => {
+                        let mac = mac_of(node);
+                        let gateway = gateway(*block, mac);
+                        frames.forwarding.insert(mac, destination);
+                        frames.neighbours.insert(gateway, mac);
+                        gateway
+                    }
+                    None => destination,
+                };
                 let source = addresses.iter().copied().find(|it| it.is_ipv4() == block.is_ipv4());
-                ways.routes.insert(*block, Hop::Tunnel { underlay, gateway, source });
+                ways.routes.insert(*block, Hop::Tunnel { carrier, gateway, source });
                 continue;
             }
             // Somebody has to make the routes that a tunnel is spared for.
@@ -312,7 +405,7 @@ impl Paths {
         ways.problems.extend(lost);
         // The speaker has these where there is one. Without them packets to addresses that no pod has would go to the
         // default router, which sends them back.
-        if !conditions.has_speaker && (self.has_tunnels || conditions.settings.routing == Routing::Direct) {
+        if !conditions.has_speaker && (self.has_tunnels() || conditions.settings.routing == Routing::Direct) {
             ways.routes.extend(self.own.iter().map(|block| (*block, Hop::Nowhere)));
         }
         ways
@@ -330,36 +423,44 @@ impl Paths {
             .collect()
     }
 
-    fn tunnel(&self, underlay: Underlay, conditions: &Conditions<'_>) -> Result<Tunnel, String> {
-        let unknown = || "a tunnel needs an address of the node's own".to_owned();
-        let local = underlay.address(&self.addresses).ok_or_else(unknown)?;
+    fn tunnel(&self, carrier: Carrier, conditions: &Conditions<'_>) -> Result<Tunnel, String> {
+        let unknown = || {
+            let who = self.kinds.get(&carrier.kind()).map_or("nobody", String::as_str);
+            format!(
+                "a tunnel as {who} asks for starts at an IPv4 InternalIP, but the Node object {} has none",
+                self.name
+            )
+        };
+        let local = carrier.address(&self.addresses).ok_or_else(unknown)?;
         let uplink = conditions.uplinks.iter().find(|uplink| uplink.network.ip() == local).ok_or_else(|| {
             format!("a tunnel starts at {local}, the node's InternalIP, but no interface here has that address")
         })?;
         let mtu = match conditions.mtu {
             Some(mtu) => mtu,
-            None => uplink.mtu.checked_sub(underlay.overhead()).and_then(Mtu::new).ok_or_else(|| {
+            None => uplink.mtu.checked_sub(carrier.overhead()).and_then(Mtu::new).ok_or_else(|| {
                 format!("the interface with {local} has an MTU of {}, which no tunnel fits in", uplink.mtu)
             })?,
         };
         let overlay = conditions.settings.overlay;
-        Ok(Tunnel {
-            local,
-            mac: mac_of(&self.name),
-            mtu,
-            vni: overlay.vni,
-            port: overlay.port,
-            addresses: BTreeSet::new(),
-            forwarding: BTreeMap::new(),
-            neighbours: BTreeMap::new(),
-        })
+        let frames = match carrier.kind() {
+            Kind::Ipip => None,
+            Kind::Vxlan => Some(Frames {
+                mac: mac_of(&self.name),
+                vni: overlay.vni,
+                port: overlay.port,
+                forwarding: BTreeMap::new(),
+                neighbours: BTreeMap::new(),
+            }),
+        };
+        Ok(Tunnel { local, mtu, addresses: BTreeSet::new(), frames })
     }
 
-    /// The family of the tunnel to a node.
-    fn underlay_to(&self, there: &[IpAddr]) -> Option<Underlay> {
-        let is_common =
-            |family: &Underlay| family.address(&self.addresses).is_some() && family.address(there).is_some();
-        Underlay::ALL.into_iter().find(is_common)
+    /// The device of this kind that leads to a node.
+    fn carrier_to(&self, there: &[IpAddr], kind: Kind) -> Option<Carrier> {
+        let is_common = |carrier: &Carrier| {
+            carrier.address(&self.addresses).is_some() && carrier.address(there).is_some()
+        };
+        Carrier::ALL.into_iter().filter(|carrier| carrier.kind() == kind).find(is_common)
     }
 }
 

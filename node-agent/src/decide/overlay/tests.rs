@@ -6,7 +6,7 @@ use ipnetwork::IpNetwork;
 use margay_api::resource::Encapsulation;
 use margay_netlink::link::{IfIndex, Mtu};
 
-use super::{Block, Conditions, Hop, Paths, Underlay, Uplink, Ways, gateway, mac_of};
+use super::{Block, Carrier, Conditions, Hop, Kind, Paths, Tunnel, Uplink, Ways, gateway, mac_of};
 use crate::traffic::{Routing, Traffic};
 
 fn ip(text: &str) -> IpAddr {
@@ -38,7 +38,10 @@ fn paths(encapsulation: Encapsulation) -> Paths {
         own: vec![net("10.0.1.0/24"), net("fd00:1::/64")],
         nodes: nodes.into_iter().map(|(name, all)| (name.into(), all.map(ip).into())).collect(),
         blocks: blocks.into_iter().map(|(range, node)| (net(range), block(node))).collect(),
-        has_tunnels: encapsulation != Encapsulation::None,
+        kinds: Kind::of(encapsulation)
+            .map(|kind| (kind, "the IPPool of 10.0.0.0/16".into()))
+            .into_iter()
+            .collect(),
     }
 }
 
@@ -129,19 +132,20 @@ fn encapsulation_routing_and_the_speaker_decide_who_leads_where() {
 #[test]
 fn a_tunnel_knows_each_node_by_a_name_made_address_and_leads_to_the_first_address_of_a_block() {
     let ways = World::new(Routing::Bgp, true).ways(&paths(Encapsulation::Vxlan));
-    let tunnel = &ways.tunnels[&Underlay::V4];
+    let tunnel = &ways.tunnels[&Carrier::Vxlan4];
     assert_eq!(ways.tunnels.len(), 1, "all nodes have IPv4");
-    assert_eq!((tunnel.mac, tunnel.local, tunnel.mtu.octets()), (mac_of("here"), ip("192.0.2.1"), 1450));
+    let frames = tunnel.frames.as_ref().unwrap();
+    assert_eq!((frames.mac, tunnel.local, tunnel.mtu.octets()), (mac_of("here"), ip("192.0.2.1"), 1450));
     assert_eq!(tunnel.addresses, [ip("10.0.1.0"), ip("fd00:1::")].into());
     let (near, far) = (mac_of("near"), mac_of("far"));
-    assert_eq!(tunnel.forwarding, [(near, ip("192.0.2.2")), (far, ip("198.51.100.3"))].into());
+    assert_eq!(frames.forwarding, [(near, ip("192.0.2.2")), (far, ip("198.51.100.3"))].into());
     let routers = ["10.0.2.0/24", "fd00:2::/64", "10.0.3.0/24", "fd00:3::/64"].map(net);
     let neighbours = routers.into_iter().zip([near, near, far, far]);
-    assert_eq!(tunnel.neighbours, neighbours.map(|(block, mac)| (gateway(block, mac), mac)).collect());
+    assert_eq!(frames.neighbours, neighbours.map(|(block, mac)| (gateway(block, mac), mac)).collect());
     assert_eq!(gateway(net("10.0.3.0/24"), far), ip("10.0.3.0"));
     assert_eq!(gateway(net("fd00:1::/64"), mac_of("here")), ip("fe80::70b9:35ff:fe54:ef15"));
     let hop = Hop::Tunnel {
-        underlay: Underlay::V4,
+        carrier: Carrier::Vxlan4,
         gateway: gateway(net("fd00:3::/64"), far),
         source: Some(ip("fd00:1::")),
     };
@@ -151,20 +155,68 @@ fn a_tunnel_knows_each_node_by_a_name_made_address_and_leads_to_the_first_addres
 }
 
 #[test]
+fn ip_in_ip_leads_to_nodes_themselves_and_carries_ipv4_alone() {
+    for (encapsulation, near) in
+        [(Encapsulation::Ipip, Some("tunnel")), (Encapsulation::IpipCrossSubnet, Some("direct"))]
+    {
+        let paths = paths(encapsulation);
+        let ways = World::new(Routing::Direct, true).ways(&paths);
+        let tunnel = &ways.tunnels[&Carrier::Ipip];
+        assert_eq!((ways.tunnels.len(), paths.overhead()), (1, 20));
+        assert_eq!((tunnel.local, tunnel.mtu.octets(), &tunnel.frames), (ip("192.0.2.1"), 1480, &None));
+        assert_eq!(tunnel.addresses, [ip("10.0.1.0")].into(), "no IPv6 on it");
+        let mut wanted = expected(near, Some("tunnel"), false);
+        wanted.remove("fd00:3::/64");
+        if encapsulation == Encapsulation::Ipip {
+            wanted.remove("fd00:2::/64");
+        }
+        assert_eq!(short(&ways), wanted);
+        let (gateway, source) = (ip("198.51.100.3"), Some(ip("10.0.1.0")));
+        assert_eq!(ways.routes[&net("10.0.3.0/24")], Hop::Tunnel { carrier: Carrier::Ipip, gateway, source });
+        let words = "there is no way to pods of node far: IP-in-IP carries IPv4 alone";
+        assert!(ways.problems.iter().any(|problem| problem.starts_with(words)), "{:?}", ways.problems);
+    }
+}
+
+#[test]
+fn a_node_without_ipv4_is_told_who_asks_for_ip_in_ip() {
+    let mut paths = paths(Encapsulation::Ipip);
+    paths.addresses.retain(IpAddr::is_ipv6);
+    let ways = World::new(Routing::Direct, true).ways(&paths);
+    assert!(ways.faults[0].contains("as the IPPool of 10.0.0.0/16 asks for"), "{:?}", ways.faults);
+    assert!(ways.tunnels.is_empty() && ways.routes.is_empty(), "{ways:?}");
+}
+
+#[test]
+fn pools_of_both_kinds_have_both_devices_and_the_node_is_known_by_vxlans() {
+    let mut paths = paths(Encapsulation::Vxlan);
+    paths.kinds.insert(Kind::Ipip, "another".into());
+    let ipip = Block { node: "far".into(), encapsulation: Encapsulation::Ipip };
+    paths.blocks.insert(net("10.0.3.0/24"), ipip);
+    let ways = World::new(Routing::Direct, true).ways(&paths);
+    assert_eq!(ways.tunnels.keys().copied().collect::<Vec<_>>(), [Carrier::Vxlan4, Carrier::Ipip]);
+    assert!(ways.tunnels[&Carrier::Ipip].addresses.is_empty());
+    assert!(matches!(ways.routes[&net("10.0.3.0/24")], Hop::Tunnel { carrier: Carrier::Ipip, .. }));
+    assert!(matches!(ways.routes[&net("10.0.2.0/24")], Hop::Tunnel { carrier: Carrier::Vxlan4, .. }));
+    assert_eq!(paths.overhead(), 50, "the larger one");
+}
+
+#[test]
 fn nodes_without_ipv4_have_a_tunnel_over_ipv6_and_those_with_nothing_in_common_have_none() {
     let mut paths = paths(Encapsulation::Vxlan);
     paths.nodes.insert("far".into(), vec![ip("2001:db8:f::3")]);
     let world = World::new(Routing::Bgp, true);
     let ways = world.ways(&paths);
-    assert_eq!(ways.tunnels[&Underlay::V6].mtu.octets(), 1430);
-    assert_eq!(ways.tunnels[&Underlay::V6].forwarding, [(mac_of("far"), ip("2001:db8:f::3"))].into());
-    assert_eq!(ways.tunnels[&Underlay::V4].forwarding, [(mac_of("near"), ip("192.0.2.2"))].into());
-    assert!(ways.tunnels[&Underlay::V6].addresses.is_empty(), "they are on the other one");
+    assert_eq!(ways.tunnels[&Carrier::Vxlan6].mtu.octets(), 1430);
+    let forwarding = |carrier| ways.tunnels[&carrier].frames.as_ref().unwrap().forwarding.clone();
+    assert_eq!(forwarding(Carrier::Vxlan6), [(mac_of("far"), ip("2001:db8:f::3"))].into());
+    assert_eq!(forwarding(Carrier::Vxlan4), [(mac_of("near"), ip("192.0.2.2"))].into());
+    assert!(ways.tunnels[&Carrier::Vxlan6].addresses.is_empty(), "they are on the other one");
     assert_eq!(paths.overhead(), 70);
 
     paths.addresses.retain(IpAddr::is_ipv4);
     let ways = world.ways(&paths);
-    assert_eq!(ways.tunnels.keys().collect::<Vec<_>>(), [&Underlay::V4]);
+    assert_eq!(ways.tunnels.keys().collect::<Vec<_>>(), [&Carrier::Vxlan4]);
     let problem =
         "there is no way to pods of node far: no tunnel leads there: both nodes need addresses of one family";
     assert_eq!(ways.problems, [problem]);
@@ -174,15 +226,15 @@ fn nodes_without_ipv4_have_a_tunnel_over_ipv6_and_those_with_nothing_in_common_h
 #[test]
 fn only_a_node_with_ipv6_alone_makes_others_have_a_tunnel_over_ipv6() {
     let all = ["198.51.100.3", "2001:db8:f::3"].map(ip);
-    for (addresses, underlays, overhead) in [
-        (&all[..], &[Underlay::V4][..], 50),
-        (&all[..1], &[Underlay::V4], 50),
-        (&[], &[Underlay::V4], 50),
-        (&all[1..], &[Underlay::V4, Underlay::V6], 70),
+    for (addresses, carriers, overhead) in [
+        (&all[..], &[Carrier::Vxlan4][..], 50),
+        (&all[..1], &[Carrier::Vxlan4], 50),
+        (&[], &[Carrier::Vxlan4], 50),
+        (&all[1..], &[Carrier::Vxlan4, Carrier::Vxlan6], 70),
     ] {
         let mut paths = paths(Encapsulation::Vxlan);
         paths.nodes.insert("far".into(), addresses.into());
-        assert_eq!(paths.underlays(), underlays.iter().copied().collect(), "{addresses:?}");
+        assert_eq!(paths.carriers(), carriers.iter().copied().collect(), "{addresses:?}");
         assert_eq!(paths.overhead(), overhead, "{addresses:?}");
     }
 }
@@ -192,7 +244,7 @@ fn an_mtu_that_was_given_counts_and_an_address_that_no_interface_has_is_named() 
     let paths = paths(Encapsulation::Vxlan);
     let mut world = World::new(Routing::Bgp, true);
     world.mtu = Mtu::new(1400);
-    assert_eq!(world.ways(&paths).tunnels[&Underlay::V4].mtu.octets(), 1400);
+    assert_eq!(world.ways(&paths).tunnels[&Carrier::Vxlan4].mtu.octets(), 1400);
     world.uplinks.clear();
     let ways = world.ways(&paths);
     assert!(ways.tunnels.is_empty() && ways.routes.is_empty() && ways.problems.is_empty(), "{ways:?}");
@@ -208,12 +260,13 @@ fn between_tunnels_and_none_there_is_a_time_in_which_they_receive_and_nobody_sen
         if routing == Routing::Bgp {
             (none.nodes, none.blocks) = (BTreeMap::new(), BTreeMap::new());
         }
-        for between in [tunnels.receiving(), none.lingering(&tunnels)] {
+        for between in [tunnels.between(&none), none.between(&tunnels)] {
             let ways = world.ways(&between);
             assert_eq!(short(&ways), expected(near, None, false), "{routing:?}");
             let settled = world.ways(&tunnels);
-            let [between, after] = [&ways, &settled].map(|ways| &ways.tunnels[&Underlay::V4]);
-            assert_eq!((between.mac, between.local, between.vni), (after.mac, after.local, after.vni));
+            let [between, after] = [&ways, &settled].map(|ways| &ways.tunnels[&Carrier::Vxlan4]);
+            let made = |tunnel: &Tunnel| tunnel.frames.as_ref().map(|frames| (frames.mac, frames.vni));
+            assert_eq!((made(between), between.local), (made(after), after.local));
             assert_eq!((between.mtu, &between.addresses), (after.mtu, &after.addresses));
         }
     }
@@ -224,7 +277,8 @@ fn the_tunnels_address_stays_while_its_block_is_there() {
     let mut paths = paths(Encapsulation::Vxlan);
     paths.own = vec![net("10.0.1.0/26"), net("10.0.1.64/26")];
     let mut world = World::new(Routing::Bgp, true);
-    let addresses = |world: &World, paths: &Paths| world.ways(paths).tunnels[&Underlay::V4].addresses.clone();
+    let addresses =
+        |world: &World, paths: &Paths| world.ways(paths).tunnels[&Carrier::Vxlan4].addresses.clone();
     assert_eq!(addresses(&world, &paths), [ip("10.0.1.0")].into());
     world.present = vec![ip("10.0.1.64")];
     assert_eq!(addresses(&world, &paths), [ip("10.0.1.64")].into());

@@ -12,6 +12,7 @@ use ipnetwork::IpNetwork;
 use margay_api::endpoint::EndpointId;
 use margay_ebpf_common::{control::Control, counter};
 use margay_policy::compile::{Changes, Compiler};
+use serde_json::Value;
 use tracing::{info, warn};
 
 use super::{
@@ -19,6 +20,7 @@ use super::{
     handover,
     links::{Attachments, Programs},
     maps::Maps,
+    means::{self, Means},
     object::{self, Object, Pins},
 };
 use crate::decide::{Admitted, Wanted};
@@ -58,7 +60,14 @@ impl Driver {
     ///
     /// # Errors
     /// When the kernel cannot: the reason is for the operator.
-    pub(crate) fn load(bpf_fs: &Path) -> anyhow::Result<(Self, Programs)> {
+    pub(crate) fn load(bpf_fs: &Path, chained_plugins: &[Value]) -> anyhow::Result<(Self, Programs)> {
+        let means = Means::of_kernel();
+        // It would find `clsact` in the place of its own discipline `ingress`, and its pods would fail.
+        let has_bandwidth = chained_plugins.iter().any(|plugin| plugin["type"] == "bandwidth");
+        anyhow::ensure!(
+            means == Means::Tcx || !has_bandwidth,
+            "this kernel has no tcx (Linux 6.6), without which the chained plugin `bandwidth` and the programs want the same place"
+        );
         let Object { maps, programs, pins, is_found } = object::load(bpf_fs)?;
         let control = maps.control.get(&0, 0).context("read the map CONTROL")?;
         let driver = Self {
@@ -72,7 +81,7 @@ impl Driver {
             is_seeded: is_found && control.admits != 0,
             closed: None,
         };
-        Ok((driver, Programs::new(programs, pins)))
+        Ok((driver, Programs::new(programs, pins, means)))
     }
 
     /// Takes note of which interfaces are attached.
@@ -243,5 +252,9 @@ pub(crate) fn retire(bpf_fs: &Path) -> anyhow::Result<bool> {
     for version in pins.versions()? {
         handover::give_away(&version);
     }
-    pins.remove()
+    Ok(remove_filters()? | pins.remove()?)
+}
+
+fn remove_filters() -> anyhow::Result<bool> {
+    means::remove_filters().context("take filters off")
 }

@@ -15,14 +15,7 @@ use std::{
 };
 
 use anyhow::Context;
-use aya::{
-    Ebpf,
-    programs::{
-        LinkOrder, SchedClassifier,
-        links::{FdLink, PinnedLink},
-        tc::{SchedClassifierLinkId, TcAttachOptions},
-    },
-};
+use aya::Ebpf;
 use margay_api::endpoint::HOST_IFNAME_PREFIX;
 use margay_netlink::{
     Group, Monitor, Socket,
@@ -34,12 +27,12 @@ use tokio::{
     task::spawn_blocking,
     time::{MissedTickBehavior, interval},
 };
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::{
     hook::Hook,
+    means::{Means, Place},
     object::{Pins, program},
-    sys,
 };
 use crate::{core::Event, watch::drift};
 
@@ -73,13 +66,14 @@ pub(crate) struct Programs {
     pins: Pins,
     /// The hooks that have the programs of this agent, as they were when it was last looked.
     attached: BTreeMap<(u32, Hook), Place>,
+    means: Means,
     /// Whether the next look is to see for itself that they are there.
     is_distrusted: bool,
 }
 
 impl Programs {
-    pub(super) fn new(ebpf: Ebpf, pins: Pins) -> Self {
-        Self { ebpf, pins, attached: BTreeMap::new(), is_distrusted: false }
+    pub(super) fn new(ebpf: Ebpf, pins: Pins, means: Means) -> Self {
+        Self { ebpf, pins, attached: BTreeMap::new(), means, is_distrusted: false }
     }
 }
 
@@ -152,15 +146,15 @@ impl Programs {
         for link in &links {
             let index = link.index.number();
             if link.name.starts_with(HOST_IFNAME_PREFIX) {
-                if !names.contains(&link.name) || !self.attach_all(link, Hook::OF_POD) {
-                    continue;
-                }
                 let at = qdiscs.get(&index).map_or(&[][..], Vec::as_slice);
-                // What a filter of somebody else's is to see there may not be taken away before it.
-                if at.iter().any(|qdisc| qdisc.ingress) {
+                if !names.contains(&link.name)
+                    || !self.means.fit(at)
+                    || !self.attach_all(link, Hook::OF_POD)
+                    || !self.means.come_last(at)
+                {
                     continue;
                 }
-                let goes_round = at.iter().all(|qdisc| qdisc.kind == "noqueue")
+                let goes_round = at.iter().all(|qdisc| self.means.let_round(qdisc))
                     && Hook::OF_POD
                         .iter()
                         .all(|hook| self.attached.get(&(index, *hook)) == Some(&Place::Alone));
@@ -182,7 +176,9 @@ impl Programs {
             if self.attached.contains_key(&(link.index.number(), hook)) {
                 continue;
             }
-            match self.attach_one(link, hook) {
+            let attached = program(&mut self.ebpf, hook)
+                .and_then(|program| self.means.attach(program, link, hook, &self.pins));
+            match attached {
                 Ok(place) => drop(self.attached.insert((link.index.number(), hook), place)),
                 Err(error) => {
                     // A link that is gone meanwhile is no news.
@@ -194,35 +190,6 @@ impl Programs {
             }
         }
         true
-    }
-
-    /// Attaches a program, and says where it then is.
-    fn attach_one(&mut self, link: &Link, hook: Hook) -> anyhow::Result<Place> {
-        let index = link.index.number();
-        let pin = self.pins.link(index, hook);
-        // Somebody may have emptied the bpf file system.
-        fs::create_dir_all(self.pins.links()).context("make the folder of pinned links")?;
-        let program = program(&mut self.ebpf, hook)?;
-        if pin.exists() {
-            match replace(program, &pin) {
-                Ok(()) => {
-                    let place = place(program, index, hook);
-                    if place != Place::Off {
-                        return Ok(place);
-                    }
-                }
-                Err(error) => info!(link = link.name, "the programs of the agent before: {error:#}"),
-            }
-            // Of an interface that is no more, or somebody took it off.
-            fs::remove_file(&pin).with_context(|| format!("remove {}", pin.display()))?;
-        }
-        let id = program.attach_with_options(
-            &link.name,
-            hook.attach_type(),
-            TcAttachOptions::TcxOrder(LinkOrder::default()),
-        )?;
-        keep(program, id)?.pin(&pin).with_context(|| format!("pin {}", pin.display()))?;
-        Ok(place(program, index, hook))
     }
 
     /// Forgets interfaces that are gone, and their pins.
@@ -249,7 +216,7 @@ impl Programs {
                 let at = (link.index.number(), hook);
                 let Ok(program) = program(&mut self.ebpf, hook) else { continue };
                 let Some(known) = self.attached.get_mut(&at) else { continue };
-                *known = place(program, at.0, hook);
+                *known = self.means.place(program, link.index, hook);
                 if *known == Place::Off {
                     warn!(link = link.name, "somebody took {} off; it is attached anew", hook.program());
                     self.attached.remove(&at);
@@ -269,39 +236,4 @@ fn is_uplink(link: &Link) -> bool {
 fn is_there(link: &Link) -> bool {
     let name = link.name.parse().ok();
     name.is_some_and(|name| matches!(link::index_of(&name), Ok(Some(index)) if index == link.index))
-}
-
-/// Puts a program in the place of the one before it, atomically.
-fn replace(program: &mut SchedClassifier, pin: &std::path::Path) -> anyhow::Result<()> {
-    let link = FdLink::from(PinnedLink::from_pin(pin).context("open its pin")?);
-    let id = program.attach_to_link(link.try_into()?).context("replace it")?;
-    // The pin keeps it.
-    drop(keep(program, id)?);
-    Ok(())
-}
-
-/// Takes a link from its program, which would end it with itself.
-fn keep(program: &mut SchedClassifier, id: SchedClassifierLinkId) -> anyhow::Result<FdLink> {
-    Ok(program.take_link(id)?.try_into()?)
-}
-
-/// Whether a program is where it was attached, and alone there.
-fn place(program: &SchedClassifier, index: u32, hook: Hook) -> Place {
-    let ours = program.info().map(|info| info.id());
-    match (ours, sys::programs_at(index, hook.attach_type())) {
-        (Ok(ours), Ok(found)) if found == [ours] => Place::Alone,
-        (Ok(ours), Ok(found)) if found.contains(&ours) => Place::WithOthers,
-        _ => Place::Off,
-    }
-}
-
-/// Where a program is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
-    /// Where it was attached, and nobody else's.
-    Alone,
-    /// There, among others.
-    WithOthers,
-    /// Not there.
-    Off,
 }

@@ -18,6 +18,7 @@ mod handover;
 mod hook;
 mod links;
 mod maps;
+mod means;
 mod mirror;
 mod object;
 mod prefix;

@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, net::IpAddr, path::Path};
 
 use margay_ebpf_common::counter::Counter;
 use margay_policy::compile::{Changes, Compiler};
+use serde_json::Value;
 use tokio::{
     sync::{mpsc, watch},
     task::{JoinSet, spawn_blocking},
@@ -49,7 +50,10 @@ impl ShortWay {
                 spawn_blocking(move || remove(&bpf_fs)).await?;
                 None
             }
-            Dataplane::Auto | Dataplane::Ebpf => spawn_blocking(move || load(&bpf_fs)).await?,
+            Dataplane::Auto | Dataplane::Ebpf => {
+                let chained_plugins = settings.chained_plugins.clone();
+                spawn_blocking(move || load(&bpf_fs, &chained_plugins)).await?
+            }
         };
         let open = loaded.map(|(driver, programs)| {
             let (links, wanted) = watch::channel(None);
@@ -141,8 +145,8 @@ fn word(counter: Counter) -> &'static str {
     }
 }
 
-fn load(bpf_fs: &Path) -> Option<(Driver, Programs)> {
-    match Driver::load(bpf_fs) {
+fn load(bpf_fs: &Path, chained_plugins: &[Value]) -> Option<(Driver, Programs)> {
+    match Driver::load(bpf_fs, chained_plugins) {
         Ok(loaded) => {
             info!("dataplane ebpf: flows between pods that policy allows go round the stack");
             Some(loaded)

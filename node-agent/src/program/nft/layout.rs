@@ -44,6 +44,8 @@ const TUNNEL: [&str; 2] = ["tunnel_in", "tunnel_out"];
 const CAUSES: &str = "causes";
 /// Where the tunnels between nodes listen.
 const TUNNEL_PORTS: &str = "tunnel_ports";
+/// What those without a port are made of.
+const TUNNEL_PROTOCOLS: &str = "tunnel_protocols";
 /// The chain of what comes to them.
 const TUNNELLED: &str = "tunnelled";
 
@@ -51,8 +53,8 @@ const TUNNELLED: &str = "tunnelled";
 const LINK_TYPES: [u32; 6] = [131, 132, 133, 135, 136, 143];
 
 /// Sets that are there whatever the state is.
-const SETS: [(&str, &[Type], Option<Type>, bool); 17] = {
-    use Type::{ClassId, Icmpv6Type, IfName, InetService, Ipv4Addr, Ipv6Addr, Verdict};
+const SETS: [(&str, &[Type], Option<Type>, bool); 18] = {
+    use Type::{ClassId, Icmpv6Type, IfName, InetProto, InetService, Ipv4Addr, Ipv6Addr, Verdict};
     [
         ("pods4", &[Ipv4Addr], Some(ClassId), false),
         ("pods6", &[Ipv6Addr], Some(ClassId), false),
@@ -70,6 +72,7 @@ const SETS: [(&str, &[Type], Option<Type>, bool); 17] = {
         (CAUSES, &[ClassId], Some(Verdict), false),
         // Empty where no tunnel is wanted: then the port is any other.
         (TUNNEL_PORTS, &[InetService], None, false),
+        (TUNNEL_PROTOCOLS, &[InetProto], None, false),
         ("tunnel_ends4", &[Ipv4Addr], None, false),
         ("tunnel_ends6", &[Ipv6Addr], None, false),
     ]
@@ -223,7 +226,7 @@ pub(crate) fn of_endpoint(
     entries
 }
 
-/// The elements of the tunnels between nodes: nobody but other nodes sends to their port.
+/// The elements of the tunnels between nodes: nobody but other nodes sends to their port, or packets of their protocol.
 pub(crate) fn of_tunnel_ends(ends: &TunnelEnds) -> Vec<Entry> {
     let entry = |set, field| Entry { set, key: vec![field], data: None };
     let port = entry(TUNNEL_PORTS.into(), Field::Number(ends.port.into()));
@@ -231,7 +234,8 @@ pub(crate) fn of_tunnel_ends(ends: &TunnelEnds) -> Vec<Entry> {
         .peers
         .iter()
         .map(|address| entry(by_family(*address, "tunnel_ends4", "tunnel_ends6"), Field::Address(*address)));
-    peers.chain([port]).collect()
+    let protocol = ends.ipip.then(|| entry(TUNNEL_PROTOCOLS.into(), Field::Number(rule::IPIP.into())));
+    peers.chain([port]).chain(protocol).collect()
 }
 
 /// A map of a direction; they are asked in this order.
@@ -556,7 +560,12 @@ pub(crate) fn put_base(table: &mut Table) {
         table.put_chain(name, Chain { base: Some(base), rules });
     };
     // Before connection tracking (priority raw), so that a spoofed packet leaves no trace in it.
-    let prerouting = vec![rule([from_pod(), jump("antispoof")]), rule([from_pod(), for_others_tunnel()])];
+    let [by_port, by_protocol] = for_others_tunnel();
+    let prerouting = vec![
+        rule([from_pod(), jump("antispoof")]),
+        rule([from_pod(), by_port]),
+        rule([from_pod(), by_protocol]),
+    ];
     base("prerouting", Hook::Prerouting, -300, prerouting);
     base("input", Hook::Input, 0, input());
     base("forward", Hook::Forward, 0, forward());
@@ -672,8 +681,13 @@ fn free(interface: Interface) -> Rule {
 }
 
 /// What a pod puts into a tunnel by hand would come out of it as whoever it says, on the node of its choice.
-fn for_others_tunnel() -> Vec<Expr> {
-    rule([rule::udp_to(TUNNEL_PORTS), goto(toward(Interface::In, TUNNEL))])
+fn for_others_tunnel() -> [Rule; 2] {
+    tunnel_packets().map(|packets| rule([packets, goto(toward(Interface::In, TUNNEL))]))
+}
+
+/// What the tunnels of this node would take.
+fn tunnel_packets() -> [Vec<Expr>; 2] {
+    [rule::udp_to(TUNNEL_PORTS), rule::ipip_in(TUNNEL_PROTOCOLS)]
 }
 
 /// Behind a service there may be a node's port, so that what a pod sends comes here all the same.
@@ -688,9 +702,11 @@ fn tunnelled() -> Vec<Rule> {
 
 /// NetworkPolicy never comes between a pod and its node; a policy of the cluster may close the node to the pod.
 fn input() -> Vec<Rule> {
+    let [by_port, by_protocol] = tunnel_packets();
     vec![
         // Before those that are tracked: a node that is gone may not go on.
-        rule([rule::udp_to(TUNNEL_PORTS), jump(TUNNELLED)]),
+        rule([by_port, jump(TUNNELLED)]),
+        rule([by_protocol, jump(TUNNELLED)]),
         established(),
         rule([rule::icmpv6_type("link_types"), verdict(nftables::Verdict::Accept)]),
         rule([from_pod(), jump("input_egress")]),
@@ -702,18 +718,20 @@ fn forward() -> Vec<Rule> {
     // A pod that reaches itself through a service comes back by the link that it left.
     rules.extend(belongs(Interface::In, Address::Destination, &nftables::Verdict::Accept));
     // The destination may be another than in prerouting.
-    rules.push(rule([from_pod(), for_others_tunnel()]));
+    rules.extend(for_others_tunnel().map(|packets| rule([from_pod(), packets])));
     rules.push(rule([from_pod(), jump("egress")]));
     rules.push(rule([to_pod(), jump("ingress")]));
     rules
 }
 
 fn output() -> Vec<Rule> {
+    let [by_port, by_protocol] = for_others_tunnel();
     let mut rules = vec![
         established(),
         // The node always reaches its own pods, midstream too.
         rule([rule::from_local(), verdict(nftables::Verdict::Accept)]),
-        for_others_tunnel(),
+        by_port,
+        by_protocol,
         midstream(Interface::Out),
         rule([rule::from_unspecified(), verdict(nftables::Verdict::Accept)]),
         rule([rule::from_link_local(), verdict(nftables::Verdict::Accept)]),

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  prerouting (raw)    a pod's packet has the pod's address, or -> spoof; of an unknown pod -> unknown_out
-//!                      a pod's packet to the port of the nodes' tunnels -> tunnel_out; in forward and output, too
+//!                      a pod's packet to the port, or of the protocol, of the nodes' tunnels -> tunnel_out; in forward and output, too
 //!  input (filter)      to that port, from no other node -> tunnel_in
 //!                      established -> pass; the rest from a pod as in forward, but for isolation
 //!  forward (filter)    established -> pass

@@ -13,6 +13,8 @@ const AFTER_NAME: Register = Register::word(4);
 const IPV4: u8 = 2;
 const IPV6: u8 = 10;
 const TCP: u8 = 6;
+/// IPv4 in IP (RFC 2003).
+pub(super) const IPIP: u8 = 4;
 const UDP: u8 = 17;
 const ICMPV6: u8 = 58;
 /// FIN, SYN, RST and ACK of a TCP header, which are in its octet 13, and SYN alone.
@@ -150,6 +152,11 @@ pub(super) fn icmpv6_type(set: &str) -> Vec<Expr> {
 pub(super) fn udp_to(set: &str) -> Vec<Expr> {
     let port = Expr::Payload { header: Header::Transport, offset: 2, length: 2, to: FIRST };
     vec![Expr::Meta { key: MetaKey::L4Proto, to: FIRST }, is(&[UDP]), port, lookup(set, Found::Is)]
+}
+
+/// IP-in-IP, while its number is in a set.
+pub(super) fn ipip_in(set: &str) -> Vec<Expr> {
+    vec![Expr::Meta { key: MetaKey::L4Proto, to: FIRST }, is(&[IPIP]), lookup(set, Found::Is)]
 }
 
 /// The source is an address of the node's own.

@@ -6,7 +6,7 @@
 //!                                                       +--> difference (pure) --> kernel: devices, entries, routes
 //!              core <--Event::Overlay (the tunnels are there, or why not)
 //! ```
-//! It owns the devices `margay.vxlan4` and `margay.vxlan6`, all that is on them, and the routes of its protocol number in
+//! It owns the devices `margay.vxlan4`, `margay.vxlan6` and `margay.ipip`, all that is on them, and the routes of its protocol number in
 //! the main table; what else there is it never touches. What is there is read at every attempt, so that it needs not know
 //! what an earlier agent wrote, and mends what others do.
 
@@ -136,7 +136,7 @@ impl Task {
     fn is_idle(&self) -> bool {
         self.settings.traffic.routing == Routing::Bgp
             && self.phase.until().is_none()
-            && self.done.as_ref().is_some_and(|paths| !paths.has_tunnels)
+            && self.done.as_ref().is_some_and(|paths| !paths.has_tunnels())
     }
 
     /// Whether a change may be one of ours, or of what ours follow.

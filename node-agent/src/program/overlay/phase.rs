@@ -1,13 +1,14 @@
-//! How a node goes from no tunnels to tunnels, or back, while the others do. Pure.
+//! How a node goes from no tunnels to tunnels, from one kind to another, or back, while the others do. Pure.
 //!
-//! When tunnels come, every node has them before any sends through them; when they go, none sends through them any more
-//! before any takes them away. What the kernel refuses meanwhile changes nothing in that: others do not wait either.
+//! When a kind of tunnel comes, every node has it before any sends through it; when one goes, none sends through it any more
+//! before any takes it away; where one takes the place of another, these come one after the other. What the kernel refuses meanwhile
+//! changes nothing in that: others do not wait either.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::decide::Paths;
+use crate::decide::{Kind, Paths};
 
 /// How long after a pool's encapsulation has changed all agents have heard of it. Watches tell within milliseconds; this is for
 /// an API server that has much to do.
@@ -19,7 +20,7 @@ pub(super) enum Phase {
     /// An agent that starts knows of no change.
     #[default]
     Unknown,
-    /// All nodes know whether there are tunnels, with what was last wanted.
+    /// All nodes know which tunnels there are, with what was last wanted.
     Settled(Arc<Paths>),
     /// It is not certain until then that all do.
     Changing { before: Arc<Paths>, until: Instant },
@@ -28,15 +29,25 @@ pub(super) enum Phase {
 impl Phase {
     /// The one after it, when this is wanted now.
     pub(super) fn next(self, wanted: &Arc<Paths>, now: Instant) -> Self {
-        let settled = || Self::Settled(Arc::clone(wanted));
         match self {
-            Self::Settled(before) if before.has_tunnels != wanted.has_tunnels => {
+            Self::Settled(before) if !same(&before.kinds, &wanted.kinds) => {
                 Self::Changing { before, until: now + SPREAD }
             }
-            Self::Changing { before, until } if before.has_tunnels != wanted.has_tunnels && now < until => {
-                Self::Changing { before, until }
+            Self::Changing { before, until } if !same(&before.kinds, &wanted.kinds) => {
+                if now < until {
+                    return Self::Changing { before, until };
+                }
+                let (comes, goes) =
+                    (!within(&wanted.kinds, &before.kinds), !within(&before.kinds, &wanted.kinds));
+                if !(comes && goes) {
+                    return Self::Settled(Arc::clone(wanted));
+                }
+                // All have what is new; what was there before is used no more from here on.
+                let mut both = Paths::clone(wanted);
+                both.kinds.extend(before.kinds.clone());
+                Self::Changing { before: Arc::new(both), until: now + SPREAD }
             }
-            Self::Unknown | Self::Settled(_) | Self::Changing { .. } => settled(),
+            Self::Unknown | Self::Settled(_) | Self::Changing { .. } => Self::Settled(Arc::clone(wanted)),
         }
     }
 
@@ -52,10 +63,17 @@ impl Phase {
     pub(super) fn paths(&self, wanted: &Arc<Paths>) -> Arc<Paths> {
         match self {
             Self::Unknown | Self::Settled(_) => Arc::clone(wanted),
-            Self::Changing { .. } if wanted.has_tunnels => Arc::new(wanted.receiving()),
-            Self::Changing { before, .. } => Arc::new(wanted.lingering(before)),
+            Self::Changing { before, .. } => Arc::new(wanted.between(before)),
         }
     }
+}
+
+fn within(some: &BTreeMap<Kind, String>, all: &BTreeMap<Kind, String>) -> bool {
+    some.keys().all(|kind| all.contains_key(kind))
+}
+
+fn same(one: &BTreeMap<Kind, String>, other: &BTreeMap<Kind, String>) -> bool {
+    within(one, other) && within(other, one)
 }
 
 #[cfg(test)]
@@ -66,11 +84,14 @@ mod tests {
     use tokio::time::Instant;
 
     use super::Phase;
-    use crate::decide::{Block, Paths};
+    use crate::decide::{Block, Kind, Paths};
 
     /// A node with another one, of this name.
     fn paths(has_tunnels: bool, other: &str) -> Arc<Paths> {
-        let encapsulation = if has_tunnels { Encapsulation::Vxlan } else { Encapsulation::None };
+        paths_of(if has_tunnels { Encapsulation::Vxlan } else { Encapsulation::None }, other)
+    }
+
+    fn paths_of(encapsulation: Encapsulation, other: &str) -> Arc<Paths> {
         let block = Block { node: other.into(), encapsulation };
         Arc::new(Paths {
             name: "here".into(),
@@ -78,7 +99,7 @@ mod tests {
             own: Vec::new(),
             nodes: BTreeMap::from([(other.to_owned(), vec!["192.0.2.2".parse().unwrap()])]),
             blocks: BTreeMap::from([("10.0.2.0/24".parse().unwrap(), block)]),
-            has_tunnels,
+            kinds: Kind::of(encapsulation).map(|kind| (kind, "a test".into())).into_iter().collect(),
         })
     }
 
@@ -86,7 +107,7 @@ mod tests {
     fn seen(phase: &Phase, wanted: &Arc<Paths>) -> [bool; 2] {
         let paths = phase.paths(wanted);
         let sends = paths.blocks.values().any(|block| block.encapsulation != Encapsulation::None);
-        [paths.has_tunnels, sends]
+        [paths.has_tunnels(), sends]
     }
 
     /// Goes through what is wanted at these seconds, an attempt at each, and looks what is there after it.
@@ -124,6 +145,28 @@ mod tests {
         check(&[(0, &none, NONE), (1, &tunnels, BETWEEN), (5, &more, BETWEEN), (6, &more, TUNNELS)]);
         let changing = Phase::default().next(&none, Instant::now()).next(&more, Instant::now());
         assert!(changing.paths(&more).nodes.contains_key("n3"));
+    }
+
+    #[test]
+    fn a_kind_that_takes_the_place_of_another_is_received_first_and_then_sent_and_the_other_goes_last() {
+        let (vxlan, ipip) = (paths_of(Encapsulation::Vxlan, "n2"), paths_of(Encapsulation::Ipip, "n2"));
+        let both = [Kind::Vxlan, Kind::Ipip];
+        let start = Instant::now();
+        let mut phase = Phase::default().next(&vxlan, start);
+        for (seconds, kinds, sends) in [
+            (10, &both[..], Kind::Vxlan),
+            (14, &both, Kind::Vxlan),
+            (15, &both, Kind::Ipip),
+            (19, &both, Kind::Ipip),
+            (20, &both[1..], Kind::Ipip),
+        ] {
+            phase = phase.next(&ipip, start + Duration::from_secs(seconds));
+            let paths = phase.paths(&ipip);
+            assert_eq!(paths.kinds.keys().copied().collect::<Vec<_>>(), kinds, "at {seconds} s");
+            let sent = paths.blocks.values().map(|block| Kind::of(block.encapsulation));
+            assert_eq!(sent.collect::<Vec<_>>(), [Some(sends)], "at {seconds} s");
+        }
+        assert_eq!(phase.until(), None);
     }
 
     #[test]

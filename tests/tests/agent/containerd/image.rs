@@ -1,5 +1,5 @@
 //! The image that `image/build --profile dev` makes, in a real runtime: what is in it, and that it installs and starts as the
-//! DaemonSet does it.
+//! `DaemonSet` does it.
 
 use std::{
     fs,
@@ -88,7 +88,7 @@ fn the_image_holds_four_static_programs_and_nothing_else() {
     }
 }
 
-/// Runs a command of the image as a container of the DaemonSet runs: its root read-only, and without capabilities.
+/// Runs a command of the image as a container of the `DaemonSet` runs: its root read-only, and without capabilities.
 fn run(runtime: &Runtime, name: &str, more: &[&str], command: &[&str]) -> Output {
     let fifos = runtime.path("fifos");
     let dropped = CAPABILITIES.map(|capability| format!("--cap-drop=CAP_{capability}"));

@@ -30,7 +30,7 @@ use super::{
     Driver,
     tests::{World, in_new_namespace},
 };
-use crate::decide::TunnelEnds;
+use crate::{decide::TunnelEnds, program::nft::rule};
 
 const PORT: u16 = 53;
 /// How long a packet may take; how long nothing may come is never waited for.
@@ -490,6 +490,86 @@ fn frame(from: [u8; 4], to: [u8; 4], text: &str) -> Vec<u8> {
     [&vxlan[..], &ethernet, &header, &datagram].concat()
 }
 
+/// An interface of this router's with one address; behind it are others in a namespace.
+fn uplink(own: IpAddr, others: &[IpAddr]) -> Namespace {
+    let cable = thread::spawn(|| {
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        Namespace::current().unwrap()
+    });
+    let elsewhere = cable.join().unwrap();
+    let name = "uplink".parse().unwrap();
+    let veth = Veth {
+        near: End { name: &name, address: None, netns: None },
+        far: End { name: &name, address: None, netns: Some(elsewhere.as_fd()) },
+        mtu: None,
+    };
+    Socket::open().unwrap().execute(&link::add_veth(&veth)).unwrap();
+    let up = |addresses: &[IpAddr]| {
+        ip("link set uplink up");
+        for address in addresses {
+            let prefix = if address.is_ipv4() { "/24" } else { "/64 nodad" };
+            ip(&format!("address add {address}{prefix} dev uplink"));
+        }
+    };
+    up(&[own]);
+    let inside = elsewhere.enter().unwrap();
+    up(others);
+    drop(inside);
+    elsewhere
+}
+
+/// A socket of a namespace that sends and receives IP-in-IP.
+fn open_ipip(namespace: &Namespace, address: IpAddr) -> socket2::Socket {
+    let _inside = namespace.enter().unwrap();
+    let protocol = socket2::Protocol::from(i32::from(rule::IPIP));
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::RAW, Some(protocol)).unwrap();
+    socket.bind(&SocketAddr::new(address, 0).into()).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket
+}
+
+#[test]
+fn nobody_but_other_nodes_sends_ip_in_ip_once_there_are_tunnels_of_it() {
+    in_new_namespace(|| {
+        let pods = pods(1);
+        let [own, other, stranger]: [IpAddr; 3] =
+            ["192.0.2.1", "192.0.2.2", "192.0.2.3"].map(|text| text.parse().unwrap());
+        let elsewhere = uplink(own, &[other, stranger]);
+        let here = open_ipip(&Namespace::current().unwrap(), own);
+        let to = |to: IpAddr| socket2::SockAddr::from(SocketAddr::new(to, 0));
+        let send = |namespace: &Namespace, from: IpAddr, destination: IpAddr, text: &str| {
+            open_ipip(namespace, from).send_to(text.as_bytes(), &to(destination)).unwrap();
+        };
+        let next = || {
+            let mut octets = [0; 64];
+            // What is received has its outer header in front.
+            let length = Read::read(&mut &here, &mut octets).expect("a packet that is allowed");
+            String::from_utf8(octets[20..length].to_vec()).unwrap()
+        };
+        let pod = address(true, 1);
+        let mut world = World::new(1, "{metadata: {namespace: x, name: in}, spec: {podSelector: {}}}");
+        let mut driver = world.driver();
+        // Where none is made of it, it is any other protocol, and the same with tunnels of VXLAN alone.
+        let ends = |ipip, peer| Some(Arc::new(TunnelEnds { ipip, port: TUNNEL_PORT, peers: [peer].into() }));
+        for ends in [None, ends(false, other)] {
+            world.wanted.tunnel_ends = ends;
+            world.tell(&mut driver).unwrap();
+            send(&pods[0], pod, own, "of a pod");
+            assert_eq!(next(), "of a pod");
+        }
+        world.wanted.tunnel_ends = ends(true, other);
+        world.tell(&mut driver).unwrap();
+        for destination in [own, other] {
+            send(&pods[0], pod, destination, "of a pod");
+        }
+        send(&elsewhere, stranger, own, "of a stranger");
+        send(&elsewhere, other, own, "of a node");
+        assert_eq!(next(), "of a node");
+        let expected = [("tunnel_in".to_owned(), 1), ("tunnel_out".to_owned(), 2)];
+        assert_eq!(seen(&mut driver), expected.into());
+    });
+}
+
 #[test]
 fn nobody_but_other_nodes_puts_anything_into_a_tunnel() {
     let all = ["192.0.2.2", "2001:db8:1::2"].map(|text| text.parse().unwrap());
@@ -501,30 +581,8 @@ fn nobody_but_other_nodes_puts_anything_into_a_tunnel() {
             let pods = pods(1);
             let [own, other, stranger]: [IpAddr; 3] =
                 [own, other, stranger].map(|text| text.parse().unwrap());
-            let (prefix, service) =
-                if is_ipv4 { ("/24", "10.96.0.1") } else { ("/64 nodad", "2001:db8:96::1") };
-            let cable = thread::spawn(|| {
-                unshare(CloneFlags::CLONE_NEWNET).unwrap();
-                Namespace::current().unwrap()
-            });
-            let elsewhere = cable.join().unwrap();
-            let name = "uplink".parse().unwrap();
-            let veth = Veth {
-                near: End { name: &name, address: None, netns: None },
-                far: End { name: &name, address: None, netns: Some(elsewhere.as_fd()) },
-                mtu: None,
-            };
-            Socket::open().unwrap().execute(&link::add_veth(&veth)).unwrap();
-            let up = |addresses: &[IpAddr]| {
-                ip("link set uplink up");
-                for address in addresses {
-                    ip(&format!("address add {address}{prefix} dev uplink"));
-                }
-            };
-            up(&[own]);
-            let inside = elsewhere.enter().unwrap();
-            up(&[other, stranger]);
-            drop(inside);
+            let service = if is_ipv4 { "10.96.0.1" } else { "2001:db8:96::1" };
+            let elsewhere = uplink(own, &[other, stranger]);
             ip(&format!(
                 "link add tunnel address 02:00:00:00:00:01 type vxlan id 4096 dstport 4789 local {own}"
             ));
@@ -556,8 +614,11 @@ fn nobody_but_other_nodes_puts_anything_into_a_tunnel() {
             send(&pod, own, TUNNEL_PORT, "of a pod");
             assert_eq!(next(&server), "of a pod");
 
-            world.wanted.tunnel_ends =
-                Some(Arc::new(TunnelEnds { port: TUNNEL_PORT, peers: all.into_iter().collect() }));
+            world.wanted.tunnel_ends = Some(Arc::new(TunnelEnds {
+                ipip: false,
+                port: TUNNEL_PORT,
+                peers: all.into_iter().collect(),
+            }));
             world.tell(&mut driver).unwrap();
             for (to, port) in [(own, TUNNEL_PORT), (other, TUNNEL_PORT), (service, 1), (service, 2)] {
                 // A connection that was tracked before would hide what happens to a new one.
@@ -576,7 +637,7 @@ fn nobody_but_other_nodes_puts_anything_into_a_tunnel() {
 
             // A node that is gone is a stranger.
             world.wanted.tunnel_ends =
-                Some(Arc::new(TunnelEnds { port: TUNNEL_PORT, peers: [stranger].into() }));
+                Some(Arc::new(TunnelEnds { ipip: false, port: TUNNEL_PORT, peers: [stranger].into() }));
             world.tell(&mut driver).unwrap();
             send(&open(&elsewhere, other, 0), own, TUNNEL_PORT, "of what is gone");
             send(&open(&elsewhere, stranger, 0), own, TUNNEL_PORT, "of a new node");

@@ -15,7 +15,7 @@ use tracing::debug;
 
 use super::difference::{self, Device, Found, name_of};
 use crate::{
-    decide::{Conditions, Paths, Underlay, Uplink},
+    decide::{Carrier, Conditions, Kind, Paths, Uplink},
     traffic::Traffic,
 };
 
@@ -66,17 +66,26 @@ pub(super) fn apply(socket: &mut Socket, paths: &Paths, settings: &Settings) -> 
         uplinks: &uplinks,
         present: &present,
     });
-    let (made, refused) = execute(socket, &difference::devices(&links, &wanted.tunnels, &names))?;
-    let faults = wanted.faults.iter().cloned().chain(refused.iter().map(no_device)).collect();
+    let (mut made, mut faults) = (0, wanted.faults.clone());
+    for (carrier, tunnel) in &wanted.tunnels {
+        let Some(name) = names.get(carrier) else { continue };
+        let (changes, refused) = execute(socket, &difference::device(links.get(carrier), tunnel, name))?;
+        made += changes;
+        let who = paths.kinds.get(&carrier.kind()).map_or("nobody", String::as_str);
+        faults.extend(refused.iter().map(|refusal| no_device(refusal, *carrier, who)));
+    }
     let mut found = Found::default();
-    for (underlay, link) in tunnels(socket, &names)? {
+    for (carrier, link) in tunnels(socket, &names)? {
         let device = Device {
             addresses: addr::list_on(socket, link.index)?,
-            forwarding: fdb::list_on(socket, link.index)?,
+            forwarding: match carrier.kind() {
+                Kind::Vxlan => fdb::list_on(socket, link.index)?,
+                Kind::Ipip => Vec::new(),
+            },
             neighbours: neigh::list_on(socket, link.index)?,
             link,
         };
-        found.devices.insert(underlay, device);
+        found.devices.insert(carrier, device);
     }
     let filter = Filter { table: Some(TableId::MAIN), protocol: Some(Protocol::MARGAY_OVERLAY) };
     found.routes = route::list(socket, filter)?;
@@ -93,32 +102,42 @@ pub(super) fn apply(socket: &mut Socket, paths: &Paths, settings: &Settings) -> 
 /// What is to be done where something is there that is not ours.
 const IN_PLACE: &str = "somebody else has one in its place (ip route show, ip link), which has to go";
 
-fn no_device(refusal: &String) -> String {
-    format!(
-        "{refusal}; is the module vxlan in this kernel (modprobe vxlan), and is there no other tunnel of this overlay.vni \
-         and overlay.port (ip -d link show type vxlan)?"
-    )
+fn no_device(refusal: &str, carrier: Carrier, who: &str) -> String {
+    match carrier.kind() {
+        Kind::Vxlan => format!(
+            "{refusal}; is the module vxlan in this kernel (modprobe vxlan), and is there no other tunnel of this overlay.vni \
+             and overlay.port (ip -d link show type vxlan)?"
+        ),
+        Kind::Ipip => format!(
+            "{refusal}; {who} asks for IP-in-IP, which takes the module ipip in this kernel (modprobe ipip), and no other tunnel \
+             from this address to any (ip -d link show type ipip); where there is none, set VXLAN"
+        ),
+    }
 }
 
-fn names() -> anyhow::Result<BTreeMap<Underlay, IfName>> {
-    let named = Underlay::ALL.into_iter().map(|underlay| Ok((underlay, name_of(underlay).parse()?)));
+fn names() -> anyhow::Result<BTreeMap<Carrier, IfName>> {
+    let named = Carrier::ALL.into_iter().map(|carrier| Ok((carrier, name_of(carrier).parse()?)));
     named.collect()
 }
 
 /// Our tunnels that are there.
 fn tunnels(
     socket: &mut Socket,
-    names: &BTreeMap<Underlay, IfName>,
-) -> anyhow::Result<BTreeMap<Underlay, Link>> {
+    names: &BTreeMap<Carrier, IfName>,
+) -> anyhow::Result<BTreeMap<Carrier, Link>> {
     let mut found = BTreeMap::new();
-    for (underlay, name) in names {
+    for (carrier, name) in names {
         let Some(link) = link::by_name(socket, name)? else { continue };
+        let (is_ours, kind) = match carrier.kind() {
+            Kind::Vxlan => (link.vxlan.is_some(), "VXLAN"),
+            Kind::Ipip => (link.ipip.is_some(), "IP-in-IP"),
+        };
         anyhow::ensure!(
-            link.vxlan.is_some(),
-            "make the VXLAN device {name}: there is a link of that name and of kind `{}`; rename or delete it",
+            is_ours,
+            "make the {kind} device {name}: there is a link of that name and of kind `{}`; rename or delete it",
             link.kind
         );
-        found.insert(*underlay, link);
+        found.insert(*carrier, link);
     }
     Ok(found)
 }

@@ -17,7 +17,7 @@ use nix::sched::{CloneFlags, unshare};
 
 use super::{Applied, Settings, apply};
 use crate::{
-    decide::{Block, Paths},
+    decide::{Block, Kind, Paths},
     traffic::{Routing, Traffic},
 };
 
@@ -56,7 +56,7 @@ impl Node {
             own: blocks(number).map(|range| range.parse().unwrap()).into(),
             nodes: [(format!("n{other}"), vec![at(other)])].into(),
             blocks: blocks(other).map(block).into(),
-            has_tunnels: true,
+            kinds: [(Kind::Vxlan, "a test".into())].into(),
         };
         let traffic = Traffic { routing: Routing::Bgp, ..Traffic::default() };
         Self { namespace: namespace(), paths, settings: Settings { traffic, has_speaker: false, mtu: None } }
@@ -175,7 +175,7 @@ fn what_is_not_wanted_any_more_goes_and_nothing_else_does() {
     assert_eq!(node.ip("route show proto 78").lines().count(), 1, "the blackhole of the own block");
     assert_eq!(node.ip("neigh show dev margay.vxlan4 nud permanent"), "");
     // No tunnel is wanted.
-    node.paths.has_tunnels = false;
+    node.paths.kinds.clear();
     node.paths.blocks.clear();
     node.apply();
     assert_eq!(node.ip("route show proto 78"), "");
@@ -259,4 +259,30 @@ fn what_there_is_stays_while_the_node_has_no_address() {
     assert_eq!(node.ip("route show proto 78"), before);
     node.paths.addresses = addresses;
     assert_eq!((node.apply().changes, node.apply().faults), (0, Vec::new()));
+}
+
+#[test]
+fn a_kernel_that_makes_no_ip_in_ip_says_so_and_who_asks_for_it() {
+    let [mut node, _other] = nodes("192.0.2.", 24);
+    node.paths.kinds = [(Kind::Ipip, "the IPPool of 10.0.0.0/16".into())].into();
+    for block in node.paths.blocks.values_mut() {
+        block.encapsulation = Encapsulation::Ipip;
+    }
+    // Where the kernel can, another's device is in the place.
+    let taken = ["tunnel", "add", "thief", "mode", "ipip", "local", "192.0.2.1"];
+    let can = {
+        let _inside = node.namespace.enter().unwrap();
+        Command::new("ip").args(taken).status().unwrap().success()
+    };
+    let applied = node.apply();
+    let fault = &applied.faults[0];
+    assert!(fault.starts_with("add link margay.ipip") && fault.contains("modprobe ipip"), "{fault}");
+    assert!(fault.contains("the IPPool of 10.0.0.0/16 asks for IP-in-IP"), "{fault}");
+    assert!(!node.ip("route show proto 78").contains("margay"), "no route without the tunnel");
+    if can {
+        node.ip("link delete thief");
+        let mended = node.apply();
+        assert!(mended.faults.is_empty(), "{mended:?}");
+        assert_eq!(node.apply().changes, 0);
+    }
 }

@@ -1,0 +1,125 @@
+//! The way that docs/operating.md leads somebody who has never seen Margay, line by line.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+};
+
+use margay_lab::{Lab, LabConfig, Party, PodKey, Port};
+use tokio::process::Command;
+
+use crate::cluster::{PATIENCE, start, until};
+
+const ON_A_NODE: &str = "kubectl -n kube-system exec $agent -c margay-node -- margayctl ";
+/// What takes machines, or the controllers of a real cluster.
+const ELSEWHERE: [&str; 3] =
+    ["kubeadm init", "ctr -n k8s.io images import", "kubectl -n kube-system rollout status"];
+
+fn project() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// Where the programs are.
+fn programs() -> PathBuf {
+    std::env::current_exe().unwrap().ancestors().nth(2).unwrap().to_owned()
+}
+
+/// The lines of the blocks of commands below the first heading.
+fn commands() -> Vec<String> {
+    let text = std::fs::read_to_string(project().join("docs/operating.md")).unwrap();
+    let section = text.split("\n## ").nth(1).unwrap();
+    assert!(section.starts_with("From a new cluster"), "{section}");
+    let blocks = section.split("```\n").skip(1).step_by(2);
+    blocks.flat_map(str::lines).map(str::to_owned).collect()
+}
+
+/// Runs a line as a shell on an operator's machine does: what it printed, and its exit status.
+async fn shell(lab: &Lab, line: &str) -> (String, Option<i32>) {
+    let path = format!("{}:{}", programs().display(), std::env::var("PATH").unwrap());
+    let output = Command::new("bash")
+        .args(["-c", line])
+        .current_dir(project())
+        .env("PATH", path)
+        .env("KUBECONFIG", lab.kubeconfig())
+        .env("KUBECACHEDIR", lab.kubeconfig().with_file_name("kubectl"))
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output()
+        .await
+        .unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (String::from_utf8(text).unwrap(), output.status.code())
+}
+
+fn client() -> PodKey {
+    PodKey::new("app", "stranger")
+}
+
+fn server() -> PodKey {
+    PodKey::new("app", "my-app")
+}
+
+async fn is_let_in(lab: &Lab) -> bool {
+    let (from, to) = (Party::from(client()), Party::from(server()));
+    lab.reach(&from, &to, Port::tcp(80)).await.unwrap().is_open()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_line_does_what_the_text_around_it_says() {
+    let lab = start(LabConfig { nodes: 2, ..LabConfig::default() }).await;
+    let mut seen = 0;
+    for line in commands() {
+        if ELSEWHERE.iter().any(|start| line.starts_with(start)) {
+            continue;
+        }
+        seen += 1;
+        if let Some(arguments) = line.strip_prefix(ON_A_NODE) {
+            // The first packet that is told of ends it.
+            let command = format!("{}/margayctl {arguments} | head -n 1", programs().display());
+            let pods = lab.ready_pods();
+            let (_, on) = pods.iter().find(|(key, _)| *key == server()).unwrap();
+            let node = lab.node_named(on).unwrap();
+            let arguments = ["-c", command.as_str()];
+            let watching = node.output("sh", &arguments);
+            let trying = async {
+                loop {
+                    assert!(!is_let_in(&lab).await, "the stranger is let in");
+                }
+            };
+            let told = tokio::select! {
+                told = watching => told.unwrap(),
+                () = trying => String::new(),
+            };
+            for words in ["app/stranger (", "-> app/my-app (", "dropped by NetworkPolicy app/"] {
+                assert!(told.contains(words), "{words}: {told}");
+            }
+            continue;
+        }
+        let (said, status) = shell(&lab, &line).await;
+        match line.as_str() {
+            // There is no such router here, and so it says.
+            "margayctl bgp status" => {
+                until(&lab, "the router is missed", async || {
+                    let (said, status) = shell(&lab, &line).await;
+                    (status == Some(1) && said.contains("rack-7")).then_some(())
+                })
+                .await;
+            }
+            // The lab has no pods of a DaemonSet.
+            "margayctl status" => {
+                assert!(said.contains("2 of 2 ready") && said.contains("no agent is there"), "{said}");
+            }
+            line if line.starts_with("margayctl policy explain") => {
+                assert_eq!(status, Some(1), "{said}");
+                assert!(said.contains("denied") && said.contains("app/deny-all"), "{said}");
+            }
+            _ => assert_eq!(status, Some(0), "{line}: {said}"),
+        }
+        if line.contains("allow-my-app.yaml") {
+            lab.wait_pods(&[client(), server()], PATIENCE).await.unwrap();
+            until(&lab, "the stranger is refused", async || (!is_let_in(&lab).await).then_some(())).await;
+        }
+    }
+    assert!(seen >= 11, "{seen} lines were run");
+    lab.stop().await;
+}
