@@ -1,11 +1,12 @@
 //! What goes wrong around a cluster under traffic: other versions, full disks, others' hands, wrong objects, storms.
 //!
-//! (Killed processes are in `crash`, an API server that is away in `agent/faults.rs`.)
+//! (Killed processes are in `crash`.)
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test helper fails its test by panicking")]
 
 mod addresses;
 mod cluster;
 mod disk;
+mod outage;
 mod rolling;
 mod sabotage;
 mod storm;
