@@ -3,6 +3,10 @@
 //! The CNI plugin writes a record as the last step of an ADD before it asks the agent for the policy, and
 //! removes it last in a DEL. A record is written whole beside its place and renamed into it, so a reader never
 //! sees half of one. Nobody else writes here.
+//!
+//! Agents and plugins of other versions meet them, after an upgrade and after its rollback. So a field may be added that
+//! readers before pass over, and one that is missing has a default. What readers before would get wrong without knowing
+//! it is another [`FORMAT`], which they refuse.
 
 use std::{
     fmt::{self, Write as _},
@@ -18,6 +22,9 @@ use sha2::{Digest, Sha256};
 
 /// The start of every host-side interface name of ours.
 pub const HOST_IFNAME_PREFIX: &str = "mgy";
+
+/// The form of records that this version writes and reads. Without the field `format` it is 1.
+pub const FORMAT: u32 = 1;
 
 /// Names an endpoint on its node: 12 hex digits of a hash of container ID and interface name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -107,13 +114,15 @@ impl fmt::Display for PodRef {
 
 /// All that is to be known about a pod interface.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Endpoint {
     /// `CNI_CONTAINERID`, as addresses are held by it: a long one is shortened.
     pub container_id: String,
     /// `CNI_IFNAME`: the interface's name in the pod.
     pub ifname: String,
-    /// The name of the network, from its configuration. A GC of one network leaves those of others alone.
+    /// The name of the network, from its configuration. A GC of one network leaves those of others alone. The first
+    /// records do not have it: there was only one.
+    #[serde(default = "first_network")]
     pub network: String,
     /// `CNI_NETNS`: the path of the pod's network namespace.
     pub netns: String,
@@ -130,6 +139,21 @@ pub struct Endpoint {
     /// The pod, when a Kubernetes runtime asked (`K8S_POD_*` in `CNI_ARGS`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<PodRef>,
+}
+
+fn first_network() -> String {
+    "margay".into()
+}
+
+/// What any version reads of a record first.
+#[derive(Deserialize)]
+struct Form {
+    #[serde(default = "first_format")]
+    format: u32,
+}
+
+const fn first_format() -> u32 {
+    1
 }
 
 impl Endpoint {
@@ -167,6 +191,18 @@ pub enum RecordError {
         /// Where it is wrong.
         #[source]
         source: serde_json::Error,
+    },
+    /// Another version wrote the record.
+    #[error(
+        "read endpoint record {}: it is of format {found}, and this version knows none above {FORMAT}; run the version \
+         of Margay that wrote it, or delete the pod",
+        .path.display()
+    )]
+    Format {
+        /// Which file.
+        path: PathBuf,
+        /// The format that it says.
+        found: u32,
     },
 }
 
@@ -206,13 +242,18 @@ impl Records {
     /// Reads a record; `None` when there is none.
     ///
     /// # Errors
-    /// When it cannot be read or is damaged.
+    /// When it cannot be read, is damaged, or is of a format that this version does not know.
     pub fn read(&self, id: &EndpointId) -> Result<Option<Endpoint>, RecordError> {
         let path = self.path(id);
         match fs::read(&path) {
-            Ok(text) => serde_json::from_slice(&text)
-                .map(Some)
-                .map_err(|source| RecordError::Damaged { path, source }),
+            Ok(text) => {
+                let damaged = |source| RecordError::Damaged { path: path.clone(), source };
+                let Form { format } = serde_json::from_slice(&text).map_err(damaged)?;
+                if format > FORMAT {
+                    return Err(RecordError::Format { path, found: format });
+                }
+                serde_json::from_slice(&text).map(Some).map_err(damaged)
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(source) => Err(RecordError::File { action: "read endpoint record", path, source }),
         }
@@ -318,5 +359,28 @@ mod tests {
         records.remove(&damaged).unwrap();
         records.remove(&damaged).unwrap();
         assert_eq!(records.read(&damaged).unwrap(), None);
+    }
+
+    #[test]
+    fn records_of_other_versions_are_read_unless_they_say_that_they_mean_something_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let records = Records::below(dir.path());
+        let read = |text: &str| {
+            std::fs::create_dir_all(records.dir()).unwrap();
+            std::fs::write(records.dir().join(format!("{}.json", endpoint("a").id())), text).unwrap();
+            records.read(&endpoint("a").id())
+        };
+        // As the plugin of commit 146f0cc wrote it.
+        let first = r#"{"containerId":"a","ifname":"eth0","netns":"/run/netns/x","hostIfname":"HOST",
+            "mac":"02:00:00:00:00:01","hostMac":"02:00:00:00:00:02","addresses":["192.0.2.7"],"mtu":1500}"#;
+        let first = first.replace("HOST", &endpoint("a").host_ifname);
+        assert_eq!(read(&first).unwrap().unwrap(), endpoint("a"));
+        let more = |field: &str| first.replacen('{', &format!("{{{field},"), 1);
+        assert_eq!(read(&more(r#""queues":{"rx":4},"network":"margay""#)).unwrap().unwrap(), endpoint("a"));
+        assert_eq!(read(&more(r#""format":1"#)).unwrap().unwrap(), endpoint("a"));
+        let refused = read(&more(r#""format":2,"mtu":"large""#)).unwrap_err().to_string();
+        assert!(refused.contains("it is of format 2") && refused.contains("delete the pod"), "{refused}");
+        let listing = records.list().unwrap();
+        assert_eq!((listing.endpoints.len(), listing.damaged.len()), (0, 1));
     }
 }

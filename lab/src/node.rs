@@ -22,7 +22,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use tokio::task::JoinSet;
+use tokio::{sync::watch, task::JoinSet};
 
 /// Directories that a node has for itself.
 const PRIVATE: &[&str] = &["/etc/cni", "/var/lib/margay", "/var/lib/cni", "/opt/cni"];
@@ -43,6 +43,7 @@ pub enum Daemon {
 pub struct Node {
     plan: NodePlan,
     registered: Registered,
+    reported: watch::Sender<Vec<IpAddr>>,
     agent: Process,
     speaker: Process,
     kubelet: Arc<KubeletContext>,
@@ -84,9 +85,10 @@ impl Node {
             pods: pods.clone(),
         });
         let mut tasks = JoinSet::new();
-        tasks.spawn(kubelet::keep_ready(api.client().clone(), object, machine));
+        let (reported, addresses) = watch::channel(plan.addresses());
+        tasks.spawn(kubelet::keep_ready(api.client().clone(), object, addresses, machine));
         tasks.spawn(kubelet::run(Arc::clone(&kubelet), api.client().clone()));
-        Ok(Self { plan, registered, agent, speaker, kubelet, tasks })
+        Ok(Self { plan, registered, reported, agent, speaker, kubelet, tasks })
     }
 
     /// Its name.
@@ -94,9 +96,14 @@ impl Node {
         &self.plan.name
     }
 
-    /// Its addresses.
+    /// Its addresses at the start.
     pub fn addresses(&self) -> Vec<IpAddr> {
         self.plan.addresses()
+    }
+
+    /// Has its kubelet report these addresses from now on, whether the node has them or not.
+    pub fn report_addresses(&self, addresses: Vec<IpAddr>) {
+        self.reported.send_replace(addresses);
     }
 
     /// `spec.podCIDRs`.

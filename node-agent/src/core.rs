@@ -36,7 +36,7 @@ use tracing::{error, info, warn};
 use crate::{
     addresses::{self, Asking, ClaimedBlocks},
     config::{IpamMode, Settings},
-    decide::{Announcement, Decider, Decision, Paths, State, Topology, Wanted},
+    decide::{Announcement, Decider, Decision, Doubles, Paths, State, Topology, Wanted},
     facts::Facts,
     metrics::{Metrics, Outcome},
     notice::{self, Notices, Object, Reason},
@@ -278,6 +278,9 @@ struct Core {
     pace: Pace,
     /// What the node's own configuration follows has changed, or the last attempt to write it failed.
     node_changed: bool,
+    /// A node has changed since its addresses were compared with those of others.
+    nodes_changed: bool,
+    doubles: Doubles,
     retry: Option<Instant>,
     last_error: Option<String>,
     configured: bool,
@@ -400,6 +403,8 @@ impl Core {
             changed: Changed::Urgently,
             pace: Pace::new(Instant::now()),
             node_changed: true,
+            nodes_changed: false,
+            doubles: Doubles::default(),
             retry: None,
             last_error: None,
             configured: false,
@@ -461,6 +466,7 @@ impl Core {
             }
             self.answer();
             self.tell_conflicts();
+            self.tell_doubles();
             self.publish();
         }
     }
@@ -485,6 +491,7 @@ impl Core {
                     self.tell_observer();
                 }
                 self.node_changed |= is_node && changed;
+                self.nodes_changed |= is_node && changed;
                 self.changed.note(changed);
                 if is_node {
                     self.tell_facts();
@@ -835,6 +842,7 @@ impl Core {
         if is_news && blocks != self.blocks {
             if self.pools.is_none() {
                 self.store.set_blocks(blocks).context("use the node's podCIDRs")?;
+                leak::hold_again(&self.records, &self.store)?;
             }
             info!(blocks = ?blocks.iter().map(ToString::to_string).collect::<Vec<_>>(), "address blocks");
             self.blocks = blocks.to_vec();
@@ -870,7 +878,7 @@ impl Core {
             }
         };
         for (id, error) in &listing.damaged {
-            warn!(endpoint = %id, %error, "a damaged endpoint record: the pod stays closed");
+            warn!(endpoint = %id, %error, "an endpoint record cannot be read: the pod stays closed");
         }
         let endpoints: BTreeMap<EndpointId, Endpoint> =
             listing.endpoints.iter().map(|endpoint| (endpoint.id(), endpoint.clone())).collect();
@@ -981,6 +989,7 @@ impl Core {
         }
         missing.extend(self.bgp.as_ref().err().map(|error| format!("bgp: {error}")));
         missing.extend(self.overlay.as_ref().err().map(|error| format!("overlay: {error}")));
+        missing.extend(self.doubles.own.as_ref().map(|problem| format!("node: {problem}")));
         missing
     }
 
@@ -1014,6 +1023,20 @@ impl Core {
                 );
                 self.notices.of(Object::pod(pod), Reason::ADDRESS_CONFLICT, note);
             }
+        }
+    }
+
+    /// Says which nodes have the address of another, and which no longer.
+    fn tell_doubles(&mut self) {
+        if !std::mem::take(&mut self.nodes_changed) {
+            return;
+        }
+        let before = std::mem::replace(&mut self.doubles, self.state.doubles());
+        for problem in self.doubles.problems.difference(&before.problems) {
+            warn!("{problem}");
+        }
+        for problem in before.problems.difference(&self.doubles.problems) {
+            info!("no longer so: {problem}");
         }
     }
 

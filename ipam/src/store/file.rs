@@ -24,7 +24,10 @@ use nix::fcntl::{Flock, FlockArg};
 use super::Error;
 use crate::{Block, Offset, Owner, Slot, Window};
 
-const MAGIC: &[u8; 8] = b"MGYBLK\x00\x01";
+/// With the version of the form in the next octet. A later version may give what is zero here a meaning, if those who do
+/// not know it get nothing wrong; else it has another number.
+const MAGIC: &[u8; 7] = b"MGYBLK\x00";
+const VERSION: u8 = 1;
 pub(super) const HEADER: usize = 128;
 pub(super) const SLOT: usize = 128;
 const FREE: u8 = 0;
@@ -53,7 +56,8 @@ impl OpenBlock {
         if !path.exists() {
             let half = path.with_extension("new");
             let mut header = [0; HEADER];
-            header[..8].copy_from_slice(MAGIC);
+            header[..7].copy_from_slice(MAGIC);
+            header[7] = VERSION;
             header[8] = State::Active as u8;
             let text = window.network().to_string();
             header[9] = u8::try_from(text.len()).unwrap_or_default();
@@ -89,7 +93,10 @@ impl OpenBlock {
             let (header, slots) =
                 octets.split_at_checked(HEADER).ok_or_else(|| damaged("it is shorter than its header"))?;
             if !header.starts_with(MAGIC) {
-                return Err(damaged("it does not begin as a block file of this version"));
+                return Err(damaged("it does not begin as a block file"));
+            }
+            if header[7] != VERSION {
+                return Err(Error::Version { path: path.to_owned(), found: header[7], known: VERSION });
             }
             let network: IpNetwork = header
                 .get(10..10 + usize::from(header[9]))

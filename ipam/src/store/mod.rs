@@ -32,12 +32,25 @@ pub enum Error {
     #[error(transparent)]
     Window(#[from] WindowError),
     /// A block's file is not what we write.
-    #[error("block file {} is damaged: {reason}; move it away and restart the agent, which frees what no pod holds", .path.display())]
+    #[error("block file {} is damaged: {reason}; move it away and restart the agent, which makes it anew with the addresses that pods have", .path.display())]
     Damaged {
         /// Which file.
         path: PathBuf,
         /// What is wrong with it.
         reason: &'static str,
+    },
+    /// Another version wrote a block's file.
+    #[error(
+        "block file {} is of version {found}, and this version of Margay knows version {known} alone; run the one that wrote it, or move it away and restart the agent, which makes it anew with the addresses that pods have",
+        .path.display()
+    )]
+    Version {
+        /// Which file.
+        path: PathBuf,
+        /// What it says.
+        found: u8,
+        /// What this version reads and writes.
+        known: u8,
     },
     /// The node has no block yet.
     #[error(
@@ -283,6 +296,24 @@ impl Store {
             addresses.push(open.block.window().address(*offset));
         }
         Ok(Reserved { addresses, held })
+    }
+
+    /// Has an owner hold those of these addresses that are free in a block here, and says which.
+    ///
+    /// # Errors
+    /// When the store cannot be read or written; what could be held is.
+    pub fn hold(&self, owner: &Owner, addresses: &[IpAddr]) -> Result<Vec<IpAddr>, Error> {
+        let mut held = Vec::new();
+        for mut open in self.open_all()? {
+            for address in addresses {
+                let Some(offset) = open.block.window().offset(*address) else { continue };
+                if matches!(open.block.slot(offset), Slot::Free { .. }) {
+                    open.write(offset, Slot::Held { owner: owner.clone() })?;
+                    held.push(*address);
+                }
+            }
+        }
+        Ok(held)
     }
 
     /// Frees all that an owner holds, and says what. Nothing held is success.

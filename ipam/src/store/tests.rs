@@ -210,3 +210,28 @@ fn a_block_is_given_back_empty_or_not_at_all_whoever_comes_at_that_moment() {
         store.release(&holder).unwrap();
     }
 }
+
+#[test]
+fn a_block_that_was_lost_gives_nobody_an_address_that_an_endpoint_has() {
+    let (_dir, store) = store(&["192.0.2.0/29"]);
+    let kept = ips(&["192.0.2.1", "192.0.2.2", "198.51.100.1"]);
+    assert_eq!(store.hold(&owner(1), &kept).unwrap(), ips(&["192.0.2.1", "192.0.2.2"]));
+    assert_eq!(store.hold(&owner(1), &kept).unwrap(), ips(&[]));
+    assert_eq!(store.hold(&owner(2), &kept).unwrap(), ips(&[]), "another holds them");
+    let networks = nets(&["192.0.2.0/29"]);
+    let choice = Choice { blocks: &networks, ..Choice::default() };
+    assert_eq!(store.allocate_from(&owner(2), choice).unwrap().addresses, ips(&["192.0.2.3"]));
+}
+
+#[test]
+fn a_block_of_another_version_is_refused_by_its_number() {
+    let (dir, store) = store(&["192.0.2.0/29"]);
+    let path = dir.path().join("blocks/192.0.2.0-29.block");
+    let mut octets = fs::read(&path).unwrap();
+    // As the first version wrote it.
+    assert!(octets.starts_with(b"MGYBLK\x00\x01\x01\x0c192.0.2.0/29\x00"));
+    octets[7] = 9;
+    fs::write(&path, &octets).unwrap();
+    let refused = store.allocations().unwrap_err().to_string();
+    assert!(refused.contains("is of version 9") && refused.contains("knows version 1"), "{refused}");
+}

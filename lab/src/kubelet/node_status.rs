@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// How often the runtime's network configuration is looked at, and the status repeated without a change.
 const LOOK: Duration = Duration::from_millis(50);
@@ -70,7 +71,12 @@ pub(crate) async fn delete_node(client: &Client, name: &str) -> anyhow::Result<(
 }
 
 /// Keeps the condition Ready as a kubelet does: true as soon as the runtime finds a network configuration.
-pub(crate) async fn keep_ready(client: Client, node: NodeObject, machine: Arc<Machine>) {
+pub(crate) async fn keep_ready(
+    client: Client,
+    mut node: NodeObject,
+    mut addresses: watch::Receiver<Vec<IpAddr>>,
+    machine: Arc<Machine>,
+) {
     let api: Api<Node> = Api::all(client);
     let directory = machine.path(paths::CNI_CONF_DIR);
     drop(machine);
@@ -80,6 +86,11 @@ pub(crate) async fn keep_ready(client: Client, node: NodeObject, machine: Arc<Ma
     loop {
         looks.tick().await;
         since += 1;
+        // An error says that the node ends, and this with it.
+        if addresses.has_changed().unwrap_or(false) {
+            node.addresses.clone_from(&addresses.borrow_and_update());
+            reported = None;
+        }
         let ready = NetworkList::load(&directory).map(drop).map_err(|error| error.to_string());
         if reported.as_ref() == Some(&ready) && since < HEARTBEAT_LOOKS {
             continue;

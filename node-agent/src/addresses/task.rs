@@ -12,6 +12,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::{Client, api::ObjectMeta};
 use margay_api::{
     agent::{NoAddress, Response},
+    endpoint::Records,
     pools::{BlockRow, PoolRow, Snapshot},
     resource::{IPPool, IPPoolStatus},
 };
@@ -38,6 +39,7 @@ use crate::{
     core::Event,
     facts::Facts,
     notice::{Notices, Object, Reason},
+    program::leak,
     watch::{BlockFacts, Change, PoolFacts},
 };
 
@@ -461,6 +463,13 @@ impl Task {
         match (action, owner.cloned()) {
             (Action::Activate(network), _) => {
                 self.store.activate(*network)?;
+                if let Err(error) = leak::hold_again(&Records::below(&self.run_dir), &self.store) {
+                    // Of a block that was lost, it is not known which addresses pods have.
+                    self.store.retire(*network)?;
+                    self.failed(format!("{action:?}: {error:#}"));
+                    self.look_again = Some(now + RETRY);
+                    return Ok(());
+                }
                 info!(block = %network, "addresses come from this block");
                 *changed = true;
             }

@@ -1,6 +1,7 @@
 //! What the node must hold: state in, wanted state out. Pure.
 
 mod bgp;
+mod doubles;
 mod masquerade;
 mod overlay;
 mod state;
@@ -18,6 +19,7 @@ use margay_policy::{
 };
 
 pub(crate) use bgp::{PeerNode, Topology};
+pub(crate) use doubles::Doubles;
 pub(crate) use masquerade::Masquerade;
 #[cfg(test)]
 pub(crate) use overlay::Block;

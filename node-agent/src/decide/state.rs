@@ -10,6 +10,7 @@ use ipnetwork::IpNetwork;
 use margay_api::endpoint::{Endpoint, EndpointId, PodRef};
 use margay_policy::{Objects, PodName, PolicyId, compile};
 
+use super::doubles::{self, Doubles};
 use crate::{
     addresses::PoolTraffic,
     watch::{Announced, ApiEvent, Change, NamespaceFacts, Node, NodeFacts, PodFacts},
@@ -152,6 +153,11 @@ impl State {
     /// All nodes, by name.
     pub(crate) fn nodes(&self) -> impl Iterator<Item = (&String, &Node)> {
         self.nodes.iter()
+    }
+
+    /// What is wrong with the addresses of nodes.
+    pub(crate) fn doubles(&self) -> Doubles {
+        doubles::doubles(self)
     }
 
     /// The blocks that this node's pods have addresses of.

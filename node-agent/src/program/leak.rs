@@ -109,6 +109,22 @@ pub(crate) fn reclaim(
     Ok(reclaimed)
 }
 
+/// Has endpoints hold their addresses in blocks that know nothing of them: somebody has taken the files away, and they were
+/// made anew. Without it the next pods would get addresses that pods have.
+///
+/// A DEL that ends meanwhile leaves its address held until the next [`reclaim`].
+pub(crate) fn hold_again(records: &Records, store: &Store) -> anyhow::Result<()> {
+    let endpoints = records.list().context("list the endpoint records")?.endpoints;
+    for endpoint in endpoints {
+        let owner = Owner::new(&endpoint.container_id, &endpoint.ifname)
+            .with_context(|| format!("the record of endpoint {}", endpoint.id()))?;
+        for address in store.hold(&owner, &endpoint.addresses).context("hold the addresses of endpoints")? {
+            warn!(%address, %owner, "its endpoint holds an address again, of which its block knew nothing");
+        }
+    }
+    Ok(())
+}
+
 fn holders(store: &Store) -> anyhow::Result<BTreeMap<Owner, BTreeSet<IpAddr>>> {
     let mut holders: BTreeMap<Owner, BTreeSet<IpAddr>> = BTreeMap::new();
     for allocation in store.allocations().context("list addresses")? {

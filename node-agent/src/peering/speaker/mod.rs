@@ -356,7 +356,9 @@ impl Known<'_> {
             if !meshed && !is_reflected {
                 return None;
             }
-            let mut neighbor = self.node(name, node, common(node, own)?);
+            // One that says it has this node's own address is no neighbour: that would be this node.
+            let address = common(node, own).filter(|address| !own.addresses.contains(address))?;
+            let mut neighbor = self.node(name, node, address);
             neighbor.route_reflector_client = reflects(own) && !reflects(node) && neighbor.remote_as == asn;
             let mut policies = Policies::default();
             // Nodes reach Services by themselves. Reflectors pass them on to those who do not.

@@ -19,7 +19,7 @@ use super::{
     contents::Contents,
     handover,
     links::{Attachments, Programs},
-    maps::{Hash, Maps},
+    maps::Maps,
     means::{self, Means},
     object::{self, Object, Pins},
 };
@@ -249,17 +249,8 @@ fn holds(blocks: &BTreeSet<IpNetwork>, address: IpAddr) -> bool {
 /// When it cannot be taken away.
 pub(crate) fn retire(bpf_fs: &Path) -> anyhow::Result<bool> {
     let pins = Pins::below(bpf_fs);
-    if !pins.exist() {
-        return remove_all(&pins);
-    }
-    let flows = || {
-        // None begins while those that there are are given away.
-        Maps::stop(&pins.map("CONTROL"))?;
-        let [flows, embryos] = [Hash::open(&pins.map("FLOWS"))?, Hash::open(&pins.map("EMBRYOS"))?];
-        handover::to_stack([&flows, &embryos])
-    };
-    match flows() {
-        Ok(flows) => info!(flows = flows.len(), "the short way's flows are the stack's now"),
+    match pins.versions() {
+        Ok(versions) => versions.iter().for_each(|pins| handover::give_away(pins)),
         Err(error) => warn!("flows on the short way may end: {error:#}"),
     }
     remove_all(&pins)

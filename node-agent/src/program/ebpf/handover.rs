@@ -1,6 +1,6 @@
 //! Gives flows from one keeper to the other: the kernel's connection tracking, or the short way's maps.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, path::Path};
 
 use anyhow::Context;
 use margay_ebpf_common::{
@@ -9,6 +9,7 @@ use margay_ebpf_common::{
 };
 use margay_netlink::conntrack::{self, Flow};
 use nix::time::{ClockId, clock_gettime};
+use tracing::{info, warn};
 
 use super::{
     maps::{Hash, Maps},
@@ -18,6 +19,23 @@ use super::{
 const SECOND: u64 = 1_000_000_000;
 /// How long ago at most a flow was begun that is not answered yet: connection tracking takes it for one that was.
 const PATIENCE: u64 = 10 * SECOND;
+
+/// Gives the flows of what one version has pinned to the stack, as far as that is possible, and has no more begin there. Of
+/// another version its maps are read if they have the sizes of ours: see [`margay_ebpf_common::LAYOUT_VERSION`].
+pub(super) fn give_away(pins: &Path) {
+    let give = || {
+        // None begins while those that there are are given away.
+        Maps::stop(&pins.join("CONTROL"))?;
+        let [flows, embryos] = [Hash::open(&pins.join("FLOWS"))?, Hash::open(&pins.join("EMBRYOS"))?];
+        to_stack([&flows, &embryos])
+    };
+    match give() {
+        Ok(flows) => {
+            info!(flows = flows.len(), pins = %pins.display(), "the short way's flows are the stack's now");
+        }
+        Err(error) => warn!("flows on the short way may end: {error:#}"),
+    }
+}
 
 /// Has connection tracking keep the flows that are on the short way, those of the maps `FLOWS` and `EMBRYOS`, and gives them back.
 /// Those that are over, and those that were never answered, are left to end.

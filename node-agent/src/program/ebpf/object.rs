@@ -13,8 +13,9 @@ use aya::{
 use margay_api::paths;
 use margay_ebpf_common::LAYOUT_VERSION;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use tracing::info;
 
-use super::{hook::Hook, maps::Maps};
+use super::{handover, hook::Hook, maps::Maps};
 
 /// What `ebpf/build` has made of `ebpf/`.
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/margay-dataplane"));
@@ -67,6 +68,20 @@ impl Pins {
         self.map("CONTROL").exists()
     }
 
+    /// The folders of all versions that are there.
+    ///
+    /// # Errors
+    /// When the file system does not tell.
+    pub(super) fn versions(&self) -> anyhow::Result<Vec<PathBuf>> {
+        let listed = match fs::read_dir(&self.root) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            listed => listed.and_then(|entries| {
+                entries.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<Vec<_>>>()
+            }),
+        };
+        listed.with_context(|| format!("list {}", self.root.display()))
+    }
+
     /// Unpins everything, of all versions: programs without a pin leave their interfaces. Says whether there was anything.
     ///
     /// # Errors
@@ -78,14 +93,12 @@ impl Pins {
         }
     }
 
-    /// Unpins what other versions have left.
+    /// Unpins what other versions have left, once their flows are the stack's.
     fn remove_others(&self) -> anyhow::Result<()> {
-        let entries = fs::read_dir(&self.root).with_context(|| format!("list {}", self.root.display()))?;
-        for entry in entries {
-            let path = entry.with_context(|| format!("list {}", self.root.display()))?.path();
-            if path != self.maps {
-                fs::remove_dir_all(&path).with_context(|| format!("remove {}", path.display()))?;
-            }
+        for path in self.versions()?.into_iter().filter(|path| *path != self.maps) {
+            handover::give_away(&path);
+            fs::remove_dir_all(&path).with_context(|| format!("remove {}", path.display()))?;
+            info!("the programs of another version are taken away: {}", path.display());
         }
         Ok(())
     }
@@ -106,8 +119,8 @@ pub(super) fn load(bpf_fs: &Path) -> anyhow::Result<Object> {
     let is_found = pins.exist();
     let loaded = try_load(&pins);
     if loaded.is_err() && !is_found {
-        // Half of the maps help nobody.
-        pins.remove()?;
+        // Half of the maps help nobody. What other versions have is for who retires them.
+        fs::remove_dir_all(&pins.maps).with_context(|| format!("remove {}", pins.maps.display()))?;
     }
     let (maps, programs) = loaded?;
     pins.remove_others()?;

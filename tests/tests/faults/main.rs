@@ -1,0 +1,14 @@
+//! What goes wrong around a cluster under traffic: other versions, full disks, others' hands, wrong objects, storms.
+//!
+//! (Killed processes are in `crash`.)
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test helper fails its test by panicking")]
+
+mod addresses;
+mod cluster;
+mod disk;
+mod outage;
+mod rolling;
+mod sabotage;
+mod storm;
+mod traffic;
+mod upgrade;
