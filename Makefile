@@ -40,7 +40,7 @@ lab: build ## bring up a cluster to play with; `target/debug/margay-lab down` en
 	@echo '  $(BIN)/margay-lab reach        the matrix of who reaches whom'
 	@echo '  $(BIN)/margay-lab down         the end'
 
-test: build ebpf ## run all tests, fuzz the BGP speaker for a minute, then run the conformance cases
+test: build ebpf ## run all tests but test-kernels, fuzz the BGP speaker for a minute, then run the conformance cases
 	image/build --profile dev $(if $(filter aarch64,$(shell uname -m)),arm64,amd64)
 	cargo test --locked --workspace
 	bgp/fuzz/run 60

@@ -143,7 +143,11 @@ async fn a_bundle_has_what_there_is_says_what_is_missing_and_keeps_no_secret() {
 
     let again = run(home.path(), &["diag", "--file", "bundle.tar.gz"]).await;
     assert_eq!(again.status.code(), Some(1), "a bundle that is there was overwritten");
-    assert!(text(&again).contains("create bundle.tar.gz: File exists"), "{}", text(&again));
+    assert!(
+        text(&again).contains("create bundle.tar.gz; --file names another place: File exists"),
+        "{}",
+        text(&again)
+    );
 }
 
 #[test]

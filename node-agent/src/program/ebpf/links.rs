@@ -66,6 +66,8 @@ pub(crate) struct Programs {
     pins: Pins,
     /// The hooks that have the programs of this agent, as they were when it was last looked.
     attached: BTreeMap<(u32, Hook), Place>,
+    /// What was told last of those that the kernel refuses.
+    refused: BTreeMap<(u32, Hook), String>,
     means: Means,
     /// Whether the next look is to see for itself that they are there.
     is_distrusted: bool,
@@ -73,7 +75,7 @@ pub(crate) struct Programs {
 
 impl Programs {
     pub(super) fn new(ebpf: Ebpf, pins: Pins, means: Means) -> Self {
-        Self { ebpf, pins, attached: BTreeMap::new(), means, is_distrusted: false }
+        Self { ebpf, pins, attached: BTreeMap::new(), refused: BTreeMap::new(), means, is_distrusted: false }
     }
 }
 
@@ -179,11 +181,16 @@ impl Programs {
             let attached = program(&mut self.ebpf, hook)
                 .and_then(|program| self.means.attach(program, link, hook, &self.pins));
             match attached {
-                Ok(place) => drop(self.attached.insert((link.index.number(), hook), place)),
+                Ok(place) => {
+                    self.attached.insert((link.index.number(), hook), place);
+                    self.refused.remove(&(link.index.number(), hook));
+                }
                 Err(error) => {
-                    // A link that is gone meanwhile is no news.
-                    if is_there(link) {
-                        warn!(link = link.name, "attach {}: {error:#}; trying again", hook.program());
+                    // A link that is gone meanwhile is no news, nor is what was told at the look before.
+                    let why = format!("{error:#}");
+                    let told = self.refused.insert((link.index.number(), hook), why.clone());
+                    if is_there(link) && told.as_ref() != Some(&why) {
+                        warn!(link = link.name, "attach {}: {why}; trying again", hook.program());
                     }
                     return false;
                 }
@@ -196,6 +203,7 @@ impl Programs {
     fn forget(&mut self, links: &[Link]) {
         let present: BTreeSet<u32> = links.iter().map(|link| link.index.number()).collect();
         self.attached.retain(|(index, _), _| present.contains(index));
+        self.refused.retain(|(index, _), _| present.contains(index));
         let Ok(entries) = fs::read_dir(self.pins.links()) else { return };
         for path in entries.flatten().map(|entry| entry.path()) {
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
