@@ -45,7 +45,7 @@ pub(super) fn redact(value: &mut Value) {
     }
 }
 
-/// Takes secrets out of the texts of ConfigMaps that are YAML, and all of those that are not.
+/// Takes secrets out of the texts of `ConfigMap`s that are YAML, and all of those that are not.
 pub(super) fn redact_texts(mut objects: Value) -> Value {
     let lists = objects.as_array_mut().into_iter().flatten();
     let texts = lists.filter_map(|object| object.get_mut("data")?.as_object_mut()).flatten();
