@@ -1,10 +1,16 @@
 //! Many changes that come fast are a few transactions.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::node::{on_node, table};
 
 const PODS: usize = 500;
+/// Changes that the agent writes at once, and the shortest time between two writes after these (`node-agent/src/pace.rs`).
+const BURST: u128 = 8;
+const PACE: Duration = Duration::from_millis(40);
 
 fn pod(number: usize) -> Value {
     json!({
@@ -44,6 +50,7 @@ fn a_rollout_of_500_pods_is_a_few_transactions_and_none_of_them_is_missing() {
             line.unwrap().rsplit(' ').next().unwrap().parse::<usize>().unwrap()
         };
         let before = transactions().await;
+        let begin = Instant::now();
         for number in 0..PODS {
             node.api.put_raw(pod(number)).unwrap();
             // One event after the other, as they come from a controller.
@@ -56,6 +63,8 @@ fn a_rollout_of_500_pods_is_a_few_transactions_and_none_of_them_is_missing() {
         })
         .await;
         let count = transactions().await - before;
-        assert!((1..=40).contains(&count), "{count} transactions for {PODS} pods");
+        // However long a busy machine takes for all of it.
+        let most = BURST + begin.elapsed().as_millis() / PACE.as_millis() + 1;
+        assert!(count >= 1 && count as u128 <= most, "{count} transactions for {PODS} pods; at most {most}");
     });
 }
