@@ -135,7 +135,7 @@ async fn a_node_that_cannot_make_ip_in_ip_is_not_ready_for_it_and_its_pods_go_on
     edit(&lab, r#"{"encapsulation": "IPIP"}"#).await;
     for words in ["the IPPool of 10.244.0.0/16 asks for IP-in-IP", "modprobe ipip"] {
         until(&lab, &format!("n1 says: {words}"), async || {
-            margayctl(&lab, 0, "status").await.contains(words)
+            margayctl(&lab, 0, "node status").await.contains(words)
         })
         .await;
     }
@@ -149,7 +149,7 @@ async fn a_node_that_cannot_make_ip_in_ip_is_not_ready_for_it_and_its_pods_go_on
     }
     node.output("sh", &["-c", "ip link delete thief || true"]).await.unwrap();
     edit(&lab, r#"{"encapsulation": "None"}"#).await;
-    until(&lab, "all is well", async || !margayctl(&lab, 0, "status").await.contains("ipip")).await;
+    until(&lab, "all is well", async || !margayctl(&lab, 0, "node status").await.contains("ipip")).await;
     until_connected(&lab).await;
     lab.stop().await;
 }
