@@ -7,7 +7,7 @@ use k8s_openapi::{
     api::core::v1::Node,
     jiff::{SignedDuration, Timestamp},
 };
-use kube::{Client, ResourceExt};
+use kube::ResourceExt;
 use margay_api::resource::{BGPNodeStatus, BGPSessions};
 
 use crate::{Answer, cluster, table::Table};
@@ -17,15 +17,9 @@ const STALE: SignedDuration = SignedDuration::from_mins(11);
 
 /// Asks the API server.
 pub(crate) fn run(kubeconfig: Option<&Path>) -> anyhow::Result<Answer> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let config = cluster::config(kubeconfig, "").await?;
-        let server = config.cluster_url.to_string();
-        let client = Client::try_from(config).context("prepare the connection to the API server")?;
-        let asked = || format!("ask the API server {server}");
-        let nodes = cluster::all::<Node>(&client).await.context("list nodes").with_context(asked)?;
-        let statuses = cluster::all::<BGPNodeStatus>(&client).await;
-        let statuses = statuses.context("list bgpnodestatuses").with_context(asked)?;
+    cluster::ask(kubeconfig, "", async |client| {
+        let nodes = cluster::all::<Node>(&client).await.context("list nodes")?;
+        let statuses = cluster::all::<BGPNodeStatus>(&client).await.context("list bgpnodestatuses")?;
         Ok(answer(&nodes, &statuses, Timestamp::now()))
     })
 }
@@ -60,7 +54,7 @@ fn answer(nodes: &[Node], statuses: &[BGPNodeStatus], now: Timestamp) -> Answer 
         let status = object.status.clone().unwrap_or_default();
         let age = match nodes.get(&name) {
             None => "stale: no such node",
-            Some(node) if !is_ready(node) => "stale: the node is not ready",
+            Some(node) if !cluster::is_true(node, "Ready") => "stale: the node is not ready",
             Some(_) if is_silent(&status, now) => "stale: the agent is silent",
             Some(_) => "now",
         };
@@ -95,11 +89,6 @@ fn answer(nodes: &[Node], statuses: &[BGPNodeStatus], now: Timestamp) -> Answer 
 /// Whether an agent has not written its status for so long that it is no longer there, or cannot.
 pub(crate) fn is_silent(status: &BGPSessions, now: Timestamp) -> bool {
     status.heartbeat_time.as_ref().is_none_or(|time| now.duration_since(time.0) > STALE)
-}
-
-fn is_ready(node: &Node) -> bool {
-    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
-    conditions.into_iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::{fmt::Debug, path::Path, time::Duration};
 
 use anyhow::Context;
+use k8s_openapi::api::core::v1::{Node, NodeCondition};
 use kube::{
     Api, Client, Config,
     api::ListParams,
@@ -14,6 +15,32 @@ use serde::de::DeserializeOwned;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How many objects one answer holds.
 const PAGE: u32 = 500;
+
+/// Asks the API server a question; an error says which one was asked.
+pub(crate) fn ask<T>(
+    kubeconfig: Option<&Path>,
+    otherwise: &str,
+    question: impl AsyncFnOnce(Client) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let config = config(kubeconfig, otherwise).await?;
+        let server = config.cluster_url.to_string();
+        let client = Client::try_from(config).context("prepare the connection to the API server")?;
+        question(client).await.with_context(|| format!("ask the API server {server}"))
+    })
+}
+
+/// Whether a condition of a node is true.
+pub(crate) fn is_true(node: &Node, name: &str) -> bool {
+    condition(node, name).is_some_and(|condition| condition.status == "True")
+}
+
+/// A condition of a node, if it has one of that name.
+pub(crate) fn condition<'a>(node: &'a Node, name: &str) -> Option<&'a NodeCondition> {
+    let conditions = node.status.as_ref()?.conditions.as_ref()?;
+    conditions.iter().find(|condition| condition.type_ == name)
+}
 
 /// How to reach the API server; `otherwise` is what else there is to give.
 pub(crate) async fn config(kubeconfig: Option<&Path>, otherwise: &str) -> anyhow::Result<Config> {

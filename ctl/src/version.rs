@@ -4,8 +4,6 @@ use std::collections::BTreeMap;
 
 use anyhow::Context;
 use clap::Args;
-use k8s_openapi::api::core::v1::Pod;
-use kube::{Api, Client, api::ListParams};
 
 use crate::{Answer, cluster, status, table::Table};
 
@@ -36,15 +34,10 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<Answer> {
 
 /// How many nodes run which image.
 fn images(options: &Options) -> anyhow::Result<BTreeMap<String, usize>> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let config = cluster::config(options.cluster.kubeconfig.as_deref(), "").await?;
-        let server = config.cluster_url.to_string();
-        let client = Client::try_from(config).context("prepare the connection to the API server")?;
-        let pods = Api::<Pod>::namespaced(client, &options.cluster.namespace);
-        let pods = pods.list(&ListParams::default().labels(status::SELECTOR)).await;
+    let Options { cluster: status::Options { kubeconfig, namespace }, .. } = options;
+    cluster::ask(kubeconfig.as_deref(), "", async |client| {
         let mut images = BTreeMap::new();
-        for pod in pods.with_context(|| format!("list pods of the API server {server}"))?.items {
+        for pod in status::agents(&client, namespace).await? {
             let image = status::agent_image(&pod).unwrap_or("(no container margay-node)");
             *images.entry(image.to_owned()).or_insert(0) += 1;
         }

@@ -61,14 +61,14 @@ async fn gather_from(client: Client, options: &Options, bundle: &mut Bundle<'_>)
     bundle
         .add_objects("agents/events.json", some::<Event>(&client, namespace, ListParams::default()).await)?;
     let pods = Api::<Pod>::namespaced(client.clone(), namespace);
-    match pods.list(&by_label).await {
-        Ok(list) => {
-            for pod in chosen(list.items, &options.node) {
+    match status::agents(&client, namespace).await {
+        Ok(agents) => {
+            for pod in chosen(agents, &options.node) {
                 logs(&pods, &pod, options.log_lines, bundle).await?;
             }
             Ok(())
         }
-        Err(error) => bundle.add("agents/logs", Err(error.into())),
+        Err(error) => bundle.add("agents/logs", Err(error)),
     }
 }
 

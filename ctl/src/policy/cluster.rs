@@ -11,17 +11,11 @@ use kube::Client;
 use margay_policy::v1alpha2::ClusterNetworkPolicy;
 
 use super::source::Source;
-use crate::cluster::{all, config};
+use crate::cluster::{all, ask};
 
 /// Lists what decides about policy, and nothing else.
 pub(crate) fn load(kubeconfig: Option<&Path>) -> anyhow::Result<Source> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let config = config(kubeconfig, ", or --manifests to do without a cluster").await?;
-        let server = config.cluster_url.to_string();
-        let client = Client::try_from(config).context("prepare the connection to the API server")?;
-        list(client).await.with_context(|| format!("ask the API server {server}"))
-    })
+    ask(kubeconfig, ", or --manifests to do without a cluster", list)
 }
 
 async fn list(client: Client) -> anyhow::Result<Source> {

@@ -34,13 +34,8 @@ pub(crate) const SELECTOR: &str = "app.kubernetes.io/name=margay";
 
 /// Asks the API server.
 pub(crate) fn run(options: &Options) -> anyhow::Result<Answer> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let config = cluster::config(options.kubeconfig.as_deref(), "").await?;
-        let server = config.cluster_url.to_string();
-        let client = Client::try_from(config).context("prepare the connection to the API server")?;
-        let answer = of(&client, &options.namespace, Timestamp::now()).await;
-        answer.with_context(|| format!("ask the API server {server}"))
+    cluster::ask(options.kubeconfig.as_deref(), "", async |client| {
+        of(&client, &options.namespace, Timestamp::now()).await
     })
 }
 
@@ -52,15 +47,20 @@ pub(crate) async fn of(client: &Client, namespace: &str, now: Timestamp) -> anyh
 }
 
 async fn gather(client: &Client, namespace: &str) -> anyhow::Result<Objects> {
-    let agents = Api::<Pod>::namespaced(client.clone(), namespace);
     Ok(Objects {
         namespace: namespace.to_owned(),
         nodes: cluster::all::<Node>(client).await.context("list nodes")?,
-        agents: agents.list(&ListParams::default().labels(SELECTOR)).await.context("list pods")?.items,
+        agents: agents(client, namespace).await?,
         sessions: installed(cluster::all::<BGPNodeStatus>(client).await).context("list bgpnodestatuses")?,
         pools: installed(cluster::all::<IPPool>(client).await).context("list ippools")?,
         blocks: installed(cluster::all::<IPBlock>(client).await).context("list ipblocks")?,
     })
+}
+
+/// The pods of the agents.
+pub(crate) async fn agents(client: &Client, namespace: &str) -> anyhow::Result<Vec<Pod>> {
+    let pods = Api::namespaced(client.clone(), namespace);
+    cluster::pages(&pods, ListParams::default().labels(SELECTOR)).await.context("list pods")
 }
 
 /// Objects of a kind that the cluster may not have yet: then there are none.

@@ -9,7 +9,11 @@ use k8s_openapi::{
 use kube::ResourceExt;
 use margay_api::resource::{BGPNodeStatus, BGPSessions, IPBlock, IPPool};
 
-use crate::{bgp_status, table::Table};
+use crate::{
+    bgp_status,
+    cluster::{condition, is_true},
+    table::Table,
+};
 
 /// All that is looked at.
 #[derive(Default)]
@@ -380,15 +384,6 @@ fn networks(name: &str, node: &Node, objects: &Objects) -> Vec<String> {
 fn addresses(node: &Node) -> Vec<String> {
     let addresses = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
     addresses.filter(|address| address.type_ == "InternalIP").map(|address| address.address.clone()).collect()
-}
-
-fn condition<'a>(node: &'a Node, name: &str) -> Option<&'a NodeCondition> {
-    let conditions = node.status.as_ref()?.conditions.as_ref()?;
-    conditions.iter().find(|condition| condition.type_ == name)
-}
-
-fn is_true(node: &Node, name: &str) -> bool {
-    condition(node, name).is_some_and(|condition| condition.status == "True")
 }
 
 fn message(condition: &NodeCondition) -> String {
