@@ -13,6 +13,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 /// Where every node finds the API server.
@@ -26,6 +27,8 @@ pub(crate) struct Api {
     node: Kubeconfig,
     places: Mutex<Vec<(Option<Arc<Namespace>>, SocketAddr)>>,
     serving: Mutex<JoinSet<()>>,
+    /// Tells all that serve to end.
+    end: watch::Sender<()>,
 }
 
 impl std::fmt::Debug for Api {
@@ -61,6 +64,7 @@ impl Api {
                     node: with_token(plain(IN_NODE), identity::TOKEN),
                     places: Mutex::default(),
                     serving: Mutex::default(),
+                    end: watch::Sender::default(),
                 };
                 api.serve_on(listener, None, address)?;
                 Ok(api)
@@ -84,6 +88,7 @@ impl Api {
                     host,
                     places: Mutex::default(),
                     serving: Mutex::default(),
+                    end: watch::Sender::default(),
                 })
             }
         }
@@ -117,9 +122,11 @@ impl Api {
         self.serve_on(listener, Some(Arc::clone(namespace)), IN_NODE)
     }
 
-    /// Cuts every connection and accepts no more, as when the server is down.
-    pub(crate) fn cut(&self) {
-        *self.serving.lock().unwrap_or_else(PoisonError::into_inner) = JoinSet::new();
+    /// Cuts every connection and accepts no more, as when the server is down; nothing is told to anybody afterwards.
+    pub(crate) async fn cut(&self) {
+        self.end.send_replace(());
+        let serving = std::mem::take(&mut *self.serving.lock().unwrap_or_else(PoisonError::into_inner));
+        serving.join_all().await;
     }
 
     /// Serves again, at all the places where it was cut.
@@ -141,10 +148,12 @@ impl Api {
         listener.set_nonblocking(true)?;
         let listener = TcpListener::from_std(listener)?;
         let backend = self.backend.clone();
+        let mut end = self.end.subscribe();
+        let end = async move { drop(end.changed().await) };
         self.serving.lock().unwrap_or_else(PoisonError::into_inner).spawn(async move {
             let served = match backend {
-                Backend::Memory(server) => server.serve(listener, std::future::pending()).await,
-                Backend::Real(server) => forward(listener, server).await,
+                Backend::Memory(server) => server.serve(listener, end).await,
+                Backend::Real(server) => forward(listener, server, end).await,
             };
             if let Err(error) = served {
                 tracing::error!(%error, "the API server's listener failed");
@@ -160,11 +169,17 @@ fn listen(namespace: Option<&Namespace>, address: SocketAddr) -> anyhow::Result<
     std::net::TcpListener::bind(address).with_context(|| format!("listen on {address}"))
 }
 
-/// Carries each connection to the real server.
-async fn forward(listener: TcpListener, server: String) -> std::io::Result<()> {
+/// Carries each connection to the real server, until `end` completes.
+async fn forward(
+    listener: TcpListener,
+    server: String,
+    end: impl Future<Output = ()> + Send,
+) -> std::io::Result<()> {
+    let mut end = std::pin::pin!(end);
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
+            () = &mut end => break,
             accepted = listener.accept() => {
                 let (mut near, _) = accepted?;
                 let server = server.clone();
@@ -178,6 +193,8 @@ async fn forward(listener: TcpListener, server: String) -> std::io::Result<()> {
             Some(_ended) = connections.join_next() => {}
         }
     }
+    connections.shutdown().await;
+    Ok(())
 }
 
 fn plain(address: SocketAddr) -> Kubeconfig {

@@ -139,7 +139,7 @@ async fn a_killed_agent_is_started_again_and_the_api_can_go_away_and_return() {
     })
     .await
     .unwrap();
-    lab.cut_api();
+    lab.cut_api().await;
     // A request that was on its way may still be answered.
     let is_away = || async { lab.client().apiserver_version().await.is_err().then_some(()) };
     clock::until(LIMIT, "the API is away", is_away).await.unwrap();

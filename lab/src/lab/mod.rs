@@ -125,8 +125,8 @@ impl Lab {
     }
 
     /// Cuts every connection to the API server and accepts no more, as when it is down.
-    pub fn cut_api(&self) {
-        self.api.cut();
+    pub async fn cut_api(&self) {
+        self.api.cut().await;
     }
 
     /// Ends what [`Self::cut_api`] began.

@@ -87,7 +87,7 @@ async fn a_flood_is_a_number_of_few_events_and_hurts_neither_the_agent_nor_the_a
 #[tokio::test(flavor = "multi_thread")]
 async fn events_of_a_time_without_the_api_server_come_when_it_is_back() {
     let lab = start(LabConfig { nodes: 1, ..LabConfig::default() }).await;
-    lab.cut_api();
+    lab.cut_api().await;
     lab.node(0).output("nft", &["delete", "table", "inet", "margay"]).await.unwrap();
     until(&lab, "the agent has seen it", async || {
         let log = lab.node(0).log(Daemon::Agent, 50);

@@ -53,7 +53,7 @@ async fn the_condition_is_false_as_soon_as_pods_can_be_added_whoever_set_it_and_
     })
     .await;
     // What cannot be written now is written later.
-    lab.cut_api();
+    lab.cut_api().await;
     lab.node(0).start_daemon(Daemon::Bgp).await;
     until(&lab, "the session is there again", async || {
         lab.node(0).bgp_status().await.ok().filter(|it| it.configured)
