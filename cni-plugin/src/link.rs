@@ -14,7 +14,7 @@ use std::{fs, io, net::IpAddr, os::fd::AsFd, thread, time::Duration};
 use margay_api::endpoint::EndpointId;
 use margay_netlink::{
     Error, MacAddr, Socket, addr,
-    link::{self, End, IfIndex, IfName, Mtu, Veth},
+    link::{self, Carrier, End, IfIndex, IfName, Mtu, Veth},
     neigh,
     netns::Namespace,
     route::{self, Filter, Kind, NextHop, Protocol, Route, TableId},
@@ -164,10 +164,14 @@ impl PodLink<'_> {
 /// Waits until the host end sends. It got its carrier from the pod's end, and the kernel tells its queue of that from a worker, which may
 /// have to wait for others who change links: until then it drops what is for the pod, and a first SYN that is lost costs a second. Linux
 /// 6.8 has it done when the interface is asked for by its number (`rtnl_getlink`); before, the worker comes within milliseconds.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "to hear of it would take longer than most waits, and a socket more"
+)]
 fn until_running(socket: &mut Socket, index: IfIndex) -> Result<(), LinkError> {
     for _ in 0..LOOKS {
         // One without a carrier any more is somebody else's doing.
-        if link::by_index(socket, index)?.is_none_or(|link| link.running || !link.carrier) {
+        if link::by_index(socket, index)?.is_none_or(|link| link.carrier != Carrier::Late) {
             break;
         }
         thread::sleep(BETWEEN_LOOKS);

@@ -16,7 +16,7 @@ use margay_api::{
 };
 use margay_netlink::{
     Socket, addr,
-    link::{self, IfName},
+    link::{self, Carrier, IfName},
     netns::Namespace,
     route::{self, Filter, Protocol},
 };
@@ -401,7 +401,7 @@ fn the_host_end_sends_when_add_answers_although_others_change_links() {
         let is_running = |pod: &Pod| {
             let name = EndpointId::of(&pod.id, "eth0").host_ifname();
             let links = link::list(&mut Socket::open().unwrap()).unwrap();
-            links.iter().find(|link| link.name == name).unwrap().running
+            links.iter().find(|link| link.name == name).unwrap().carrier == Carrier::Sends
         };
         let late: Vec<String> = thread::scope(|scope| {
             let add = |thread: usize| {

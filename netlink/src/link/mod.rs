@@ -87,10 +87,8 @@ pub struct Link {
     pub mtu: u32,
     /// Administratively up (`IFF_UP`).
     pub up: bool,
-    /// With a carrier (`IFF_LOWER_UP`).
-    pub carrier: bool,
-    /// Ready to send (`IFF_RUNNING`): the kernel drops what is sent from when there is a carrier until then.
-    pub running: bool,
+    /// Whether it sends.
+    pub carrier: Carrier,
     /// The loopback interface.
     pub loopback: bool,
     /// The kind that made it: `veth`, `bridge`, `vxlan`; empty for hardware.
@@ -103,6 +101,29 @@ pub struct Link {
     pub ipip: Option<IpipFacts>,
 }
 
+/// Whether an interface sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Carrier {
+    /// It has no carrier.
+    Missing,
+    /// It has one (`IFF_LOWER_UP`), but the kernel drops what is to be sent, as its queue was not told yet.
+    Late,
+    /// It does (`IFF_RUNNING`).
+    Sends,
+}
+
+impl Carrier {
+    fn of(flags: LinkFlags) -> Self {
+        if flags.contains(LinkFlags::Running) {
+            Self::Sends
+        } else if flags.contains(LinkFlags::LowerUp) {
+            Self::Late
+        } else {
+            Self::Missing
+        }
+    }
+}
+
 impl Link {
     pub(crate) fn parse(message: &LinkMessage) -> Option<Self> {
         let mut link = Self {
@@ -111,8 +132,7 @@ impl Link {
             address: None,
             mtu: 0,
             up: message.header.flags.contains(LinkFlags::Up),
-            carrier: message.header.flags.contains(LinkFlags::LowerUp),
-            running: message.header.flags.contains(LinkFlags::Running),
+            carrier: Carrier::of(message.header.flags),
             loopback: message.header.flags.contains(LinkFlags::Loopback),
             kind: String::new(),
             controller: None,
