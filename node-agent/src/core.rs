@@ -159,7 +159,7 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     ));
     let (network, network_known) = watch::channel(None);
     tasks.spawn(network_condition::run(client.clone(), node_name, network_known, facts_known));
-    let short_way = ShortWay::start(&settings, &mut tasks, &events, &metrics).await?;
+    let short_way = ShortWay::start(&settings, &mut tasks, &events, &notices).await?;
     info!(
         node = settings.node_name,
         version = env!("CARGO_PKG_VERSION"),
@@ -562,9 +562,7 @@ impl Core {
             }
             Event::Count(answer) => {
                 self.count_drops();
-                self.short_way.count(&self.metrics);
-                // Nor does a scrape that has been given up.
-                let _given_up = answer.send(());
+                self.short_way.count(&self.metrics, answer);
             }
             Event::Connections { found, answer } => {
                 // A task that has ended takes no more notice.

@@ -17,6 +17,7 @@ macro_rules! plain {
 }
 
 pub mod address;
+pub mod capacity;
 pub mod control;
 pub mod counter;
 pub mod endpoint;

@@ -16,6 +16,9 @@ use margay_ebpf_common::{
     verdict::VerdictKey,
 };
 
+/// Entries of most maps: as many as tests need.
+pub(crate) const ENTRIES: u32 = 4096;
+
 /// All programs.
 pub(crate) const PROGRAMS: [&str; 4] = ["from_pod", "from_uplink", "to_pod", "to_uplink"];
 
@@ -33,7 +36,7 @@ impl Dataplane {
         // Without it all that the verifier thinks is written down, each time.
         loader.verifier_log_level(VerifierLogLevel::STATS);
         for map in ["ADDRESSES", "VERDICTS", "FLOWS", "EMBRYOS", "STACKED", "FRAGMENTS"] {
-            loader.map_max_entries(map, 4096);
+            loader.map_max_entries(map, ENTRIES);
         }
         let mut loaded = Self { ebpf: loader.load_file(&object).unwrap() };
         for name in PROGRAMS {

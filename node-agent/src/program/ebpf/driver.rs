@@ -22,6 +22,8 @@ use super::{
     maps::Maps,
     means::{self, Means},
     object::{self, Object, Pins},
+    occupancy::Tables,
+    sizes::Sizes,
 };
 use crate::decide::{Admitted, Wanted};
 
@@ -43,6 +45,13 @@ pub(crate) struct Driver {
     closed: Option<String>,
 }
 
+/// What the kernel has taken, for those who work with it.
+pub(crate) struct Loaded {
+    pub(super) driver: Driver,
+    pub(super) programs: Programs,
+    pub(super) tables: Tables,
+}
+
 /// What most changes leave as it is.
 struct Noted {
     endpoints: Arc<BTreeMap<EndpointId, Admitted>>,
@@ -60,7 +69,7 @@ impl Driver {
     ///
     /// # Errors
     /// When the kernel cannot: the reason is for the operator.
-    pub(crate) fn load(bpf_fs: &Path, chained_plugins: &[Value]) -> anyhow::Result<(Self, Programs)> {
+    pub(crate) fn load(bpf_fs: &Path, sizes: &Sizes, chained_plugins: &[Value]) -> anyhow::Result<Loaded> {
         let means = Means::of_kernel();
         // It would find `clsact` in the place of its own discipline `ingress`, and its pods would fail.
         let has_bandwidth = chained_plugins.iter().any(|plugin| plugin["type"] == "bandwidth");
@@ -68,7 +77,7 @@ impl Driver {
             means == Means::Tcx || !has_bandwidth,
             "this kernel has no tcx (Linux 6.6), without which the chained plugin `bandwidth` and the programs want the same place"
         );
-        let Object { maps, programs, pins, is_found } = object::load(bpf_fs)?;
+        let Object { maps, programs, pins, is_found } = object::load(bpf_fs, sizes)?;
         let control = maps.control.get(&0, 0).context("read the map CONTROL")?;
         let driver = Self {
             maps,
@@ -81,7 +90,8 @@ impl Driver {
             is_seeded: is_found && control.admits != 0,
             closed: None,
         };
-        Ok((driver, Programs::new(programs, pins, means)))
+        let tables = Tables::open(&pins)?;
+        Ok(Loaded { driver, programs: Programs::new(programs, pins, means), tables })
     }
 
     /// Takes note of which interfaces are attached.
@@ -166,6 +176,12 @@ impl Driver {
     /// When the kernel does not tell.
     pub(crate) fn counters(&self) -> anyhow::Result<[u64; counter::ENTRIES as usize]> {
         self.maps.counters()
+    }
+
+    /// How many entries are wanted in each map that the agent writes, by its field in the section `ebpf`. Of which there are more
+    /// than it has room for, that is why the short way is closed.
+    pub(crate) fn entries(&self) -> [(&'static str, usize); 7] {
+        self.contents.entries()
     }
 
     fn try_write(&mut self, admits: u32) -> anyhow::Result<()> {

@@ -21,9 +21,14 @@ mod maps;
 mod means;
 mod mirror;
 mod object;
+mod occupancy;
+#[cfg(test)]
+mod own;
 mod prefix;
 mod short_way;
+mod sizes;
 mod sys;
 
 pub(crate) use links::Attachments;
 pub(crate) use short_way::ShortWay;
+pub(crate) use sizes::{Sizes, SizesFile};
