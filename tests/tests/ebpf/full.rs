@@ -85,7 +85,7 @@ fn a_flood_of_first_packets_ends_no_connection() {
             connect(world, number);
         }
         // Silent ones too.
-        let flood = 10_000..10_000 + 4 * ENTRIES;
+        let flood = 10_000..10_000 + 2 * ENTRIES;
         for number in flood.clone() {
             world.expect(From::Client, &syn(world, number), Counter::ToPod);
         }

@@ -94,6 +94,12 @@ impl Driver {
         Ok(Loaded { driver, programs: Programs::new(programs, pins, means), tables })
     }
 
+    /// Forgets what is wanted, as if another agent began over the same maps.
+    #[cfg(test)]
+    pub(super) fn restart(&mut self) {
+        (self.contents, self.attachments, self.noted) = (Contents::default(), None, None);
+    }
+
     /// Takes note of which interfaces are attached.
     pub(crate) fn attached(&mut self, attachments: Attachments) {
         // What went out there was not noted as long as no programs were.

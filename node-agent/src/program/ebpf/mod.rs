@@ -12,6 +12,8 @@
 //! Maps are not written in transactions. While they are, their [revision](margay_ebpf_common::control::Control) says so: no flow
 //! is judged then, and those that come are the stack's. With the next revision all others are judged anew, each at its next packet.
 
+#[cfg(test)]
+mod agreement;
 mod contents;
 mod driver;
 mod handover;

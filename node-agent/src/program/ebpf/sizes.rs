@@ -40,7 +40,7 @@ impl Sized {
     }
 }
 
-/// At most: `FLOWS` of that size takes 2.7 GB.
+/// At most: `FLOWS` of that size takes 2.8 GB of the kernel's memory.
 const MOST: u32 = 16_777_216;
 
 const ALL: [Sized; 11] = [
