@@ -29,6 +29,7 @@ mod maps;
 mod note;
 mod parse;
 mod route;
+mod tell;
 mod way;
 mod words;
 

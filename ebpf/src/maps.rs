@@ -5,7 +5,7 @@
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     macros::map,
-    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
 };
 use margay_ebpf_common::{
     address::Address,
@@ -13,6 +13,7 @@ use margay_ebpf_common::{
     control::{self, Control},
     counter::{self, Counter},
     endpoint::Endpoint,
+    event,
     flow::{Flow, FlowKey, FragmentKey, Stacked},
     verdict::VerdictKey,
 };
@@ -35,7 +36,8 @@ pub(crate) static UPLINKS: HashMap<u32, u32> = HashMap::with_max_entries(capacit
 
 /// Classes of addresses.
 #[map(name = "ADDRESSES")]
-pub(crate) static ADDRESSES: HashMap<Address, u32> = HashMap::with_max_entries(capacity::ADDRESSES, BPF_F_NO_PREALLOC);
+pub(crate) static ADDRESSES: HashMap<Address, u32> =
+    HashMap::with_max_entries(capacity::ADDRESSES, BPF_F_NO_PREALLOC);
 
 /// Classes of ranges of addresses.
 #[map(name = "RANGES")]
@@ -63,7 +65,12 @@ pub(crate) static STACKED: LruHashMap<FlowKey, Stacked> = LruHashMap::with_max_e
 
 /// Flows of packets in fragments.
 #[map(name = "FRAGMENTS")]
-pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, FlowKey> = LruHashMap::with_max_entries(capacity::FRAGMENTS, 0);
+pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, FlowKey> =
+    LruHashMap::with_max_entries(capacity::FRAGMENTS, 0);
+
+/// Flows that begin, while somebody listens.
+#[map(name = "EVENTS")]
+pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(event::OCTETS, 0);
 
 #[map(name = "COUNTERS")]
 static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(counter::ENTRIES, 0);
@@ -71,8 +78,14 @@ static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(counter::ENTRI
 /// Counts a packet.
 #[inline(always)]
 pub(crate) fn count(counter: Counter) {
+    count_at(counter.index());
+}
+
+/// Likewise, by the index in the map.
+#[inline(always)]
+pub(crate) fn count_at(index: u32) {
     // The verifier wants the test for null on every path, although the index is always in range.
-    if let Some(packets) = COUNTERS.get_ptr_mut(counter.index()) {
+    if let Some(packets) = COUNTERS.get_ptr_mut(index) {
         // SAFETY: the kernel gave this pointer, not null, to this CPU's own value, which lives as long as the map.
         let now = unsafe { packets.read() };
         // SAFETY: likewise. A tc program is not preempted by another one on its CPU.
@@ -84,7 +97,7 @@ pub(crate) fn count(counter: Counter) {
 #[inline(always)]
 pub(crate) fn control() -> Control {
     let Some(control) = CONTROL.get_ptr(0) else {
-        return Control { revision: 0, admits: 0 };
+        return Control { revision: 0, flags: 0 };
     };
     // SAFETY: the kernel gave this pointer, not null, to the map's value, which lives as long as the map. The agent may write
     // it meanwhile: the revision first when it begins and last when it has done.

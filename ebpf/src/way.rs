@@ -15,7 +15,7 @@ use crate::{
     judge::{self, Opening},
     maps::{FRAGMENTS, control, count, value},
     parse::{self, Headers, Kind, Packet},
-    route,
+    route, tell,
     words::{OnStack, zero},
 };
 
@@ -217,7 +217,7 @@ fn considered(ifindex: u32, at: At, headers: &Headers, whose: &Whose) -> Outcome
             return Outcome::Stack(Counter::NoFlow);
         }
     }
-    if !is_whole(before) || (old.is_none() && before.admits == 0) {
+    if !is_whole(before) || (old.is_none() && !before.admits()) {
         return Outcome::Stack(Counter::BeingWritten);
     }
     // An old flow stays: it is not its fault that somebody uses its addresses.
@@ -258,7 +258,13 @@ fn considered(ifindex: u32, at: At, headers: &Headers, whose: &Whose) -> Outcome
     let opener = if from_high { OPENED_BY_HIGH } else { 0 };
     let state = opener | flow::bits(from_high, headers.flags);
     let begun = Flow { seen: now, revision: before.revision, state, low: low.0, high: high.0 };
-    if flow::begin(&key, &begun) { Outcome::Short } else { Outcome::Stack(Counter::NoFlow) }
+    if !flow::begin(&key, &begun) {
+        return Outcome::Stack(Counter::NoFlow);
+    }
+    if before.tells() {
+        tell::begun(&key, &begun);
+    }
+    Outcome::Short
 }
 
 /// Whether the maps may be judged by.

@@ -53,9 +53,9 @@ impl Dataplane {
     }
 
     /// What the agent says of the maps.
-    pub(crate) fn control(&mut self, revision: u32, admits: u32) {
+    pub(crate) fn control(&mut self, revision: u32, flags: u32) {
         let mut map: Array<_, Control> = self.ebpf.map_mut("CONTROL").unwrap().try_into().unwrap();
-        map.set(0, Control { revision, admits }, 0).unwrap();
+        map.set(0, Control { revision, flags }, 0).unwrap();
     }
 
     /// Takes the address of a pod away, and gives back its link.
@@ -138,6 +138,12 @@ impl Dataplane {
     pub(crate) fn counted(&self, counter: Counter) -> u64 {
         let map: PerCpuArray<_, u64> = self.ebpf.map("COUNTERS").unwrap().try_into().unwrap();
         map.get(&counter.index(), 0).unwrap().iter().sum()
+    }
+
+    /// Flows that began and were not told of.
+    pub(crate) fn untold(&self) -> u64 {
+        let map: PerCpuArray<_, u64> = self.ebpf.map("COUNTERS").unwrap().try_into().unwrap();
+        map.get(&margay_ebpf_common::counter::UNTOLD, 0).unwrap().iter().sum()
     }
 
     /// All of them, in the order of [`Counter::ALL`].

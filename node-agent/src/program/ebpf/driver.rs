@@ -10,7 +10,10 @@ use std::{
 use anyhow::Context;
 use ipnetwork::IpNetwork;
 use margay_api::endpoint::EndpointId;
-use margay_ebpf_common::{control::Control, counter};
+use margay_ebpf_common::{
+    control::{ADMITS, Control, TELLS},
+    counter::Counter,
+};
 use margay_policy::compile::{Changes, Compiler};
 use serde_json::Value;
 use tracing::{info, warn};
@@ -23,6 +26,7 @@ use super::{
     means::{self, Means},
     object::{self, Object, Pins},
     occupancy::Tables,
+    ring::Ring,
     sizes::Sizes,
 };
 use crate::decide::{Admitted, Wanted};
@@ -37,6 +41,8 @@ pub(crate) struct Driver {
     noted: Option<Noted>,
     /// What the kernel's map says.
     control: Control,
+    /// Whether somebody listens to the flows that begin.
+    tells: bool,
     /// Whether the revision is odd because of [`Driver::pause`], over maps that are whole.
     is_paused: bool,
     /// Whether flows that connection tracking keeps are known to the programs.
@@ -50,6 +56,7 @@ pub(crate) struct Loaded {
     pub(super) driver: Driver,
     pub(super) programs: Programs,
     pub(super) tables: Tables,
+    pub(super) ring: Ring,
 }
 
 /// What most changes leave as it is.
@@ -79,7 +86,7 @@ impl Driver {
         );
         let Object { maps, programs, pins, is_found } = object::load(bpf_fs, sizes)?;
         let control = maps.control.get(&0, 0).context("read the map CONTROL")?;
-        let driver = Self {
+        let mut driver = Self {
             maps,
             contents: Contents::default(),
             attachments: None,
@@ -87,11 +94,14 @@ impl Driver {
             control,
             is_paused: false,
             // An agent that let flows begin had made them known.
-            is_seeded: is_found && control.admits != 0,
+            is_seeded: is_found && control.admits(),
+            tells: false,
             closed: None,
         };
-        let tables = Tables::open(&pins)?;
-        Ok(Loaded { driver, programs: Programs::new(programs, pins, means), tables })
+        // Who listened to the agent before is gone.
+        driver.tell(false)?;
+        let (tables, ring) = (Tables::open(&pins)?, Ring::open(&pins)?);
+        Ok(Loaded { driver, programs: Programs::new(programs, pins, means), tables, ring })
     }
 
     /// Forgets what is wanted, as if another agent began over the same maps.
@@ -150,8 +160,8 @@ impl Driver {
     pub(crate) fn write(&mut self) -> BTreeSet<IpAddr> {
         // What an agent before has written stays in force until all links are known again.
         let Some(attachments) = &self.attachments else { return BTreeSet::new() };
-        let admits = u32::from(attachments.is_complete);
-        if !self.contents.is_dirty() && self.control.admits == admits {
+        let admits = attachments.is_complete;
+        if !self.contents.is_dirty() && self.control.admits() == admits {
             return BTreeSet::new();
         }
         self.is_paused = false;
@@ -168,7 +178,7 @@ impl Driver {
 
     /// Whether flows may begin to take the short way.
     pub(crate) fn is_open(&self) -> bool {
-        self.control.admits != 0
+        self.control.admits()
     }
 
     /// Why the short way is closed, if it is.
@@ -180,7 +190,7 @@ impl Driver {
     ///
     /// # Errors
     /// When the kernel does not tell.
-    pub(crate) fn counters(&self) -> anyhow::Result<[u64; counter::ENTRIES as usize]> {
+    pub(crate) fn counters(&self) -> anyhow::Result<[u64; Counter::ALL.len()]> {
         self.maps.counters()
     }
 
@@ -190,9 +200,9 @@ impl Driver {
         self.contents.entries()
     }
 
-    fn try_write(&mut self, admits: u32) -> anyhow::Result<()> {
+    fn try_write(&mut self, admits: bool) -> anyhow::Result<()> {
         // The programs note what the stack has from the moment that they are attached; this is what it had before.
-        if !self.is_seeded && admits != 0 {
+        if !self.is_seeded && admits {
             let blocks = self.noted.as_ref().map(|noted| Arc::clone(&noted.pod_blocks)).unwrap_or_default();
             handover::from_stack(&mut self.maps, |address| holds(&blocks, address))?;
             self.is_seeded = true;
@@ -206,7 +216,8 @@ impl Driver {
         contents.uplinks.write("UPLINKS", &mut maps.uplinks)?;
         contents.endpoints.write("ENDPOINTS", &mut maps.endpoints)?;
         contents.local.write("LOCAL", &mut maps.local)?;
-        self.set_control(Control { revision: self.control.revision.wrapping_add(1), admits })
+        let flags = if admits { ADMITS } else { 0 };
+        self.set_control(Control { revision: self.control.revision.wrapping_add(1), flags })
     }
 
     /// Closes the short way: its flows become the stack's, and no other can be judged.
@@ -234,7 +245,7 @@ impl Driver {
     fn close(&mut self, was_open: bool) -> anyhow::Result<BTreeSet<IpAddr>> {
         // From here on no flow is judged, and none that was holds.
         let revision = (self.control.revision | 1).wrapping_add(2);
-        self.set_control(Control { revision, admits: 0 })?;
+        self.set_control(Control { revision, flags: 0 })?;
         let mut ends = BTreeSet::new();
         if was_open {
             match handover::to_stack([&self.maps.flows, &self.maps.embryos]) {
@@ -249,7 +260,18 @@ impl Driver {
         Ok(ends)
     }
 
+    /// Has the programs tell of flows that begin, or no longer.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    pub(crate) fn tell(&mut self, tells: bool) -> anyhow::Result<()> {
+        self.tells = tells;
+        self.set_control(self.control)
+    }
+
     fn set_control(&mut self, control: Control) -> anyhow::Result<()> {
+        let flags = if self.tells { control.flags | TELLS } else { control.flags & !TELLS };
+        let control = Control { flags, ..control };
         if control != self.control {
             self.maps.control.set(0, control, 0).context("write the map CONTROL")?;
             self.control = control;

@@ -27,10 +27,12 @@ mod occupancy;
 #[cfg(test)]
 mod own;
 mod prefix;
+mod ring;
 mod short_way;
 mod sizes;
 mod sys;
 
 pub(crate) use links::Attachments;
+pub(crate) use ring::{Ring, links as links_of};
 pub(crate) use short_way::ShortWay;
 pub(crate) use sizes::{Sizes, SizesFile};

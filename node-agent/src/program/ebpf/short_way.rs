@@ -23,6 +23,7 @@ use crate::{
     decide::Wanted,
     metrics::{DataplaneLabels, MapLabels, Metrics, WayLabels},
     notice::{Notices, Reason},
+    observe::{self, Subscription},
 };
 
 /// The eBPF dataplane, or none.
@@ -54,6 +55,7 @@ impl ShortWay {
         settings: &Settings,
         tasks: &mut JoinSet<anyhow::Result<()>>,
         events: &mpsc::Sender<Event>,
+        listeners: mpsc::Receiver<Subscription>,
         notices: &Notices,
     ) -> anyhow::Result<Self> {
         let metrics = notices.metrics();
@@ -71,9 +73,10 @@ impl ShortWay {
                 }
             }
         };
-        let open = loaded.map(|Loaded { driver, programs, tables }| {
+        let open = loaded.map(|Loaded { driver, programs, tables, ring }| {
             let (links, wanted) = watch::channel(None);
             tasks.spawn(links::run(programs, wanted, events.clone()));
+            tasks.spawn(observe::run_flows(ring, listeners, events.clone()));
             let (counts, asked) = mpsc::channel(SCRAPES);
             tasks.spawn(occupancy::run(tables, asked, metrics.map_entries.clone()));
             for (map, entries) in settings.map_sizes.of_fields() {
@@ -147,6 +150,12 @@ impl ShortWay {
             _ => {}
         }
         ends
+    }
+
+    /// Has the programs tell of flows that begin, or no longer; an error in words for an operator.
+    pub(crate) fn tell(&mut self, tells: bool) -> Result<(), String> {
+        let Some(Open { driver, .. }) = &mut self.open else { return Ok(()) };
+        driver.tell(tells).map_err(|error| format!("{error:#}"))
     }
 
     /// Whether it is closed, and to be tried again.
