@@ -30,11 +30,17 @@ pub(crate) struct Dataplane {
 impl Dataplane {
     /// With maps as small as tests need.
     pub(crate) fn load() -> Self {
+        Self::load_for(u32::from(!cfg!(target_arch = "x86_64")))
+    }
+
+    /// Likewise, for a machine that keeps the order of memory (0) or one that does not (1).
+    pub(crate) fn load_for(weakly_ordered: u32) -> Self {
         let object = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/bpf/margay-dataplane");
         assert!(object.exists(), "{} is not built: run `make ebpf`", object.display());
         let mut loader = EbpfLoader::new();
         // Without it all that the verifier thinks is written down, each time.
         loader.verifier_log_level(VerifierLogLevel::STATS);
+        loader.override_global("WEAKLY_ORDERED", &weakly_ordered, true);
         for map in ["ADDRESSES", "VERDICTS", "FLOWS", "EMBRYOS", "STACKED", "FRAGMENTS"] {
             loader.map_max_entries(map, ENTRIES);
         }

@@ -4,7 +4,10 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     path::Path,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{Ordering, fence},
+    },
 };
 
 use anyhow::Context;
@@ -273,7 +276,11 @@ impl Driver {
         let flags = if self.tells { control.flags | TELLS } else { control.flags & !TELLS };
         let control = Control { flags, ..control };
         if control != self.control {
+            // What the programs read after this revision was written after it, and what they read before it, before (`ebpf/src/barrier.rs`). The
+            // kernel orders what one system call writes, but not that of one before that of the next.
+            fence(Ordering::SeqCst);
             self.maps.control.set(0, control, 0).context("write the map CONTROL")?;
+            fence(Ordering::SeqCst);
             self.control = control;
         }
         Ok(())

@@ -23,6 +23,9 @@ static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/margay-
 /// How often it is tried to load a program of which a signal kept the verifier.
 const ATTEMPTS: usize = 10;
 
+/// Whether loads may come before loads, and stores before stores, on this machine.
+const WEAKLY_ORDERED: u32 = if cfg!(target_arch = "x86_64") { 0 } else { 1 };
+
 /// What the kernel holds for the short way.
 pub(super) struct Object {
     pub(super) maps: Maps,
@@ -156,6 +159,7 @@ fn try_load(pins: &Pins, sizes: &Sizes) -> anyhow::Result<(Maps, Ebpf)> {
     for name in super::maps::NAMES {
         loader.map_pin_path(name, pins.map(name));
     }
+    loader.override_global("WEAKLY_ORDERED", &WEAKLY_ORDERED, true);
     for (name, entries) in sizes.of_maps() {
         loader.map_max_entries(name, entries);
     }
