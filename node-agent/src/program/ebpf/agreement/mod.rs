@@ -26,7 +26,7 @@ use self::{arbitrary::Probe, node::Node};
 use crate::program::ebpf::own::with_bpf_fs;
 
 /// Histories that `make test` tries.
-const CASES: u32 = 24;
+const CASES: u32 = 48;
 
 /// A packet, of which an end may be any local pod's address instead.
 #[derive(Debug, Clone)]
