@@ -42,8 +42,9 @@ impl Monitor {
     }
 
     async fn event(&mut self) -> Value {
-        let line = timeout(PATIENCE, self.lines.next_line()).await.expect("an event").unwrap();
-        serde_json::from_str(&line.expect("an open monitor")).unwrap()
+        // An event comes, and the monitor stays open.
+        let line = timeout(PATIENCE, self.lines.next_line()).await.unwrap().unwrap();
+        serde_json::from_str(&line.unwrap()).unwrap()
     }
 }
 
