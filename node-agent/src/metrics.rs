@@ -65,6 +65,7 @@ pub(crate) struct MapLabels {
 pub(crate) struct Metrics {
     registry: Registry,
     pub(crate) ready: Gauge,
+    pub(crate) restart_needed: Gauge,
     pub(crate) endpoints: Gauge,
     pub(crate) policies: Gauge,
     pub(crate) classes: Gauge,
@@ -97,6 +98,7 @@ impl Metrics {
         let buckets = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0];
         let metrics = Self {
             ready: Gauge::default(),
+            restart_needed: Gauge::default(),
             endpoints: Gauge::default(),
             policies: Gauge::default(),
             classes: Gauge::default(),
@@ -122,6 +124,8 @@ impl Metrics {
             notices_dropped: Counter::default(),
             registry: Registry::default(),
         };
+        let waits = "Whether settings of NetworkConfig count from the next start";
+        registry.register("restart_needed", waits, metrics.restart_needed.clone());
         registry.register("ready", "Whether pods can be added, as /readyz says", metrics.ready.clone());
         registry.register("endpoints", "Pod interfaces on this node", metrics.endpoints.clone());
         registry.register("policies", "NetworkPolicies known", metrics.policies.clone());

@@ -41,12 +41,11 @@ impl Tables {
         Ok(Self { flows: open("FLOWS")?, embryos: open("EMBRYOS")?, stacked: open("STACKED")? })
     }
 
-    /// The entries of each that have not timed out.
+    /// The entries of each that have not timed out, so many nanoseconds after the start of the machine.
     ///
     /// # Errors
     /// When the kernel does not tell.
-    fn count(&self) -> anyhow::Result<[(&'static str, u64); 3]> {
-        let now = now()?;
+    fn count(&self, now: u64) -> anyhow::Result<[(&'static str, u64); 3]> {
         let live = |silent_since: u64, timeout: u64| now.saturating_sub(silent_since) <= timeout;
         let of_flows = |map: &MapData, is_embryo| {
             count(map, |key: &FlowKey, flow: &Flow| {
@@ -84,7 +83,7 @@ pub(super) async fn run(
     while let Some(answer) = asked.recv().await {
         if looked.is_none_or(|looked| looked.elapsed() >= PACE) {
             let work = spawn_blocking(move || {
-                let counted = tables.count();
+                let counted = now().and_then(|now| tables.count(now));
                 (tables, counted)
             });
             let (back, counted) = work.await.context("count flows")?;
@@ -114,15 +113,16 @@ mod tests {
     };
 
     use super::{BATCH, Tables};
-    use crate::program::ebpf::{handover::now, mirror::KernelMap, object, own::with_bpf_fs, sizes::Sizes};
+    use crate::program::ebpf::{mirror::KernelMap, object, own::with_bpf_fs, sizes::Sizes};
 
     #[test]
     fn what_has_timed_out_takes_no_part_of_a_table() {
         with_bpf_fs(|bpf_fs| {
             let mut object = object::load(bpf_fs, &Sizes::default()).unwrap();
             let tables = Tables::open(&object.pins).unwrap();
-            assert_eq!(tables.count().unwrap(), [("flows", 0), ("embryos", 0), ("stacked", 0)]);
-            let now = now().unwrap();
+            // However long this machine has been up.
+            let now = 2 * STACKED_TIMEOUT;
+            assert_eq!(tables.count(now).unwrap(), [("flows", 0), ("embryos", 0), ("stacked", 0)]);
             let key = |number: usize| FlowKey {
                 low: Address::from_ipv4(u32::try_from(number).unwrap().to_be_bytes()),
                 protocol: TCP,
@@ -133,16 +133,16 @@ mod tests {
             for number in 0..live + 5 {
                 let state = if number < live { 0 } else { RESET };
                 // Established connections live for days, those that were reset for two minutes.
-                let flow = Flow { seen: now.saturating_sub(130_000_000_000), state, ..Flow::default() };
+                let flow = Flow { seen: now - 130_000_000_000, state, ..Flow::default() };
                 object.maps.flows.insert(key(number), flow).unwrap();
             }
             object.maps.embryos.insert(key(0), Flow { seen: now, ..Flow::default() }).unwrap();
             for (number, silent) in [0, STACKED_TIMEOUT + 10_000_000_000].into_iter().enumerate() {
-                let stacked = Stacked { seen: now.saturating_sub(silent) };
+                let stacked = Stacked { seen: now - silent };
                 object.maps.stacked.insert(key(number), stacked).unwrap();
             }
             let live = u64::try_from(live).unwrap();
-            assert_eq!(tables.count().unwrap(), [("flows", live), ("embryos", 1), ("stacked", 1)]);
+            assert_eq!(tables.count(now).unwrap(), [("flows", live), ("embryos", 1), ("stacked", 1)]);
         });
     }
 }
