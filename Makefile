@@ -63,6 +63,7 @@ fuzz: setup ## run the property tests and the fuzz targets with a new seed, for 
 	@seed=$$(od -An -N4 -tu4 /dev/urandom | tr -d ' '); echo "PROPTEST_RNG_SEED=$$seed"; \
 	PROPTEST_RNG_SEED=$$seed PROPTEST_CASES=$$((256 * $(FUZZ))) MARGAY_FUZZ_FACTOR=$(FUZZ) cargo test --locked --release \
 	    $(foreach crate,$(FUZZED),-p $(crate)) --lib --test simulation && \
+	PROPTEST_RNG_SEED=$$seed MARGAY_FUZZ_FACTOR=$(FUZZ) cargo test --locked --release -p margay-node agreement && \
 	FUZZ_KEEP=1 FUZZ_SEED=$$seed bgp/fuzz/run $$((60 * $(FUZZ)))
 
 plugin: setup ## build the CNI plugin as it is shipped: optimised, static, for any host

@@ -1,6 +1,6 @@
 //! The protocol on the agent's Unix socket: the client sends a line of JSON, the agent answers with one, and so on
-//! until the client closes. An answer comes before the next request is read. [`Request::Monitor`] is the last of a
-//! client: answers follow until it closes.
+//! until the client closes. An answer comes before the next request is read. [`Request::Monitor`] and [`Request::Flows`] are
+//! the last of a client: answers follow until it closes.
 //!
 //! Records, not messages, carry the facts: a message names an endpoint and the agent reads its record.
 
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     endpoint::{EndpointId, PodRef},
-    monitor::{Dropped, Filter},
+    monitor::{Begun, Dropped, Filter},
 };
 
 /// Longest line that either side accepts, in octets.
@@ -60,6 +60,13 @@ pub enum Request {
         #[serde(default)]
         filter: Filter,
     },
+    /// Tell of flows that begin to take the short way of the eBPF dataplane, from now on. Answered with [`Response::Done`]
+    /// once none is missed any more, then with a [`Response::Begun`] for each that the filter lets pass.
+    Flows {
+        /// Of which; `direction` and `verdict` say nothing of them.
+        #[serde(default)]
+        filter: Filter,
+    },
 }
 
 /// What the agent answers.
@@ -90,8 +97,10 @@ pub enum Response {
     },
     /// To [`Request::Monitor`].
     Dropped(Box<Dropped>),
-    /// To [`Request::Monitor`]: packets that were dropped and not told of, because they came faster than the agent or
-    /// its client reads. Some of them the filter may not have let pass.
+    /// To [`Request::Flows`].
+    Begun(Box<Begun>),
+    /// To either: packets that were dropped, or flows that began, and that are not told of, because they came faster than
+    /// the agent or its client reads. Some of them the filter may not have let pass.
     Lost {
         /// How many, since the last such answer.
         packets: u64,

@@ -1,6 +1,6 @@
-//! What the agent tells of dropped packets, and to whom.
+//! What the agent tells of dropped packets and of flows that begin, and to whom.
 //!
-//! `margayctl monitor -o json` prints [`Dropped`] as it is: its field names are for others' programs, too.
+//! `margayctl monitor -o json` prints [`Dropped`] and [`Begun`] as they are: their field names are for others' programs, too.
 
 use std::{fmt, net::IpAddr};
 
@@ -47,6 +47,49 @@ pub struct Dropped {
     /// The node's end of the link of the pod that policy is about here, where the packet came to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,
+}
+
+/// A flow that begins to take the short way of the eBPF dataplane.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Begun {
+    /// When, in RFC 3339, UTC.
+    pub time: String,
+    /// The node that tells of it.
+    pub node: String,
+    /// Who opens it.
+    pub source: Party,
+    /// To whom.
+    pub destination: Party,
+    /// Its name.
+    pub protocol: String,
+    /// Of the source.
+    pub source_port: u16,
+    /// Of the destination.
+    pub destination_port: u16,
+    /// Why the source may, where it is a pod of this node: of another, its own node says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<Opening>,
+    /// Why the destination may be reached, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ingress: Option<Opening>,
+}
+
+/// Why a flow may pass one end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "by")]
+pub enum Opening {
+    /// No policy is about it.
+    Nobody,
+    /// A rule opens it.
+    Rule {
+        /// Of this policy.
+        policy: Policy,
+        /// Its place among those of its direction, from 1.
+        rule: usize,
+    },
+    /// Policy has changed since, and would not let it pass now.
+    Before,
 }
 
 /// How many policies an event names: so many isolate no pod that anybody understands.
@@ -211,6 +254,33 @@ impl fmt::Display for Dropped {
     }
 }
 
+impl fmt::Display for Begun {
+    /// `TCP shop/web (192.0.2.7):41234 -> shop/db (192.0.2.9):5432, out: no policy is about it; in: NetworkPolicy shop/db, rule 1`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { protocol, source, destination, source_port, destination_port, egress, ingress, .. } = self;
+        write!(f, "{protocol} ")?;
+        source.write(f, Some(*source_port))?;
+        f.write_str(" -> ")?;
+        destination.write(f, Some(*destination_port))?;
+        let sides = [("out", egress), ("in", ingress)];
+        let sides = sides.into_iter().filter_map(|(way, side)| Some((way, side.as_ref()?)));
+        for (number, (way, side)) in sides.enumerate() {
+            write!(f, "{} {way}: {side}", if number == 0 { "," } else { ";" })?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Opening {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nobody => f.write_str("no policy is about it"),
+            Self::Rule { policy, rule } => write!(f, "{policy}, rule {rule}"),
+            Self::Before => f.write_str("policy has changed since"),
+        }
+    }
+}
+
 /// Policies that a line of text names.
 const SHOWN: usize = 3;
 
@@ -260,14 +330,19 @@ pub struct PodPrefix {
 impl Filter {
     /// Whether it lets an event pass.
     pub fn passes(&self, event: &Dropped) -> bool {
-        let pods = || [&event.source, &event.destination].into_iter().filter_map(|party| party.pod.as_ref());
+        self.direction.is_none_or(|direction| direction == event.direction)
+            && self.verdict.is_none_or(|verdict| verdict == event.verdict)
+            && self.is_about([&event.source, &event.destination])
+    }
+
+    /// Whether it lets what is between two ends pass.
+    pub fn is_about(&self, ends: [&Party; 2]) -> bool {
+        let pods = || ends.into_iter().filter_map(|party| party.pod.as_ref());
         let is_meant = |prefix: &PodPrefix, pod: &Pod| {
             prefix.namespace.as_ref().is_none_or(|namespace| *namespace == pod.namespace)
                 && pod.name.starts_with(&prefix.name)
         };
-        self.direction.is_none_or(|direction| direction == event.direction)
-            && self.verdict.is_none_or(|verdict| verdict == event.verdict)
-            && (self.namespaces.is_empty() || pods().any(|pod| self.namespaces.contains(&pod.namespace)))
+        (self.namespaces.is_empty() || pods().any(|pod| self.namespaces.contains(&pod.namespace)))
             && (self.pods.is_empty()
                 || pods().any(|pod| self.pods.iter().any(|prefix| is_meant(prefix, pod))))
     }
@@ -275,7 +350,7 @@ impl Filter {
 
 #[cfg(test)]
 mod tests {
-    use super::{Direction, Dropped, Filter, Party, Pod, PodPrefix, Policy, Reason, Verdict};
+    use super::{Begun, Direction, Dropped, Filter, Opening, Party, Pod, PodPrefix, Policy, Reason, Verdict};
 
     fn party(address: &str, pod: Option<[&str; 2]>) -> Party {
         let pod = pod.map(|[namespace, name]| Pod { namespace: namespace.into(), name: name.into() });
@@ -350,6 +425,37 @@ mod tests {
             &spoofed,
             "TCP [2001:db8::1]:41234 -> shop/db (192.0.2.9):5432, dropped: not an address of the pod that sent it",
         );
+    }
+
+    #[test]
+    fn a_flow_that_begins_is_told_with_what_opens_it_at_each_end_that_is_here() {
+        let Dropped { time, node, source, destination, protocol, .. } = event();
+        let begun = Begun {
+            time,
+            node,
+            source,
+            destination,
+            protocol,
+            source_port: 41234,
+            destination_port: 5432,
+            egress: Some(Opening::Nobody),
+            ingress: Some(Opening::Rule { policy: policy("db"), rule: 1 }),
+        };
+        assert_eq!(
+            begun.to_string(),
+            "TCP web/report-7f-x (192.0.2.7):41234 -> shop/db (192.0.2.9):5432, out: no policy is about it; \
+             in: NetworkPolicy shop/db, rule 1"
+        );
+        let text = serde_json::to_string(&begun).unwrap();
+        assert!(
+            text.ends_with(
+                r#""protocol":"TCP","sourcePort":41234,"destinationPort":5432,"egress":{"by":"nobody"},"ingress":{"by":"rule","policy":{"kind":"NetworkPolicy","namespace":"shop","name":"db"},"rule":1}}"#
+            ),
+            "{text}"
+        );
+        assert_eq!(serde_json::from_str::<Begun>(&text).unwrap(), begun);
+        let elsewhere = Begun { egress: None, ingress: Some(Opening::Before), ..begun };
+        assert!(elsewhere.to_string().ends_with(":5432, in: policy has changed since"), "{elsewhere}");
     }
 
     #[test]

@@ -95,11 +95,13 @@ fn status(maps: &Maps) -> anyhow::Result<Table> {
         Control { revision, .. } if revision & 1 == 1 => {
             "its maps are being written, or the agent died at that"
         }
-        Control { admits: 0, .. } => "closed: flows that begin go through the stack",
+        control if !control.admits() => "closed: flows that begin go through the stack",
         _ => "open",
     };
     table.push(["short way".into(), state.into()]);
     table.push(["revision of the policy".into(), control.revision.to_string()]);
+    let tells = if control.tells() { "yes" } else { "no: no `margayctl monitor --flows` runs" };
+    table.push(["tells of flows".into(), tells.into()]);
     let counters: PerCpuArray<MapData, u64> = PerCpuArray::try_from(maps.open("COUNTERS")?)?;
     for counter in Counter::ALL {
         let by_cpu = counters.get(&counter.index(), 0).context("read the map COUNTERS")?;

@@ -10,7 +10,7 @@ use anyhow::Context;
 use clap::Args;
 use margay_api::{
     agent::{MAX_LINE, Request, Response},
-    monitor::{Direction, Dropped, Filter, PodPrefix, Verdict},
+    monitor::{Begun, Direction, Dropped, Filter, PodPrefix, Verdict},
     paths,
 };
 use serde::Serialize;
@@ -20,9 +20,13 @@ use crate::output::Output;
 /// What to show.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Packets that are dropped; there is nothing else to show yet, so that this is the default.
+    /// Packets that are dropped; the default.
     #[arg(long)]
     drops: bool,
+    /// Flows that begin to take the short way of the eBPF dataplane, and the policies that let them, instead of packets
+    /// that are dropped.
+    #[arg(long, conflicts_with_all = ["drops", "direction", "no_audit"])]
+    flows: bool,
     /// Only packets from or to pods of this namespace; can be repeated.
     #[arg(short, long = "namespace", value_name = "NAMESPACE")]
     namespaces: Vec<String>,
@@ -79,7 +83,8 @@ pub(crate) fn run(run_dir: &Path, options: &Options, output: Output) -> anyhow::
     let path = run_dir.join(paths::AGENT_SOCKET);
     let mut stream = UnixStream::connect(&path)
         .with_context(|| format!("reach the agent on {}; is margay-node running?", path.display()))?;
-    let request = Request::Monitor { filter: options.filter() };
+    let filter = options.filter();
+    let request = if options.flows { Request::Flows { filter } } else { Request::Monitor { filter } };
     writeln!(stream, "{}", serde_json::to_string(&request)?).context("ask the agent")?;
     let stdout = io::stdout();
     match copy(BufReader::new(stream), stdout.lock(), io::stderr().lock(), output) {
@@ -109,6 +114,7 @@ fn copy(
         match serde_json::from_str(&line).context("understand the agent; is it of another version?")? {
             Response::Done => drop(writeln!(aside, "listening")),
             Response::Dropped(event) => print(&event, &mut out, output)?,
+            Response::Begun(event) => print_begun(&event, &mut out, output)?,
             Response::Lost { packets } => match document(&Lost { lost: packets }, output)? {
                 Some(document) => out.write_all(document.as_bytes())?,
                 None => writeln!(out, "{packets} events lost")?,
@@ -134,6 +140,15 @@ fn print(event: &Dropped, out: &mut impl Write, output: Output) -> anyhow::Resul
     Ok(())
 }
 
+fn print_begun(event: &Begun, out: &mut impl Write, output: Output) -> anyhow::Result<()> {
+    if let Some(document) = document(event, output)? {
+        out.write_all(document.as_bytes())?;
+        return Ok(());
+    }
+    writeln!(out, "{} {} begin {event}", event.time, event.node)?;
+    Ok(())
+}
+
 /// One of a stream of documents for a program: JSON a line each, YAML with a line between them.
 fn document(value: &impl Serialize, output: Output) -> anyhow::Result<Option<String>> {
     Ok(match output {
@@ -152,6 +167,7 @@ mod tests {
 
     const AGENT: &str = r#"{"response":"done"}
 {"response":"dropped","time":"2026-11-21T09:20:15.123456Z","node":"n1","verdict":"drop","direction":"ingress","reason":"isolation","source":{"address":"192.0.2.7"},"destination":{"address":"192.0.2.9","pod":{"namespace":"shop","name":"db"}},"protocol":"TCP","sourcePort":41234,"destinationPort":5432,"policies":[{"kind":"NetworkPolicy","namespace":"shop","name":"deny-all"}]}
+{"response":"begun","time":"2026-11-21T09:20:16.000001Z","node":"n1","source":{"address":"192.0.2.7"},"destination":{"address":"192.0.2.9"},"protocol":"UDP","sourcePort":1,"destinationPort":2,"ingress":{"by":"nobody"}}
 {"response":"lost","packets":7}
 "#;
 
@@ -166,16 +182,17 @@ mod tests {
         let (out, aside, error) = printed(AGENT, Output::Table);
         assert_eq!(
             out,
-            "2026-11-21T09:20:15.123456Z n1 drop  ingress TCP 192.0.2.7:41234 -> shop/db (192.0.2.9):5432, dropped by NetworkPolicy shop/deny-all\n7 events lost\n"
+            "2026-11-21T09:20:15.123456Z n1 drop  ingress TCP 192.0.2.7:41234 -> shop/db (192.0.2.9):5432, dropped by NetworkPolicy shop/deny-all\n2026-11-21T09:20:16.000001Z n1 begin UDP 192.0.2.7:1 -> 192.0.2.9:2, in: no policy is about it\n7 events lost\n"
         );
         assert_eq!((aside.as_str(), error.as_str()), ("listening\n", "the agent has ended"));
         let (out, _, _) = printed(AGENT, Output::Json);
         let lines: Vec<serde_json::Value> =
             out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!(lines[0]["destination"]["pod"]["name"], "db");
-        assert_eq!(lines[1], serde_json::json!({"lost": 7}));
+        assert_eq!(lines[1]["ingress"], serde_json::json!({"by": "nobody"}));
+        assert_eq!(lines[2], serde_json::json!({"lost": 7}));
         let (out, _, _) = printed(AGENT, Output::Yaml);
-        assert_eq!(out.matches("---\n").count(), 2, "{out}");
+        assert_eq!(out.matches("---\n").count(), 3, "{out}");
         assert!(out.ends_with("---\nlost: 7\n"), "{out}");
         let refused = "{\"response\":\"refused\",\"reason\":\"somebody else listens\"}\n";
         assert_eq!(printed(refused, Output::Json).2, "somebody else listens");

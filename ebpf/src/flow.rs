@@ -9,6 +9,7 @@ use margay_ebpf_common::{
 };
 
 use crate::{
+    barrier::barrier,
     maps::{EMBRYOS, FLOWS, STACKED},
     parse::{FIN, Headers, RST},
     words::{OnStack, copy},
@@ -167,6 +168,7 @@ impl Entry {
         // SAFETY: as in `note`.
         let place = unsafe { &raw mut (*self.flow).revision };
         // Last: who finds the new revision on another CPU shall find the new ends.
+        barrier();
         // SAFETY: as in `note`.
         unsafe { place.write_volatile(revision) };
     }

@@ -11,6 +11,7 @@
 //! | `to_uplink` | egress of what leads to other nodes | [`note`] |
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 #![expect(clippy::needless_pass_by_value, reason = "the macro hands the context over")]
 #![expect(
     clippy::inline_always,
@@ -23,12 +24,14 @@
     reason = "a key that is handed over is copied, on a stack of 512 octets"
 )]
 
+mod barrier;
 mod flow;
 mod judge;
 mod maps;
 mod note;
 mod parse;
 mod route;
+mod tell;
 mod way;
 mod words;
 

@@ -1,17 +1,19 @@
 //! The maps that the agent and the programs share; `margay-ebpf-common` says what is in them.
 //!
-//! Sizes are for any node; tests load smaller ones.
+//! Sizes are those of [`capacity`], unless whoever loads them says else.
 
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     macros::map,
-    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
 };
 use margay_ebpf_common::{
     address::Address,
+    capacity,
     control::{self, Control},
     counter::{self, Counter},
     endpoint::Endpoint,
+    event,
     flow::{Flow, FlowKey, FragmentKey, Stacked},
     verdict::VerdictKey,
 };
@@ -22,47 +24,53 @@ pub(crate) static CONTROL: Array<Control> = Array::with_max_entries(control::ENT
 
 /// Pod links by the index of their host ends.
 #[map(name = "ENDPOINTS")]
-pub(crate) static ENDPOINTS: HashMap<u32, Endpoint> = HashMap::with_max_entries(4096, 0);
+pub(crate) static ENDPOINTS: HashMap<u32, Endpoint> = HashMap::with_max_entries(capacity::ENDPOINTS, 0);
 
 /// Indices of the links of this node's pods by address.
 #[map(name = "LOCAL")]
-pub(crate) static LOCAL: HashMap<Address, u32> = HashMap::with_max_entries(8192, 0);
+pub(crate) static LOCAL: HashMap<Address, u32> = HashMap::with_max_entries(capacity::LOCAL, 0);
 
 /// The interfaces that lead to other nodes.
 #[map(name = "UPLINKS")]
-pub(crate) static UPLINKS: HashMap<u32, u32> = HashMap::with_max_entries(1024, 0);
+pub(crate) static UPLINKS: HashMap<u32, u32> = HashMap::with_max_entries(capacity::UPLINKS, 0);
 
 /// Classes of addresses.
 #[map(name = "ADDRESSES")]
-pub(crate) static ADDRESSES: HashMap<Address, u32> = HashMap::with_max_entries(262_144, BPF_F_NO_PREALLOC);
+pub(crate) static ADDRESSES: HashMap<Address, u32> =
+    HashMap::with_max_entries(capacity::ADDRESSES, BPF_F_NO_PREALLOC);
 
 /// Classes of ranges of addresses.
 #[map(name = "RANGES")]
-pub(crate) static RANGES: LpmTrie<Address, u32> = LpmTrie::with_max_entries(65_536, 0);
+pub(crate) static RANGES: LpmTrie<Address, u32> = LpmTrie::with_max_entries(capacity::RANGES, 0);
 
 /// Ranges of addresses that are pods'.
 #[map(name = "PODS")]
-pub(crate) static PODS: LpmTrie<Address, u32> = LpmTrie::with_max_entries(16_384, 0);
+pub(crate) static PODS: LpmTrie<Address, u32> = LpmTrie::with_max_entries(capacity::PODS, 0);
 
 /// What policy sets say.
 #[map(name = "VERDICTS")]
-pub(crate) static VERDICTS: LpmTrie<VerdictKey, u32> = LpmTrie::with_max_entries(1_048_576, 0);
+pub(crate) static VERDICTS: LpmTrie<VerdictKey, u32> = LpmTrie::with_max_entries(capacity::VERDICTS, 0);
 
 /// Flows of the short way of which both ends were heard.
 #[map(name = "FLOWS")]
-pub(crate) static FLOWS: LruHashMap<FlowKey, Flow> = LruHashMap::with_max_entries(262_144, 0);
+pub(crate) static FLOWS: LruHashMap<FlowKey, Flow> = LruHashMap::with_max_entries(capacity::FLOWS, 0);
 
 /// Those of which one was.
 #[map(name = "EMBRYOS")]
-pub(crate) static EMBRYOS: LruHashMap<FlowKey, Flow> = LruHashMap::with_max_entries(65_536, 0);
+pub(crate) static EMBRYOS: LruHashMap<FlowKey, Flow> = LruHashMap::with_max_entries(capacity::EMBRYOS, 0);
 
 /// Flows of the stack.
 #[map(name = "STACKED")]
-pub(crate) static STACKED: LruHashMap<FlowKey, Stacked> = LruHashMap::with_max_entries(65_536, 0);
+pub(crate) static STACKED: LruHashMap<FlowKey, Stacked> = LruHashMap::with_max_entries(capacity::STACKED, 0);
 
 /// Flows of packets in fragments.
 #[map(name = "FRAGMENTS")]
-pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, FlowKey> = LruHashMap::with_max_entries(8192, 0);
+pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, FlowKey> =
+    LruHashMap::with_max_entries(capacity::FRAGMENTS, 0);
+
+/// Flows that begin, while somebody listens.
+#[map(name = "EVENTS")]
+pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(event::OCTETS, 0);
 
 #[map(name = "COUNTERS")]
 static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(counter::ENTRIES, 0);
@@ -70,8 +78,14 @@ static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(counter::ENTRI
 /// Counts a packet.
 #[inline(always)]
 pub(crate) fn count(counter: Counter) {
+    count_at(counter.index());
+}
+
+/// Likewise, by the index in the map.
+#[inline(always)]
+pub(crate) fn count_at(index: u32) {
     // The verifier wants the test for null on every path, although the index is always in range.
-    if let Some(packets) = COUNTERS.get_ptr_mut(counter.index()) {
+    if let Some(packets) = COUNTERS.get_ptr_mut(index) {
         // SAFETY: the kernel gave this pointer, not null, to this CPU's own value, which lives as long as the map.
         let now = unsafe { packets.read() };
         // SAFETY: likewise. A tc program is not preempted by another one on its CPU.
@@ -83,7 +97,7 @@ pub(crate) fn count(counter: Counter) {
 #[inline(always)]
 pub(crate) fn control() -> Control {
     let Some(control) = CONTROL.get_ptr(0) else {
-        return Control { revision: 0, admits: 0 };
+        return Control { revision: 0, flags: 0 };
     };
     // SAFETY: the kernel gave this pointer, not null, to the map's value, which lives as long as the map. The agent may write
     // it meanwhile: the revision first when it begins and last when it has done.

@@ -11,11 +11,12 @@ use margay_ebpf_common::{
 };
 
 use crate::{
+    barrier::barrier,
     flow::{self, Entry, Whose},
     judge::{self, Opening},
     maps::{FRAGMENTS, control, count, value},
     parse::{self, Headers, Kind, Packet},
-    route,
+    route, tell,
     words::{OnStack, zero},
 };
 
@@ -86,6 +87,8 @@ fn find(packet: Packet, at: At, kind: Kind, headers: &Headers) -> Result<End, Ou
         if kind == Kind::First {
             remember(headers, &whose);
         }
+        // The ends of this revision, and no older ones.
+        barrier();
         return Ok(entry.end(!whose.from_high));
     }
     let written = match kind {
@@ -101,6 +104,8 @@ fn find(packet: Packet, at: At, kind: Kind, headers: &Headers) -> Result<End, Ou
     if kind == Kind::First {
         remember(headers, &whose);
     }
+    // Likewise.
+    barrier();
     // Found a second time: all that the verifier need tell apart from here on is whether it is there.
     match Entry::find(&whose.key, now) {
         Some(entry) => Ok(entry.end(!whose.from_high)),
@@ -181,6 +186,8 @@ fn considered(ifindex: u32, at: At, headers: &Headers, whose: &Whose) -> Outcome
     let key = whose.key;
     let (source, destination) = (OnStack(headers.source), OnStack(headers.destination));
     let before = control();
+    // What is judged from here on is read after it.
+    barrier();
     let mut old = None;
     if let Some(entry) = Entry::find(&key, now) {
         if headers.is_opening() {
@@ -217,7 +224,7 @@ fn considered(ifindex: u32, at: At, headers: &Headers, whose: &Whose) -> Outcome
             return Outcome::Stack(Counter::NoFlow);
         }
     }
-    if !is_whole(before) || (old.is_none() && before.admits == 0) {
+    if !is_whole(before) || (old.is_none() && !before.admits()) {
         return Outcome::Stack(Counter::BeingWritten);
     }
     // An old flow stays: it is not its fault that somebody uses its addresses.
@@ -234,6 +241,8 @@ fn considered(ifindex: u32, at: At, headers: &Headers, whose: &Whose) -> Outcome
         opening.port = headers.source_port;
         judge::judge(&destination.0, &source.0, opening)
     };
+    // All that was judged was read before it.
+    barrier();
     if control().revision != before.revision {
         return Outcome::Stack(Counter::BeingWritten);
     }
@@ -258,7 +267,13 @@ fn considered(ifindex: u32, at: At, headers: &Headers, whose: &Whose) -> Outcome
     let opener = if from_high { OPENED_BY_HIGH } else { 0 };
     let state = opener | flow::bits(from_high, headers.flags);
     let begun = Flow { seen: now, revision: before.revision, state, low: low.0, high: high.0 };
-    if flow::begin(&key, &begun) { Outcome::Short } else { Outcome::Stack(Counter::NoFlow) }
+    if !flow::begin(&key, &begun) {
+        return Outcome::Stack(Counter::NoFlow);
+    }
+    if before.tells() {
+        tell::begun(&key, &begun);
+    }
+    Outcome::Short
 }
 
 /// Whether the maps may be judged by.

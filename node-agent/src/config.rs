@@ -18,7 +18,10 @@ use serde::Deserialize;
 use serde_json::Value;
 use tracing_subscriber::EnvFilter;
 
-use crate::traffic::{Nat, OverlayFile, Routing, Traffic};
+use crate::{
+    program::ebpf::{Sizes, SizesFile},
+    traffic::{Nat, OverlayFile, Routing, Traffic},
+};
 
 /// The Margay node agent: programs pod routes, `NetworkPolicy` and BGP on one Kubernetes node.
 #[derive(Debug, Clone, Parser)]
@@ -27,7 +30,7 @@ pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
     /// YAML file with the settings below, in camelCase (nodeName, cniConfDir, ...), and the sections
-    /// `ipam`, `bgp` and `overlay`.
+    /// `ipam`, `bgp`, `overlay` and `ebpf`.
     #[arg(long, value_name = "FILE", env = "MARGAY_CONFIG")]
     config: Option<PathBuf>,
     /// Name of this node's Node object [default: the host name].
@@ -129,6 +132,7 @@ struct File {
     bgp: Bgp,
     routing: Routing,
     overlay: OverlayFile,
+    ebpf: SizesFile,
     nat_outgoing: bool,
     #[serde(rename = "nonMasqueradeCIDRs")]
     non_masquerade_cidrs: Vec<String>,
@@ -210,6 +214,8 @@ pub(crate) struct Settings {
     pub(crate) mtu: Option<Mtu>,
     pub(crate) dataplane: Dataplane,
     pub(crate) bpf_dir: PathBuf,
+    /// Of the maps of the eBPF dataplane.
+    pub(crate) map_sizes: Sizes,
     pub(crate) log_level: String,
     pub(crate) log_format: LogFormat,
     pub(crate) reconcile: Duration,
@@ -307,6 +313,7 @@ fn merge(cli: &Cli, file: File) -> anyhow::Result<Settings> {
         mtu: mtu.transpose()?,
         dataplane: cli.dataplane.or(file.dataplane).unwrap_or(Dataplane::Auto),
         bpf_dir: or(&cli.bpf_dir, file.bpf_dir, paths::BPF_DIR),
+        map_sizes: file.ebpf.check()?,
         log_level,
         log_format: cli.log_format.or(file.log_format).unwrap_or(LogFormat::Text),
         reconcile: Duration::from_secs(reconcile),
@@ -448,6 +455,8 @@ mod tests {
             ("nodeName: x\noverlay: {vni: 0}", "overlay.vni is 0; it takes 1 to 16777215"),
             ("nodeName: x\noverlay: {port: 65536}", "overlay.port is 65536; it takes 1 to 65535"),
             ("nodeName: x\noverlay: {encapsulation: vxlan}", "VXLANCrossSubnet"),
+            ("nodeName: x\nebpf: {flows: 10}", "ebpf.flows is 10; it takes 1024 to 16777216 entries"),
+            ("nodeName: x\nebpf: {flow: 4096}", "ebpf.flow is the size of no map"),
             ("nodeName: x\nrouting: ospf", "direct"),
             (
                 "nodeName: x\nnonMasqueradeCIDRs: [10.0.0.0/33]",

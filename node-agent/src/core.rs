@@ -42,7 +42,7 @@ use crate::{
     metrics::{Metrics, Outcome},
     network_config::{self, Start},
     notice::{self, Notices, Object, Reason},
-    observe::{self, Asked, Tally},
+    observe::{self, Asked, AskedFlows, Tally},
     pace::Pace,
     peering,
     program::{
@@ -58,7 +58,7 @@ use crate::{
     readiness::Readiness,
     serve::{
         http::{self, Shared, Startup},
-        plugin::{self, Call},
+        plugin::{self, Call, Monitors},
     },
     watch::{
         self as watches, ApiEvent, NETWORK_CONFIG,
@@ -108,6 +108,10 @@ pub(crate) enum Event {
     Claimed(ClaimedBlocks),
     /// Packets that were dropped.
     Observed(Asked),
+    /// Flows that began on the short way.
+    Begun(AskedFlows),
+    /// Somebody wants to hear of those, or nobody any more.
+    Tell { tells: bool, answer: oneshot::Sender<Result<(), String>> },
     /// The metrics are to have what the kernel counts.
     Count(oneshot::Sender<()>),
     /// Which interfaces have the programs of the eBPF dataplane.
@@ -138,7 +142,8 @@ pub(crate) async fn run(sources: Sources, own: Settings, mut log: Log) -> anyhow
     let (monitors, subscriptions) = mpsc::channel(QUEUE);
     let (logging, asked) = watch::channel(BTreeSet::new());
     tasks.spawn(observe::run(subscriptions, asked, events.clone()));
-    tasks.spawn(plugin::run(listener, events.clone(), monitors));
+    let (flows, flows_asked) = mpsc::channel(QUEUE);
+    tasks.spawn(plugin::run(listener, events.clone(), Monitors { drops: monitors, flows }));
     tasks.spawn(drift::run_table(events.clone()));
     if settings.bgp.enabled {
         peering::start(
@@ -167,7 +172,7 @@ pub(crate) async fn run(sources: Sources, own: Settings, mut log: Log) -> anyhow
     ));
     let (network, network_known) = watch::channel(None);
     tasks.spawn(network_condition::run(client.clone(), node_name, network_known, facts_known));
-    let short_way = ShortWay::start(&settings, &mut tasks, &events, &metrics).await?;
+    let short_way = ShortWay::start(&settings, &mut tasks, &events, flows_asked, &notices).await?;
     info!(
         node = settings.node_name,
         version = env!("CARGO_PKG_VERSION"),
@@ -580,11 +585,14 @@ impl Core {
                 // A task that has ended takes no more notice.
                 drop(answer.send(observe::named(&self.state, self.decider.compiler(), seen)));
             }
+            Event::Begun(AskedFlows { flows, answer }) => {
+                // Nor does that one.
+                drop(answer.send(observe::named_flows(&self.state, self.decider.compiler(), &flows)));
+            }
+            Event::Tell { tells, answer } => drop(answer.send(self.short_way.tell(tells))),
             Event::Count(answer) => {
                 self.count_drops();
-                self.short_way.count(&self.metrics);
-                // Nor does a scrape that has been given up.
-                let _given_up = answer.send(());
+                self.short_way.count(&self.metrics, answer);
             }
             Event::Connections { found, answer } => {
                 // A task that has ended takes no more notice.
@@ -708,7 +716,9 @@ impl Core {
                 return;
             }
             // Never comes here: its connection is the observer's.
-            Request::Monitor { .. } => Response::Refused { reason: "nothing to tell".into() },
+            Request::Monitor { .. } | Request::Flows { .. } => {
+                Response::Refused { reason: "nothing to tell".into() }
+            }
             Request::Status => {
                 let mut missing = self.missing();
                 missing.extend(self.pools.as_ref().and_then(|pools| pools.claimed.full.clone()));

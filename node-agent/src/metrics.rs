@@ -54,6 +54,12 @@ pub(crate) struct WayLabels {
     pub(crate) way: &'static str,
 }
 
+/// A label: a map of the eBPF dataplane, by its field in the section `ebpf`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct MapLabels {
+    pub(crate) map: &'static str,
+}
+
 /// All metrics, each with its name in the registry.
 #[derive(Debug)]
 pub(crate) struct Metrics {
@@ -80,6 +86,8 @@ pub(crate) struct Metrics {
     pub(crate) dataplane: Family<DataplaneLabels, Gauge>,
     pub(crate) short_way_open: Gauge,
     pub(crate) ways: Family<WayLabels, Counter>,
+    pub(crate) map_entries: Family<MapLabels, Gauge>,
+    pub(crate) map_capacity: Family<MapLabels, Gauge>,
     pub(crate) notices_dropped: Counter,
 }
 
@@ -111,6 +119,8 @@ impl Metrics {
             dataplane: Family::default(),
             short_way_open: Gauge::default(),
             ways: Family::default(),
+            map_entries: Family::default(),
+            map_capacity: Family::default(),
             notices_dropped: Counter::default(),
             registry: Registry::default(),
         };
@@ -166,17 +176,7 @@ impl Metrics {
             "Packets that a policy in audit would drop, likewise",
             metrics.policy_audit.clone(),
         );
-        registry.register("dataplane", "1 for what carries and judges packets", metrics.dataplane.clone());
-        registry.register(
-            "short_way_open",
-            "Whether the eBPF dataplane takes flows round the stack; 0 when all take the way through it",
-            metrics.short_way_open.clone(),
-        );
-        registry.register(
-            "short_way_packets",
-            "Packets between pods that the eBPF dataplane looked at, by the way that they took",
-            metrics.ways.clone(),
-        );
+        metrics.register_dataplane(&mut registry);
         registry.register(
             "events_dropped",
             "Kubernetes Events that were too many, or that the API server refused",
@@ -184,6 +184,26 @@ impl Metrics {
         );
         metrics.begin();
         Self { registry, ..metrics }
+    }
+
+    fn register_dataplane(&self, registry: &mut Registry) {
+        registry.register("dataplane", "1 for what carries and judges packets", self.dataplane.clone());
+        registry.register(
+            "short_way_open",
+            "Whether the eBPF dataplane takes flows round the stack; 0 when all take the way through it",
+            self.short_way_open.clone(),
+        );
+        registry.register(
+            "short_way_packets",
+            "Packets between pods that the eBPF dataplane looked at, by the way that they took",
+            self.ways.clone(),
+        );
+        registry.register(
+            "ebpf_map_entries",
+            "Entries that are wanted in a map of the eBPF dataplane; of flows, those that have not timed out",
+            self.map_entries.clone(),
+        );
+        registry.register("ebpf_map_capacity", "Entries that it has room for", self.map_capacity.clone());
     }
 
     /// Begins the series whose labels are known: one that comes with its first count has no increase to tell of it.

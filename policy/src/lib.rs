@@ -16,6 +16,9 @@
 //! [`evaluate`] answers the same question straight from the objects, in the words of the specification and with
 //! no optimisation. The compiler is tested against it.
 
+#[cfg(test)]
+extern crate self as margay_policy;
+
 mod cluster_network_policy;
 pub mod compile;
 mod convert;

@@ -76,7 +76,7 @@ fn hear(agent: &mut Agent) -> Result<Addressing, Failure> {
         Ok(Response::Done) => {
             Err(failed(&AgentError::Answer("it says that it is done, but names no block".into())))
         }
-        Ok(other @ (Response::Dropped(_) | Response::Lost { .. })) => {
+        Ok(other @ (Response::Dropped(_) | Response::Begun(_) | Response::Lost { .. })) => {
             Err(failed(&AgentError::Answer(format!("{other:?} is no answer to this request"))))
         }
         Err(error) => Err(failed(&error)),

@@ -16,11 +16,26 @@ pub struct Control {
     /// Even: the maps are whole. Odd: they are being written. 0 before they were written once. It never goes back while there
     /// are flows: one that was judged in a revision of this number would count as judged.
     pub revision: u32,
-    /// Whether flows may begin to take the short way; 0 or 1.
-    pub admits: u32,
+    /// Some of the constants below.
+    pub flags: u32,
 }
 
+/// Flows may begin to take the short way.
+pub const ADMITS: u32 = 1;
+/// Somebody listens to the flows that begin ([`event`](crate::event)).
+pub const TELLS: u32 = 2;
+
 impl Control {
+    /// Whether flows may begin to take the short way.
+    pub const fn admits(&self) -> bool {
+        self.flags & ADMITS != 0
+    }
+
+    /// Whether somebody listens to the flows that begin.
+    pub const fn tells(&self) -> bool {
+        self.flags & TELLS != 0
+    }
+
     /// Whether a flow that was judged in some revision is still judged.
     pub const fn holds(&self, judged: u32) -> bool {
         judged == self.revision & !1
@@ -28,6 +43,6 @@ impl Control {
 }
 
 const _: () = assert!(size_of::<Control>() == 8 && align_of::<Control>() == 4);
-const _: () = assert!(offset_of!(Control, revision) == 0 && offset_of!(Control, admits) == 4);
+const _: () = assert!(offset_of!(Control, revision) == 0 && offset_of!(Control, flags) == 4);
 
 plain!(Control);

@@ -1,4 +1,4 @@
-//! What the map `COUNTERS` holds: a per-CPU array of packets, `u64`, by [`Counter`].
+//! What the map `COUNTERS` holds: a per-CPU array of numbers, `u64`: packets by [`Counter`], and [`UNTOLD`].
 
 /// What became of a packet that a program looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,6 +42,9 @@ impl Counter {
     }
 }
 
+/// Index in the map of the flows that began and for which `EVENTS` had no room.
+pub const UNTOLD: u32 = Counter::Unparsed.index() + 1;
+const _: () = assert!(Counter::ALL.len() == UNTOLD as usize);
+
 /// Entries of the map.
-pub const ENTRIES: u32 = Counter::Unparsed.index() + 1;
-const _: () = assert!(Counter::ALL.len() == ENTRIES as usize);
+pub const ENTRIES: u32 = UNTOLD + 1;

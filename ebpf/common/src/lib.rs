@@ -17,9 +17,11 @@ macro_rules! plain {
 }
 
 pub mod address;
+pub mod capacity;
 pub mod control;
 pub mod counter;
 pub mod endpoint;
+pub mod event;
 pub mod flow;
 pub mod verdict;
 
@@ -28,4 +30,4 @@ pub mod verdict;
 /// For open connections to go on over an upgrade and a rollback, agents of other versions read `CONTROL`, `FLOWS` and
 /// `EMBRYOS` once, to give their flows to the stack. So what these mean changes only with their names, or the sizes of
 /// their keys or values.
-pub const LAYOUT_VERSION: u32 = 3;
+pub const LAYOUT_VERSION: u32 = 4;

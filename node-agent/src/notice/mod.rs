@@ -52,6 +52,10 @@ impl Reason {
     pub(crate) const READY: Self = Self::normal("MargayReady");
     /// nftables alone, where eBPF was to be.
     pub(crate) const DATAPLANE_FALLBACK: Self = Self::warning("DataplaneFallback");
+    /// The maps of the eBPF dataplane cannot hold what is wanted.
+    pub(crate) const SHORT_WAY_CLOSED: Self = Self::warning("ShortWayClosed");
+    /// They hold it again.
+    pub(crate) const SHORT_WAY_OPEN: Self = Self::normal("ShortWayOpen");
     /// The kernel refuses the table of nftables.
     pub(crate) const POLICY_NOT_PROGRAMMED: Self = Self::warning("PolicyNotProgrammed");
     /// Somebody changed the table of nftables.

@@ -66,20 +66,42 @@ pub(crate) struct Seen {
 /// Gives packets their names.
 pub(crate) fn named(state: &State, compiler: &Compiler, seen: Vec<Seen>) -> Vec<Dropped> {
     let ends = seen.iter().flat_map(|seen| [seen.packet.source, seen.packet.destination]);
-    let strangers: BTreeSet<IpAddr> = ends.filter(|address| compiler.pod_at(*address).is_none()).collect();
-    let nodes = nodes(state, &strangers);
-    seen.into_iter().map(|seen| event(state, compiler, &nodes, seen)).collect()
+    let namer = Namer::new(state, compiler, ends);
+    seen.into_iter().map(|seen| event(state, compiler, &namer, seen)).collect()
 }
 
-/// The nodes that have some addresses: one pass for all, as there may be thousands of nodes.
-fn nodes<'a>(state: &'a State, addresses: &BTreeSet<IpAddr>) -> BTreeMap<IpAddr, &'a str> {
-    let all = state.objects().nodes.iter();
-    let all =
-        all.flat_map(|(name, node)| node.addresses.iter().map(move |address| (*address, name.as_str())));
-    all.filter(|(address, _)| addresses.contains(address)).collect()
+/// Knows whose some addresses are.
+pub(super) struct Namer<'a> {
+    compiler: &'a Compiler,
+    nodes: BTreeMap<IpAddr, &'a str>,
 }
 
-fn event(state: &State, compiler: &Compiler, nodes: &BTreeMap<IpAddr, &str>, seen: Seen) -> Dropped {
+impl<'a> Namer<'a> {
+    /// One pass for all of these addresses, as there may be thousands of nodes.
+    pub(super) fn new(
+        state: &'a State,
+        compiler: &'a Compiler,
+        addresses: impl Iterator<Item = IpAddr>,
+    ) -> Self {
+        let strangers: BTreeSet<IpAddr> =
+            addresses.filter(|address| compiler.pod_at(*address).is_none()).collect();
+        let all = state.objects().nodes.iter();
+        let all =
+            all.flat_map(|(name, node)| node.addresses.iter().map(move |address| (*address, name.as_str())));
+        let nodes = all.filter(|(address, _)| strangers.contains(address)).collect();
+        Self { compiler, nodes }
+    }
+
+    /// Who has one of them.
+    pub(super) fn party(&self, address: IpAddr) -> Party {
+        let pod = self.compiler.pod_at(address);
+        let pod = pod.map(|pod| Pod { namespace: pod.namespace.clone(), name: pod.name.clone() });
+        let node = if pod.is_none() { self.nodes.get(&address).map(|name| (*name).to_owned()) } else { None };
+        Party { address, pod, node }
+    }
+}
+
+fn event(state: &State, compiler: &Compiler, namer: &Namer<'_>, seen: Seen) -> Dropped {
     let Seen { time, origin, cause, packet, in_link, out_link } = seen;
     let of_pod = |link: &Option<String>| link.clone().filter(|link| link.starts_with(HOST_IFNAME_PREFIX));
     let charge = Charge::of(compiler, origin, cause);
@@ -91,13 +113,7 @@ fn event(state: &State, compiler: &Compiler, nodes: &BTreeMap<IpAddr, &str>, see
         (None, _) => Way::Egress,
     };
     let interface = of_pod(if way == Way::Egress { &in_link } else { &out_link });
-    let party = |address| {
-        let pod = compiler.pod_at(address);
-        let pod = pod.map(|pod| Pod { namespace: pod.namespace.clone(), name: pod.name.clone() });
-        let node = if pod.is_none() { nodes.get(&address).map(|name| (*name).to_owned()) } else { None };
-        Party { address, pod, node }
-    };
-    let (mut source, mut destination) = (party(packet.source), party(packet.destination));
+    let (mut source, mut destination) = (namer.party(packet.source), namer.party(packet.destination));
     if matches!(origin, Origin::Spoof | Origin::Unknown(_)) {
         // Not the address says whose it is, but the link.
         let own = if way == Way::Egress { &mut source } else { &mut destination };
@@ -151,7 +167,7 @@ fn pod_behind(state: &State, link: &str) -> Option<Pod> {
     Some(Pod { namespace: pod.namespace.clone(), name: pod.name.clone() })
 }
 
-fn policy(policy: PolicyId) -> Policy {
+pub(super) fn policy(policy: PolicyId) -> Policy {
     match policy {
         PolicyId::Network(name) => {
             Policy { kind: "NetworkPolicy".into(), namespace: Some(name.namespace), name: name.name }
@@ -167,7 +183,7 @@ pub(super) fn direction(way: Way) -> Direction {
     }
 }
 
-fn protocol(number: u8) -> String {
+pub(super) fn protocol(number: u8) -> String {
     let name = match number {
         1 => "ICMP",
         6 => "TCP",

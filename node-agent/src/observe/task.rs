@@ -8,7 +8,7 @@ use std::{
 };
 
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use margay_api::monitor::{Dropped, Filter, Verdict};
+use margay_api::monitor::{Dropped, Verdict};
 use margay_netlink::nflog::{Listener, Logged, Packet};
 use nix::net::if_::if_indextoname;
 use tokio::{
@@ -18,37 +18,19 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use super::{name::Seen, throttle::Throttle};
+use super::{
+    client::{Client, MOST_CLIENTS, Said, Subscription, TOLD_AFTER},
+    name::Seen,
+    throttle::Throttle,
+};
 use crate::{
     core::Event,
     program::nft::{LOG_GROUP, LOG_SNAPLEN, Origin},
     watch::drift::watched,
 };
 
-/// Clients at once; each costs what waits for it.
-const MOST_CLIENTS: usize = 32;
-/// How long those who lost events wait to be told when no event comes that could tell them.
-const TOLD_AFTER: Duration = Duration::from_secs(1);
 /// How long until the group is asked for again that somebody else listens to.
 const RETRY: Duration = Duration::from_secs(10);
-
-/// A client that wants to hear.
-#[derive(Debug)]
-pub(crate) struct Subscription {
-    pub(crate) filter: Filter,
-    /// What waits there is what it may be late by.
-    pub(crate) events: mpsc::Sender<Said>,
-    /// Why it cannot be, in words for an operator.
-    pub(crate) answer: oneshot::Sender<Result<(), String>>,
-}
-
-/// What a client hears.
-#[derive(Debug, Clone)]
-pub(crate) enum Said {
-    Dropped(Arc<Dropped>),
-    /// So many were lost before this.
-    Lost(u64),
-}
 
 /// Packets whose names are asked for.
 #[derive(Debug)]
@@ -118,27 +100,6 @@ struct Observer {
     tell_lost: Option<Instant>,
 }
 
-struct Client {
-    filter: Filter,
-    events: mpsc::Sender<Said>,
-    /// Events that it was not told of yet that they are lost.
-    lost: u64,
-}
-
-impl Client {
-    /// Tells it, or counts what it loses; nothing when it has all.
-    fn tell(&mut self, event: Option<&Arc<Dropped>>) {
-        if self.lost > 0 && self.events.try_send(Said::Lost(self.lost)).is_ok() {
-            self.lost = 0;
-        }
-        let Some(event) = event else { return };
-        // In order: what comes after a loss waits for the word of the loss.
-        if self.lost > 0 || self.events.try_send(Said::Dropped(Arc::clone(event))).is_err() {
-            self.lost += 1;
-        }
-    }
-}
-
 impl Observer {
     fn subscribe(&mut self, subscription: Subscription) {
         let Subscription { filter, events, answer } = subscription;
@@ -153,7 +114,7 @@ impl Observer {
         if is_accepted {
             let leaving = events.clone();
             self.leaving.push(async move { leaving.closed().await }.boxed());
-            self.clients.push(Client { filter, events, lost: 0 });
+            self.clients.push(Client::new(filter, events));
         }
     }
 
@@ -217,7 +178,7 @@ impl Observer {
             let event = Arc::new(event);
             for client in &mut self.clients {
                 if client.filter.passes(&event) {
-                    client.tell(Some(&event));
+                    client.tell(Some(Said::Dropped(Arc::clone(&event))));
                 }
             }
         }
@@ -283,7 +244,7 @@ fn seen(logged: Logged) -> Option<Seen> {
 }
 
 /// The kernel gives no time to what the node itself sends on: then it is now.
-fn rfc3339(time: Option<Duration>) -> String {
+pub(super) fn rfc3339(time: Option<Duration>) -> String {
     let time = time.and_then(|time| jiff::Timestamp::try_from(UNIX_EPOCH + time).ok());
     format!("{:.6}", time.unwrap_or_else(jiff::Timestamp::now))
 }
@@ -322,6 +283,7 @@ mod tests {
         let said = std::iter::from_fn(|| inbox.try_recv().ok());
         said.map(|said| match said {
             Said::Dropped(event) => Ok(event),
+            Said::Begun(event) => panic!("{event}"),
             Said::Lost(lost) => Err(lost),
         })
         .collect()
@@ -332,7 +294,7 @@ mod tests {
         let mut observer = Observer::default();
         let mut client = |filter, room| {
             let (events, inbox) = mpsc::channel(room);
-            observer.clients.push(Client { filter, events, lost: 0 });
+            observer.clients.push(Client::new(filter, events));
             inbox
         };
         let mut slow = client(Filter::default(), 2);

@@ -1,4 +1,4 @@
-//! Clients that are told of dropped packets.
+//! Clients that are told of dropped packets, or of flows that begin.
 
 use std::io;
 
@@ -8,7 +8,6 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 
-use super::plugin::shutting_down;
 use crate::observe::{Said, Subscription};
 
 /// Events that may wait for a client; of more it is told how many it lost.
@@ -16,12 +15,13 @@ const QUEUE: usize = 1024;
 /// Events written at once.
 const BATCH: usize = 64;
 
-/// Tells a client until it goes.
+/// Tells a client until it goes; `nobody` is for one that nobody can tell.
 pub(super) async fn stream(
     reader: &mut (impl AsyncBufRead + Unpin),
     writer: &mut (impl AsyncWrite + Unpin),
     filter: Filter,
     monitors: &mpsc::Sender<Subscription>,
+    nobody: Response,
 ) -> io::Result<()> {
     let (events, mut told) = mpsc::channel(QUEUE);
     let (answer, answered) = oneshot::channel();
@@ -32,7 +32,7 @@ pub(super) async fn stream(
     let response = match subscribed {
         Some(Ok(())) => Response::Done,
         Some(Err(reason)) => return write(writer, &[Response::Refused { reason }]).await,
-        None => return write(writer, &[shutting_down()]).await,
+        None => return write(writer, &[nobody]).await,
     };
     write(writer, &[response]).await?;
     let mut said = Vec::with_capacity(BATCH);
@@ -45,6 +45,7 @@ pub(super) async fn stream(
         }
         let responses = said.drain(..).map(|said| match said {
             Said::Dropped(event) => Response::Dropped(Box::new(event.as_ref().clone())),
+            Said::Begun(event) => Response::Begun(Box::new(event.as_ref().clone())),
             Said::Lost(packets) => Response::Lost { packets },
         });
         write(writer, &responses.collect::<Vec<_>>()).await?;

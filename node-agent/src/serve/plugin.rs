@@ -25,6 +25,15 @@ pub(crate) struct Call {
     pub(crate) answer: oneshot::Sender<Response>,
 }
 
+/// Whom those who want to hear of something are handed to.
+#[derive(Debug, Clone)]
+pub(crate) struct Monitors {
+    /// Dropped packets.
+    pub(crate) drops: mpsc::Sender<Subscription>,
+    /// Flows that begin on the short way; closed where there is none.
+    pub(crate) flows: mpsc::Sender<Subscription>,
+}
+
 /// Opens the socket, for root alone. One that a killed agent left is replaced.
 pub(crate) fn bind(path: &Path) -> anyhow::Result<UnixListener> {
     match fs::remove_file(path) {
@@ -43,7 +52,7 @@ pub(crate) fn bind(path: &Path) -> anyhow::Result<UnixListener> {
 pub(crate) async fn run(
     listener: UnixListener,
     events: mpsc::Sender<Event>,
-    monitors: mpsc::Sender<Subscription>,
+    monitors: Monitors,
 ) -> anyhow::Result<()> {
     let mut calls = JoinSet::new();
     loop {
@@ -57,7 +66,7 @@ pub(crate) async fn run(
     }
 }
 
-async fn serve(mut stream: UnixStream, events: mpsc::Sender<Event>, monitors: mpsc::Sender<Subscription>) {
+async fn serve(mut stream: UnixStream, events: mpsc::Sender<Event>, monitors: Monitors) {
     if let Err(error) = converse(&mut stream, &events, &monitors).await {
         debug!(%error, "a call of the plugin broke off");
     }
@@ -79,7 +88,7 @@ async fn answer(writer: &mut (impl AsyncWrite + Unpin), response: &Response) -> 
 async fn converse(
     stream: &mut UnixStream,
     events: &mpsc::Sender<Event>,
-    monitors: &mpsc::Sender<Subscription>,
+    monitors: &Monitors,
 ) -> io::Result<()> {
     let stranger = stranger(stream)?;
     let (reader, mut writer) = stream.split();
@@ -95,7 +104,13 @@ async fn converse(
         }
         let (response, go_on) = match serde_json::from_str::<Request>(&line) {
             Ok(Request::Monitor { filter }) => {
-                return monitor::stream(&mut reader, &mut writer, filter, monitors).await;
+                return monitor::stream(&mut reader, &mut writer, filter, &monitors.drops, shutting_down())
+                    .await;
+            }
+            Ok(Request::Flows { filter }) => {
+                let reason = "this node has no eBPF dataplane: all flows go through the stack, and nobody tells of them";
+                let nobody = Response::Refused { reason: reason.into() };
+                return monitor::stream(&mut reader, &mut writer, filter, &monitors.flows, nobody).await;
             }
             Ok(request) => {
                 let (answering, answered) = oneshot::channel();
@@ -131,7 +146,7 @@ async fn hung_up(reader: &mut (impl AsyncBufRead + Unpin)) {
     }
 }
 
-pub(super) fn shutting_down() -> Response {
+fn shutting_down() -> Response {
     Response::Refused { reason: "the agent is shutting down".into() }
 }
 
@@ -147,8 +162,12 @@ mod tests {
         time::timeout,
     };
 
-    use super::{bind, run};
+    use super::{Monitors, bind, run};
     use crate::core::Event;
+
+    fn nobody() -> Monitors {
+        Monitors { drops: mpsc::channel(1).0, flows: mpsc::channel(1).0 }
+    }
 
     /// Says all of it, and hears an answer to each line.
     async fn ask(path: &std::path::Path, lines: &str) -> Vec<Response> {
@@ -168,7 +187,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("agent.sock");
         let (events, mut inbox) = mpsc::channel(1);
-        let server = tokio::spawn(run(bind(&path).unwrap(), events, mpsc::channel(1).0));
+        let server = tokio::spawn(run(bind(&path).unwrap(), events, nobody()));
         let mut stream = UnixStream::connect(&path).await.unwrap();
         stream.write_all(b"{\"request\":\"status\"}\n").await.unwrap();
         let Some(Event::Plugin(mut call)) = inbox.recv().await else { panic!("no call came") };
@@ -186,7 +205,7 @@ mod tests {
         let listener = bind(&path).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         let (events, mut inbox) = mpsc::channel(1);
-        let server = tokio::spawn(run(listener, events, mpsc::channel(1).0));
+        let server = tokio::spawn(run(listener, events, nobody()));
         let core = tokio::spawn(async move {
             while let Some(Event::Plugin(call)) = inbox.recv().await {
                 assert_eq!(call.request, Request::Status);

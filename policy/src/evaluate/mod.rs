@@ -83,6 +83,17 @@ pub fn evaluate(objects: &Objects, flow: &Flow) -> Decision {
     decide(objects, flow, &|enforcement| enforcement == Enforcement::Enforce)
 }
 
+/// Decides about a flow between two pods, or whatever else has the two addresses: for those who know whose they are, which
+/// [`evaluate`] looks for among all pods.
+pub fn evaluate_between<'a>(
+    objects: &'a Objects,
+    flow: &Flow,
+    source: Option<&'a Pod>,
+    destination: Option<&'a Pod>,
+) -> Decision {
+    judge(objects, flow, (source, destination), &|enforcement| enforcement == Enforcement::Enforce)
+}
+
 /// Decides about a flow as if the policies in audit were enforced, too. What is allowed now, and would not be then, is
 /// what an audit finds.
 pub fn evaluate_audited(objects: &Objects, flow: &Flow) -> Decision {
@@ -96,13 +107,21 @@ enum Way {
 }
 
 fn decide(objects: &Objects, flow: &Flow, counts: &dyn Fn(Enforcement) -> bool) -> Decision {
+    let owners = objects.owners();
+    let of = |address| owners.get(address).copied();
+    judge(objects, flow, (of(&flow.source), of(&flow.destination)), counts)
+}
+
+fn judge<'a>(
+    objects: &'a Objects,
+    flow: &'a Flow,
+    (source, destination): (Option<&'a Pod>, Option<&'a Pod>),
+    counts: &'a dyn Fn(Enforcement) -> bool,
+) -> Decision {
     if flow.source == flow.destination {
         // "A Pod cannot block access to itself."
         return Decision { egress: Side::NotIsolated, ingress: Side::NotIsolated };
     }
-    let owners = objects.owners();
-    let source = owners.get(&flow.source).copied();
-    let destination = owners.get(&flow.destination).copied();
     let asked = Asked { objects, flow, destination, counts };
     Decision {
         egress: asked.side(Way::Egress, source, (flow.destination, destination)),

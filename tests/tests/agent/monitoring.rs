@@ -223,6 +223,15 @@ fn every_alert_fires_when_it_should() {
             ],
             vec!["MargayShortWayClosed"],
         ),
+        (
+            vec![
+                series("margay_ebpf_map_entries{map=\"flows\"}", "90+0x10 91+0x30"),
+                series("margay_ebpf_map_capacity{map=\"flows\"}", "100+0x40"),
+                // One of which nobody counts the entries.
+                series("margay_ebpf_map_capacity{map=\"fragments\"}", "1+0x40"),
+            ],
+            vec!["MargayMapNearlyFull"],
+        ),
     ];
     let all: BTreeSet<String> = texts(alerts().iter().map(|alert| &alert["alert"])).into_iter().collect();
     let tested = cases.iter().flat_map(|(_, expected)| expected.iter().map(|name| (*name).to_owned()));

@@ -16,6 +16,9 @@ use margay_ebpf_common::{
     verdict::VerdictKey,
 };
 
+/// Entries of most maps: as many as tests need.
+pub(crate) const ENTRIES: u32 = 4096;
+
 /// All programs.
 pub(crate) const PROGRAMS: [&str; 4] = ["from_pod", "from_uplink", "to_pod", "to_uplink"];
 
@@ -27,13 +30,19 @@ pub(crate) struct Dataplane {
 impl Dataplane {
     /// With maps as small as tests need.
     pub(crate) fn load() -> Self {
+        Self::load_for(u32::from(!cfg!(target_arch = "x86_64")))
+    }
+
+    /// Likewise, for a machine that keeps the order of memory (0) or one that does not (1).
+    pub(crate) fn load_for(weakly_ordered: u32) -> Self {
         let object = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/bpf/margay-dataplane");
         assert!(object.exists(), "{} is not built: run `make ebpf`", object.display());
         let mut loader = EbpfLoader::new();
         // Without it all that the verifier thinks is written down, each time.
         loader.verifier_log_level(VerifierLogLevel::STATS);
+        loader.override_global("WEAKLY_ORDERED", &weakly_ordered, true);
         for map in ["ADDRESSES", "VERDICTS", "FLOWS", "EMBRYOS", "STACKED", "FRAGMENTS"] {
-            loader.map_max_entries(map, 4096);
+            loader.map_max_entries(map, ENTRIES);
         }
         let mut loaded = Self { ebpf: loader.load_file(&object).unwrap() };
         for name in PROGRAMS {
@@ -50,9 +59,9 @@ impl Dataplane {
     }
 
     /// What the agent says of the maps.
-    pub(crate) fn control(&mut self, revision: u32, admits: u32) {
+    pub(crate) fn control(&mut self, revision: u32, flags: u32) {
         let mut map: Array<_, Control> = self.ebpf.map_mut("CONTROL").unwrap().try_into().unwrap();
-        map.set(0, Control { revision, admits }, 0).unwrap();
+        map.set(0, Control { revision, flags }, 0).unwrap();
     }
 
     /// Takes the address of a pod away, and gives back its link.
@@ -135,6 +144,12 @@ impl Dataplane {
     pub(crate) fn counted(&self, counter: Counter) -> u64 {
         let map: PerCpuArray<_, u64> = self.ebpf.map("COUNTERS").unwrap().try_into().unwrap();
         map.get(&counter.index(), 0).unwrap().iter().sum()
+    }
+
+    /// Flows that began and were not told of.
+    pub(crate) fn untold(&self) -> u64 {
+        let map: PerCpuArray<_, u64> = self.ebpf.map("COUNTERS").unwrap().try_into().unwrap();
+        map.get(&margay_ebpf_common::counter::UNTOLD, 0).unwrap().iter().sum()
     }
 
     /// All of them, in the order of [`Counter::ALL`].

@@ -11,6 +11,7 @@
 
 mod branch;
 mod dataplane;
+mod full;
 mod model;
 mod packet;
 mod site;

@@ -148,8 +148,22 @@ fn get(path: &str) -> String {
 
 /// Kills a node's agent, and waits until the next one has all in the kernel with this dataplane.
 pub(crate) async fn restart_agent(lab: &Lab, number: usize, dataplane: &str) {
+    restart_agent_with(lab, number, dataplane, |_| {}).await;
+}
+
+/// Likewise, with other settings.
+pub(crate) async fn restart_agent_with(
+    lab: &Lab,
+    number: usize,
+    dataplane: &str,
+    change: impl FnOnce(&mut serde_json::Value),
+) {
     let node = lab.node(number);
-    node.configure(|settings| settings["dataplane"] = dataplane.into()).unwrap();
+    node.configure(|settings| {
+        settings["dataplane"] = dataplane.into();
+        change(settings);
+    })
+    .unwrap();
     let before = node.pid(Daemon::Agent);
     node.signal(Daemon::Agent, nix::sys::signal::Signal::SIGKILL).unwrap();
     until(lab, "another agent runs", async || node.pid(Daemon::Agent).is_some_and(|pid| Some(pid) != before))

@@ -4,6 +4,8 @@
 #![expect(clippy::unwrap_used, reason = "a test helper fails its test by panicking")]
 
 mod cluster;
+mod flows;
+mod full;
 mod operate;
 mod policy;
 mod restart;

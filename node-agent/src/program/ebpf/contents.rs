@@ -122,6 +122,20 @@ impl Contents {
             || verdicts.is_dirty()
     }
 
+    /// How many entries each map is to have, by its field in the section `ebpf`.
+    pub(super) fn entries(&self) -> [(&'static str, usize); 7] {
+        let Self { endpoints, local, uplinks, addresses, ranges, pods, verdicts } = self;
+        [
+            ("endpoints", endpoints.wanted().len()),
+            ("local", local.wanted().len()),
+            ("uplinks", uplinks.wanted().len()),
+            ("addresses", addresses.wanted().len()),
+            ("ranges", ranges.wanted().len()),
+            ("pods", pods.wanted().len()),
+            ("verdicts", verdicts.wanted().len()),
+        ]
+    }
+
     /// Takes note that nobody knows what the kernel holds.
     pub(super) fn lose(&mut self) {
         let Self { endpoints, local, uplinks, addresses, ranges, pods, verdicts } = self;

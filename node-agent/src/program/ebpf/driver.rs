@@ -4,13 +4,19 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     path::Path,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{Ordering, fence},
+    },
 };
 
 use anyhow::Context;
 use ipnetwork::IpNetwork;
 use margay_api::endpoint::EndpointId;
-use margay_ebpf_common::{control::Control, counter};
+use margay_ebpf_common::{
+    control::{ADMITS, Control, TELLS},
+    counter::Counter,
+};
 use margay_policy::compile::{Changes, Compiler};
 use serde_json::Value;
 use tracing::{info, warn};
@@ -22,6 +28,9 @@ use super::{
     maps::Maps,
     means::{self, Means},
     object::{self, Object, Pins},
+    occupancy::Tables,
+    ring::Ring,
+    sizes::Sizes,
 };
 use crate::decide::{Admitted, Wanted};
 
@@ -35,12 +44,22 @@ pub(crate) struct Driver {
     noted: Option<Noted>,
     /// What the kernel's map says.
     control: Control,
+    /// Whether somebody listens to the flows that begin.
+    tells: bool,
     /// Whether the revision is odd because of [`Driver::pause`], over maps that are whole.
     is_paused: bool,
     /// Whether flows that connection tracking keeps are known to the programs.
     is_seeded: bool,
     /// Why the short way is closed; `None` when it is open, or waits for its interfaces.
     closed: Option<String>,
+}
+
+/// What the kernel has taken, for those who work with it.
+pub(crate) struct Loaded {
+    pub(super) driver: Driver,
+    pub(super) programs: Programs,
+    pub(super) tables: Tables,
+    pub(super) ring: Ring,
 }
 
 /// What most changes leave as it is.
@@ -60,7 +79,7 @@ impl Driver {
     ///
     /// # Errors
     /// When the kernel cannot: the reason is for the operator.
-    pub(crate) fn load(bpf_fs: &Path, chained_plugins: &[Value]) -> anyhow::Result<(Self, Programs)> {
+    pub(crate) fn load(bpf_fs: &Path, sizes: &Sizes, chained_plugins: &[Value]) -> anyhow::Result<Loaded> {
         let means = Means::of_kernel();
         // It would find `clsact` in the place of its own discipline `ingress`, and its pods would fail.
         let has_bandwidth = chained_plugins.iter().any(|plugin| plugin["type"] == "bandwidth");
@@ -68,9 +87,9 @@ impl Driver {
             means == Means::Tcx || !has_bandwidth,
             "this kernel has no tcx (Linux 6.6), without which the chained plugin `bandwidth` and the programs want the same place"
         );
-        let Object { maps, programs, pins, is_found } = object::load(bpf_fs)?;
+        let Object { maps, programs, pins, is_found } = object::load(bpf_fs, sizes)?;
         let control = maps.control.get(&0, 0).context("read the map CONTROL")?;
-        let driver = Self {
+        let mut driver = Self {
             maps,
             contents: Contents::default(),
             attachments: None,
@@ -78,10 +97,20 @@ impl Driver {
             control,
             is_paused: false,
             // An agent that let flows begin had made them known.
-            is_seeded: is_found && control.admits != 0,
+            is_seeded: is_found && control.admits(),
+            tells: false,
             closed: None,
         };
-        Ok((driver, Programs::new(programs, pins, means)))
+        // Who listened to the agent before is gone.
+        driver.tell(false)?;
+        let (tables, ring) = (Tables::open(&pins)?, Ring::open(&pins)?);
+        Ok(Loaded { driver, programs: Programs::new(programs, pins, means), tables, ring })
+    }
+
+    /// Forgets what is wanted, as if another agent began over the same maps.
+    #[cfg(test)]
+    pub(super) fn restart(&mut self) {
+        (self.contents, self.attachments, self.noted) = (Contents::default(), None, None);
     }
 
     /// Takes note of which interfaces are attached.
@@ -137,8 +166,8 @@ impl Driver {
     pub(crate) fn write(&mut self) -> BTreeSet<IpAddr> {
         // Flows that an agent before has let begin go on until all links are known again.
         let Some(attachments) = &self.attachments else { return BTreeSet::new() };
-        let admits = u32::from(attachments.is_complete);
-        if !self.contents.is_dirty() && self.control.admits == admits {
+        let admits = attachments.is_complete;
+        if !self.contents.is_dirty() && self.control.admits() == admits {
             return BTreeSet::new();
         }
         self.is_paused = false;
@@ -155,7 +184,7 @@ impl Driver {
 
     /// Whether flows may begin to take the short way.
     pub(crate) fn is_open(&self) -> bool {
-        self.control.admits != 0
+        self.control.admits()
     }
 
     /// Why the short way is closed, if it is.
@@ -167,13 +196,19 @@ impl Driver {
     ///
     /// # Errors
     /// When the kernel does not tell.
-    pub(crate) fn counters(&self) -> anyhow::Result<[u64; counter::ENTRIES as usize]> {
+    pub(crate) fn counters(&self) -> anyhow::Result<[u64; Counter::ALL.len()]> {
         self.maps.counters()
     }
 
-    fn try_write(&mut self, admits: u32) -> anyhow::Result<()> {
+    /// How many entries are wanted in each map that the agent writes, by its field in the section `ebpf`. Of which there are more
+    /// than it has room for, that is why the short way is closed.
+    pub(crate) fn entries(&self) -> [(&'static str, usize); 7] {
+        self.contents.entries()
+    }
+
+    fn try_write(&mut self, admits: bool) -> anyhow::Result<()> {
         // The programs note what the stack has from the moment that they are attached; this is what it had before.
-        if !self.is_seeded && admits != 0 {
+        if !self.is_seeded && admits {
             let blocks = self.noted.as_ref().map(|noted| Arc::clone(&noted.pod_blocks)).unwrap_or_default();
             handover::from_stack(&mut self.maps, |address| holds(&blocks, address))?;
             self.is_seeded = true;
@@ -187,7 +222,8 @@ impl Driver {
         contents.uplinks.write("UPLINKS", &mut maps.uplinks)?;
         contents.endpoints.write("ENDPOINTS", &mut maps.endpoints)?;
         contents.local.write("LOCAL", &mut maps.local)?;
-        self.set_control(Control { revision: self.control.revision.wrapping_add(1), admits })
+        let flags = if admits { ADMITS } else { 0 };
+        self.set_control(Control { revision: self.control.revision.wrapping_add(1), flags })
     }
 
     /// Closes the short way: its flows become the stack's, and no other can be judged.
@@ -215,7 +251,7 @@ impl Driver {
     fn close(&mut self, was_open: bool) -> anyhow::Result<BTreeSet<IpAddr>> {
         // From here on no flow is judged, and none that was holds.
         let revision = (self.control.revision | 1).wrapping_add(2);
-        self.set_control(Control { revision, admits: 0 })?;
+        self.set_control(Control { revision, flags: 0 })?;
         let mut ends = BTreeSet::new();
         if was_open {
             match handover::to_stack([&self.maps.flows, &self.maps.embryos]) {
@@ -230,9 +266,24 @@ impl Driver {
         Ok(ends)
     }
 
+    /// Has the programs tell of flows that begin, or no longer.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    pub(crate) fn tell(&mut self, tells: bool) -> anyhow::Result<()> {
+        self.tells = tells;
+        self.set_control(self.control)
+    }
+
     fn set_control(&mut self, control: Control) -> anyhow::Result<()> {
+        let flags = if self.tells { control.flags | TELLS } else { control.flags & !TELLS };
+        let control = Control { flags, ..control };
         if control != self.control {
+            // What the programs read after this revision was written after it, and what they read before it, before (`ebpf/src/barrier.rs`). The
+            // kernel orders what one system call writes, but not that of one before that of the next.
+            fence(Ordering::SeqCst);
             self.maps.control.set(0, control, 0).context("write the map CONTROL")?;
+            fence(Ordering::SeqCst);
             self.control = control;
         }
         Ok(())
@@ -269,24 +320,12 @@ fn remove_all(pins: &Pins) -> anyhow::Result<bool> {
 #[cfg(test)]
 mod tests {
     use margay_policy::compile::{Changes, Compiler};
-    use nix::{
-        mount::{MsFlags, mount},
-        sched::{CloneFlags, unshare},
+
+    use super::{Attachments, Driver, Loaded};
+    use crate::{
+        decide::Wanted,
+        program::ebpf::{own::with_bpf_fs, sizes::Sizes},
     };
-    use tempfile::TempDir;
-
-    use super::{Attachments, Driver};
-    use crate::decide::Wanted;
-
-    /// A bpf file system that nobody else sees, and that goes with the test's thread.
-    fn bpf_fs() -> TempDir {
-        let dir = tempfile::tempdir().unwrap();
-        let none = None::<&str>;
-        unshare(CloneFlags::CLONE_NEWNS).unwrap();
-        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
-        mount(none, dir.path(), Some("bpf"), MsFlags::empty(), none).unwrap();
-        dir
-    }
 
     /// An agent's start, as far as the maps go; `attached` is when its links are known.
     fn start(driver: &mut Driver, attached: bool) -> u32 {
@@ -301,17 +340,19 @@ mod tests {
 
     #[test]
     fn an_agent_has_no_flow_judged_by_what_the_one_before_it_wrote() {
-        let dir = bpf_fs();
-        let (mut before, _programs) = Driver::load(dir.path(), &[]).unwrap();
-        let written = start(&mut before, true);
-        assert_eq!(written % 2, 0, "{written}");
-        drop(before);
+        with_bpf_fs(|bpf_fs| {
+            let load = || Driver::load(bpf_fs, &Sizes::default(), &[]).unwrap();
+            let Loaded { driver: mut before, .. } = load();
+            let written = start(&mut before, true);
+            assert_eq!(written % 2, 0, "{written}");
+            drop(before);
 
-        let (mut driver, _programs) = Driver::load(dir.path(), &[]).unwrap();
-        assert_eq!(driver.control.revision, written);
-        // Not even before its links are known; what was judged holds meanwhile.
-        let unknown = start(&mut driver, false);
-        assert_eq!(unknown, written + 1);
-        assert_eq!(start(&mut driver, true), written + 2);
+            let Loaded { mut driver, .. } = load();
+            assert_eq!(driver.control.revision, written);
+            // Not even before its links are known; what was judged holds meanwhile.
+            let unknown = start(&mut driver, false);
+            assert_eq!(unknown, written + 1);
+            assert_eq!(start(&mut driver, true), written + 2);
+        });
     }
 }

@@ -21,7 +21,7 @@ const SECOND: u64 = 1_000_000_000;
 const PATIENCE: u64 = 10 * SECOND;
 
 /// Gives the flows of what one version has pinned to the stack, as far as that is possible, and has no more begin there. Of
-/// another version its maps are read if they have the sizes of ours: see [`margay_ebpf_common::LAYOUT_VERSION`].
+/// another version its maps are read if their keys and values have the sizes of ours, however many there are: see [`margay_ebpf_common::LAYOUT_VERSION`].
 pub(super) fn give_away(pins: &Path) {
     let give = || {
         // None begins while those that there are are given away.
@@ -106,7 +106,7 @@ fn key(flow: &Flow) -> FlowKey {
 }
 
 /// Nanoseconds of the clock that the programs read.
-fn now() -> anyhow::Result<u64> {
+pub(super) fn now() -> anyhow::Result<u64> {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC).context("read the clock")?;
     let nanoseconds = std::time::Duration::from(now).as_nanos();
     Ok(u64::try_from(nanoseconds).unwrap_or(u64::MAX))

@@ -77,6 +77,12 @@ impl Programs {
     pub(super) fn new(ebpf: Ebpf, pins: Pins, means: Means) -> Self {
         Self { ebpf, pins, attached: BTreeMap::new(), refused: BTreeMap::new(), means, is_distrusted: false }
     }
+
+    /// The program of a hook.
+    #[cfg(test)]
+    pub(super) fn of(&mut self, hook: Hook) -> &mut aya::programs::SchedClassifier {
+        program(&mut self.ebpf, hook).unwrap()
+    }
 }
 
 /// Attaches for ever.

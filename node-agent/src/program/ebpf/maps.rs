@@ -9,8 +9,8 @@ use aya::{
 };
 use margay_ebpf_common::{
     address::Address,
-    control::Control,
-    counter::{self, Counter},
+    control::{ADMITS, Control},
+    counter::Counter,
     endpoint::Endpoint,
     flow::{Flow, FlowKey, Stacked},
     verdict::VerdictKey,
@@ -35,7 +35,7 @@ pub(super) struct Maps {
 }
 
 /// The names of all maps, those that only the programs use too.
-pub(super) const NAMES: [&str; 13] = [
+pub(super) const NAMES: [&str; 14] = [
     "CONTROL",
     "ENDPOINTS",
     "LOCAL",
@@ -49,6 +49,7 @@ pub(super) const NAMES: [&str; 13] = [
     "STACKED",
     "FRAGMENTS",
     "COUNTERS",
+    "EVENTS",
 ];
 
 impl Maps {
@@ -87,15 +88,15 @@ impl Maps {
         let data = MapData::from_pin(pin).with_context(|| format!("open {}", pin.display()))?;
         let mut map: Array<MapData, Control> = Array::try_from(Map::from_map_data(data)?)?;
         let control = map.get(&0, 0).context("read the map CONTROL")?;
-        map.set(0, Control { admits: 0, ..control }, 0).context("write the map CONTROL")
+        map.set(0, Control { flags: control.flags & !ADMITS, ..control }, 0).context("write the map CONTROL")
     }
 
     /// What the programs have counted since the maps were made.
     ///
     /// # Errors
     /// When the kernel does not tell.
-    pub(super) fn counters(&self) -> anyhow::Result<[u64; counter::ENTRIES as usize]> {
-        let mut sums = [0_u64; counter::ENTRIES as usize];
+    pub(super) fn counters(&self) -> anyhow::Result<[u64; Counter::ALL.len()]> {
+        let mut sums = [0_u64; Counter::ALL.len()];
         for (sum, counter) in sums.iter_mut().zip(Counter::ALL) {
             let by_cpu = self.counters.get(&counter.index(), 0).context("read the map COUNTERS")?;
             *sum = by_cpu.iter().fold(0, |sum, count| sum.wrapping_add(*count));

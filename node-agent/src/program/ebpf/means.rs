@@ -189,42 +189,29 @@ pub(super) fn remove_filters() -> io::Result<bool> {
 
 #[cfg(test)]
 mod tests {
-    use std::{path::Path, process::Command, thread};
+    use std::{path::Path, process::Command};
 
     use margay_netlink::{
         Socket,
         link::{self, Bridge, Link},
-    };
-    use nix::{
-        mount::{MsFlags, mount},
-        sched::{CloneFlags, unshare},
     };
 
     use super::{Means, Place, remove_filters};
     use crate::program::ebpf::{
         hook::Hook,
         object::{self, Object, program},
+        own::with_bpf_fs,
+        sizes::Sizes,
     };
 
     /// Runs a test with an interface and a bpf file system of its own.
     fn with_interface(test: impl FnOnce(&Link, &Path) + Send) {
-        let dir = tempfile::tempdir().unwrap();
-        thread::scope(|scope| {
-            let thread = scope.spawn(|| {
-                unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)
-                    .expect("namespaces of its own: run the tests as root");
-                let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-                mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
-                mount(Some("bpf"), dir.path(), Some("bpf"), MsFlags::empty(), None::<&str>).unwrap();
-                let mut socket = Socket::open().unwrap();
-                let name = "uplink".parse().unwrap();
-                socket.execute(&link::add_bridge(&Bridge { name: &name })).unwrap();
-                let link = link::by_name(&mut socket, &name).unwrap().unwrap();
-                test(&link, dir.path());
-            });
-            if let Err(panic) = thread.join() {
-                std::panic::resume_unwind(panic);
-            }
+        with_bpf_fs(|bpf_fs| {
+            let mut socket = Socket::open().unwrap();
+            let name = "uplink".parse().unwrap();
+            socket.execute(&link::add_bridge(&Bridge { name: &name })).unwrap();
+            let link = link::by_name(&mut socket, &name).unwrap().unwrap();
+            test(&link, bpf_fs);
         });
     }
 
@@ -245,13 +232,13 @@ mod tests {
     fn filters_of_the_next_agent_take_the_place_of_those_before_and_all_others_come_first() {
         const THEIRS: &str = "filter add dev uplink egress bpf da bytecode 1,6@0@0@4294967295,";
         with_interface(|link, bpf_fs| {
-            let mut before = object::load(bpf_fs).unwrap();
+            let mut before = object::load(bpf_fs, &Sizes::default()).unwrap();
             for hook in Hook::OF_UPLINK {
                 assert_eq!(place(&mut before, link, hook), Place::Off);
                 assert_eq!(attach(&mut before, link, hook).unwrap(), Place::Alone);
                 assert_eq!(attach(&mut before, link, hook).unwrap(), Place::Alone, "a second time");
             }
-            let mut next = object::load(bpf_fs).unwrap();
+            let mut next = object::load(bpf_fs, &Sizes::default()).unwrap();
             assert_eq!(attach(&mut next, link, Hook::ToUplink).unwrap(), Place::Alone);
             assert_eq!(place(&mut before, link, Hook::ToUplink), Place::Off);
             assert_eq!(place(&mut before, link, Hook::FromUplink), Place::Alone);
@@ -284,7 +271,7 @@ mod tests {
     #[test]
     fn what_is_in_the_place_of_a_filter_is_named() {
         with_interface(|link, bpf_fs| {
-            let mut object = object::load(bpf_fs).unwrap();
+            let mut object = object::load(bpf_fs, &Sizes::default()).unwrap();
             tc("qdisc add dev uplink ingress");
             let refused = attach(&mut object, link, Hook::FromUplink).unwrap_err().to_string();
             assert!(refused.contains("tc qdisc delete dev uplink ingress"), "{refused}");

@@ -96,9 +96,10 @@ impl<K: Copy + Ord, V: Copy + PartialEq> Mirror<K, V> {
     ) -> anyhow::Result<usize> {
         anyhow::ensure!(
             self.wanted.len() <= map.capacity(),
-            "the map {name} has room for {} entries, and {} are needed",
+            "the map {name} has room for {} entries, and {} are needed: make it larger (ebpf.{})",
             map.capacity(),
-            self.wanted.len()
+            self.wanted.len(),
+            name.to_lowercase()
         );
         let dirty = match self.dirty.take() {
             Some(dirty) => dirty,
@@ -231,7 +232,10 @@ pub(super) mod tests {
         let mut mirror = Mirror::default();
         mirror.replace([(1, 'a'), (2, 'b')]);
         let error = mirror.write("TEST", &mut map).unwrap_err().to_string();
-        assert_eq!(error, "the map TEST has room for 1 entries, and 2 are needed");
+        assert_eq!(
+            error,
+            "the map TEST has room for 1 entries, and 2 are needed: make it larger (ebpf.test)"
+        );
         assert_eq!(map.calls, 0);
         mirror.replace([(2, 'b')]);
         assert_eq!(mirror.write("TEST", &mut map).unwrap(), 1);

@@ -12,6 +12,8 @@
 //! Maps are not written in transactions. While they are, their [revision](margay_ebpf_common::control::Control) says so: no flow
 //! is judged then, and those that come are the stack's. With the next revision all others are judged anew, each at its next packet.
 
+#[cfg(test)]
+mod agreement;
 mod contents;
 mod driver;
 mod handover;
@@ -21,9 +23,16 @@ mod maps;
 mod means;
 mod mirror;
 mod object;
+mod occupancy;
+#[cfg(test)]
+mod own;
 mod prefix;
+mod ring;
 mod short_way;
+mod sizes;
 mod sys;
 
 pub(crate) use links::Attachments;
+pub(crate) use ring::{Ring, links as links_of};
 pub(crate) use short_way::ShortWay;
+pub(crate) use sizes::{Sizes, SizesFile};

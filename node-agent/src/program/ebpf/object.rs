@@ -15,13 +15,16 @@ use margay_ebpf_common::LAYOUT_VERSION;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use tracing::info;
 
-use super::{handover, hook::Hook, maps::Maps};
+use super::{handover, hook::Hook, maps::Maps, sizes::Sizes};
 
 /// What `ebpf/build` has made of `ebpf/`.
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/margay-dataplane"));
 
 /// How often it is tried to load a program of which a signal kept the verifier.
 const ATTEMPTS: usize = 10;
+
+/// Whether loads may come before loads, and stores before stores, on this machine.
+const WEAKLY_ORDERED: u32 = if cfg!(target_arch = "x86_64") { 0 } else { 1 };
 
 /// What the kernel holds for the short way.
 pub(super) struct Object {
@@ -93,22 +96,38 @@ impl Pins {
         }
     }
 
+    /// Makes room for new maps beside those that are there, which are then as those of another version.
+    ///
+    /// # Errors
+    /// When the file system does not move them.
+    fn set_aside(&self) -> anyhow::Result<()> {
+        // A file system of bpf takes no dots in names.
+        let name = |number: u32| self.root.join(format!("v{LAYOUT_VERSION}-old{number}"));
+        // There is one already where an agent died before it had taken it away.
+        let aside = (1..=u32::MAX).map(name).find(|path| !path.exists()).unwrap_or_else(|| name(0));
+        fs::rename(&self.maps, &aside)
+            .with_context(|| format!("move {} to {}", self.maps.display(), aside.display()))
+    }
+
     /// Unpins what other versions have left, once their flows are the stack's.
     fn remove_others(&self) -> anyhow::Result<()> {
         for path in self.versions()?.into_iter().filter(|path| *path != self.maps) {
             handover::give_away(&path);
             fs::remove_dir_all(&path).with_context(|| format!("remove {}", path.display()))?;
-            info!("the programs of another version are taken away: {}", path.display());
+            info!(
+                "maps and programs that are not of this version, or of other sizes, are taken away: {}",
+                path.display()
+            );
         }
         Ok(())
     }
 }
 
-/// Loads the programs, with the maps that are pinned or new ones.
+/// Loads the programs, with the maps that are pinned or, where those have other sizes, new ones.
 ///
 /// # Errors
 /// When the kernel refuses: the reason is what it lacks.
-pub(super) fn load(bpf_fs: &Path) -> anyhow::Result<Object> {
+pub(super) fn load(bpf_fs: &Path, sizes: &Sizes) -> anyhow::Result<Object> {
     let is_bpf_fs = statfs(bpf_fs).is_ok_and(|found| found.filesystem_type() == BPF_FS_MAGIC);
     anyhow::ensure!(
         is_bpf_fs,
@@ -116,8 +135,12 @@ pub(super) fn load(bpf_fs: &Path) -> anyhow::Result<Object> {
         path = bpf_fs.display()
     );
     let pins = Pins::below(bpf_fs);
+    if let Some(difference) = sizes.differing(|name| pins.map(name)) {
+        info!("{difference}: all maps are made anew, and what takes the short way goes on in the stack");
+        pins.set_aside()?;
+    }
     let is_found = pins.exist();
-    let loaded = try_load(&pins);
+    let loaded = try_load(&pins, sizes);
     if loaded.is_err() && !is_found {
         // Half of the maps help nobody. What other versions have is for who retires them.
         fs::remove_dir_all(&pins.maps).with_context(|| format!("remove {}", pins.maps.display()))?;
@@ -127,7 +150,7 @@ pub(super) fn load(bpf_fs: &Path) -> anyhow::Result<Object> {
     Ok(Object { maps, programs, pins, is_found })
 }
 
-fn try_load(pins: &Pins) -> anyhow::Result<(Maps, Ebpf)> {
+fn try_load(pins: &Pins, sizes: &Sizes) -> anyhow::Result<(Maps, Ebpf)> {
     let links = pins.links();
     fs::create_dir_all(&links).with_context(|| format!("make {}", links.display()))?;
     let mut loader = EbpfLoader::new();
@@ -135,6 +158,10 @@ fn try_load(pins: &Pins) -> anyhow::Result<(Maps, Ebpf)> {
     loader.verifier_log_level(VerifierLogLevel::STATS);
     for name in super::maps::NAMES {
         loader.map_pin_path(name, pins.map(name));
+    }
+    loader.override_global("WEAKLY_ORDERED", &WEAKLY_ORDERED, true);
+    for (name, entries) in sizes.of_maps() {
+        loader.map_max_entries(name, entries);
     }
     let mut ebpf = loader.load(OBJECT).context("make the maps")?;
     for hook in Hook::ALL {

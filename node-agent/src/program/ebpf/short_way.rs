@@ -6,20 +6,24 @@ use margay_ebpf_common::counter::Counter;
 use margay_policy::compile::{Changes, Compiler};
 use serde_json::Value;
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     task::{JoinSet, spawn_blocking},
 };
 use tracing::{info, warn};
 
 use super::{
-    driver::{Driver, retire},
-    links::{self, Attachments, Programs},
+    driver::{Driver, Loaded, retire},
+    links::{self, Attachments},
+    occupancy,
+    sizes::Sizes,
 };
 use crate::{
     config::{Dataplane, Settings},
     core::Event,
     decide::Wanted,
-    metrics::{DataplaneLabels, Metrics, WayLabels},
+    metrics::{DataplaneLabels, MapLabels, Metrics, WayLabels},
+    notice::{Notices, Reason},
+    observe::{self, Subscription},
 };
 
 /// The eBPF dataplane, or none.
@@ -27,6 +31,8 @@ pub(crate) struct ShortWay {
     open: Option<Open>,
     /// Why there is none, where one is wanted.
     refused: Option<String>,
+    /// Who tells the operator.
+    notices: Notices,
     /// What was counted when it was last looked.
     counted: [u64; Counter::ALL.len()],
 }
@@ -35,7 +41,12 @@ struct Open {
     driver: Driver,
     /// The host ends that are to be attached.
     links: watch::Sender<Option<BTreeSet<String>>>,
+    /// Who wants the flows counted.
+    counts: mpsc::Sender<oneshot::Sender<()>>,
 }
+
+/// Scrapes that may wait for the flows to be counted; more of them do not.
+const SCRAPES: usize = 16;
 
 impl ShortWay {
     /// Loads the programs and starts to attach them, if that is wanted and the kernel can. Where it is not, what an agent
@@ -44,8 +55,10 @@ impl ShortWay {
         settings: &Settings,
         tasks: &mut JoinSet<anyhow::Result<()>>,
         events: &mpsc::Sender<Event>,
-        metrics: &Metrics,
+        listeners: mpsc::Receiver<Subscription>,
+        notices: &Notices,
     ) -> anyhow::Result<Self> {
+        let metrics = notices.metrics();
         let bpf_fs = settings.bpf_dir.clone();
         let (loaded, refused) = match settings.dataplane {
             Dataplane::Nftables => {
@@ -53,19 +66,25 @@ impl ShortWay {
                 (None, None)
             }
             Dataplane::Auto | Dataplane::Ebpf => {
-                let chained_plugins = settings.chained_plugins.clone();
-                match spawn_blocking(move || load(&bpf_fs, &chained_plugins)).await? {
+                let (sizes, chained_plugins) = (settings.map_sizes.clone(), settings.chained_plugins.clone());
+                match spawn_blocking(move || load(&bpf_fs, &sizes, &chained_plugins)).await? {
                     Ok(loaded) => (Some(loaded), None),
                     Err(error) => (None, Some(format!("{error:#}"))),
                 }
             }
         };
-        let open = loaded.map(|(driver, programs)| {
+        let open = loaded.map(|Loaded { driver, programs, tables, ring }| {
             let (links, wanted) = watch::channel(None);
             tasks.spawn(links::run(programs, wanted, events.clone()));
-            Open { driver, links }
+            tasks.spawn(observe::run_flows(ring, listeners, events.clone()));
+            let (counts, asked) = mpsc::channel(SCRAPES);
+            tasks.spawn(occupancy::run(tables, asked, metrics.map_entries.clone()));
+            for (map, entries) in settings.map_sizes.of_fields() {
+                metrics.map_capacity.get_or_create(&MapLabels { map }).set(entries.into());
+            }
+            Open { driver, links, counts }
         });
-        let short_way = Self { open, refused, counted: [0; Counter::ALL.len()] };
+        let short_way = Self { open, refused, notices: notices.clone(), counted: [0; Counter::ALL.len()] };
         let labels = DataplaneLabels { dataplane: short_way.dataplane() };
         metrics.dataplane.get_or_create(&labels).set(1);
         Ok(short_way)
@@ -90,7 +109,7 @@ impl ShortWay {
 
     /// Takes note of what is wanted now. No flow is judged from then on, until [`Self::write`] or [`Self::resume`].
     pub(crate) fn prepare(&mut self, wanted: &Wanted, compiler: &Compiler, changes: &Changes) {
-        let Some(Open { driver, links }) = &mut self.open else { return };
+        let Some(Open { driver, links, .. }) = &mut self.open else { return };
         links.send_if_modified(|told| {
             let wanted = wanted.endpoints.values().map(|admitted| &admitted.endpoint.host_ifname);
             // They come in another order than names have.
@@ -116,7 +135,27 @@ impl ShortWay {
     /// Has flows judged as is wanted now. Gives back the ends of flows that have become the stack's, which takes them for allowed:
     /// policy is to be asked about them.
     pub(crate) fn write(&mut self) -> BTreeSet<IpAddr> {
-        self.open.as_mut().map(|open| open.driver.write()).unwrap_or_default()
+        let Some(Open { driver, .. }) = &mut self.open else { return BTreeSet::new() };
+        let was_closed = driver.closed().is_some();
+        let ends = driver.write();
+        // Once for each time: what changes while it is closed changes the numbers, and the log has those.
+        match (was_closed, driver.closed()) {
+            (false, Some(why)) => {
+                let note = format!("all goes through the stack, under the same policy: {why}");
+                self.notices.of_node(Reason::SHORT_WAY_CLOSED, note);
+            }
+            (true, None) => {
+                self.notices.of_node(Reason::SHORT_WAY_OPEN, "what policy allows goes round the stack again");
+            }
+            _ => {}
+        }
+        ends
+    }
+
+    /// Has the programs tell of flows that begin, or no longer; an error in words for an operator.
+    pub(crate) fn tell(&mut self, tells: bool) -> Result<(), String> {
+        let Some(Open { driver, .. }) = &mut self.open else { return Ok(()) };
+        driver.tell(tells).map_err(|error| format!("{error:#}"))
     }
 
     /// Whether it is closed, and to be tried again.
@@ -124,9 +163,17 @@ impl ShortWay {
         self.open.as_ref().is_some_and(|open| open.driver.closed().is_some())
     }
 
-    /// Brings the metrics up to date.
-    pub(crate) fn count(&mut self, metrics: &Metrics) {
-        let Some(Open { driver, .. }) = &self.open else { return };
+    /// Brings the metrics up to date, and answers when they are; the flows are counted by somebody else.
+    pub(crate) fn count(&mut self, metrics: &Metrics, answer: oneshot::Sender<()>) {
+        let Some(Open { driver, counts, .. }) = &self.open else {
+            // A scrape that has been given up hears nothing.
+            let _given_up = answer.send(());
+            return;
+        };
+        for (map, entries) in driver.entries() {
+            let entries = i64::try_from(entries).unwrap_or(i64::MAX);
+            metrics.map_entries.get_or_create(&MapLabels { map }).set(entries);
+        }
         metrics.short_way_open.set(i64::from(driver.is_open()));
         match driver.counters() {
             Ok(counters) => {
@@ -138,6 +185,8 @@ impl ShortWay {
             }
             Err(error) => warn!("the counters of the short way cannot be read: {error:#}"),
         }
+        // Who finds no place there is told at once, and has the flows as they were counted before.
+        drop(counts.try_send(answer));
     }
 }
 
@@ -155,8 +204,8 @@ fn word(counter: Counter) -> &'static str {
     }
 }
 
-fn load(bpf_fs: &Path, chained_plugins: &[Value]) -> anyhow::Result<(Driver, Programs)> {
-    let loaded = Driver::load(bpf_fs, chained_plugins);
+fn load(bpf_fs: &Path, sizes: &Sizes, chained_plugins: &[Value]) -> anyhow::Result<Loaded> {
+    let loaded = Driver::load(bpf_fs, sizes, chained_plugins);
     match &loaded {
         Ok(_) => info!("dataplane ebpf: flows between pods that policy allows go round the stack"),
         Err(error) => {

@@ -1,4 +1,6 @@
 //! Random objects, few and alike, so that they meet, and what happens to them.
+//!
+//! The node agent's tests of its dataplanes have this file too, and so it calls this crate by its name.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -6,6 +8,11 @@ use std::{
 };
 
 use ipnetwork::IpNetwork;
+use margay_policy::{
+    Action, Block, ClusterPolicy, ClusterRule, Enforcement, NamedPort, Namespace, NamespaceChoice, Node,
+    Objects, Peer, Peers, Pod, PodName, Policy, PolicyId, PolicyRef, Port, PortRange, Ports, Protocol,
+    Requirement, Rule, Selector, Subject, Tier, compile::Touched,
+};
 use proptest::{
     bool::weighted,
     collection::{btree_set, vec},
@@ -14,15 +21,9 @@ use proptest::{
     sample::select,
 };
 
-use crate::{
-    Action, Block, ClusterPolicy, ClusterRule, Enforcement, NamedPort, Namespace, NamespaceChoice, Node,
-    Objects, Peer, Peers, Pod, PodName, Policy, PolicyId, PolicyRef, Port, PortRange, Ports, Protocol,
-    Requirement, Rule, Selector, Subject, Tier, compile::Touched,
-};
-
 /// Something that the API server or the plugin says; `None` when an object is gone.
 #[derive(Debug, Clone)]
-pub(super) enum Event {
+pub(crate) enum Event {
     Namespace(String, Option<Namespace>),
     Pod(PodName, Option<Pod>),
     Policy(PolicyRef, Option<Box<Policy>>),
@@ -35,7 +36,7 @@ pub(super) enum Event {
 }
 
 impl Event {
-    pub(super) fn apply(self, objects: &mut Objects, local: &mut BTreeSet<PodName>, touched: &mut Touched) {
+    pub(crate) fn apply(self, objects: &mut Objects, local: &mut BTreeSet<PodName>, touched: &mut Touched) {
         match self {
             Self::Namespace(name, namespace) => {
                 put(&mut objects.namespaces, &name, namespace);
@@ -86,14 +87,14 @@ fn put<K: Ord + Clone, V>(map: &mut BTreeMap<K, V>, key: &K, value: Option<V>) {
 
 /// A packet that begins something.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Probe {
-    pub(super) source: IpAddr,
-    pub(super) destination: IpAddr,
-    pub(super) protocol: Protocol,
-    pub(super) port: u16,
+pub(crate) struct Probe {
+    pub(crate) source: IpAddr,
+    pub(crate) destination: IpAddr,
+    pub(crate) protocol: Protocol,
+    pub(crate) port: u16,
 }
 
-pub(super) fn probe() -> impl Strategy<Value = Probe> {
+pub(crate) fn probe() -> impl Strategy<Value = Probe> {
     (address(), address(), protocol(), 77_u16..86).prop_map(|(source, destination, protocol, port)| Probe {
         source,
         destination,
@@ -103,7 +104,7 @@ pub(super) fn probe() -> impl Strategy<Value = Probe> {
 }
 
 /// A cluster, then what happens to it, in batches.
-pub(super) fn batches() -> impl Strategy<Value = Vec<Vec<Event>>> {
+pub(crate) fn batches() -> impl Strategy<Value = Vec<Vec<Event>>> {
     (vec(event(), 5..25), vec(vec(event(), 1..4), 1..12)).prop_map(|(first, mut then)| {
         then.insert(0, first);
         then

@@ -130,8 +130,8 @@ fn nobody_uses_the_address_of_another() {
 #[test]
 fn no_flow_begins_while_the_maps_are_written_or_before_or_when_none_may() {
     with_open_worlds(|world| {
-        for (revision, admits) in [(3, 1), (0, 1), (1, 1), (2, 0)] {
-            world.dataplane.control(revision, admits);
+        for (revision, flags) in [(3, 1), (0, 1), (1, 1), (2, 0)] {
+            world.dataplane.control(revision, flags);
             world.expect(From::Client, &syn(world), Counter::BeingWritten);
             world.expect(From::Client, &datagram(world), Counter::BeingWritten);
         }

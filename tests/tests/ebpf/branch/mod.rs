@@ -4,6 +4,7 @@ mod flow;
 mod judge;
 mod note;
 mod parse;
+mod tell;
 mod way;
 
 use margay_ebpf_common::{

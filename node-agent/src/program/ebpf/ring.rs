@@ -1,0 +1,130 @@
+//! The flows that the programs tell of.
+
+use anyhow::Context;
+use aya::maps::{Map, MapData, PerCpuArray, RingBuf};
+use margay_ebpf_common::{
+    address::Address,
+    counter::UNTOLD,
+    event::Begun,
+    flow::{FlowKey, OPENED_BY_HIGH},
+};
+
+use super::object::Pins;
+
+/// The ring `EVENTS`, read beside the core.
+pub(crate) struct Ring {
+    events: RingBuf<MapData>,
+    counters: PerCpuArray<MapData, u64>,
+    /// Flows that found no room in it until now.
+    untold: u64,
+}
+
+/// What was told since it was last read.
+#[derive(Debug, Default)]
+pub(crate) struct Told {
+    pub(crate) flows: Vec<Begun>,
+    /// Flows that began and are not among them.
+    pub(crate) lost: u64,
+}
+
+impl Ring {
+    /// The one that is pinned.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub(super) fn open(pins: &Pins) -> anyhow::Result<Self> {
+        let open = |name: &str| {
+            let data = MapData::from_pin(pins.map(name)).with_context(|| format!("open the map {name}"))?;
+            Map::from_map_data(data).with_context(|| format!("open the map {name}"))
+        };
+        let mut ring = Self {
+            events: RingBuf::try_from(open("EVENTS")?).context("the map EVENTS")?,
+            counters: PerCpuArray::try_from(open("COUNTERS")?).context("the map COUNTERS")?,
+            untold: 0,
+        };
+        // What was there before is no news.
+        ring.read(0);
+        Ok(ring)
+    }
+
+    /// Empties it. Of the flows, the first so many are given back, and the others only counted.
+    pub(crate) fn read(&mut self, most: usize) -> Told {
+        let mut told = Told::default();
+        while let Some(item) = self.events.next() {
+            match parse(&item) {
+                Some(flow) if told.flows.len() < most => told.flows.push(flow),
+                _ => told.lost += 1,
+            }
+        }
+        // A kernel that does not tell has lost nothing that is known.
+        if let Ok(by_cpu) = self.counters.get(&UNTOLD, 0) {
+            let untold = by_cpu.iter().fold(0_u64, |sum, count| sum.wrapping_add(*count));
+            told.lost += untold.saturating_sub(std::mem::replace(&mut self.untold, untold));
+        }
+        told
+    }
+}
+
+fn parse(octets: &[u8]) -> Option<Begun> {
+    let (time, rest) = octets.split_first_chunk::<8>()?;
+    let (low, rest) = rest.split_first_chunk::<16>()?;
+    let (high, rest) = rest.split_first_chunk::<16>()?;
+    let (&[a, b, c, d, protocol, ..], rest) = rest.split_first_chunk::<8>()?;
+    let (numbers, _) = rest.split_first_chunk::<16>()?;
+    let [low_ifindex, high_ifindex, revision, state] = std::array::from_fn(|index| {
+        let octets = numbers.as_chunks::<4>().0.get(index).copied();
+        u32::from_ne_bytes(octets.unwrap_or_default())
+    });
+    let key = FlowKey {
+        low: Address(*low),
+        high: Address(*high),
+        low_port: [a, b],
+        high_port: [c, d],
+        protocol,
+        padding: [0; 3],
+    };
+    Some(Begun { time: u64::from_ne_bytes(*time), key, low_ifindex, high_ifindex, revision, state })
+}
+
+/// The links of the end that opened a flow and of the other; `None` for one that is on another node.
+pub(crate) fn links(flow: &Begun) -> [Option<u32>; 2] {
+    let [low, high] = [flow.low_ifindex, flow.high_ifindex].map(|index| (index != 0).then_some(index));
+    if flow.state & OPENED_BY_HIGH == 0 { [low, high] } else { [high, low] }
+}
+
+#[cfg(test)]
+mod tests {
+    use margay_ebpf_common::{
+        address::Address,
+        event::Begun,
+        flow::{FlowKey, OPENED_BY_HIGH, UDP},
+    };
+
+    use super::{links, parse};
+
+    #[test]
+    fn an_event_is_read_as_it_stands_in_the_ring() {
+        let key = FlowKey {
+            low: Address::from_ipv4([192, 0, 2, 1]),
+            high: Address::from_ipv4([192, 0, 2, 2]),
+            low_port: [1, 2],
+            high_port: [3, 4],
+            protocol: UDP,
+            padding: [0; 3],
+        };
+        let flow =
+            Begun { time: 5, key, low_ifindex: 6, high_ifindex: 0, revision: 8, state: OPENED_BY_HIGH };
+        let octets = [
+            &flow.time.to_ne_bytes()[..],
+            &key.low.0,
+            &key.high.0,
+            &[1, 2, 3, 4, UDP, 0, 0, 0],
+            &[6_u32, 0, 8, OPENED_BY_HIGH].map(u32::to_ne_bytes).concat(),
+        ]
+        .concat();
+        assert_eq!(octets.len(), size_of::<Begun>());
+        assert_eq!(parse(&octets), Some(flow));
+        assert_eq!(parse(&octets[1..]), None);
+        assert_eq!(links(&flow), [None, Some(6)]);
+    }
+}
