@@ -16,7 +16,10 @@ use margay_netlink::link::Mtu;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::traffic::{Nat, OverlayFile, Routing, Traffic};
+use crate::{
+    node_address::{self, NodeAddress},
+    traffic::{Nat, OverlayFile, Routing, Traffic},
+};
 
 /// The Margay node agent: programs pod routes, `NetworkPolicy` and BGP on one Kubernetes node.
 #[derive(Debug, Parser)]
@@ -25,7 +28,7 @@ pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
     /// YAML file with the settings below, in camelCase (nodeName, cniConfDir, ...), and the sections
-    /// `ipam`, `bgp` and `overlay`.
+    /// `ipam`, `bgp`, `overlay` and `nodeAddress`.
     #[arg(long, value_name = "FILE", env = "MARGAY_CONFIG")]
     config: Option<PathBuf>,
     /// Name of this node's Node object [default: the host name].
@@ -123,6 +126,7 @@ struct File {
     reconcile_seconds: Option<u64>,
     unready_seconds: Option<u64>,
     chained_plugins: Vec<Value>,
+    node_address: node_address::File,
     ipam: Ipam,
     bgp: Bgp,
     routing: Routing,
@@ -215,6 +219,8 @@ pub(crate) struct Settings {
     pub(crate) unready: Duration,
     /// Configurations of CNI plugins that the runtime is to call after ours.
     pub(crate) chained_plugins: Vec<Value>,
+    /// How it is found at which of its addresses others reach the node.
+    pub(crate) node_address: NodeAddress,
     pub(crate) ipam: Ipam,
     pub(crate) bgp: Bgp,
     pub(crate) traffic: Traffic,
@@ -283,6 +289,7 @@ fn merge(cli: &Cli, file: File) -> anyhow::Result<Settings> {
         reconcile: Duration::from_secs(reconcile),
         unready: Duration::from_secs(unready),
         chained_plugins: file.chained_plugins,
+        node_address: file.node_address.check()?,
         ipam: file.ipam,
         bgp: file.bgp,
         traffic: Traffic {
@@ -344,6 +351,10 @@ mod tests {
             ("nodeName: x\noverlay: {port: 65536}", "overlay.port is 65536; it takes 1 to 65535"),
             ("nodeName: x\noverlay: {encapsulation: vxlan}", "VXLANCrossSubnet"),
             ("nodeName: x\nrouting: ospf", "direct"),
+            (
+                "nodeName: x\nnodeAddress: {ipv4: {interface: ['eth(']}}",
+                "nodeAddress.ipv4: interface[0] is `eth(`",
+            ),
             (
                 "nodeName: x\nnonMasqueradeCIDRs: [10.0.0.0/33]",
                 "nonMasqueradeCIDRs: `10.0.0.0/33` is no CIDR",

@@ -39,6 +39,7 @@ use crate::{
     decide::{Announcement, Decider, Decision, Doubles, Paths, State, Topology, Wanted},
     facts::Facts,
     metrics::{Metrics, Outcome},
+    node_address,
     notice::{self, Notices, Object, Reason},
     observe::{self, Asked, Tally},
     pace::Pace,
@@ -102,6 +103,8 @@ pub(crate) enum Event {
     Bgp(Result<(), String>),
     /// Whether the tunnels to other nodes are there.
     Overlay(Result<(), String>),
+    /// Whether other nodes know where this one is.
+    NodeAddress(Result<(), String>),
     /// The blocks that the node has claimed.
     Claimed(ClaimedBlocks),
     /// Packets that were dropped.
@@ -147,6 +150,13 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     }
     let (paths, paths_known) = watch::channel(None);
     tasks.spawn(overlay::run(settings.clone(), paths_known, events.clone(), Arc::clone(&metrics)));
+    tasks.spawn(node_address::run(
+        settings.clone(),
+        client.clone(),
+        facts_known.clone(),
+        events.clone(),
+        notices.clone(),
+    ));
     watches::start(&mut tasks, &client, &settings.node_name, &events, &notices);
     let pools = start_pools(&settings, &mut tasks, &client, &events, facts_known.clone(), &notices)?;
     let node_name = settings.node_name.clone();
@@ -273,6 +283,7 @@ struct Core {
     blocks: Vec<IpNetwork>,
     bgp: Result<(), String>,
     overlay: Result<(), String>,
+    node_address: Result<(), String>,
     /// Something has changed since the last attempt.
     changed: Changed,
     pace: Pace,
@@ -400,6 +411,11 @@ impl Core {
                 Ok(())
             },
             overlay: Err("the ways to other nodes are not made yet".into()),
+            node_address: if settings.node_address.is_kubernetes() {
+                Ok(())
+            } else {
+                Err("its address is not chosen yet".into())
+            },
             changed: Changed::Urgently,
             pace: Pace::new(Instant::now()),
             node_changed: true,
@@ -533,6 +549,12 @@ impl Core {
                 // Nor before there is a way to the pods of others.
                 self.changed.note(true);
             }
+            Event::NodeAddress(outcome) => {
+                self.node_address = outcome;
+                self.node_changed = true;
+                // Nor before others find the way back.
+                self.changed.note(true);
+            }
             Event::Drift(losses) => return losses.iter().any(|loss| self.concerns_us(loss)),
             Event::Takedown(progress) => self.takedowns.note(progress),
             Event::Looked(looked) => self.note(looked),
@@ -576,7 +598,7 @@ impl Core {
 
     /// Tells the tasks that need it what has changed of the nodes.
     fn tell_facts(&self) {
-        let node = self.state.own_node().and_then(|node| node.identity.clone());
+        let node = self.state.own_node().and_then(|node| node.identity.as_deref().cloned());
         let facts = Facts { node, speaks: self.state.is_first_node() };
         self.facts.send_if_modified(|told| {
             let differs = *told != facts;
@@ -849,7 +871,8 @@ impl Core {
         }
         sysctl::enable_forwarding(&self.settings.sysctl_dir, &self.blocks)?;
         let has_blocks = self.pools.as_ref().is_none_or(|pools| pools.claimed.missing.is_none());
-        if self.blocks.is_empty() || !has_blocks || self.bgp.is_err() || self.overlay.is_err() {
+        let lacks_ways = self.bgp.is_err() || self.overlay.is_err() || self.node_address.is_err();
+        if self.blocks.is_empty() || !has_blocks || lacks_ways {
             return Ok(());
         }
         let addresses = self.state.own_node().map(|node| node.addresses.clone()).unwrap_or_default();
@@ -989,6 +1012,7 @@ impl Core {
         }
         missing.extend(self.bgp.as_ref().err().map(|error| format!("bgp: {error}")));
         missing.extend(self.overlay.as_ref().err().map(|error| format!("overlay: {error}")));
+        missing.extend(self.node_address.as_ref().err().map(|error| format!("node: {error}")));
         missing.extend(self.doubles.own.as_ref().map(|problem| format!("node: {problem}")));
         missing
     }

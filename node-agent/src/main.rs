@@ -8,6 +8,7 @@
 //!   kernel ------> program/overlay, a task of its own: tunnels and routes to other nodes' pods
 //!   serve/http reads what the core publishes            addresses: one task more in mode `pool`, see there
 //!   kernel ------> observe: what is dropped, named by the core, to serve/monitor and the log
+//!   kernel ------> node_address: where other nodes reach this one
 //!   all of them -> notice: Events, for who looks at the API and not at the log
 //! ```
 //!
@@ -22,6 +23,7 @@ mod definitions;
 mod facts;
 mod install;
 mod metrics;
+mod node_address;
 mod notice;
 mod observe;
 mod pace;

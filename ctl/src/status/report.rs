@@ -1,13 +1,19 @@
 //! What the objects of a cluster say of its network: a pure function of them and the time.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use k8s_openapi::{
     api::core::v1::{Node, NodeCondition, Pod, PodStatus},
     jiff::Timestamp,
 };
 use kube::ResourceExt;
-use margay_api::resource::{BGPNodeStatus, BGPSessions, IPBlock, IPPool};
+use margay_api::{
+    annotation::{self, NODE_IPS},
+    resource::{BGPNodeStatus, BGPSessions, IPBlock, IPPool},
+};
 
 use crate::{
     bgp_status,
@@ -381,9 +387,15 @@ fn networks(name: &str, node: &Node, objects: &Objects) -> Vec<String> {
     networks
 }
 
+/// Where other nodes reach it.
 fn addresses(node: &Node) -> Vec<String> {
     let addresses = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
-    addresses.filter(|address| address.type_ == "InternalIP").map(|address| address.address.clone()).collect()
+    let internal = addresses.filter(|address| address.type_ == "InternalIP");
+    let internal: Vec<IpAddr> = internal.filter_map(|address| address.address.parse().ok()).collect();
+    // What agents cannot read they pass over.
+    let chosen = node.annotations().get(NODE_IPS).and_then(|text| annotation::node_ips(text).ok());
+    let all = annotation::reached_at(&chosen.unwrap_or_default(), &internal);
+    all.iter().map(ToString::to_string).collect()
 }
 
 fn message(condition: &NodeCondition) -> String {

@@ -55,6 +55,11 @@ impl Lab {
         let binaries = Binaries::find(config.binaries.as_deref())?;
         let mut plans: Vec<NodePlan> =
             (1..=config.nodes).map(|n| NodePlan::new(n, config.fabric, config.ip_families)).collect();
+        if config.second_uplink {
+            for (plan, number) in plans.iter_mut().zip(1..) {
+                plan.add_second_uplink(number);
+            }
+        }
         let api = Api::start(config.kubeconfig.as_deref()).await?;
         if let Some(server) = api.memory() {
             let defined = server.put_raw(cluster_network_policies());

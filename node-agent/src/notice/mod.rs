@@ -60,6 +60,8 @@ impl Reason {
     pub(crate) const NODE_NOT_CONFIGURED: Self = Self::warning("NodeNotConfigured");
     /// Tunnels or routes to other nodes' pods cannot be made.
     pub(crate) const NO_WAY_TO_PODS: Self = Self::warning("NoWayToPods");
+    /// There is no address that other nodes are to reach the node at.
+    pub(crate) const NO_NODE_ADDRESS: Self = Self::warning("NoNodeAddress");
     /// The BGP speaker does not take its configuration.
     pub(crate) const BGP_NOT_CONFIGURED: Self = Self::warning("BGPNotConfigured");
     /// Something that this node's sessions follow is wrong.

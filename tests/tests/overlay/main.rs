@@ -6,3 +6,4 @@ mod direct;
 mod ipv6;
 mod live;
 mod tunnel;
+mod uplinks;
