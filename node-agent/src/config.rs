@@ -19,6 +19,7 @@ use serde_json::Value;
 use crate::{
     node_address::{self, NodeAddress},
     traffic::{Nat, OverlayFile, Routing, Traffic},
+    ways,
 };
 
 /// The Margay node agent: programs pod routes, `NetworkPolicy` and BGP on one Kubernetes node.
@@ -28,7 +29,7 @@ pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
     /// YAML file with the settings below, in camelCase (nodeName, cniConfDir, ...), and the sections
-    /// `ipam`, `bgp`, `overlay` and `nodeAddress`.
+    /// `ipam`, `bgp`, `overlay`, `nodeAddress` and `selfTest`.
     #[arg(long, value_name = "FILE", env = "MARGAY_CONFIG")]
     config: Option<PathBuf>,
     /// Name of this node's Node object [default: the host name].
@@ -127,6 +128,7 @@ struct File {
     unready_seconds: Option<u64>,
     chained_plugins: Vec<Value>,
     node_address: node_address::File,
+    self_test: ways::File,
     ipam: Ipam,
     bgp: Bgp,
     routing: Routing,
@@ -221,6 +223,8 @@ pub(crate) struct Settings {
     pub(crate) chained_plugins: Vec<Value>,
     /// How it is found at which of its addresses others reach the node.
     pub(crate) node_address: NodeAddress,
+    /// The port on which nodes answer each other, where the ways between them are tested.
+    pub(crate) self_test: Option<u16>,
     pub(crate) ipam: Ipam,
     pub(crate) bgp: Bgp,
     pub(crate) traffic: Traffic,
@@ -290,6 +294,7 @@ fn merge(cli: &Cli, file: File) -> anyhow::Result<Settings> {
         unready: Duration::from_secs(unready),
         chained_plugins: file.chained_plugins,
         node_address: file.node_address.check()?,
+        self_test: file.self_test.check()?,
         ipam: file.ipam,
         bgp: file.bgp,
         traffic: Traffic {
@@ -351,6 +356,7 @@ mod tests {
             ("nodeName: x\noverlay: {port: 65536}", "overlay.port is 65536; it takes 1 to 65535"),
             ("nodeName: x\noverlay: {encapsulation: vxlan}", "VXLANCrossSubnet"),
             ("nodeName: x\nrouting: ospf", "direct"),
+            ("nodeName: x\nselfTest: {port: 0}", "selfTest.port is 0; it takes 1 to 65535"),
             (
                 "nodeName: x\nnodeAddress: {ipv4: {interface: ['eth(']}}",
                 "nodeAddress.ipv4: interface[0] is `eth(`",

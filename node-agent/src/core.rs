@@ -36,7 +36,7 @@ use tracing::{error, info, warn};
 use crate::{
     addresses::{self, Asking, ClaimedBlocks},
     config::{IpamMode, Settings},
-    decide::{Announcement, Decider, Decision, Doubles, Paths, State, Topology, Wanted},
+    decide::{Announcement, Decider, Decision, Doubles, Paths, Peers, State, Topology, Wanted},
     facts::Facts,
     metrics::{Metrics, Outcome},
     node_address,
@@ -63,6 +63,7 @@ use crate::{
         self as watches, ApiEvent,
         drift::{self, Loss},
     },
+    ways,
 };
 
 /// Events that may wait; a sender of more waits too.
@@ -150,13 +151,8 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     }
     let (paths, paths_known) = watch::channel(None);
     tasks.spawn(overlay::run(settings.clone(), paths_known, events.clone(), Arc::clone(&metrics)));
-    tasks.spawn(node_address::run(
-        settings.clone(),
-        client.clone(),
-        facts_known.clone(),
-        events.clone(),
-        notices.clone(),
-    ));
+    let (its_client, its_facts) = (client.clone(), facts_known.clone());
+    tasks.spawn(node_address::run(settings.clone(), its_client, its_facts, events.clone(), notices.clone()));
     watches::start(&mut tasks, &client, &settings.node_name, &events, &notices);
     let pools = start_pools(&settings, &mut tasks, &client, &events, facts_known.clone(), &notices)?;
     let node_name = settings.node_name.clone();
@@ -168,6 +164,7 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
         Arc::clone(&metrics),
     ));
     let (network, network_known) = watch::channel(None);
+    let peers = start_tests(&settings, &mut tasks, &client, facts_known.clone(), &notices);
     tasks.spawn(network_condition::run(client.clone(), node_name, network_known, facts_known));
     let short_way = ShortWay::start(&settings, &mut tasks, &events, &metrics).await?;
     info!(
@@ -191,6 +188,7 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
     let links = Links {
         topology,
         paths,
+        peers,
         takedowns,
         announcements,
         connections,
@@ -233,6 +231,21 @@ async fn client(settings: &Settings) -> anyhow::Result<Client> {
     Client::try_from(config).context("prepare the connection to the API server")
 }
 
+/// Starts the tests of the ways to other nodes, which follow what is sent to it.
+fn start_tests(
+    settings: &Settings,
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+    client: &Client,
+    facts: watch::Receiver<Facts>,
+    notices: &Notices,
+) -> watch::Sender<Option<Arc<Peers>>> {
+    let (peers, known) = watch::channel(None);
+    let (passage, passage_known) = watch::channel(None);
+    tasks.spawn(ways::run(settings.clone(), known, passage, notices.clone()));
+    tasks.spawn(network_condition::run(client.clone(), settings.node_name.clone(), passage_known, facts));
+    peers
+}
+
 /// What the core has of the task of mode `pool`.
 struct Pools {
     asks: mpsc::Sender<addresses::Message>,
@@ -271,6 +284,7 @@ struct Core {
     shared: Shared,
     topology: watch::Sender<Option<Arc<Topology>>>,
     paths: watch::Sender<Option<Arc<Paths>>>,
+    peers: watch::Sender<Option<Arc<Peers>>>,
     state: State,
     decider: Decider,
     nft: Driver,
@@ -360,6 +374,7 @@ struct Waiting {
 struct Links {
     topology: watch::Sender<Option<Arc<Topology>>>,
     paths: watch::Sender<Option<Arc<Paths>>>,
+    peers: watch::Sender<Option<Arc<Peers>>>,
     takedowns: Takedowns,
     announcements: mpsc::Sender<Announcement>,
     connections: mpsc::Sender<BTreeSet<IpAddr>>,
@@ -382,6 +397,7 @@ impl Core {
         let Links {
             topology,
             paths,
+            peers,
             takedowns,
             announcements,
             connections,
@@ -444,6 +460,7 @@ impl Core {
             shared,
             topology,
             paths,
+            peers,
         }
     }
 
@@ -806,6 +823,15 @@ impl Core {
                 let differs = *given != wanted.paths;
                 if differs {
                     given.clone_from(&wanted.paths);
+                }
+                differs
+            });
+        }
+        if wanted.peers.is_some() {
+            self.peers.send_if_modified(|given| {
+                let differs = *given != wanted.peers;
+                if differs {
+                    given.clone_from(&wanted.peers);
                 }
                 differs
             });

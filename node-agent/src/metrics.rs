@@ -54,6 +54,12 @@ pub(crate) struct WayLabels {
     pub(crate) way: &'static str,
 }
 
+/// A label: how ways to other nodes are.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct WayState {
+    pub(crate) state: &'static str,
+}
+
 /// All metrics, each with its name in the registry.
 #[derive(Debug)]
 pub(crate) struct Metrics {
@@ -79,6 +85,7 @@ pub(crate) struct Metrics {
     pub(crate) dataplane: Family<DataplaneLabels, Gauge>,
     pub(crate) short_way_open: Gauge,
     pub(crate) ways: Family<WayLabels, Counter>,
+    pub(crate) ways_tested: Family<WayState, Gauge>,
     pub(crate) notices_dropped: Counter,
 }
 
@@ -109,6 +116,7 @@ impl Metrics {
             dataplane: Family::default(),
             short_way_open: Gauge::default(),
             ways: Family::default(),
+            ways_tested: Family::default(),
             notices_dropped: Counter::default(),
             registry: Registry::default(),
         };
@@ -161,6 +169,11 @@ impl Metrics {
             "policy_audit",
             "Packets that a policy in audit would drop, likewise",
             metrics.policy_audit.clone(),
+        );
+        registry.register(
+            "ways_to_nodes",
+            "Ways to other nodes, by their tests",
+            metrics.ways_tested.clone(),
         );
         registry.register("dataplane", "1 for what carries and judges packets", metrics.dataplane.clone());
         registry.register(

@@ -153,6 +153,13 @@ fn check_node(name: &str, node: &Node, objects: &Objects, problems: &mut Problem
             "the agent takes the mark away when it is ready: see the agent's row",
         );
     }
+    if let Some(condition) = condition(node, "PodNetworkImpaired").filter(|it| it.status == "True") {
+        problems.push(
+            &of,
+            format!("what pods send does not all come through: {}", message(condition)),
+            "docs/operating.md, Tests of the ways between nodes; `margayctl node status` there",
+        );
+    }
     if networks(name, node, objects).is_empty() {
         problems.push(
             &of,

@@ -204,6 +204,15 @@ impl Lab {
         self.fabric.ask_router(command).await
     }
 
+    /// Runs a line of the shell in the network between the nodes, where each is plugged in at an interface of its name; what it
+    /// prints.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub async fn on_fabric(&self, command: &str) -> anyhow::Result<String> {
+        self.fabric.machine().output("sh", &["-e", "-c", command]).await
+    }
+
     /// Disconnects all hosts outside the cluster.
     pub fn detach_externals(&mut self) {
         self.externals.clear();

@@ -16,6 +16,7 @@ use margay_bgp::{Asn, BgpIdentifier};
 use margay_policy::convert_node;
 
 use super::Read;
+use crate::program::network_condition;
 
 /// What the API says of a node, for those who need it: policy has a form of its own.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -67,8 +68,8 @@ pub(crate) struct Identity {
     pub(crate) labels: BTreeMap<String, String>,
     /// [`NODE_IPS`], as it is.
     pub(crate) node_ips: Option<String>,
-    /// Its condition `NetworkUnavailable`, where it has one: its status, reason and message.
-    pub(crate) network_unavailable: Option<[String; 3]>,
+    /// Of its conditions those that are the agent's, by type: status, reason and message.
+    pub(crate) conditions: BTreeMap<&'static str, [String; 3]>,
 }
 
 pub(super) fn key(meta: &ObjectMeta) -> String {
@@ -123,9 +124,13 @@ pub(super) fn read(object: &Object, own: &str) -> Read<NodeFacts> {
         uid: object.metadata.uid.clone().unwrap_or_default(),
         labels: object.metadata.labels.clone().unwrap_or_default(),
         node_ips: node_ips.cloned(),
-        network_unavailable: conditions().find(|it| it.type_ == "NetworkUnavailable").map(|it| {
-            [Some(it.status.clone()), it.reason.clone(), it.message.clone()].map(Option::unwrap_or_default)
-        }),
+        conditions: conditions()
+            .filter_map(|it| {
+                let kind = network_condition::KINDS.into_iter().find(|kind| *kind == it.type_)?;
+                let said = [Some(it.status.clone()), it.reason.clone(), it.message.clone()];
+                Some((kind, said.map(Option::unwrap_or_default)))
+            })
+            .collect(),
     };
     let identity = (name == own).then(|| Box::new(identity()));
     let node = Node { addresses, passed_over, pod_cidrs, ready, bgp, identity };

@@ -7,3 +7,4 @@ mod ipv6;
 mod live;
 mod tunnel;
 mod uplinks;
+mod ways;

@@ -59,11 +59,8 @@ async fn nodes_meet_on_the_uplink_that_their_files_name_and_follow_its_address()
         until_published(&lab, 0, Some("172.19.0.2,fd00:19::2")).await;
         until_published(&lab, 1, Some("172.19.0.3,fd00:19::3")).await;
         // Nothing else is between the nodes from here on.
-        for node in [0, 1] {
-            // It is to have its addresses when it comes back.
-            run(&lab, node, "sysctl -q -w net.ipv6.conf.eth0.keep_addr_on_down=1; ip link set eth0 down")
-                .await;
-        }
+        let cut = "nft 'table bridge lab { chain forward { type filter hook forward priority 0; oifname { n1, n2 } drop; }; }'";
+        lab.on_fabric(cut).await.unwrap();
         until_connected(&lab).await;
         for node in [0, 1] {
             let ways = ways(&lab, node).await;
@@ -95,8 +92,8 @@ async fn nodes_meet_on_the_uplink_that_their_files_name_and_follow_its_address()
         until_connected(&lab).await;
 
         // And back to what the kubelet says.
+        lab.on_fabric("nft delete table bridge lab").await.unwrap();
         for node in [0, 1] {
-            run(&lab, node, "ip link set eth0 up").await;
             configure(&lab, node, json!({})).await;
             until_published(&lab, node, None).await;
         }
