@@ -60,6 +60,9 @@ pub(crate) struct WayState {
     pub(crate) state: &'static str,
 }
 
+/// Seconds: a transaction takes a few milliseconds; a start with a large state, a second.
+const BUCKETS: [f64; 11] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0];
+
 /// All metrics, each with its name in the registry.
 #[derive(Debug)]
 pub(crate) struct Metrics {
@@ -92,8 +95,6 @@ pub(crate) struct Metrics {
 impl Metrics {
     pub(crate) fn new() -> Self {
         let mut registry = Registry::with_prefix("margay");
-        // A transaction takes a few milliseconds; a start with a large state, a second.
-        let buckets = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0];
         let metrics = Self {
             ready: Gauge::default(),
             endpoints: Gauge::default(),
@@ -104,7 +105,7 @@ impl Metrics {
             unreadable: Family::default(),
             invalid: Family::default(),
             transactions: Family::default(),
-            program_seconds: Histogram::new(buckets),
+            program_seconds: Histogram::new(BUCKETS),
             reclaimed: Family::default(),
             unrecorded: Gauge::default(),
             repaired: Counter::default(),
