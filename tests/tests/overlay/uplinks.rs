@@ -69,7 +69,7 @@ async fn nodes_meet_on_the_uplink_that_their_files_name_and_follow_its_address()
         }
 
         // It follows by itself, everywhere.
-        run(&lab, 1, "ip address add 172.19.0.30/24 dev eth1; ip address delete 172.19.0.3/24 dev eth1")
+        run(&lab, 1, "ip address delete 172.19.0.3/24 dev eth1; ip address add 172.19.0.30/24 dev eth1")
             .await;
         until_published(&lab, 1, Some("172.19.0.30,fd00:19::3")).await;
         until_connected(&lab).await;
