@@ -1,20 +1,22 @@
 //! Flags, environment and file to checked settings.
 //!
-//! A flag wins over its environment variable, that over the file, that over the default.
+//! A flag wins over its environment variable, that over the file, that over the cluster's `NetworkConfig`, that over the
+//! default; sections of the file do so field by field.
 
 use std::{
     net::{IpAddr, SocketAddr},
-    path::{Path, PathBuf},
+    path::PathBuf,
     time::Duration,
 };
 
 use anyhow::Context;
 use clap::{Parser, Subcommand, ValueEnum};
-use margay_api::paths;
+use margay_api::{paths, resource::NetworkConfigSpec};
 use margay_bgp::Asn;
 use margay_netlink::link::Mtu;
 use serde::Deserialize;
 use serde_json::Value;
+use tracing_subscriber::EnvFilter;
 
 use crate::{
     node_address::{self, NodeAddress},
@@ -23,7 +25,7 @@ use crate::{
 };
 
 /// The Margay node agent: programs pod routes, `NetworkPolicy` and BGP on one Kubernetes node.
-#[derive(Debug, Parser)]
+#[derive(Debug, Clone, Parser)]
 #[command(name = "margay-node", version, arg_required_else_help = false)]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -71,7 +73,7 @@ pub(crate) struct Cli {
     log_format: Option<LogFormat>,
 }
 
-#[derive(Debug, Subcommand)]
+#[derive(Debug, Clone, Subcommand)]
 pub(crate) enum Command {
     /// Copies the CNI plugins into a directory, each of them atomically, and exits.
     InstallCni {
@@ -139,7 +141,7 @@ struct File {
 }
 
 /// Where the node's address blocks come from.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(crate) struct Ipam {
     /// Who gives the node its blocks.
@@ -230,19 +232,44 @@ pub(crate) struct Settings {
     pub(crate) traffic: Traffic,
 }
 
-/// Puts flags, environment and file together.
-pub(crate) fn load(cli: &Cli) -> anyhow::Result<Settings> {
-    let file = match &cli.config {
-        Some(path) => read(path)?,
-        None => File::default(),
-    };
-    merge(cli, file)
+/// Where settings come from.
+#[derive(Debug, Clone)]
+pub(crate) struct Sources {
+    cli: Cli,
+    /// The file as a document; empty when there is none.
+    file: Value,
 }
 
-fn read(path: &Path) -> anyhow::Result<File> {
-    let text =
-        std::fs::read_to_string(path).with_context(|| format!("read configuration {}", path.display()))?;
-    serde_saphyr::from_str(&text).with_context(|| format!("read configuration {}", path.display()))
+impl Sources {
+    /// Flags, environment and file.
+    ///
+    /// # Errors
+    /// When there is no such file, or a field of it is unknown or has no value of its kind.
+    pub(crate) fn read(cli: Cli) -> anyhow::Result<Self> {
+        let file = match &cli.config {
+            Some(path) => {
+                let what = || format!("read configuration {}", path.display());
+                let text = std::fs::read_to_string(path).with_context(what)?;
+                // Its own words about what is wrong name the line.
+                let _checked: File = serde_saphyr::from_str(&text).with_context(what)?;
+                serde_saphyr::from_str(&text).with_context(what)?
+            }
+            None => Value::Null,
+        };
+        let file = if file.is_null() { Value::Object(serde_json::Map::new()) } else { file };
+        Ok(Self { cli, file })
+    }
+
+    /// What comes of them, with what all nodes have in common.
+    ///
+    /// # Errors
+    /// The field that cannot be so, and what it takes.
+    pub(crate) fn settings(&self, common: Option<&NetworkConfigSpec>) -> anyhow::Result<Settings> {
+        let mut document = serde_json::to_value(common.cloned().unwrap_or_default())?;
+        // RFC 7396: of sections the fields, of lists the whole; null asks for the default.
+        json_patch::merge(&mut document, &self.file);
+        merge(&self.cli, serde_json::from_value(document)?)
+    }
 }
 
 fn merge(cli: &Cli, file: File) -> anyhow::Result<Settings> {
@@ -262,6 +289,8 @@ fn merge(cli: &Cli, file: File) -> anyhow::Result<Settings> {
     let reconcile = file.reconcile_seconds.unwrap_or(10);
     // The core comes by at least this often; /healthz takes it for dead after a minute.
     anyhow::ensure!((1..=30).contains(&reconcile), "reconcileSeconds is {reconcile}; it takes 1 to 30");
+    let log_level = cli.log_level.clone().or(file.log_level).unwrap_or_else(|| "info".into());
+    EnvFilter::try_new(&log_level).with_context(|| format!("logLevel is `{log_level}`"))?;
     let unready = file.unready_seconds.unwrap_or(60);
     anyhow::ensure!((1..=86_400).contains(&unready), "unreadySeconds is {unready}; it takes 1 to 86400");
     for plugin in &file.chained_plugins {
@@ -288,7 +317,7 @@ fn merge(cli: &Cli, file: File) -> anyhow::Result<Settings> {
         mtu: mtu.transpose()?,
         dataplane: cli.dataplane.or(file.dataplane).unwrap_or(Dataplane::Auto),
         bpf_dir: or(&cli.bpf_dir, file.bpf_dir, paths::BPF_DIR),
-        log_level: cli.log_level.clone().or(file.log_level).unwrap_or_else(|| "info".into()),
+        log_level,
         log_format: cli.log_format.or(file.log_format).unwrap_or(LogFormat::Text),
         reconcile: Duration::from_secs(reconcile),
         unready: Duration::from_secs(unready),
@@ -305,18 +334,94 @@ fn merge(cli: &Cli, file: File) -> anyhow::Result<Settings> {
     })
 }
 
+impl Settings {
+    /// Takes what counts from now on, and names the fields that count from the next start.
+    pub(crate) fn follow(&mut self, new: Self) -> Vec<&'static str> {
+        let mut later = Vec::new();
+        if self.dataplane != new.dataplane {
+            later.push("dataplane");
+        }
+        if self.ipam != new.ipam {
+            later.push("ipam");
+        }
+        self.mtu = new.mtu;
+        self.traffic = new.traffic;
+        self.log_level = new.log_level;
+        later
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use clap::{CommandFactory, Parser};
+    use margay_api::resource::NetworkConfigSpec;
 
-    use super::{Cli, load};
+    use super::{Cli, Dataplane, IpamMode, Sources};
 
-    fn settings(yaml: &str, flags: &[&str]) -> anyhow::Result<super::Settings> {
+    fn sources(yaml: &str, flags: &[&str]) -> anyhow::Result<Sources> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("margay.yaml");
         std::fs::write(&path, yaml).unwrap();
         let config = ["margay-node", "--config", path.to_str().unwrap()];
-        load(&Cli::try_parse_from(config.iter().chain(flags)).unwrap())
+        Sources::read(Cli::try_parse_from(config.iter().chain(flags)).unwrap())
+    }
+
+    fn settings(yaml: &str, flags: &[&str]) -> anyhow::Result<super::Settings> {
+        sources(yaml, flags)?.settings(None)
+    }
+
+    fn common(yaml: &str) -> NetworkConfigSpec {
+        serde_saphyr::from_str(yaml).unwrap()
+    }
+
+    #[test]
+    fn the_file_wins_over_what_all_nodes_have_in_common_field_by_field() {
+        let sources =
+            sources("nodeName: x\noverlay: {port: 8472}\nnatOutgoing: false", &["--dataplane", "ebpf"])
+                .unwrap();
+        let common = common(
+            "{mtu: 1400, dataplane: nftables, natOutgoing: true, nonMasqueradeCIDRs: [192.0.2.0/24], ipam: {mode: pool}, \
+             overlay: {encapsulation: VXLAN, port: 4790, vni: 7}}",
+        );
+        let settings = sources.settings(Some(&common)).unwrap();
+        assert_eq!(settings.mtu.unwrap().octets(), 1400);
+        assert_eq!((settings.dataplane, settings.ipam.mode), (Dataplane::Ebpf, IpamMode::Pool));
+        let overlay = settings.traffic.overlay;
+        assert_eq!((overlay.port, overlay.vni.number()), (8472, 7));
+        assert!(overlay.encapsulation != margay_api::resource::Encapsulation::None);
+        assert!(!settings.traffic.nat.outgoing);
+        assert_eq!(settings.traffic.nat.excluded.len(), 1);
+    }
+
+    #[test]
+    fn what_is_wrong_of_what_all_nodes_have_in_common_is_named() {
+        let sources = sources("nodeName: x", &[]).unwrap();
+        for (yaml, words) in [
+            ("mtu: 100", "mtu is 100; it takes 1280 to"),
+            ("dataplane: iptables", "iptables"),
+            ("logLevel: 'a=b=c'", "logLevel is `a=b=c`"),
+            ("overlay: {vni: 0}", "overlay.vni is 0"),
+            ("overlay: {encapsulation: GRE}", "GRE"),
+            ("ipam: {mode: dhcp}", "dhcp"),
+        ] {
+            let error = format!("{:#}", sources.settings(Some(&common(yaml))).unwrap_err());
+            assert!(error.contains(words), "{yaml}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_needs_a_restart_is_named_and_the_rest_is_taken() {
+        let sources = sources("nodeName: x", &[]).unwrap();
+        let mut settings = sources.settings(None).unwrap();
+        let other = common(
+            "{mtu: 1400, dataplane: nftables, ipam: {mode: pool}, natOutgoing: true, logLevel: debug}",
+        );
+        assert_eq!(settings.follow(sources.settings(Some(&other)).unwrap()), ["dataplane", "ipam"]);
+        assert_eq!((settings.dataplane, settings.ipam.mode), (Dataplane::Auto, IpamMode::PodCidr));
+        assert_eq!((settings.mtu.unwrap().octets(), settings.log_level.as_str()), (1400, "debug"));
+        assert!(settings.traffic.nat.outgoing);
+        assert!(settings.follow(sources.settings(None).unwrap()).is_empty());
+        assert_eq!(settings.mtu, None);
     }
 
     #[test]

@@ -35,10 +35,12 @@ use tracing::{error, info, warn};
 
 use crate::{
     addresses::{self, Asking, ClaimedBlocks},
-    config::{IpamMode, Settings},
+    config::{IpamMode, Settings, Sources},
     decide::{Announcement, Decider, Decision, Doubles, Paths, Peers, State, Topology, Wanted},
     facts::Facts,
+    log::Log,
     metrics::{Metrics, Outcome},
+    network_config::{self, Start},
     node_address,
     notice::{self, Notices, Object, Reason},
     observe::{self, Asked, Tally},
@@ -60,7 +62,7 @@ use crate::{
         plugin::{self, Call},
     },
     watch::{
-        self as watches, ApiEvent,
+        self as watches, ApiEvent, NETWORK_CONFIG,
         drift::{self, Loss},
     },
     ways,
@@ -114,25 +116,29 @@ pub(crate) enum Event {
     Count(oneshot::Sender<()>),
     /// Which interfaces have the programs of the eBPF dataplane.
     Attached(Attachments),
+    /// What all nodes have in common has changed.
+    Settings(Box<Settings>),
     /// Connections of which some may be forbidden, and who ends those.
     Connections { found: Vec<Found>, answer: oneshot::Sender<Vec<Connection>> },
 }
 
 /// Runs the agent until a signal or a failure ends it. What it wrote stays in the kernel.
-pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
-    std::fs::create_dir_all(&settings.run_dir)
-        .with_context(|| format!("create {}", settings.run_dir.display()))?;
+/// `own` is what its flags, environment and file come to, without what all nodes have in common.
+pub(crate) async fn run(sources: Sources, own: Settings, mut log: Log) -> anyhow::Result<()> {
+    std::fs::create_dir_all(&own.run_dir).with_context(|| format!("create {}", own.run_dir.display()))?;
     let metrics = Arc::new(Metrics::new());
-    let client = client(&settings).await?;
+    let client = client(&own).await?;
     let (events, inbox) = mpsc::channel(QUEUE);
     let shared = Shared::new(Arc::clone(&metrics), events.clone());
+    let mut tasks = JoinSet::new();
+    tasks.spawn(http::run(own.http_address, shared.clone()));
+    let Start { settings, follower } = network_config::at_start(&client, sources, &own.state_dir).await?;
+    log.set_level(&settings.log_level)?;
     let (topology, topology_known) = watch::channel(None);
     let (notices, noticed) = notice::queue(&metrics);
     let (facts, facts_known) = watch::channel(Facts::default());
     let listener = plugin::bind(&settings.run_dir.join(paths::AGENT_SOCKET))?;
 
-    let mut tasks = JoinSet::new();
-    tasks.spawn(http::run(settings.http_address, shared.clone()));
     let (monitors, subscriptions) = mpsc::channel(QUEUE);
     let (logging, asked) = watch::channel(BTreeSet::new());
     tasks.spawn(observe::run(subscriptions, asked, events.clone()));
@@ -150,7 +156,9 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
         );
     }
     let (paths, paths_known) = watch::channel(None);
-    tasks.spawn(overlay::run(settings.clone(), paths_known, events.clone(), Arc::clone(&metrics)));
+    let (followed, to_follow) = watch::channel(settings.clone());
+    tasks.spawn(overlay::run(to_follow, paths_known, events.clone(), Arc::clone(&metrics)));
+    follower.start(&mut tasks, &client, facts_known.clone(), &events, &notices);
     let (its_client, its_facts) = (client.clone(), facts_known.clone());
     tasks.spawn(node_address::run(settings.clone(), its_client, its_facts, events.clone(), notices.clone()));
     watches::start(&mut tasks, &client, &settings.node_name, &events, &notices);
@@ -164,7 +172,7 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
         Arc::clone(&metrics),
     ));
     let (network, network_known) = watch::channel(None);
-    let peers = start_tests(&settings, &mut tasks, &client, facts_known.clone(), &notices);
+    let peers = start_tests(followed.subscribe(), &mut tasks, &client, facts_known.clone(), &notices);
     tasks.spawn(network_condition::run(client.clone(), node_name, network_known, facts_known));
     let short_way = ShortWay::start(&settings, &mut tasks, &events, &metrics).await?;
     info!(
@@ -198,6 +206,8 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<()> {
         facts,
         network,
         notices,
+        followed,
+        log,
     };
     let core = Core::new(settings, metrics, shared, links, events);
     tasks.spawn(core.run(inbox));
@@ -233,7 +243,7 @@ async fn client(settings: &Settings) -> anyhow::Result<Client> {
 
 /// Starts the tests of the ways to other nodes, which follow what is sent to it.
 fn start_tests(
-    settings: &Settings,
+    settings: watch::Receiver<Settings>,
     tasks: &mut JoinSet<anyhow::Result<()>>,
     client: &Client,
     facts: watch::Receiver<Facts>,
@@ -241,8 +251,9 @@ fn start_tests(
 ) -> watch::Sender<Option<Arc<Peers>>> {
     let (peers, known) = watch::channel(None);
     let (passage, passage_known) = watch::channel(None);
-    tasks.spawn(ways::run(settings.clone(), known, passage, notices.clone()));
-    tasks.spawn(network_condition::run(client.clone(), settings.node_name.clone(), passage_known, facts));
+    let node_name = settings.borrow().node_name.clone();
+    tasks.spawn(ways::run(settings, known, passage, notices.clone()));
+    tasks.spawn(network_condition::run(client.clone(), node_name, passage_known, facts));
     peers
 }
 
@@ -280,6 +291,9 @@ fn start_pools(
 
 struct Core {
     settings: Settings,
+    /// The same, for the tasks that follow it.
+    followed: watch::Sender<Settings>,
+    log: Log,
     metrics: Arc<Metrics>,
     shared: Shared,
     topology: watch::Sender<Option<Arc<Topology>>>,
@@ -384,6 +398,8 @@ struct Links {
     facts: watch::Sender<Facts>,
     network: watch::Sender<Option<Network>>,
     notices: Notices,
+    followed: watch::Sender<Settings>,
+    log: Log,
 }
 
 impl Core {
@@ -407,6 +423,8 @@ impl Core {
             facts,
             network,
             notices,
+            followed,
+            log,
         } = links;
         let mut state = State::new(settings.node_name.clone());
         if pools.is_some() {
@@ -456,6 +474,8 @@ impl Core {
             notices,
             pools,
             settings,
+            followed,
+            log,
             metrics,
             shared,
             topology,
@@ -591,6 +611,7 @@ impl Core {
                 }
             }
             Event::Plugin(call) => self.call(call),
+            Event::Settings(settings) => self.follow(*settings),
             Event::Attached(attachments) => {
                 self.short_way.attached(attachments);
                 self.changed.note(true);
@@ -611,6 +632,28 @@ impl Core {
             }
         }
         false
+    }
+
+    /// Takes what all nodes have in common from now on.
+    fn follow(&mut self, settings: Settings) {
+        let later = self.settings.follow(settings);
+        if let Err(error) = self.log.set_level(&self.settings.log_level) {
+            warn!("{error:#}; the log stays as it is");
+        }
+        self.metrics.restart_needed.set(i64::from(!later.is_empty()));
+        if !later.is_empty() {
+            let note = format!(
+                "NetworkConfig {NETWORK_CONFIG} has another `{}` than this agent was started with, which counts from its next \
+                 start: kubectl -n kube-system rollout restart daemonset/margay",
+                later.join("` and `")
+            );
+            warn!("{note}");
+            self.notices.of_node(Reason::RESTART_NEEDED, note);
+        }
+        self.followed.send_replace(self.settings.clone());
+        self.state.look_at_ways_again();
+        self.node_changed = true;
+        self.changed.note(true);
     }
 
     /// Tells the tasks that need it what has changed of the nodes.

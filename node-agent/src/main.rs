@@ -17,13 +17,16 @@
 //! before the first complete state from the API is known, and what an earlier run wrote stays until then.
 
 mod addresses;
+mod conditions;
 mod config;
 mod core;
 mod decide;
 mod definitions;
 mod facts;
 mod install;
+mod log;
 mod metrics;
+mod network_config;
 mod node_address;
 mod notice;
 mod observe;
@@ -39,7 +42,8 @@ mod ways;
 use std::process::ExitCode;
 
 use clap::Parser;
-use config::{Cli, Command, LogFormat};
+use config::{Cli, Command, LogFormat, Sources};
+use log::Log;
 
 /// A change makes and frees some thousand small objects: a tenth of its time went to the allocator of the C library.
 #[global_allocator]
@@ -49,10 +53,10 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match &cli.command {
         Some(Command::InstallCni { from, to }) => {
-            log_to_stderr("info", LogFormat::Text).and_then(|()| install::run(from, to))
+            Log::to_stderr("info", LogFormat::Text).and_then(|_| install::run(from, to))
         }
         Some(Command::Crds) => definitions::print(),
-        None => run(&cli),
+        None => run(cli),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -68,24 +72,14 @@ fn report(error: &anyhow::Error) {
     eprintln!("margay-node: {error:#}");
 }
 
-fn run(cli: &Cli) -> anyhow::Result<()> {
-    let settings = config::load(cli)?;
-    log_to_stderr(&settings.log_level, settings.log_format)?;
+fn run(cli: Cli) -> anyhow::Result<()> {
+    let sources = Sources::read(cli)?;
+    let settings = sources.settings(None)?;
+    let log = Log::to_stderr(&settings.log_level, settings.log_format)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         // The core, a few sockets and the watches: one thread beside the blocking ones is enough on most nodes.
         .worker_threads(2)
         .enable_all()
         .build()?;
-    runtime.block_on(core::run(settings))
-}
-
-fn log_to_stderr(level: &str, format: LogFormat) -> anyhow::Result<()> {
-    let filter = tracing_subscriber::EnvFilter::try_new(level)
-        .map_err(|error| anyhow::anyhow!("log level `{level}`: {error}"))?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
-    match format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().init(),
-    }
-    Ok(())
+    runtime.block_on(core::run(sources, settings, log))
 }

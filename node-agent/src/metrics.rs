@@ -68,6 +68,7 @@ const BUCKETS: [f64; 11] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5
 pub(crate) struct Metrics {
     registry: Registry,
     pub(crate) ready: Gauge,
+    pub(crate) restart_needed: Gauge,
     pub(crate) endpoints: Gauge,
     pub(crate) policies: Gauge,
     pub(crate) classes: Gauge,
@@ -94,9 +95,9 @@ pub(crate) struct Metrics {
 
 impl Metrics {
     pub(crate) fn new() -> Self {
-        let mut registry = Registry::with_prefix("margay");
-        let metrics = Self {
+        let mut metrics = Self {
             ready: Gauge::default(),
+            restart_needed: Gauge::default(),
             endpoints: Gauge::default(),
             policies: Gauge::default(),
             classes: Gauge::default(),
@@ -119,8 +120,18 @@ impl Metrics {
             ways: Family::default(),
             ways_tested: Family::default(),
             notices_dropped: Counter::default(),
-            registry: Registry::default(),
+            registry: Registry::with_prefix("margay"),
         };
+        metrics.register();
+        metrics.begin();
+        metrics
+    }
+
+    /// Gives each its name.
+    fn register(&mut self) {
+        let (mut registry, metrics) = (std::mem::take(&mut self.registry), &*self);
+        let waits = "Whether settings of NetworkConfig count from the next start";
+        registry.register("restart_needed", waits, metrics.restart_needed.clone());
         registry.register("ready", "Whether pods can be added, as /readyz says", metrics.ready.clone());
         registry.register("endpoints", "Pod interfaces on this node", metrics.endpoints.clone());
         registry.register("policies", "NetworkPolicies known", metrics.policies.clone());
@@ -192,8 +203,7 @@ impl Metrics {
             "Kubernetes Events that were too many, or that the API server refused",
             metrics.notices_dropped.clone(),
         );
-        metrics.begin();
-        Self { registry, ..metrics }
+        self.registry = registry;
     }
 
     /// Begins the series whose labels are known: one that comes with its first count has no increase to tell of it.

@@ -7,6 +7,7 @@ mod bgp_node_status;
 mod bgp_peer;
 mod ip_block;
 mod ip_pool;
+mod network_config;
 
 use k8s_openapi::{
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
@@ -25,10 +26,20 @@ pub use bgp_peer::{
 };
 pub use ip_block::{IPBlock, IPBlockSpec, IPBlockStatus};
 pub use ip_pool::{AssignmentMode, Encapsulation, IPPool, IPPoolSpec, IPPoolStatus};
+pub use network_config::{
+    NetworkConfig, NetworkConfigIpam, NetworkConfigOverlay, NetworkConfigSpec, NetworkConfigStatus,
+};
 
 /// The definitions of all kinds, in the order of their names.
-pub fn definitions() -> [CustomResourceDefinition; 5] {
-    [BGPConfiguration::crd(), BGPNodeStatus::crd(), BGPPeer::crd(), IPBlock::crd(), IPPool::crd()]
+pub fn definitions() -> [CustomResourceDefinition; 6] {
+    [
+        BGPConfiguration::crd(),
+        BGPNodeStatus::crd(),
+        BGPPeer::crd(),
+        IPBlock::crd(),
+        IPPool::crd(),
+        NetworkConfig::crd(),
+    ]
 }
 
 /// Sets a condition as the API conventions ask: the time of its last change stays while the status does.

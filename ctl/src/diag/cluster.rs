@@ -13,7 +13,7 @@ use kube::{
     Api, Client, Resource, ResourceExt,
     api::{ApiResource, DynamicObject, ListParams, LogParams},
 };
-use margay_api::resource::{BGPConfiguration, BGPNodeStatus, BGPPeer, IPBlock, IPPool};
+use margay_api::resource::{BGPConfiguration, BGPNodeStatus, BGPPeer, IPBlock, IPPool, NetworkConfig};
 use margay_policy::v1alpha2::ClusterNetworkPolicy;
 use serde_json::Value;
 
@@ -42,6 +42,7 @@ async fn gather_from(client: Client, options: &Options, bundle: &mut Bundle<'_>)
     bundle.add_objects("cluster/nodes.json", objects::<Node>(&client).await)?;
     bundle.add_objects("cluster/ippools.json", objects::<IPPool>(&client).await)?;
     bundle.add_objects("cluster/ipblocks.json", objects::<IPBlock>(&client).await)?;
+    bundle.add_objects("cluster/networkconfigs.json", objects::<NetworkConfig>(&client).await)?;
     bundle.add_objects("cluster/bgpconfigurations.json", objects::<BGPConfiguration>(&client).await)?;
     bundle.add_objects("cluster/bgppeers.json", objects::<BGPPeer>(&client).await)?;
     bundle.add_objects("cluster/bgpnodestatuses.json", objects::<BGPNodeStatus>(&client).await)?;

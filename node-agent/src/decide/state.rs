@@ -126,6 +126,11 @@ impl State {
         std::mem::take(&mut self.touched)
     }
 
+    /// Has all that leads out of the node decided anew.
+    pub(crate) fn look_at_ways_again(&mut self) {
+        self.touched.blocks = true;
+    }
+
     pub(crate) fn objects(&self) -> &Objects {
         &self.objects
     }

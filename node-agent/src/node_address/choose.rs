@@ -119,7 +119,9 @@ pub(super) fn choose(
     }
     let ranked = of_family.filter_map(|it| {
         let stays = Reverse(present.contains(&it.address()));
-        Some(((rank(it)?, it.link, stays, it.secondary, it.address()), it.address()))
+        // An address that is all of its subnet moves from node to node as often as not.
+        let is_alone = it.network.prefix() == if is_ipv4 { 32 } else { 128 };
+        Some(((rank(it)?, it.link, stays, it.secondary, is_alone, it.address()), it.address()))
     });
     let (_, address) = ranked.min().ok_or_else(|| nothing(method, is_ipv4, conditions))?;
     Ok(Some(address))
@@ -262,7 +264,7 @@ mod tests {
 
     #[test]
     fn of_several_on_one_interface_what_is_known_stays_and_else_it_is_the_first() {
-        let all = ["192.0.2.9/24", "~192.0.2.3/24", "198.51.100.2/32"];
+        let all = ["192.0.2.9/24", "~192.0.2.3/24", "192.0.2.1/32", "198.51.100.2/32"];
         let found = node(&all.map(|network| ("eth0", network)));
         for (present, expected) in [
             (&[][..], "192.0.2.9"),

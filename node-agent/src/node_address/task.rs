@@ -74,6 +74,7 @@ pub(crate) async fn run(
         methods,
         events,
         notices,
+        chosen: None,
         told: None,
         write_error: None,
         not_before: Instant::now(),
@@ -148,6 +149,8 @@ struct Task {
     methods: NodeAddress,
     events: mpsc::Sender<Event>,
     notices: Notices,
+    /// What was chosen last; `None` before the first time.
+    chosen: Option<Vec<IpAddr>>,
     /// What the core was told.
     told: Option<Result<(), String>>,
     write_error: Option<String>,
@@ -160,7 +163,10 @@ impl Task {
         // What cannot be read is written anew.
         let said = node.node_ips.as_deref();
         let present = said.and_then(|text| annotation::node_ips(text).ok()).unwrap_or_default();
-        let (wanted, faults) = self.wanted(&present).await?;
+        // What others write there is no choice of this agent's; what an earlier one of its kind wrote is.
+        let known = self.chosen.clone().unwrap_or_else(|| present.clone());
+        let (wanted, faults) = self.wanted(&known).await?;
+        self.chosen = Some(wanted.clone());
         let text = (!wanted.is_empty())
             .then(|| wanted.iter().map(ToString::to_string).collect::<Vec<_>>().join(","));
         let differs = text.as_deref() != said;

@@ -70,6 +70,8 @@ impl Reason {
     pub(crate) const BGP_NOT_CONFIGURED: Self = Self::warning("BGPNotConfigured");
     /// Something that this node's sessions follow is wrong.
     pub(crate) const PEERING_PROBLEM: Self = Self::warning("PeeringProblem");
+    /// Settings of the cluster count from the agent's next start.
+    pub(crate) const RESTART_NEEDED: Self = Self::warning("RestartNeeded");
     /// The node can give no more addresses.
     pub(crate) const ADDRESSES_EXHAUSTED: Self = Self::warning("AddressesExhausted");
     /// The endpoint records of running pods are gone.

@@ -12,7 +12,6 @@
 //! Services are watched only where their addresses are announced, and Secrets only by the names that sessions of this
 //! node ask for.
 
-mod conditions;
 mod services;
 mod speaker;
 mod task;

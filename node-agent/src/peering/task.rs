@@ -17,11 +17,11 @@ use tracing::{info, warn};
 
 use super::{
     Message, Plan, QUEUE,
-    conditions::{Conditions, Named},
     services::{self, Balancing},
     speaker::{self, Known},
 };
 use crate::{
+    conditions::{Conditions, Named},
     config::Bgp,
     decide::Topology,
     facts::Facts,

@@ -14,6 +14,7 @@ mod endpoint_slice;
 mod ip_block;
 mod ip_pool;
 mod namespace;
+mod network_config;
 mod network_policy;
 mod node;
 mod pod;
@@ -46,6 +47,7 @@ pub(crate) use endpoint_slice::{Serving, SliceFacts};
 pub(crate) use ip_block::BlockFacts;
 pub(crate) use ip_pool::PoolFacts;
 pub(crate) use namespace::NamespaceFacts;
+pub(crate) use network_config::{NAME as NETWORK_CONFIG, NetworkFacts};
 pub(crate) use node::{BgpFacts, Identity, Node, NodeFacts};
 pub(crate) use pod::{Announced, PodFacts};
 pub(crate) use secret::SecretFacts;
@@ -53,6 +55,7 @@ pub(crate) use service::{ServiceFacts, ServiceName, TrafficPolicy};
 
 use crate::{
     addresses::Message,
+    config::Sources,
     core::Event,
     notice::{self, Notices, Reason},
     peering,
@@ -188,6 +191,24 @@ pub(crate) fn start(
         cluster_network_policy::read,
         cluster_network_policy::key,
         ApiEvent::ClusterPolicies,
+    ));
+}
+
+/// Starts the watch of what all nodes have in common.
+pub(crate) fn start_network_config(
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+    client: &Client,
+    sources: &Sources,
+    events: &mpsc::Sender<Change<String, NetworkFacts>>,
+    notices: &Notices,
+) {
+    let sources = sources.clone();
+    tasks.spawn(follow(
+        Api::all(client.clone()),
+        optional("networkconfigs", events, notices),
+        move |object: &_| network_config::read(object, &sources),
+        network_config::key,
+        std::convert::identity,
     ));
 }
 

@@ -56,7 +56,7 @@ fn words(by: Option<Carrier>, fault: Fault, nodes: &str, settings: Settings) -> 
         }
         Fault::Long { most } => format!(
             "packets of more than {most} octets do not pass {way} to {nodes}, and nothing says so to who sends them: set \
-             `mtu: {most}` in the agent's file, or have the network between the nodes carry what the interface says"
+             `mtu: {most}` in the NetworkConfig or the agent's file, or have the network between the nodes carry what the interface says"
         ),
         Fault::Tcp => format!(
             "connections of TCP do not pass {way} to {nodes}, although packets of full size without checksums do: look whether a \

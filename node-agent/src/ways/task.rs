@@ -50,23 +50,24 @@ const MOST_TRIED: usize = 4;
 
 /// Tests for ever, if that is to be.
 pub(crate) async fn run(
-    settings: Settings,
+    mut settings: watch::Receiver<Settings>,
     mut peers: watch::Receiver<Option<Arc<Peers>>>,
     passage: watch::Sender<Option<Passage>>,
     notices: Notices,
 ) -> anyhow::Result<()> {
-    let Some(port) = settings.self_test else {
-        Ways::remove(&settings.run_dir).context("remove what an agent that tested ways left")?;
+    let at_start = settings.borrow_and_update().clone();
+    let Some(port) = at_start.self_test else {
+        Ways::remove(&at_start.run_dir).context("remove what an agent that tested ways left")?;
         return std::future::pending().await;
     };
     let mut monitor = watched(Monitor::open(&[Group::Links, Group::Addresses, Group::Routes])?)?;
     let (nodes, known) = watch::channel(Nodes::default());
     let mut task = Task {
         port,
-        run_dir: settings.run_dir,
-        node_name: settings.node_name,
-        mtu: settings.mtu.map(link::Mtu::octets),
-        words: report::Settings { test_port: port, vxlan_port: settings.traffic.overlay.port },
+        run_dir: at_start.run_dir,
+        node_name: at_start.node_name,
+        mtu: at_start.mtu.map(link::Mtu::octets),
+        words: report::Settings { test_port: port, vxlan_port: at_start.traffic.overlay.port },
         nodes,
         listeners: Listeners::new(port, known),
         ledger: Ledger::default(),
@@ -85,6 +86,15 @@ pub(crate) async fn run(
                 if changed.is_err() {
                     return Ok(());
                 }
+                look = Some(look.unwrap_or_else(Instant::now));
+            }
+            changed = settings.changed() => {
+                if changed.is_err() {
+                    return Ok(());
+                }
+                // The port of the tests is that of the agent's start; so are those on the other nodes.
+                let now = settings.borrow_and_update();
+                task.follow(now.mtu.map(link::Mtu::octets), now.traffic.overlay.port);
                 look = Some(look.unwrap_or_else(Instant::now));
             }
             concerns = heard(&mut monitor) => {
@@ -170,6 +180,14 @@ struct Task {
 }
 
 impl Task {
+    /// Takes the size of packets and the port of tunnels from now on.
+    fn follow(&mut self, mtu: Option<u32>, vxlan_port: u16) {
+        self.words.vxlan_port = vxlan_port;
+        if std::mem::replace(&mut self.mtu, mtu) != mtu {
+            self.ledger.doubt(None, Instant::now());
+        }
+    }
+
     /// Sees which ways there are, and which of them are others than they were.
     async fn look(&mut self, peers: &Arc<Peers>) -> anyhow::Result<()> {
         let own = peers.own.clone();

@@ -58,7 +58,7 @@ async fn the_agent_may_list_and_watch_what_it_needs_write_blocks_statuses_and_ev
             "verbs": ["list", "watch"],
         },
         {
-            "apiGroups": ["margay.dev"], "resources": ["bgpconfigurations", "bgppeers", "ippools"],
+            "apiGroups": ["margay.dev"], "resources": ["bgpconfigurations", "bgppeers", "ippools", "networkconfigs"],
             "verbs": ["list", "watch"],
         },
         {"apiGroups": ["margay.dev"], "resources": ["bgpnodestatuses"], "verbs": ["create"]},
@@ -70,6 +70,7 @@ async fn the_agent_may_list_and_watch_what_it_needs_write_blocks_statuses_and_ev
             "apiGroups": ["margay.dev"],
             "resources": [
                 "bgpconfigurations/status", "bgpnodestatuses/status", "bgppeers/status", "ipblocks/status", "ippools/status",
+                "networkconfigs/status",
             ],
             "verbs": ["patch"],
         },

@@ -6,4 +6,5 @@ mod conditions;
 mod events;
 mod network;
 mod rules;
+mod settings;
 mod walkthrough;

@@ -108,8 +108,11 @@ impl Driver {
     }
 
     /// Has no flow judged from now on, until [`Driver::write`] or [`Driver::resume`]; nothing, when there is nothing to write.
+    ///
+    /// What an agent before has written counts no more then either, although nothing takes its place before the links are known:
+    /// an address may be another pod's by now, and policy another.
     pub(crate) fn pause(&mut self) {
-        if self.attachments.is_none() || !self.contents.is_dirty() || self.control.revision & 1 == 1 {
+        if !self.contents.is_dirty() || self.control.revision & 1 == 1 {
             return;
         }
         match self.set_control(Control { revision: self.control.revision | 1, ..self.control }) {
@@ -132,7 +135,7 @@ impl Driver {
     /// Makes the maps hold what is wanted, and has all flows judged by it from now on. What cannot be done closes the short way: all
     /// goes through the stack then, until the next attempt. Gives back the ends of the flows that were given to the stack.
     pub(crate) fn write(&mut self) -> BTreeSet<IpAddr> {
-        // What an agent before has written stays in force until all links are known again.
+        // Flows that an agent before has let begin go on until all links are known again.
         let Some(attachments) = &self.attachments else { return BTreeSet::new() };
         let admits = u32::from(attachments.is_complete);
         if !self.contents.is_dirty() && self.control.admits == admits {
@@ -261,4 +264,54 @@ fn remove_all(pins: &Pins) -> anyhow::Result<bool> {
     let filters = means::remove_filters().context("take filters off");
     let pins = pins.remove();
     Ok(filters? | pins?)
+}
+
+#[cfg(test)]
+mod tests {
+    use margay_policy::compile::{Changes, Compiler};
+    use nix::{
+        mount::{MsFlags, mount},
+        sched::{CloneFlags, unshare},
+    };
+    use tempfile::TempDir;
+
+    use super::{Attachments, Driver};
+    use crate::decide::Wanted;
+
+    /// A bpf file system that nobody else sees, and that goes with the test's thread.
+    fn bpf_fs() -> TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        let none = None::<&str>;
+        unshare(CloneFlags::CLONE_NEWNS).unwrap();
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+        mount(none, dir.path(), Some("bpf"), MsFlags::empty(), none).unwrap();
+        dir
+    }
+
+    /// An agent's start, as far as the maps go; `attached` is when its links are known.
+    fn start(driver: &mut Driver, attached: bool) -> u32 {
+        if attached {
+            driver.attached(Attachments { is_complete: true, ..Attachments::default() });
+        }
+        driver.note(&Wanted::default(), &Compiler::default(), &Changes::default());
+        driver.pause();
+        driver.write();
+        driver.maps.control.get(&0, 0).unwrap().revision
+    }
+
+    #[test]
+    fn an_agent_has_no_flow_judged_by_what_the_one_before_it_wrote() {
+        let dir = bpf_fs();
+        let (mut before, _programs) = Driver::load(dir.path(), &[]).unwrap();
+        let written = start(&mut before, true);
+        assert_eq!(written % 2, 0, "{written}");
+        drop(before);
+
+        let (mut driver, _programs) = Driver::load(dir.path(), &[]).unwrap();
+        assert_eq!(driver.control.revision, written);
+        // Not even before its links are known; what was judged holds meanwhile.
+        let unknown = start(&mut driver, false);
+        assert_eq!(unknown, written + 1);
+        assert_eq!(start(&mut driver, true), written + 2);
+    }
 }

@@ -45,7 +45,7 @@ const QUIET: Duration = Duration::from_millis(100);
 
 /// Follows `paths` until the core is gone.
 pub(crate) async fn run(
-    settings: config::Settings,
+    mut followed: watch::Receiver<config::Settings>,
     mut paths: watch::Receiver<Option<Arc<Paths>>>,
     events: mpsc::Sender<Event>,
     metrics: Arc<Metrics>,
@@ -55,12 +55,9 @@ pub(crate) async fn run(
     // A socket that takes the place of this one after a failure is not ignored: that costs a look for nothing.
     monitor.ignore(&socket)?;
     let mut monitor = watched(monitor)?;
+    let mut reconcile = interval(followed.borrow().reconcile);
     let mut task = Task {
-        settings: Settings {
-            traffic: settings.traffic,
-            has_speaker: settings.bgp.enabled,
-            mtu: settings.mtu,
-        },
+        settings: Settings::of(&followed.borrow_and_update()),
         socket: Some(socket),
         metrics,
         done: None,
@@ -70,7 +67,6 @@ pub(crate) async fn run(
         due: None,
         phase: Phase::default(),
     };
-    let mut reconcile = interval(settings.reconcile);
     reconcile.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut seen = Vec::new();
     loop {
@@ -80,6 +76,17 @@ pub(crate) async fn run(
                     return Ok(());
                 }
                 task.due = Some(Instant::now());
+            }
+            changed = followed.changed() => {
+                if changed.is_err() {
+                    return Ok(());
+                }
+                let settings = Settings::of(&followed.borrow_and_update());
+                if settings != task.settings {
+                    task.settings = settings;
+                    task.done = None;
+                    task.due = Some(Instant::now());
+                }
             }
             _ = reconcile.tick() => if !task.is_idle() { task.due = Some(Instant::now()) },
             ready = monitor.readable_mut() => {

@@ -15,6 +15,7 @@ use tracing::debug;
 
 use super::difference::{self, Device, Found, name_of};
 use crate::{
+    config,
     decide::{Carrier, Conditions, Kind, Paths, Uplink},
     traffic::Traffic,
 };
@@ -35,11 +36,18 @@ pub(super) struct Applied {
 }
 
 /// The agent's settings as far as the ways follow them.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Settings {
     pub(super) traffic: Traffic,
     pub(super) has_speaker: bool,
     pub(super) mtu: Option<Mtu>,
+}
+
+impl Settings {
+    pub(super) fn of(settings: &config::Settings) -> Self {
+        let config::Settings { traffic, bgp, mtu, .. } = settings;
+        Self { traffic: traffic.clone(), has_speaker: bgp.enabled, mtu: *mtu }
+    }
 }
 
 /// Makes the kernel hold what these paths come to here. A second time changes nothing.

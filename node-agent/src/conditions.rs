@@ -1,4 +1,4 @@
-//! The conditions of the objects of peering, written by the agent of one node for all.
+//! The condition `Accepted` of objects that all agents read, written by the agent of one node.
 //!
 //! What is wrong with an object all agents find out alike; who of them writes is with [`crate::facts::Facts`].
 
@@ -12,7 +12,7 @@ use kube::{
     Api, Client, Resource,
     api::{Patch, PatchParams},
 };
-use margay_api::resource::{BGPConfiguration, BGPPeer, set_condition};
+use margay_api::resource::{BGPConfiguration, BGPPeer, NetworkConfig, set_condition};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::{
@@ -30,21 +30,22 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What an object is called.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Named {
+pub(crate) enum Named {
     Configuration(String),
     Peer(String),
+    Network(String),
 }
 
 /// What is written, and when it was.
 #[derive(Debug, Default)]
-pub(super) struct Conditions {
+pub(crate) struct Conditions {
     written: BTreeMap<Named, Instant>,
     calls: JoinSet<()>,
 }
 
 impl Conditions {
     /// Writes what the objects do not say yet, and says when to come again if some of it has to wait.
-    pub(super) fn write<'a>(
+    pub(crate) fn write<'a>(
         &mut self,
         client: &Client,
         objects: impl Iterator<Item = (Named, &'a Told, &'a [String])>,
@@ -93,6 +94,7 @@ async fn patch(client: Client, name: Named, conditions: Vec<Condition>) {
     let outcome = match &name {
         Named::Configuration(name) => patched::<BGPConfiguration>(client, name, &conditions).await,
         Named::Peer(name) => patched::<BGPPeer>(client, name, &conditions).await,
+        Named::Network(name) => patched::<NetworkConfig>(client, name, &conditions).await,
     };
     match outcome {
         // Written, or the object is gone meanwhile.

@@ -1,0 +1,50 @@
+//! The agent's log, on standard error.
+
+use tracing_subscriber::{
+    EnvFilter, Layer as _, Registry,
+    layer::SubscriberExt as _,
+    reload::{self, Handle},
+    util::SubscriberInitExt as _,
+};
+
+use crate::config::LogFormat;
+
+/// The log, of which the filter can be another.
+#[derive(Debug)]
+pub(crate) struct Log {
+    filter: Handle<EnvFilter, Registry>,
+    level: String,
+}
+
+impl Log {
+    /// Begins it.
+    ///
+    /// # Errors
+    /// When the filter is none.
+    pub(crate) fn to_stderr(level: &str, format: LogFormat) -> anyhow::Result<Self> {
+        let (filter, handle) = reload::Layer::new(parse(level)?);
+        let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
+        let lines = match format {
+            LogFormat::Text => lines.boxed(),
+            LogFormat::Json => lines.json().boxed(),
+        };
+        tracing_subscriber::registry().with(filter).with(lines).init();
+        Ok(Self { filter: handle, level: level.to_owned() })
+    }
+
+    /// Takes another filter, if it is another.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub(crate) fn set_level(&mut self, level: &str) -> anyhow::Result<()> {
+        if self.level != level {
+            self.filter.reload(parse(level)?)?;
+            level.clone_into(&mut self.level);
+        }
+        Ok(())
+    }
+}
+
+fn parse(level: &str) -> anyhow::Result<EnvFilter> {
+    EnvFilter::try_new(level).map_err(|error| anyhow::anyhow!("log level `{level}`: {error}"))
+}
