@@ -9,7 +9,7 @@
 //!
 //! All neighbours are permanent: no ARP or ND is ever answered for anyone, so no pod can claim another's address.
 
-use std::{fs, io, net::IpAddr, os::fd::AsFd};
+use std::{fs, io, net::IpAddr, os::fd::AsFd, thread, time::Duration};
 
 use margay_api::endpoint::EndpointId;
 use margay_netlink::{
@@ -39,6 +39,10 @@ pub(crate) const HOST_SETTINGS: [(&str, &str); 5] = [
 /// Metric of the routes of a pod's further interfaces, to which the interface's index is added: above 1024, which
 /// IPv6 routes have by default.
 const SECOND_METRIC: u32 = 2048;
+
+/// How often it is looked whether the host end sends, and how long in between.
+const LOOKS: usize = 1000;
+const BETWEEN_LOOKS: Duration = Duration::from_micros(500);
 
 /// What a pod's link is to be.
 #[derive(Debug)]
@@ -152,8 +156,23 @@ impl PodLink<'_> {
             requests.push(neigh::replace_permanent(index, address, self.pod_mac));
             requests.push(route::replace(&host_route(index, address)));
         }
-        run(socket, &requests)
+        run(socket, &requests)?;
+        until_running(socket, index)
     }
+}
+
+/// Waits until the host end sends. It got its carrier from the pod's end, and the kernel tells its queue of that from a worker, which may
+/// have to wait for others who change links: until then it drops what is for the pod, and a first SYN that is lost costs a second. Linux
+/// 6.8 has it done when the interface is asked for by its number (`rtnl_getlink`); before, the worker comes within milliseconds.
+fn until_running(socket: &mut Socket, index: IfIndex) -> Result<(), LinkError> {
+    for _ in 0..LOOKS {
+        // One without a carrier any more is somebody else's doing.
+        if link::by_index(socket, index)?.is_none_or(|link| link.running || !link.carrier) {
+            break;
+        }
+        thread::sleep(BETWEEN_LOOKS);
+    }
+    Ok(())
 }
 
 /// The routes inside a pod.

@@ -392,3 +392,31 @@ fn many_at_once_get_addresses_of_their_own() {
         assert_eq!(addresses.len(), 32);
     });
 }
+
+#[test]
+fn the_host_end_sends_when_add_answers_although_others_change_links() {
+    on_node(DUAL, Some(Response::Done), |node| {
+        let own = Namespace::current().unwrap();
+        // The listing, unlike the question for one interface, waits for nobody.
+        let is_running = |pod: &Pod| {
+            let name = EndpointId::of(&pod.id, "eth0").host_ifname();
+            let links = link::list(&mut Socket::open().unwrap()).unwrap();
+            links.iter().find(|link| link.name == name).unwrap().running
+        };
+        let late: Vec<String> = thread::scope(|scope| {
+            let add = |thread: usize| {
+                let _inside = own.enter().unwrap();
+                let pods = (0..12).map(|number| Pod::new(&format!("c{thread}-{number}")));
+                pods.filter(|pod| {
+                    node.add(pod);
+                    !is_running(pod)
+                })
+                .map(|pod| pod.id)
+                .collect::<Vec<_>>()
+            };
+            let threads: Vec<_> = (0..4).map(|thread| scope.spawn(move || add(thread))).collect();
+            threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+        });
+        assert!(late.is_empty(), "not running yet: {late:?}");
+    });
+}

@@ -89,6 +89,8 @@ pub struct Link {
     pub up: bool,
     /// With a carrier (`IFF_LOWER_UP`).
     pub carrier: bool,
+    /// Ready to send (`IFF_RUNNING`): the kernel drops what is sent from when there is a carrier until then.
+    pub running: bool,
     /// The loopback interface.
     pub loopback: bool,
     /// The kind that made it: `veth`, `bridge`, `vxlan`; empty for hardware.
@@ -110,6 +112,7 @@ impl Link {
             mtu: 0,
             up: message.header.flags.contains(LinkFlags::Up),
             carrier: message.header.flags.contains(LinkFlags::LowerUp),
+            running: message.header.flags.contains(LinkFlags::Running),
             loopback: message.header.flags.contains(LinkFlags::Loopback),
             kind: String::new(),
             controller: None,
