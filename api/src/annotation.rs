@@ -12,6 +12,9 @@ pub const ADDRESS: &str = "margay.dev/ip";
 /// nodes go by it until the pod's status has its addresses.
 pub const POD_IPS: &str = "margay.dev/pod-ips";
 
+/// On a node, written by its agent where the node's address is chosen there: one address of each family that it was chosen
+/// for, separated by commas. Other nodes reach it there and not at its `InternalIP` of that family.
+pub const NODE_IPS: &str = "margay.dev/node-ips";
 /// On a node: the number of its AS.
 pub const BGP_ASN: &str = "margay.dev/bgp-asn";
 /// On a node: its BGP identifier, in the form of an IPv4 address.
@@ -54,17 +57,24 @@ pub enum AnnotationError {
     },
     /// No address.
     #[error(
-        "annotation {ADDRESS} is `{value}`: `{entry}` is no address; write 192.0.2.7, or 192.0.2.7,2001:db8::7"
+        "annotation {key} is `{value}`: `{entry}` is no address; write 192.0.2.7, or 192.0.2.7,2001:db8::7"
     )]
     NoAddress {
-        /// What the annotation says.
+        /// Which annotation.
+        key: &'static str,
+        /// What it says.
         value: String,
         /// The part that is wrong.
         entry: String,
     },
     /// Two addresses of a family.
-    #[error("annotation {ADDRESS} is `{0}`: it takes one address of each family")]
-    TwoOfAFamily(String),
+    #[error("annotation {key} is `{value}`: it takes one address of each family")]
+    TwoOfAFamily {
+        /// Which annotation.
+        key: &'static str,
+        /// What it says.
+        value: String,
+    },
     /// Neither on nor off.
     #[error("annotation {LOG_DROPS} is `{0}`; write \"true\" or \"false\", with the quotes")]
     NoSwitch(String),
@@ -89,14 +99,34 @@ pub fn pools(value: &str) -> Result<Vec<String>, AnnotationError> {
 /// # Errors
 /// When it is no list of addresses of different families.
 pub fn addresses(value: &str) -> Result<Vec<IpAddr>, AnnotationError> {
+    of_families(ADDRESS, value)
+}
+
+/// The addresses in [`NODE_IPS`].
+///
+/// # Errors
+/// When it is no list of addresses of different families.
+pub fn node_ips(value: &str) -> Result<Vec<IpAddr>, AnnotationError> {
+    of_families(NODE_IPS, value)
+}
+
+/// Where other nodes reach a node: at what [`NODE_IPS`] says, and in a family that it does not name at the addresses of type
+/// `InternalIP`.
+pub fn reached_at(node_ips: &[IpAddr], internal: &[IpAddr]) -> Vec<IpAddr> {
+    let is_named = |address: &&IpAddr| node_ips.iter().any(|named| named.is_ipv4() == address.is_ipv4());
+    node_ips.iter().chain(internal.iter().filter(|address| !is_named(address))).copied().collect()
+}
+
+fn of_families(key: &'static str, value: &str) -> Result<Vec<IpAddr>, AnnotationError> {
     let mut addresses: Vec<IpAddr> = Vec::new();
-    for entry in entries(ADDRESS, value)? {
+    for entry in entries(key, value)? {
         let address: IpAddr = entry.parse().map_err(|_not_an_address| AnnotationError::NoAddress {
+            key,
             value: value.to_owned(),
             entry: entry.to_owned(),
         })?;
         if addresses.iter().any(|other| other.is_ipv4() == address.is_ipv4()) {
-            return Err(AnnotationError::TwoOfAFamily(value.to_owned()));
+            return Err(AnnotationError::TwoOfAFamily { key, value: value.to_owned() });
         }
         addresses.push(address);
     }
@@ -134,7 +164,9 @@ fn entries<'a>(key: &'static str, value: &'a str) -> Result<Vec<&'a str>, Annota
 
 #[cfg(test)]
 mod tests {
-    use super::{addresses, log_drops, pools};
+    use std::net::IpAddr;
+
+    use super::{addresses, log_drops, node_ips, pools, reached_at};
 
     #[test]
     fn lists_are_separated_by_commas_and_other_forms_are_refused_with_words() {
@@ -148,7 +180,7 @@ mod tests {
             assert!(error.contains(word), "{value}: {error}");
         }
         let both = addresses("192.0.2.7,2001:db8::7").unwrap();
-        assert_eq!(both, ["192.0.2.7", "2001:db8::7"].map(|text| text.parse::<std::net::IpAddr>().unwrap()));
+        assert_eq!(both, ["192.0.2.7", "2001:db8::7"].map(|text| text.parse::<IpAddr>().unwrap()));
         for (value, word) in [
             ("192.0.2.7/32", "is no address"),
             ("192.0.2.7,192.0.2.8", "one address of each family"),
@@ -158,6 +190,24 @@ mod tests {
             assert!(error.contains(word), "{value}: {error}");
         }
     }
+
+    #[test]
+    fn a_node_is_reached_where_its_agent_says_and_else_at_its_internal_addresses() {
+        let all =
+            |texts: &[&str]| -> Vec<IpAddr> { texts.iter().map(|text| text.parse().unwrap()).collect() };
+        for (said, internal, expected) in [
+            (None, ["192.0.2.1", "2001:db8::1"], ["192.0.2.1", "2001:db8::1"]),
+            (Some("198.51.100.1"), ["192.0.2.1", "2001:db8::1"], ["198.51.100.1", "2001:db8::1"]),
+            (Some("2001:db8::2"), ["192.0.2.1", "2001:db8::1"], ["2001:db8::2", "192.0.2.1"]),
+            (Some("198.51.100.1,2001:db8::2"), ["192.0.2.1", "2001:db8::1"], ["198.51.100.1", "2001:db8::2"]),
+        ] {
+            let said = said.map(|text| node_ips(text).unwrap()).unwrap_or_default();
+            assert_eq!(reached_at(&said, &all(&internal)), all(&expected), "{said:?}");
+        }
+        let error = node_ips("192.0.2.7/32").unwrap_err().to_string();
+        assert!(error.starts_with("annotation margay.dev/node-ips is `192.0.2.7/32`"), "{error}");
+    }
+
     #[test]
     fn a_switch_is_on_or_off() {
         assert_eq!((log_drops("true"), log_drops("false")), (Ok(true), Ok(false)));

@@ -1,12 +1,11 @@
 //! What the agent leaves for `margayctl` about pools: a file below the run directory, written anew at each change.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-};
+use std::{io, path::Path};
 
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
+
+use crate::left;
 
 /// The file's name below [`RUN_DIR`](crate::paths::RUN_DIR).
 const FILE: &str = "pools.json";
@@ -56,11 +55,7 @@ impl Snapshot {
     /// # Errors
     /// When it cannot be read.
     pub fn read(run_dir: &Path) -> io::Result<Option<Self>> {
-        match fs::read(run_dir.join(FILE)) {
-            Ok(text) => Ok(Some(serde_json::from_slice(&text)?)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
+        left::read(run_dir, FILE)
     }
 
     /// Whether there is one: the agent is in mode `pool`, and knows best whether addresses are left.
@@ -73,9 +68,7 @@ impl Snapshot {
     /// # Errors
     /// When the file system refuses.
     pub fn write(&self, run_dir: &Path) -> io::Result<()> {
-        let half = half(run_dir);
-        fs::write(&half, serde_json::to_vec(self)?)?;
-        fs::rename(half, run_dir.join(FILE))
+        left::write(run_dir, FILE, self)
     }
 
     /// Removes what an agent in mode `pool` left.
@@ -83,13 +76,6 @@ impl Snapshot {
     /// # Errors
     /// When the file system refuses.
     pub fn remove(run_dir: &Path) -> io::Result<()> {
-        match fs::remove_file(run_dir.join(FILE)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+        left::remove(run_dir, FILE)
     }
-}
-
-fn half(run_dir: &Path) -> PathBuf {
-    run_dir.join(format!(".{FILE}.new"))
 }

@@ -13,6 +13,7 @@ use margay_api::{
     agent::{Request, Response},
     paths,
     pools::Snapshot,
+    ways::Ways,
 };
 use margay_ipam::Store;
 
@@ -36,6 +37,7 @@ pub(crate) fn run(run_dir: &Path, state_dir: &Path) -> Answer {
     let is_without_bgp = agent.is_ok() && !run_dir.join(paths::BGP_SOCKET).exists();
     row("agent", agent);
     row("addresses", addresses(run_dir, state_dir));
+    row("ways", ways(run_dir));
     row("bgp", if is_without_bgp { Ok("off".into()) } else { sessions(run_dir) });
     Answer { status, ..table.into() }
 }
@@ -67,6 +69,18 @@ fn addresses(run_dir: &Path, state_dir: &Path) -> anyhow::Result<String> {
     }
     anyhow::ensure!(!texts.is_empty(), "this node has no address block");
     Ok(texts.join(", "))
+}
+
+/// What the agent's tests of the ways to other nodes have found.
+fn ways(run_dir: &Path) -> anyhow::Result<String> {
+    let Some(ways) = Ways::read(run_dir).context("read what was found on the ways to other nodes")? else {
+        return Ok("not tested".into());
+    };
+    let Ways { all, well, silent, problems, corrections } = ways;
+    anyhow::ensure!(problems.is_empty(), "{}", problems.join("; "));
+    let silent = if silent > 0 { format!("; nodes that do not answer: {silent}") } else { String::new() };
+    let well = format!("{well} of {all} to other nodes tested and well{silent}");
+    Ok([vec![well], corrections].concat().join("; "))
 }
 
 fn sessions(run_dir: &Path) -> anyhow::Result<String> {

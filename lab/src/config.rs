@@ -133,6 +133,9 @@ pub struct LabConfig {
     pub nodes: u8,
     /// How they are connected.
     pub fabric: FabricKind,
+    /// Whether nodes have a second interface, `eth1`, in one more subnet that all are in (172.19.0.0/24 and `fd00:19::/64`). Their
+    /// `InternalIP`s stay those of the first.
+    pub second_uplink: bool,
     /// What carries and judges packets.
     pub dataplane: Dataplane,
     /// Address families.
@@ -162,6 +165,7 @@ impl Default for LabConfig {
         Self {
             nodes: 3,
             fabric: FabricKind::default(),
+            second_uplink: false,
             dataplane: Dataplane::default(),
             ip_families: IpFamilies::default(),
             ipam: IpamMode::default(),

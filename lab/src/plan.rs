@@ -23,7 +23,9 @@ pub(crate) struct NodePlan {
     pub(crate) name: String,
     /// Its addresses with their subnets, IPv4 first.
     pub(crate) networks: Vec<IpNetwork>,
-    /// Its default routers, in the same order.
+    /// Those of its second interface, if it has one.
+    pub(crate) second: Vec<IpNetwork>,
+    /// The default routers of the first, in the same order.
     pub(crate) gateways: Vec<IpAddr>,
     /// `spec.podCIDRs`.
     pub(crate) pod_cidrs: Vec<IpNetwork>,
@@ -61,6 +63,7 @@ impl NodePlan {
         let mut plan = Self {
             name: format!("n{number}"),
             networks: Vec::new(),
+            second: Vec::new(),
             gateways: Vec::new(),
             pod_cidrs: Vec::new(),
             asn: match fabric {
@@ -81,6 +84,20 @@ impl NodePlan {
             plan.pod_cidrs.extend(Ipv6Network::new(pods, 80).ok().map(IpNetwork::V6));
         }
         plan
+    }
+
+    /// Gives it a second interface, in a subnet that it shares with all nodes.
+    pub(crate) fn add_second_uplink(&mut self, number: u8) {
+        let of_family = |network: &IpNetwork| match network {
+            IpNetwork::V4(_) => {
+                Ipv4Network::new(Ipv4Addr::new(172, 19, 0, number + 1), 24).ok().map(IpNetwork::V4)
+            }
+            IpNetwork::V6(_) => {
+                let address = Ipv6Addr::new(0xfd00, 0x19, 0, 0, 0, 0, 0, u16::from(number) + 1);
+                Ipv6Network::new(address, 64).ok().map(IpNetwork::V6)
+            }
+        };
+        self.second = self.networks.iter().filter_map(of_family).collect();
     }
 
     /// Its address in the first family.

@@ -107,7 +107,10 @@ fn addresses_routes_and_neighbours_read_back_as_written_in_both_families() {
                 outcome.unwrap();
             }
             let addresses = addr::list_on(&mut socket, near.index).unwrap();
-            assert!(addresses.iter().any(|a| a.network == own && a.global && !a.tentative), "{addresses:?}");
+            assert!(
+                addresses.iter().any(|a| a.network == own && a.global && a.state == addr::State::Preferred),
+                "{addresses:?}"
+            );
             assert!(
                 neigh::list_on(&mut socket, near.index)
                     .unwrap()

@@ -19,8 +19,10 @@ use serde_json::Value;
 use tracing_subscriber::EnvFilter;
 
 use crate::{
+    node_address::{self, NodeAddress},
     program::ebpf::{Sizes, SizesFile},
     traffic::{Nat, OverlayFile, Routing, Traffic},
+    ways,
 };
 
 /// The Margay node agent: programs pod routes, `NetworkPolicy` and BGP on one Kubernetes node.
@@ -30,7 +32,7 @@ pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
     /// YAML file with the settings below, in camelCase (nodeName, cniConfDir, ...), and the sections
-    /// `ipam`, `bgp`, `overlay` and `ebpf`.
+    /// `ipam`, `bgp`, `overlay`, `ebpf`, `nodeAddress` and `selfTest`.
     #[arg(long, value_name = "FILE", env = "MARGAY_CONFIG")]
     config: Option<PathBuf>,
     /// Name of this node's Node object [default: the host name].
@@ -128,6 +130,8 @@ struct File {
     reconcile_seconds: Option<u64>,
     unready_seconds: Option<u64>,
     chained_plugins: Vec<Value>,
+    node_address: node_address::File,
+    self_test: ways::File,
     ipam: Ipam,
     bgp: Bgp,
     routing: Routing,
@@ -223,6 +227,10 @@ pub(crate) struct Settings {
     pub(crate) unready: Duration,
     /// Configurations of CNI plugins that the runtime is to call after ours.
     pub(crate) chained_plugins: Vec<Value>,
+    /// How it is found at which of its addresses others reach the node.
+    pub(crate) node_address: NodeAddress,
+    /// The port on which nodes answer each other, where the ways between them are tested.
+    pub(crate) self_test: Option<u16>,
     pub(crate) ipam: Ipam,
     pub(crate) bgp: Bgp,
     pub(crate) traffic: Traffic,
@@ -319,6 +327,8 @@ fn merge(cli: &Cli, file: File) -> anyhow::Result<Settings> {
         reconcile: Duration::from_secs(reconcile),
         unready: Duration::from_secs(unready),
         chained_plugins: file.chained_plugins,
+        node_address: file.node_address.check()?,
+        self_test: file.self_test.check()?,
         ipam: file.ipam,
         bgp: file.bgp,
         traffic: Traffic {
@@ -458,6 +468,11 @@ mod tests {
             ("nodeName: x\nebpf: {flows: 10}", "ebpf.flows is 10; it takes 1024 to 16777216 entries"),
             ("nodeName: x\nebpf: {flow: 4096}", "ebpf.flow is the size of no map"),
             ("nodeName: x\nrouting: ospf", "direct"),
+            ("nodeName: x\nselfTest: {port: 0}", "selfTest.port is 0; it takes 1 to 65535"),
+            (
+                "nodeName: x\nnodeAddress: {ipv4: {interface: ['eth(']}}",
+                "nodeAddress.ipv4: interface[0] is `eth(`",
+            ),
             (
                 "nodeName: x\nnonMasqueradeCIDRs: [10.0.0.0/33]",
                 "nonMasqueradeCIDRs: `10.0.0.0/33` is no CIDR",

@@ -36,11 +36,12 @@ use tracing::{error, info, warn};
 use crate::{
     addresses::{self, Asking, ClaimedBlocks},
     config::{IpamMode, Settings, Sources},
-    decide::{Announcement, Decider, Decision, Doubles, Paths, State, Topology, Wanted},
+    decide::{Announcement, Decider, Decision, Doubles, Paths, Peers, State, Topology, Wanted},
     facts::Facts,
     log::Log,
     metrics::{Metrics, Outcome},
     network_config::{self, Start},
+    node_address,
     notice::{self, Notices, Object, Reason},
     observe::{self, Asked, AskedFlows, Tally},
     pace::Pace,
@@ -64,6 +65,7 @@ use crate::{
         self as watches, ApiEvent, NETWORK_CONFIG,
         drift::{self, Loss},
     },
+    ways,
 };
 
 /// Events that may wait; a sender of more waits too.
@@ -104,6 +106,8 @@ pub(crate) enum Event {
     Bgp(Result<(), String>),
     /// Whether the tunnels to other nodes are there.
     Overlay(Result<(), String>),
+    /// Whether other nodes know where this one is.
+    NodeAddress(Result<(), String>),
     /// The blocks that the node has claimed.
     Claimed(ClaimedBlocks),
     /// Packets that were dropped.
@@ -160,6 +164,8 @@ pub(crate) async fn run(sources: Sources, own: Settings, mut log: Log) -> anyhow
     let (followed, to_follow) = watch::channel(settings.clone());
     tasks.spawn(overlay::run(to_follow, paths_known, events.clone(), Arc::clone(&metrics)));
     follower.start(&mut tasks, &client, facts_known.clone(), &events, &notices);
+    let (its_client, its_facts) = (client.clone(), facts_known.clone());
+    tasks.spawn(node_address::run(settings.clone(), its_client, its_facts, events.clone(), notices.clone()));
     watches::start(&mut tasks, &client, &settings.node_name, &events, &notices);
     let pools = start_pools(&settings, &mut tasks, &client, &events, facts_known.clone(), &notices)?;
     let node_name = settings.node_name.clone();
@@ -171,6 +177,7 @@ pub(crate) async fn run(sources: Sources, own: Settings, mut log: Log) -> anyhow
         Arc::clone(&metrics),
     ));
     let (network, network_known) = watch::channel(None);
+    let peers = start_tests(followed.subscribe(), &mut tasks, &client, facts_known.clone(), &notices);
     tasks.spawn(network_condition::run(client.clone(), node_name, network_known, facts_known));
     let short_way = ShortWay::start(&settings, &mut tasks, &events, flows_asked, &notices).await?;
     info!(
@@ -194,6 +201,7 @@ pub(crate) async fn run(sources: Sources, own: Settings, mut log: Log) -> anyhow
     let links = Links {
         topology,
         paths,
+        peers,
         takedowns,
         announcements,
         connections,
@@ -238,6 +246,22 @@ async fn client(settings: &Settings) -> anyhow::Result<Client> {
     Client::try_from(config).context("prepare the connection to the API server")
 }
 
+/// Starts the tests of the ways to other nodes, which follow what is sent to it.
+fn start_tests(
+    settings: watch::Receiver<Settings>,
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+    client: &Client,
+    facts: watch::Receiver<Facts>,
+    notices: &Notices,
+) -> watch::Sender<Option<Arc<Peers>>> {
+    let (peers, known) = watch::channel(None);
+    let (passage, passage_known) = watch::channel(None);
+    let node_name = settings.borrow().node_name.clone();
+    tasks.spawn(ways::run(settings, known, passage, notices.clone()));
+    tasks.spawn(network_condition::run(client.clone(), node_name, passage_known, facts));
+    peers
+}
+
 /// What the core has of the task of mode `pool`.
 struct Pools {
     asks: mpsc::Sender<addresses::Message>,
@@ -279,6 +303,7 @@ struct Core {
     shared: Shared,
     topology: watch::Sender<Option<Arc<Topology>>>,
     paths: watch::Sender<Option<Arc<Paths>>>,
+    peers: watch::Sender<Option<Arc<Peers>>>,
     state: State,
     decider: Decider,
     nft: Driver,
@@ -291,6 +316,7 @@ struct Core {
     blocks: Vec<IpNetwork>,
     bgp: Result<(), String>,
     overlay: Result<(), String>,
+    node_address: Result<(), String>,
     /// Something has changed since the last attempt.
     changed: Changed,
     pace: Pace,
@@ -367,6 +393,7 @@ struct Waiting {
 struct Links {
     topology: watch::Sender<Option<Arc<Topology>>>,
     paths: watch::Sender<Option<Arc<Paths>>>,
+    peers: watch::Sender<Option<Arc<Peers>>>,
     takedowns: Takedowns,
     announcements: mpsc::Sender<Announcement>,
     connections: mpsc::Sender<BTreeSet<IpAddr>>,
@@ -391,6 +418,7 @@ impl Core {
         let Links {
             topology,
             paths,
+            peers,
             takedowns,
             announcements,
             connections,
@@ -422,6 +450,11 @@ impl Core {
                 Ok(())
             },
             overlay: Err("the ways to other nodes are not made yet".into()),
+            node_address: if settings.node_address.is_kubernetes() {
+                Ok(())
+            } else {
+                Err("its address is not chosen yet".into())
+            },
             changed: Changed::Urgently,
             pace: Pace::new(Instant::now()),
             node_changed: true,
@@ -452,6 +485,7 @@ impl Core {
             shared,
             topology,
             paths,
+            peers,
         }
     }
 
@@ -557,6 +591,12 @@ impl Core {
                 // Nor before there is a way to the pods of others.
                 self.changed.note(true);
             }
+            Event::NodeAddress(outcome) => {
+                self.node_address = outcome;
+                self.node_changed = true;
+                // Nor before others find the way back.
+                self.changed.note(true);
+            }
             Event::Drift(losses) => return losses.iter().any(|loss| self.concerns_us(loss)),
             Event::Takedown(progress) => self.takedowns.note(progress),
             Event::Looked(looked) => self.note(looked),
@@ -626,7 +666,7 @@ impl Core {
 
     /// Tells the tasks that need it what has changed of the nodes.
     fn tell_facts(&self) {
-        let node = self.state.own_node().and_then(|node| node.identity.clone());
+        let node = self.state.own_node().and_then(|node| node.identity.as_deref().cloned());
         let facts = Facts { node, speaks: self.state.is_first_node() };
         self.facts.send_if_modified(|told| {
             let differs = *told != facts;
@@ -840,6 +880,15 @@ impl Core {
                 differs
             });
         }
+        if wanted.peers.is_some() {
+            self.peers.send_if_modified(|given| {
+                let differs = *given != wanted.peers;
+                if differs {
+                    given.clone_from(&wanted.peers);
+                }
+                differs
+            });
+        }
         // The rest of the time a look at each reconcile is enough: not at each pod that is added.
         if self.node_changed {
             self.configure_node(&wanted.blocks);
@@ -901,7 +950,8 @@ impl Core {
         }
         sysctl::enable_forwarding(&self.settings.sysctl_dir, &self.blocks)?;
         let has_blocks = self.pools.as_ref().is_none_or(|pools| pools.claimed.missing.is_none());
-        if self.blocks.is_empty() || !has_blocks || self.bgp.is_err() || self.overlay.is_err() {
+        let lacks_ways = self.bgp.is_err() || self.overlay.is_err() || self.node_address.is_err();
+        if self.blocks.is_empty() || !has_blocks || lacks_ways {
             return Ok(());
         }
         let addresses = self.state.own_node().map(|node| node.addresses.clone()).unwrap_or_default();
@@ -1041,6 +1091,7 @@ impl Core {
         }
         missing.extend(self.bgp.as_ref().err().map(|error| format!("bgp: {error}")));
         missing.extend(self.overlay.as_ref().err().map(|error| format!("overlay: {error}")));
+        missing.extend(self.node_address.as_ref().err().map(|error| format!("node: {error}")));
         missing.extend(self.doubles.own.as_ref().map(|problem| format!("node: {problem}")));
         missing
     }

@@ -8,6 +8,8 @@
 //!   kernel ------> program/overlay, a task of its own: tunnels and routes to other nodes' pods
 //!   serve/http reads what the core publishes            addresses: one task more in mode `pool`, see there
 //!   kernel ------> observe: what is dropped, named by the core, to serve/monitor and the log
+//!   kernel ------> node_address: where other nodes reach this one
+//!   other nodes -> ways: whether packets of full size and connections get there
 //!   all of them -> notice: Events, for who looks at the API and not at the log
 //! ```
 //!
@@ -25,6 +27,7 @@ mod install;
 mod log;
 mod metrics;
 mod network_config;
+mod node_address;
 mod notice;
 mod observe;
 mod pace;
@@ -34,6 +37,7 @@ mod readiness;
 mod serve;
 mod traffic;
 mod watch;
+mod ways;
 
 use std::process::ExitCode;
 

@@ -60,6 +60,15 @@ pub(crate) struct MapLabels {
     pub(crate) map: &'static str,
 }
 
+/// A label: how ways to other nodes are.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct WayState {
+    pub(crate) state: &'static str,
+}
+
+/// Seconds: a transaction takes a few milliseconds; a start with a large state, a second.
+const BUCKETS: [f64; 11] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0];
+
 /// All metrics, each with its name in the registry.
 #[derive(Debug)]
 pub(crate) struct Metrics {
@@ -88,15 +97,13 @@ pub(crate) struct Metrics {
     pub(crate) ways: Family<WayLabels, Counter>,
     pub(crate) map_entries: Family<MapLabels, Gauge>,
     pub(crate) map_capacity: Family<MapLabels, Gauge>,
+    pub(crate) ways_tested: Family<WayState, Gauge>,
     pub(crate) notices_dropped: Counter,
 }
 
 impl Metrics {
     pub(crate) fn new() -> Self {
-        let mut registry = Registry::with_prefix("margay");
-        // A transaction takes a few milliseconds; a start with a large state, a second.
-        let buckets = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0];
-        let metrics = Self {
+        let mut metrics = Self {
             ready: Gauge::default(),
             restart_needed: Gauge::default(),
             endpoints: Gauge::default(),
@@ -107,7 +114,7 @@ impl Metrics {
             unreadable: Family::default(),
             invalid: Family::default(),
             transactions: Family::default(),
-            program_seconds: Histogram::new(buckets),
+            program_seconds: Histogram::new(BUCKETS),
             reclaimed: Family::default(),
             unrecorded: Gauge::default(),
             repaired: Counter::default(),
@@ -121,9 +128,18 @@ impl Metrics {
             ways: Family::default(),
             map_entries: Family::default(),
             map_capacity: Family::default(),
+            ways_tested: Family::default(),
             notices_dropped: Counter::default(),
-            registry: Registry::default(),
+            registry: Registry::with_prefix("margay"),
         };
+        metrics.register();
+        metrics.begin();
+        metrics
+    }
+
+    /// Gives each its name.
+    fn register(&mut self) {
+        let (mut registry, metrics) = (std::mem::take(&mut self.registry), &*self);
         let waits = "Whether settings of NetworkConfig count from the next start";
         registry.register("restart_needed", waits, metrics.restart_needed.clone());
         registry.register("ready", "Whether pods can be added, as /readyz says", metrics.ready.clone());
@@ -176,14 +192,18 @@ impl Metrics {
             "Packets that a policy in audit would drop, likewise",
             metrics.policy_audit.clone(),
         );
+        registry.register(
+            "ways_to_nodes",
+            "Ways to other nodes, by their tests",
+            metrics.ways_tested.clone(),
+        );
         metrics.register_dataplane(&mut registry);
         registry.register(
             "events_dropped",
             "Kubernetes Events that were too many, or that the API server refused",
             metrics.notices_dropped.clone(),
         );
-        metrics.begin();
-        Self { registry, ..metrics }
+        self.registry = registry;
     }
 
     fn register_dataplane(&self, registry: &mut Registry) {

@@ -33,7 +33,10 @@ pub(super) async fn local_view(local: IpAddr) -> LocalView {
         return own;
     };
     let usable = |address: &&addr::Address| {
-        address.link == link && address.global && !address.tentative && !address.network.ip().is_loopback()
+        address.link == link
+            && address.global
+            && address.state != addr::State::Tentative
+            && !address.network.ip().is_loopback()
     };
     let mut view = LocalView { ifindex: Some(link.number()), ..own };
     for address in addresses.iter().filter(usable) {

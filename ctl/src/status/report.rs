@@ -1,13 +1,19 @@
 //! What the objects of a cluster say of its network: a pure function of them and the time.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use k8s_openapi::{
     api::core::v1::{Node, NodeCondition, Pod, PodStatus},
     jiff::Timestamp,
 };
 use kube::ResourceExt;
-use margay_api::resource::{BGPNodeStatus, BGPSessions, IPBlock, IPPool};
+use margay_api::{
+    annotation::{self, NODE_IPS},
+    resource::{BGPNodeStatus, BGPSessions, IPBlock, IPPool},
+};
 
 use crate::{
     bgp_status,
@@ -145,6 +151,13 @@ fn check_node(name: &str, node: &Node, objects: &Objects, problems: &mut Problem
             &of,
             format!("its network is marked as unavailable: {}", message(condition)),
             "the agent takes the mark away when it is ready: see the agent's row",
+        );
+    }
+    if let Some(condition) = condition(node, "PodNetworkImpaired").filter(|it| it.status == "True") {
+        problems.push(
+            &of,
+            format!("what pods send does not all come through: {}", message(condition)),
+            "docs/operating.md, Tests of the ways between nodes; `margayctl node status` there",
         );
     }
     if networks(name, node, objects).is_empty() {
@@ -381,9 +394,15 @@ fn networks(name: &str, node: &Node, objects: &Objects) -> Vec<String> {
     networks
 }
 
+/// Where other nodes reach it.
 fn addresses(node: &Node) -> Vec<String> {
     let addresses = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
-    addresses.filter(|address| address.type_ == "InternalIP").map(|address| address.address.clone()).collect()
+    let internal = addresses.filter(|address| address.type_ == "InternalIP");
+    let internal: Vec<IpAddr> = internal.filter_map(|address| address.address.parse().ok()).collect();
+    // What agents cannot read they pass over.
+    let chosen = node.annotations().get(NODE_IPS).and_then(|text| annotation::node_ips(text).ok());
+    let all = annotation::reached_at(&chosen.unwrap_or_default(), &internal);
+    all.iter().map(ToString::to_string).collect()
 }
 
 fn message(condition: &NodeCondition) -> String {

@@ -9,11 +9,13 @@ use margay_netlink::{Socket, addr};
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 
-/// A cable from the fabric to `eth0` of a namespace.
+/// A cable from the fabric to an interface of a namespace.
 pub(super) struct Cable<'a> {
     /// The interface at the fabric's end.
     pub(super) name: &'a IfName,
-    /// The addresses of `eth0`.
+    /// The interface at the far end.
+    pub(super) far: &'a str,
+    /// Its addresses.
     pub(super) addresses: &'a [IpNetwork],
     /// Its default routers, one a family.
     pub(super) gateways: &'a [IpAddr],
@@ -21,20 +23,20 @@ pub(super) struct Cable<'a> {
 
 /// Lays a cable, and configures the far end. The near end is up, without addresses.
 pub(super) fn attach(fabric: &Namespace, cable: &Cable<'_>, far: &Namespace) -> anyhow::Result<IfIndex> {
-    let eth0: IfName = "eth0".parse()?;
+    let interface: IfName = cable.far.parse()?;
     let port = {
         let _inside = fabric.enter()?;
         let mut socket = Socket::open()?;
         socket.execute(&add_veth(&Veth {
             near: End { name: cable.name, address: None, netns: None },
-            far: End { name: &eth0, address: None, netns: Some(far.as_fd()) },
+            far: End { name: &interface, address: None, netns: Some(far.as_fd()) },
             mtu: None,
         }))?;
         by_name(&mut socket, cable.name)?.context("the new link is gone")?.index
     };
     let _inside = far.enter()?;
     let mut socket = Socket::open()?;
-    let link = by_name(&mut socket, &eth0)?.context("the new link's far end is gone")?.index;
+    let link = by_name(&mut socket, &interface)?.context("the new link's far end is gone")?.index;
     socket.execute(&set_up(link))?;
     for network in cable.addresses {
         socket.execute(&addr::add(link, *network))?;

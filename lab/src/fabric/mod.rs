@@ -40,6 +40,8 @@ use std::sync::Arc;
 pub(crate) const ROUTER_ASN: u32 = 64_600;
 /// The table of the pod routes that serve external hosts on a flat fabric.
 const PODS_TABLE: TableId = TableId(100);
+/// The bridge of the nodes' second interfaces.
+const SECOND_BRIDGE: &str = "second";
 
 /// The network between the nodes.
 #[derive(Debug)]
@@ -61,6 +63,11 @@ impl Fabric {
         prepare_namespace(machine.namespace())?;
         sysctl::route_packets(machine.namespace())?;
         let mut fabric = Self { kind, machine, families, bird: None };
+        if nodes.iter().any(|plan| !plan.second.is_empty()) {
+            let _inside = fabric.machine.namespace().enter()?;
+            let bridge = add_bridge(&Bridge { name: &SECOND_BRIDGE.parse()? });
+            Socket::open()?.execute(&bridge).context("make the second bridge")?;
+        }
         match kind {
             FabricKind::Flat | FabricKind::Subnets => fabric.make_bridges(nodes)?,
             FabricKind::Routed => {
@@ -102,9 +109,20 @@ impl Fabric {
     /// Connects a node and gives it its addresses and default routes.
     pub(crate) fn attach_node(&self, plan: &NodePlan, node: &Namespace) -> anyhow::Result<()> {
         let near: IfName = plan.name.parse().context("name a port after the node")?;
-        let cable = Cable { name: &near, addresses: &plan.networks, gateways: &plan.gateways };
+        let cable = Cable { name: &near, far: "eth0", addresses: &plan.networks, gateways: &plan.gateways };
         let port = attach(self.machine.namespace(), &cable, node)
             .with_context(|| format!("connect {} to the fabric", plan.name))?;
+        if !plan.second.is_empty() {
+            let near: IfName = format!("{near}s").parse()?;
+            let cable = Cable { name: &near, far: "eth1", addresses: &plan.second, gateways: &[] };
+            let port = attach(self.machine.namespace(), &cable, node)
+                .with_context(|| format!("connect {} to the second subnet", plan.name))?;
+            let _inside = self.machine.namespace().enter()?;
+            let mut socket = Socket::open()?;
+            let bridge =
+                by_name(&mut socket, &SECOND_BRIDGE.parse()?)?.context("the second bridge is gone")?;
+            socket.execute(&set_controller(port, bridge.index))?;
+        }
         let _inside = self.machine.namespace().enter()?;
         let mut socket = Socket::open()?;
         match self.kind {

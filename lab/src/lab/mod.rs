@@ -55,6 +55,11 @@ impl Lab {
         let binaries = Binaries::find(config.binaries.as_deref())?;
         let mut plans: Vec<NodePlan> =
             (1..=config.nodes).map(|n| NodePlan::new(n, config.fabric, config.ip_families)).collect();
+        if config.second_uplink {
+            for (plan, number) in plans.iter_mut().zip(1..) {
+                plan.add_second_uplink(number);
+            }
+        }
         let api = Api::start(config.kubeconfig.as_deref()).await?;
         if let Some(server) = api.memory() {
             let defined = server.put_raw(cluster_network_policies());
@@ -197,6 +202,15 @@ impl Lab {
     /// When it does not run, or refuses.
     pub async fn ask_router(&self, command: &str) -> anyhow::Result<String> {
         self.fabric.ask_router(command).await
+    }
+
+    /// Runs a line of the shell in the network between the nodes, where each is plugged in at an interface of its name; what it
+    /// prints.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub async fn on_fabric(&self, command: &str) -> anyhow::Result<String> {
+        self.fabric.machine().output("sh", &["-e", "-c", command]).await
     }
 
     /// Disconnects all hosts outside the cluster.

@@ -27,8 +27,33 @@ pub struct Address {
     pub network: IpNetwork,
     /// Whether others than this host and link can use it (scope `global`).
     pub global: bool,
-    /// Duplicate address detection has not finished (IPv6).
-    pub tentative: bool,
+    /// Whether it can be used.
+    pub state: State,
+    /// Of IPv4, not the first of its subnet on the interface; of IPv6, one of those that change for privacy (RFC 8981).
+    pub secondary: bool,
+}
+
+/// Whether an address can be used (RFC 4862 section 5.5.4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum State {
+    /// For everything.
+    Preferred,
+    /// For what uses it already.
+    Deprecated,
+    /// Not yet, as duplicate address detection has not finished, or never, as it has found another (IPv6).
+    Tentative,
+}
+
+impl State {
+    fn of(flags: AddressHeaderFlags) -> Self {
+        if flags.intersects(AddressHeaderFlags::Tentative | AddressHeaderFlags::Dadfailed) {
+            Self::Tentative
+        } else if flags.contains(AddressHeaderFlags::Deprecated) {
+            Self::Deprecated
+        } else {
+            Self::Preferred
+        }
+    }
 }
 
 impl Address {
@@ -46,7 +71,8 @@ impl Address {
             link: IfIndex::new(message.header.index)?,
             network: IpNetwork::new(local.or(peer)?, message.header.prefix_len).ok()?,
             global: message.header.scope == AddressScope::Universe,
-            tentative: message.header.flags.contains(AddressHeaderFlags::Tentative),
+            state: State::of(message.header.flags),
+            secondary: message.header.flags.contains(AddressHeaderFlags::Secondary),
         })
     }
 }

@@ -31,8 +31,8 @@ fn find<'n>(nodes: impl Iterator<Item = (&'n str, &'n [IpAddr])>, own: &str) -> 
                 continue;
             }
             let problem = format!(
-                "Node {name}: its InternalIP {address} is that of Node {holder}, which comes first and has it; pods \
-                 of {name} are not reached; see to the kubelet's --node-ip or the cloud provider"
+                "Node {name}: its address {address} is that of Node {holder}, which comes first and has it; pods of {name} \
+                 are not reached; see to the kubelet's --node-ip, the cloud provider, or nodeAddress of the agent's file"
             );
             if name == own {
                 doubles.own = Some(problem.clone());

@@ -25,7 +25,8 @@ pub(super) fn masquerade(state: &State, settings: &Nat) -> Option<Masquerade> {
         return None;
     }
     let blocks = state.all_blocks().map(|(block, _)| block).chain(state.blocks().iter().copied());
-    let nodes = state.nodes().flat_map(|(_, node)| node.addresses.iter().map(|address| (*address).into()));
+    let nodes = state.nodes().flat_map(|(_, node)| node.addresses.iter().chain(&node.passed_over));
+    let nodes = nodes.map(|address| (*address).into());
     let inside = pools.keys().copied().chain(blocks).chain(nodes);
     Some(Masquerade { sources, kept: covered(inside.chain(settings.excluded.iter().copied())) })
 }

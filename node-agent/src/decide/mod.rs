@@ -4,6 +4,7 @@ mod bgp;
 mod doubles;
 mod masquerade;
 mod overlay;
+mod peers;
 mod state;
 
 use std::{
@@ -24,6 +25,7 @@ pub(crate) use masquerade::Masquerade;
 #[cfg(test)]
 pub(crate) use overlay::Block;
 pub(crate) use overlay::{Carrier, Conditions, Hop, Kind, Paths, Tunnel, TunnelEnds, Uplink, Ways};
+pub(crate) use peers::Peers;
 pub(crate) use state::{Announcement, State};
 
 use crate::{config::Bgp, traffic::Traffic};
@@ -45,6 +47,8 @@ pub(crate) struct Wanted {
     pub(crate) paths: Option<Arc<Paths>>,
     /// What is masqueraded, if anything is.
     pub(crate) masquerade: Option<Arc<Masquerade>>,
+    /// The nodes between which ways are tested; `None` as long as the own one is not there.
+    pub(crate) peers: Option<Arc<Peers>>,
     /// Who may send to the tunnels; `None` where there never was to be one.
     pub(crate) tunnel_ends: Option<Arc<TunnelEnds>>,
 }
@@ -80,6 +84,7 @@ pub(crate) struct Decider {
     bgp: Option<Arc<Topology>>,
     paths: Option<Arc<Paths>>,
     masquerade: Option<Arc<Masquerade>>,
+    peers: Option<Arc<Peers>>,
     /// Once there, they stay as long as the agent runs: tunnels go a while after they are not wanted any more.
     tunnel_ends: Option<Arc<TunnelEnds>>,
 }
@@ -121,6 +126,10 @@ impl Decider {
             if self.paths.as_deref() != paths.as_ref() {
                 self.paths = paths.map(Arc::new);
             }
+            let peers = peers::peers(state);
+            if self.peers.as_deref() != peers.as_ref() {
+                self.peers = peers.map(Arc::new);
+            }
             let ends = overlay::tunnel_ends(state, traffic, self.tunnel_ends.as_deref());
             if self.tunnel_ends.as_deref() != ends.as_ref() {
                 self.tunnel_ends = ends.map(Arc::new);
@@ -138,6 +147,7 @@ impl Decider {
             bgp: self.bgp.clone(),
             paths: self.paths.clone(),
             masquerade: self.masquerade.clone(),
+            peers: self.peers.clone(),
             tunnel_ends: self.tunnel_ends.clone(),
         };
         Some(Decision { wanted, changes })

@@ -1,7 +1,7 @@
-//! Keeps the condition `NetworkUnavailable` of the own Node as it is.
+//! Keeps the conditions of the own Node that are the agent's as they are.
 //!
-//! Some cloud providers set it when they make a node, and nothing is scheduled there until the network plugin has taken
-//! it back. It is written when the Node says something else, so that whoever writes over it is corrected; and never before
+//! `NetworkUnavailable` some cloud providers set when they make a node, and nothing is scheduled there until the network plugin has taken
+//! it back; `PodNetworkImpaired` nobody goes by but who looks. Each is written when the Node says something else, so that whoever writes over it is corrected; and never before
 //! the agent knows.
 
 use std::time::Duration;
@@ -33,8 +33,42 @@ pub(crate) enum Network {
     Down(String),
 }
 
-impl Network {
+/// Whether what pods send comes through to other nodes, as tests of the ways have found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Passage {
+    Clear,
+    /// Not all, and what to do.
+    Impaired(String),
+}
+
+/// The types of the conditions.
+pub(crate) const KINDS: [&str; 2] = [Network::KIND, Passage::KIND];
+
+/// What a condition says.
+pub(crate) trait Condition: Clone + Send + Sync {
+    /// Its type.
+    const KIND: &'static str;
+
     /// The status, the reason and the message of the condition.
+    fn words(&self) -> (&'static str, &'static str, &str);
+}
+
+impl Condition for Passage {
+    const KIND: &'static str = "PodNetworkImpaired";
+
+    fn words(&self) -> (&'static str, &'static str, &str) {
+        match self {
+            Self::Clear => {
+                ("False", "WaysAreClear", "nothing is known to be wrong with the ways to other nodes")
+            }
+            Self::Impaired(why) => ("True", "WaysAreImpaired", why),
+        }
+    }
+}
+
+impl Condition for Network {
+    const KIND: &'static str = "NetworkUnavailable";
+
     fn words(&self) -> (&'static str, &'static str, &str) {
         match self {
             Self::Up => ("False", "MargayIsUp", "Margay is running on this node"),
@@ -44,10 +78,10 @@ impl Network {
 }
 
 /// Writes for ever.
-pub(crate) async fn run(
+pub(crate) async fn run<C: Condition>(
     client: Client,
     node_name: String,
-    mut network: watch::Receiver<Option<Network>>,
+    mut network: watch::Receiver<Option<C>>,
     mut facts: watch::Receiver<Facts>,
 ) -> anyhow::Result<()> {
     let api: Api<Node> = Api::all(client);
@@ -67,14 +101,14 @@ pub(crate) async fn run(
             continue;
         };
         let (status, reason, message) = wanted.words();
-        let there = node.network_unavailable.as_ref();
+        let there = node.conditions.get(C::KIND);
         differs = there.is_none_or(|there| there.each_ref().map(String::as_str) != [status, reason, message]);
         if !differs || Instant::now() < not_before {
             continue;
         }
         not_before = Instant::now() + PAUSE;
         let mut condition = json!({
-            "type": "NetworkUnavailable", "status": status, "reason": reason, "message": message,
+            "type": C::KIND, "status": status, "reason": reason, "message": message,
         });
         let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
         if there.is_none_or(|there| there[0] != status) {
@@ -90,12 +124,12 @@ pub(crate) async fn run(
         };
         match outcome {
             Ok(()) => {
-                info!(status, reason, "the node's condition NetworkUnavailable");
+                info!(status, reason, "the node's condition {}", C::KIND);
                 failing = false;
             }
             Err(error) => {
                 if !failing {
-                    warn!(%error, "the node's condition NetworkUnavailable cannot be written; trying again");
+                    warn!(%error, "the node's condition {} cannot be written; trying again", C::KIND);
                 }
                 failing = true;
             }

@@ -9,13 +9,14 @@ use ipnetwork::IpNetwork;
 use k8s_openapi::api::core::v1::Node as Object;
 use kube::api::ObjectMeta;
 use margay_api::{
-    annotation::{BGP_ASN, BGP_ROUTER_ID},
+    annotation::{self, BGP_ASN, BGP_ROUTER_ID, NODE_IPS},
     label::{EXCLUDE_FROM_LOAD_BALANCERS, ROUTE_REFLECTOR},
 };
 use margay_bgp::{Asn, BgpIdentifier};
 use margay_policy::convert_node;
 
 use super::Read;
+use crate::program::network_condition;
 
 /// What the API says of a node, for those who need it: policy has a form of its own.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -29,8 +30,10 @@ pub(crate) struct NodeFacts {
 /// What the agent needs to know of a node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Node {
-    /// Its addresses of type `InternalIP`, in the order of the object.
+    /// Where others reach it: what its agent has chosen, else its addresses of type `InternalIP`, in the order of the object.
     pub(crate) addresses: Vec<IpAddr>,
+    /// Its addresses of type `InternalIP` in whose place its agent has chosen another.
+    pub(crate) passed_over: Vec<IpAddr>,
     /// `spec.podCIDRs`.
     pub(crate) pod_cidrs: Vec<IpNetwork>,
     /// Whether its condition `Ready` is true.
@@ -38,7 +41,7 @@ pub(crate) struct Node {
     /// What its annotations and labels say of BGP.
     pub(crate) bgp: BgpFacts,
     /// Of the own node only: of the others nobody asks for it but policy, which has the labels.
-    pub(crate) identity: Option<Identity>,
+    pub(crate) identity: Option<Box<Identity>>,
 }
 
 /// What annotations and labels of a node say of BGP.
@@ -63,8 +66,10 @@ pub(crate) struct Identity {
     pub(crate) uid: String,
     /// `metadata.labels`.
     pub(crate) labels: BTreeMap<String, String>,
-    /// Its condition `NetworkUnavailable`, where it has one: its status, reason and message.
-    pub(crate) network_unavailable: Option<[String; 3]>,
+    /// [`NODE_IPS`], as it is.
+    pub(crate) node_ips: Option<String>,
+    /// Of its conditions those that are the agent's, by type: status, reason and message.
+    pub(crate) conditions: BTreeMap<&'static str, [String; 3]>,
 }
 
 pub(super) fn key(meta: &ObjectMeta) -> String {
@@ -74,13 +79,30 @@ pub(super) fn key(meta: &ObjectMeta) -> String {
 pub(super) fn read(object: &Object, own: &str) -> Read<NodeFacts> {
     let name = key(&object.metadata);
     // Addresses that are none are among its problems.
-    let (peer, mut problems) = convert_node(object);
+    let (mut peer, mut problems) = convert_node(object);
     let status = object.status.as_ref();
     let conditions = || status.and_then(|status| status.conditions.as_ref()).into_iter().flatten();
     let ready = conditions().any(|it| it.type_ == "Ready" && it.status == "True");
     let listed = status.and_then(|status| status.addresses.as_ref());
     let internal = listed.into_iter().flatten().filter(|address| address.type_ == "InternalIP");
-    let addresses = internal.filter_map(|address| address.address.parse().ok()).collect();
+    let internal: Vec<IpAddr> = internal.filter_map(|address| address.address.parse().ok()).collect();
+    let annotations = object.metadata.annotations.as_ref();
+    let node_ips = annotations.and_then(|all| all.get(NODE_IPS));
+    let chosen = match node_ips.map(|text| annotation::node_ips(text)).transpose() {
+        Ok(chosen) => chosen.unwrap_or_default(),
+        Err(error) => {
+            problems.push(format!("Node {name}: {error}; it is passed over"));
+            Vec::new()
+        }
+    };
+    let addresses = annotation::reached_at(&chosen, &internal);
+    let passed_over = internal.into_iter().filter(|address| !addresses.contains(address)).collect();
+    // For policy it has them all: which one it sends from is the kernel's choice.
+    for address in chosen {
+        if !peer.addresses.contains(&address) {
+            peer.addresses.push(address);
+        }
+    }
     let spec = object.spec.as_ref();
     // Objects of old servers have the singular only.
     let cidrs = spec.map(|spec| match (&spec.pod_cidrs, &spec.pod_cidr) {
@@ -98,14 +120,20 @@ pub(super) fn read(object: &Object, own: &str) -> Read<NodeFacts> {
     }
     let bgp = bgp(&name, &object.metadata);
     problems.extend(bgp.problems.iter().cloned());
-    let identity = (name == own).then(|| Identity {
+    let identity = || Identity {
         uid: object.metadata.uid.clone().unwrap_or_default(),
         labels: object.metadata.labels.clone().unwrap_or_default(),
-        network_unavailable: conditions().find(|it| it.type_ == "NetworkUnavailable").map(|it| {
-            [Some(it.status.clone()), it.reason.clone(), it.message.clone()].map(Option::unwrap_or_default)
-        }),
-    });
-    let node = Node { addresses, pod_cidrs, ready, bgp, identity };
+        node_ips: node_ips.cloned(),
+        conditions: conditions()
+            .filter_map(|it| {
+                let kind = network_condition::KINDS.into_iter().find(|kind| *kind == it.type_)?;
+                let said = [Some(it.status.clone()), it.reason.clone(), it.message.clone()];
+                Some((kind, said.map(Option::unwrap_or_default)))
+            })
+            .collect(),
+    };
+    let identity = (name == own).then(|| Box::new(identity()));
+    let node = Node { addresses, passed_over, pod_cidrs, ready, bgp, identity };
     Read { value: Some(NodeFacts { node, peer }), problems }
 }
 
@@ -165,6 +193,28 @@ mod tests {
         assert_eq!(node.addresses, ["192.0.2.1".parse::<IpAddr>().unwrap()]);
         assert_eq!(node.pod_cidrs, ["10.0.0.0/24".parse().unwrap()]);
         assert_eq!(read.problems.len(), 2, "{:?}", read.problems);
+    }
+
+    #[test]
+    fn a_node_is_where_its_agent_says_and_policy_knows_it_by_all_its_addresses() {
+        let read = |annotation: &str| {
+            let text = format!(
+                "{{metadata: {{name: n1, annotations: {{margay.dev/node-ips: '{annotation}'}}}},\
+                 status: {{addresses: [{{type: InternalIP, address: 192.0.2.1}}, {{type: InternalIP, address: 2001:db8::1}}]}}}}"
+            );
+            read(&serde_saphyr::from_str(&text).unwrap(), "n1")
+        };
+        let all =
+            |texts: &[&str]| -> Vec<IpAddr> { texts.iter().map(|text| text.parse().unwrap()).collect() };
+        let found = read("198.51.100.1");
+        let NodeFacts { node, peer } = found.value.unwrap();
+        assert_eq!(node.addresses, all(&["198.51.100.1", "2001:db8::1"]));
+        assert_eq!(node.passed_over, all(&["192.0.2.1"]));
+        assert_eq!(peer.addresses, all(&["192.0.2.1", "2001:db8::1", "198.51.100.1"]));
+        assert_eq!(node.identity.unwrap().node_ips.as_deref(), Some("198.51.100.1"));
+        let found = read("eth1");
+        assert_eq!(found.value.unwrap().node.addresses, all(&["192.0.2.1", "2001:db8::1"]));
+        assert!(found.problems[0].contains("margay.dev/node-ips is `eth1`"), "{:?}", found.problems);
     }
 
     #[test]

@@ -34,7 +34,10 @@ async fn the_condition_is_false_as_soon_as_pods_can_be_added_whoever_set_it_and_
     assert!(up["lastTransitionTime"].is_string(), "{up}");
     // The kubelet's are still there.
     let node = object(&lab, "node n1").await.unwrap();
-    assert_eq!(node["status"]["conditions"].as_array().unwrap().len(), 5, "{node}");
+    let conditions = node["status"]["conditions"].as_array().unwrap();
+    for kind in ["MemoryPressure", "DiskPressure", "PIDPressure", "Ready"] {
+        assert!(conditions.iter().any(|it| it["type"] == kind), "{kind}: {node}");
+    }
     // A provider that comes late is corrected.
     say(&lab, "True").await;
     until_condition(&lab, "False", "MargayIsUp").await;

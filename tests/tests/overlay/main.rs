@@ -6,3 +6,5 @@ mod direct;
 mod ipv6;
 mod live;
 mod tunnel;
+mod uplinks;
+mod ways;

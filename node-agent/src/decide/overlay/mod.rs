@@ -289,7 +289,7 @@ impl Paths {
         let fault = || {
             format!(
                 "a tunnel starts at an InternalIP of the node, but the Node object {} has none; see to the kubelet's \
-                 --node-ip or the cloud provider",
+                 --node-ip or the cloud provider, or set nodeAddress in the agent's file",
                 self.name
             )
         };
@@ -432,9 +432,12 @@ impl Paths {
             )
         };
         let local = carrier.address(&self.addresses).ok_or_else(unknown)?;
-        let uplink = conditions.uplinks.iter().find(|uplink| uplink.network.ip() == local).ok_or_else(|| {
-            format!("a tunnel starts at {local}, the node's InternalIP, but no interface here has that address")
-        })?;
+        let uplink =
+            conditions.uplinks.iter().find(|uplink| uplink.network.ip() == local).ok_or_else(|| {
+                format!(
+                    "a tunnel starts at {local}, the node's address, but no interface here has that address"
+                )
+            })?;
         let mtu = match conditions.mtu {
             Some(mtu) => mtu,
             None => uplink.mtu.checked_sub(carrier.overhead()).and_then(Mtu::new).ok_or_else(|| {

@@ -38,7 +38,7 @@ pub(super) struct Device {
 }
 
 /// The name of the tunnel of a family.
-pub(super) fn name_of(carrier: Carrier) -> &'static str {
+pub(crate) fn name_of(carrier: Carrier) -> &'static str {
     match carrier {
         Carrier::Vxlan4 => "margay.vxlan4",
         Carrier::Vxlan6 => "margay.vxlan6",

@@ -29,6 +29,7 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
+pub(crate) use self::difference::name_of;
 use self::{
     kernel::{Applied, Settings},
     phase::Phase,

@@ -1,0 +1,177 @@
+//! Probes of one way: packets that say whether they come back.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use margay_netlink::link::IfName;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpSocket, UdpSocket},
+    time::timeout,
+};
+use tracing::debug;
+
+use super::{
+    judge::{Search, Seen, Stream},
+    ledger::Way,
+    message::{SHORTEST, STREAM_OCTETS, WORD, number_of, question},
+    sys,
+};
+
+/// How long an answer may take: one between continents takes less.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// How often a question is asked before it has no answer: packets get lost where all is well, too.
+const TRIES: u32 = 3;
+/// How long a connection may take, with segments that are sent again.
+const STREAM_PATIENCE: Duration = Duration::from_secs(4);
+/// As short as a question can be.
+const SHORT: u32 = 0;
+/// The least octets that a packet of a family can always have (RFC 791, RFC 8200).
+const LEAST_IPV4: u32 = 576;
+const LEAST_IPV6: u32 = 1280;
+
+/// A way, and how it is asked.
+#[derive(Debug, Clone)]
+pub(super) struct Target {
+    pub(super) way: Way,
+    /// An address of this node, and those of the other of which one takes that way.
+    pub(super) source: IpAddr,
+    pub(super) to: Vec<IpAddr>,
+    /// Octets of a packet of full size.
+    pub(super) full: u32,
+    /// The tunnel's device, and the two nodes' own addresses, which are asked outside of it.
+    pub(super) tunnel: Option<Tunnel>,
+}
+
+/// What a tunnel has besides.
+#[derive(Debug, Clone)]
+pub(super) struct Tunnel {
+    pub(super) device: IfName,
+    pub(super) source: IpAddr,
+    pub(super) to: IpAddr,
+}
+
+/// Asks on a way all that there is to ask.
+pub(super) async fn ask(target: &Target, port: u16) -> Seen {
+    let mut seen = Seen { answers: false, short: false, full: false, most: None, stream: Stream::Untried };
+    let mut reached = None;
+    for to in &target.to {
+        if is_answered(target.source, SocketAddr::new(*to, port), SHORT).await {
+            reached = Some(*to);
+            break;
+        }
+    }
+    let Some(to) = reached else {
+        if let Some(tunnel) = &target.tunnel {
+            let direct = SocketAddr::new(tunnel.to, port);
+            seen.answers = is_answered(tunnel.source, direct, SHORT).await;
+        }
+        return seen;
+    };
+    (seen.answers, seen.short) = (true, true);
+    let to = SocketAddr::new(to, port);
+    seen.full = is_answered(target.source, to, target.full).await;
+    if !seen.full {
+        seen.most = most(target.source, to, target.full).await;
+        return seen;
+    }
+    seen.stream = stream(target, to).await;
+    seen
+}
+
+/// The most octets of a packet that passes; `None` when not even the least does.
+async fn most(source: IpAddr, to: SocketAddr, full: u32) -> Option<u32> {
+    let least = if to.is_ipv4() { LEAST_IPV4 } else { LEAST_IPV6 };
+    if !is_answered(source, to, least).await {
+        return None;
+    }
+    let mut search = Search::between(least, full);
+    while let Some(octets) = search.next() {
+        search.note(octets, is_answered(source, to, octets).await);
+    }
+    Some(search.most())
+}
+
+/// Whether a connection carries full segments both ways; where it does not through a tunnel, whether it does when the kernel computes
+/// the checksums, which then stays so.
+async fn stream(target: &Target, to: SocketAddr) -> Stream {
+    if carries(target.source, to).await {
+        return Stream::Whole;
+    }
+    let Some(tunnel) = &target.tunnel else { return Stream::Broken };
+    match sys::has_tx_checksum_offload(&tunnel.device) {
+        Ok(true) => {}
+        Ok(false) => return Stream::Broken,
+        Err(error) => {
+            debug!(device = %tunnel.device, %error, "whether checksums are computed beneath it is not known");
+            return Stream::Broken;
+        }
+    }
+    if let Err(error) = sys::set_tx_checksum_offload(&tunnel.device, false) {
+        debug!(device = %tunnel.device, %error, "it cannot be changed where checksums are computed");
+        return Stream::Broken;
+    }
+    if carries(target.source, to).await {
+        return Stream::WithoutOffload;
+    }
+    // It was not that. What cannot be set back costs some time of the processor.
+    if let Err(error) = sys::set_tx_checksum_offload(&tunnel.device, true) {
+        debug!(device = %tunnel.device, %error, "checksums go on being computed by the kernel");
+    }
+    Stream::Broken
+}
+
+async fn carries(source: IpAddr, to: SocketAddr) -> bool {
+    matches!(timeout(STREAM_PATIENCE, exchange(source, to)).await, Ok(Ok(())))
+}
+
+async fn exchange(source: IpAddr, to: SocketAddr) -> io::Result<()> {
+    let socket = if to.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.bind(SocketAddr::new(source, 0))?;
+    let mut stream = socket.connect(to).await?;
+    let mut octets = vec![0; STREAM_OCTETS];
+    octets[..WORD.len()].copy_from_slice(&WORD);
+    stream.write_all(&octets).await?;
+    stream.read_exact(&mut octets).await?;
+    Ok(())
+}
+
+/// Whether a packet of this many octets that must not be cut comes through, and an answer back. It has no checksum.
+async fn is_answered(source: IpAddr, to: SocketAddr, octets: u32) -> bool {
+    match question_and_answer(source, to, octets).await {
+        Ok(answered) => answered,
+        Err(error) => {
+            debug!(%to, octets, %error, "a packet to test the way cannot be sent");
+            false
+        }
+    }
+}
+
+async fn question_and_answer(source: IpAddr, to: SocketAddr, octets: u32) -> io::Result<bool> {
+    let socket = std::net::UdpSocket::bind(SocketAddr::new(source, 0))?;
+    sys::without_checksum(&socket, to.is_ipv4())?;
+    sys::never_fragment(&socket, to.is_ipv4())?;
+    socket.set_nonblocking(true)?;
+    let socket = UdpSocket::from_std(socket)?;
+    socket.connect(to).await?;
+    let payload = octets.saturating_sub(headers(to.ip())) as usize;
+    let mut answer = [0; SHORTEST];
+    for number in 0..TRIES {
+        socket.send(&question(number, payload)).await?;
+        // A refusal by the other end comes as an error of the next call.
+        if let Ok(Ok(received)) = timeout(PATIENCE, socket.recv(&mut answer)).await
+            && answer.get(..received).and_then(number_of).is_some()
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Octets of a packet of UDP before what it carries.
+fn headers(to: IpAddr) -> u32 {
+    if to.is_ipv4() { 20 + 8 } else { 40 + 8 }
+}
