@@ -103,8 +103,11 @@ pub(crate) async fn run(
         let node = facts.borrow_and_update().node.clone();
         due = None;
         let Some(node) = node else { continue };
-        if task.attempt(&node).await? == Outcome::Again {
-            due = Some(task.not_before);
+        match task.attempt(&node).await {
+            Ok(Outcome::Settled) => {}
+            Ok(Outcome::Again) => due = Some(task.not_before),
+            // The look at each reconcile comes back to it.
+            Err(error) => warn!("{error:#}; trying again"),
         }
     }
 }

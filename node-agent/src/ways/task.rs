@@ -45,6 +45,8 @@ use crate::{
 
 /// Changes are looked at once for all that come within this time: a tunnel comes with a route to each node.
 const QUIET: Duration = Duration::from_secs(2);
+/// How long after a failure it is looked again.
+const RETRY: Duration = Duration::from_secs(10);
 /// As many blocks of a node are tried to find the one whose first address its tunnels have.
 const MOST_TRIED: usize = 4;
 
@@ -108,8 +110,11 @@ pub(crate) async fn run(
         if look.is_some_and(|look| look <= Instant::now()) {
             look = None;
             let peers = peers.borrow_and_update().clone();
-            if let Some(peers) = peers {
-                task.look(&peers).await?;
+            if let Some(peers) = peers
+                && let Err(error) = task.look(&peers).await
+            {
+                warn!("{error:#}; trying again");
+                look = Some(Instant::now() + RETRY);
             }
         }
         task.test().await;
