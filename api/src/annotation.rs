@@ -107,7 +107,19 @@ pub fn addresses(value: &str) -> Result<Vec<IpAddr>, AnnotationError> {
 /// # Errors
 /// When it is no list of addresses of different families.
 pub fn node_ips(value: &str) -> Result<Vec<IpAddr>, AnnotationError> {
-    of_families(NODE_IPS, value)
+    let addresses = of_families(NODE_IPS, value)?;
+    let is_nodes = |address: &IpAddr| {
+        let is_mapped = address.to_canonical() != *address;
+        !(address.is_unspecified() || address.is_loopback() || address.is_multicast() || is_mapped)
+    };
+    match addresses.iter().find(|address| !is_nodes(address)) {
+        None => Ok(addresses),
+        Some(other) => Err(AnnotationError::NoAddress {
+            key: NODE_IPS,
+            value: value.to_owned(),
+            entry: other.to_string(),
+        }),
+    }
 }
 
 /// Where other nodes reach a node: at what [`NODE_IPS`] says, and in a family that it does not name at the addresses of type
@@ -204,8 +216,10 @@ mod tests {
             let said = said.map(|text| node_ips(text).unwrap()).unwrap_or_default();
             assert_eq!(reached_at(&said, &all(&internal)), all(&expected), "{said:?}");
         }
-        let error = node_ips("192.0.2.7/32").unwrap_err().to_string();
-        assert!(error.starts_with("annotation margay.dev/node-ips is `192.0.2.7/32`"), "{error}");
+        for other in ["192.0.2.7/32", "127.0.0.1", "0.0.0.0", "224.0.0.1", "::", "::ffff:192.0.2.7"] {
+            let error = node_ips(other).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("annotation margay.dev/node-ips is `{other}`")), "{error}");
+        }
     }
 
     #[test]

@@ -112,7 +112,7 @@ pub(crate) enum LogFormat {
     Json,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 struct File {
     node_name: Option<String>,
@@ -132,19 +132,46 @@ struct File {
     chained_plugins: Vec<Value>,
     node_address: node_address::File,
     self_test: ways::File,
-    ipam: Ipam,
+    ipam: IpamFile,
     bgp: Bgp,
-    routing: Routing,
+    routing: Option<Routing>,
     overlay: OverlayFile,
     ebpf: SizesFile,
-    nat_outgoing: bool,
+    nat_outgoing: Option<bool>,
     #[serde(rename = "nonMasqueradeCIDRs")]
-    non_masquerade_cidrs: Vec<String>,
+    non_masquerade_cidrs: Option<Vec<String>>,
+}
+
+impl File {
+    /// What it says, and where it says nothing what all nodes have in common.
+    fn over(self, common: Self) -> Self {
+        Self {
+            mtu: self.mtu.or(common.mtu),
+            dataplane: self.dataplane.or(common.dataplane),
+            log_level: self.log_level.or(common.log_level),
+            ipam: IpamFile {
+                mode: self.ipam.mode.or(common.ipam.mode),
+                give_back_seconds: self.ipam.give_back_seconds.or(common.ipam.give_back_seconds),
+            },
+            routing: self.routing.or(common.routing),
+            overlay: self.overlay.over(common.overlay),
+            nat_outgoing: self.nat_outgoing.or(common.nat_outgoing),
+            non_masquerade_cidrs: self.non_masquerade_cidrs.or(common.non_masquerade_cidrs),
+            ..self
+        }
+    }
+}
+
+/// The section `ipam`.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct IpamFile {
+    mode: Option<IpamMode>,
+    give_back_seconds: Option<u64>,
 }
 
 /// Where the node's address blocks come from.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Ipam {
     /// Who gives the node its blocks.
     pub(crate) mode: IpamMode,
@@ -161,12 +188,6 @@ pub(crate) enum IpamMode {
     /// `IPPool` objects, of which the agent claims blocks.
     #[serde(rename = "pool")]
     Pool,
-}
-
-impl Default for Ipam {
-    fn default() -> Self {
-        Self { mode: IpamMode::PodCidr, give_back_seconds: 60 }
-    }
 }
 
 /// How routes to other nodes' pods are learned.
@@ -240,8 +261,7 @@ pub(crate) struct Settings {
 #[derive(Debug, Clone)]
 pub(crate) struct Sources {
     cli: Cli,
-    /// The file as a document; empty when there is none.
-    file: Value,
+    file: File,
 }
 
 impl Sources {
@@ -254,13 +274,10 @@ impl Sources {
             Some(path) => {
                 let what = || format!("read configuration {}", path.display());
                 let text = std::fs::read_to_string(path).with_context(what)?;
-                // Its own words about what is wrong name the line.
-                let _checked: File = serde_saphyr::from_str(&text).with_context(what)?;
                 serde_saphyr::from_str(&text).with_context(what)?
             }
-            None => Value::Null,
+            None => File::default(),
         };
-        let file = if file.is_null() { Value::Object(serde_json::Map::new()) } else { file };
         Ok(Self { cli, file })
     }
 
@@ -269,10 +286,12 @@ impl Sources {
     /// # Errors
     /// The field that cannot be so, and what it takes.
     pub(crate) fn settings(&self, common: Option<&NetworkConfigSpec>) -> anyhow::Result<Settings> {
-        let mut document = serde_json::to_value(common.cloned().unwrap_or_default())?;
-        // RFC 7396: of sections the fields, of lists the whole; null asks for the default.
-        json_patch::merge(&mut document, &self.file);
-        merge(&self.cli, serde_json::from_value(document)?)
+        let common = match common {
+            // It has fields of the file, and no others.
+            Some(spec) => serde_json::from_value(serde_json::to_value(spec)?)?,
+            None => File::default(),
+        };
+        merge(&self.cli, self.file.clone().over(common))
     }
 }
 
@@ -329,12 +348,18 @@ fn merge(cli: &Cli, file: File) -> anyhow::Result<Settings> {
         chained_plugins: file.chained_plugins,
         node_address: file.node_address.check()?,
         self_test: file.self_test.check()?,
-        ipam: file.ipam,
+        ipam: Ipam {
+            mode: file.ipam.mode.unwrap_or(IpamMode::PodCidr),
+            give_back_seconds: file.ipam.give_back_seconds.unwrap_or(60),
+        },
         bgp: file.bgp,
         traffic: Traffic {
-            routing: file.routing,
+            routing: file.routing.unwrap_or_default(),
             overlay: file.overlay.check()?,
-            nat: Nat::check(file.nat_outgoing, &file.non_masquerade_cidrs)?,
+            nat: Nat::check(
+                file.nat_outgoing.unwrap_or_default(),
+                &file.non_masquerade_cidrs.unwrap_or_default(),
+            )?,
         },
     })
 }

@@ -658,7 +658,6 @@ impl Core {
             warn!("{note}");
             self.notices.of_node(Reason::RESTART_NEEDED, note);
         }
-        self.followed.send_replace(self.settings.clone());
         self.state.look_at_ways_again();
         self.node_changed = true;
         self.changed.note(true);
@@ -871,6 +870,15 @@ impl Core {
                 differs
             });
         }
+        // A tunnel listens on another port when the table guards that one.
+        self.followed.send_if_modified(|told| {
+            let now = &self.settings;
+            let differs = (told.mtu, &told.traffic) != (now.mtu, &now.traffic);
+            if differs {
+                told.clone_from(now);
+            }
+            differs
+        });
         if wanted.paths.is_some() {
             self.paths.send_if_modified(|given| {
                 let differs = *given != wanted.paths;

@@ -84,9 +84,9 @@ async fn ask(client: &Client, patiently: bool) -> Result<Option<NetworkConfigSpe
         attempts.tick().await;
         match api.list(&only).await {
             Ok(list) => return Ok(list.items.into_iter().next().map(|object| object.spec)),
-            // No such kind.
-            Err(kube::Error::Api(status)) if status.code == 404 => return Ok(None),
-            Err(error @ kube::Error::Api(_)) => return Err(error.to_string()),
+            // No such kind: not yet, or not for the moment, if there was an object of it.
+            Err(kube::Error::Api(status)) if status.code == 404 && patiently => return Ok(None),
+            Err(kube::Error::Api(status)) if status.code == 403 => return Err(status.to_string()),
             Err(error) if !patiently => return Err(error.to_string()),
             Err(_) => {}
         }

@@ -26,19 +26,13 @@ const DEFAULT_VNI: Vni = match Vni::new(4096) {
 const DEFAULT_PORT: u16 = 4789;
 
 /// The section `overlay` of the agent's file.
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(crate) struct OverlayFile {
     /// Of blocks that are of no pool: all in mode `podCIDR`, those whose pool is gone in mode `pool`.
-    encapsulation: Encapsulation,
-    vni: u32,
-    port: u32,
-}
-
-impl Default for OverlayFile {
-    fn default() -> Self {
-        Self { encapsulation: Encapsulation::None, vni: DEFAULT_VNI.number(), port: DEFAULT_PORT.into() }
-    }
+    encapsulation: Option<Encapsulation>,
+    vni: Option<u32>,
+    port: Option<u32>,
 }
 
 /// The tunnels that nodes have, checked.
@@ -59,12 +53,23 @@ impl Default for Overlay {
 }
 
 impl OverlayFile {
+    /// What it says, and where it says nothing what all nodes have in common.
+    pub(crate) fn over(self, common: Self) -> Self {
+        Self {
+            encapsulation: self.encapsulation.or(common.encapsulation),
+            vni: self.vni.or(common.vni),
+            port: self.port.or(common.port),
+        }
+    }
+
     /// Checks the section.
     ///
     /// # Errors
     /// The field that is out of its range.
     pub(crate) fn check(self) -> anyhow::Result<Overlay> {
-        let Self { encapsulation, vni, port } = self;
+        let encapsulation = self.encapsulation.unwrap_or_default();
+        let vni = self.vni.unwrap_or(DEFAULT_VNI.number());
+        let port = self.port.unwrap_or(DEFAULT_PORT.into());
         let checked = Vni::new(vni)
             .ok_or_else(|| anyhow::anyhow!("overlay.vni is {vni}; it takes 1 to {}", Vni::MAX))?;
         let port = u16::try_from(port)

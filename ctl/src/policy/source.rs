@@ -10,6 +10,7 @@ use k8s_openapi::api::{
     core::v1::{Namespace as NamespaceObject, Node as NodeObject, Pod as PodObject, PodTemplateSpec},
     networking::v1::NetworkPolicy,
 };
+use margay_api::annotation::{NODE_IPS, node_ips};
 use margay_policy::{
     ClusterPolicy, Enforcement, Namespace, Objects, Peer, Peers, Pod, PodName, PolicyId, Problem, convert,
     convert_cluster, convert_node, convert_pod, v1alpha2::ClusterNetworkPolicy,
@@ -112,8 +113,16 @@ impl Source {
 
     pub(crate) fn add_node(&mut self, object: &NodeObject, origin: &str) {
         let name = object.metadata.name.clone().unwrap_or_default();
-        let (node, problems) = convert_node(object);
+        let (mut node, problems) = convert_node(object);
         self.problems.extend(problems);
+        // The agents have it among a node's addresses, too.
+        let annotations = object.metadata.annotations.as_ref();
+        let chosen = annotations.and_then(|all| node_ips(all.get(NODE_IPS)?).ok());
+        for address in chosen.into_iter().flatten() {
+            if !node.addresses.contains(&address) {
+                node.addresses.push(address);
+            }
+        }
         self.note_origin("Node", name.clone(), origin);
         self.objects.nodes.insert(name, node);
     }

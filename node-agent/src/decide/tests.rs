@@ -114,23 +114,25 @@ fn what_policy_needs_of_nodes_follows_them_and_what_is_the_same_changes_nothing(
 #[test]
 fn tunnels_are_kept_to_the_other_nodes_as_long_as_there_may_be_one() {
     let (mut state, mut decider) = (complete(&[], &[]), Decider::default());
-    let mut decide = |state: &mut State, encapsulation| {
+    let mut decide = |state: &mut State, encapsulation, port| {
         let mut traffic = Traffic::default();
-        traffic.overlay.encapsulation = encapsulation;
+        (traffic.overlay.encapsulation, traffic.overlay.port) = (encapsulation, port);
         let wanted = decider.decide(state, &Bgp::default(), &traffic).unwrap().wanted;
         wanted
             .tunnel_ends
-            .map(|ends| (ends.port, ends.peers.iter().map(IpAddr::to_string).collect::<Vec<_>>()))
+            .map(|ends| (ends.ports.clone(), ends.peers.iter().map(IpAddr::to_string).collect::<Vec<_>>()))
     };
-    assert_eq!(decide(&mut state, Encapsulation::None), None);
-    let mut with_third = |encapsulation, address| {
+    assert_eq!(decide(&mut state, Encapsulation::None, 4789), None);
+    let mut with_third = |encapsulation, port, address| {
         state.apply(ApiEvent::Nodes(Change::Applied("n3".into(), node(address, "10.0.2.0/24"))));
-        decide(&mut state, encapsulation)
+        decide(&mut state, encapsulation, port)
     };
-    let ends = |third: &str| Some((4789, vec!["192.0.2.2".to_owned(), third.to_owned()]));
-    assert_eq!(with_third(Encapsulation::Vxlan, "192.0.2.3"), ends("192.0.2.3"));
-    // The devices stay for a while.
-    assert_eq!(with_third(Encapsulation::None, "2001:db8::3"), ends("2001:db8::3"));
+    let ends = |ports: &[u16], third: &str| {
+        Some((ports.iter().copied().collect(), vec!["192.0.2.2".to_owned(), third.to_owned()]))
+    };
+    assert_eq!(with_third(Encapsulation::Vxlan, 4789, "192.0.2.3"), ends(&[4789], "192.0.2.3"));
+    // The devices stay for a while, and so does a port: of other nodes, too.
+    assert_eq!(with_third(Encapsulation::None, 4790, "2001:db8::3"), ends(&[4789, 4790], "2001:db8::3"));
 }
 
 #[test]

@@ -33,7 +33,7 @@ use crate::{
 /// Between two looks at the ring.
 const PACE: Duration = Duration::from_millis(100);
 /// Flows that the core names at once.
-const MOST: usize = 256;
+const MOST: usize = 32;
 
 /// Flows whose names are asked for.
 #[derive(Debug)]

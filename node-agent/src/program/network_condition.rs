@@ -39,6 +39,8 @@ pub(crate) enum Passage {
     Clear,
     /// Not all, and what to do.
     Impaired(String),
+    /// Nobody looks.
+    Untested,
 }
 
 /// The types of the conditions.
@@ -62,6 +64,7 @@ impl Condition for Passage {
                 ("False", "WaysAreClear", "nothing is known to be wrong with the ways to other nodes")
             }
             Self::Impaired(why) => ("True", "WaysAreImpaired", why),
+            Self::Untested => ("Unknown", "WaysAreNotTested", "selfTest is off on this node"),
         }
     }
 }

@@ -203,9 +203,11 @@ pub(crate) fn start_network_config(
     notices: &Notices,
 ) {
     let sources = sources.clone();
+    // A server that does not serve the kind, or not to this agent, says nothing about it: settings stay.
+    let feed = Feed::of_all("networkconfigs", Need::Always, events, notices);
     tasks.spawn(follow(
         Api::all(client.clone()),
-        optional("networkconfigs", events, notices),
+        feed,
         move |object: &_| network_config::read(object, &sources),
         network_config::key,
         std::convert::identity,

@@ -20,11 +20,11 @@ pub(super) struct Seen {
 pub(super) enum Stream {
     /// All came.
     Whole,
-    /// It did not, and not without checksums by the network card either, if that was tried.
+    /// It did not.
     Broken,
     /// It did only once the kernel computed the checksums.
     WithoutOffload,
-    /// It was not tried, as packets do not pass.
+    /// It was not tried, as packets do not pass, or was refused.
     Untried,
 }
 

@@ -21,7 +21,7 @@ use tokio::{
 use tracing::debug;
 
 use super::{
-    message::{STREAM_OCTETS, WORD, answer, number_of},
+    message::{STREAM_OCTETS, WORD, answer, asked},
     sys,
 };
 
@@ -85,7 +85,7 @@ async fn answer_datagrams(socket: UdpSocket, nodes: watch::Receiver<Nodes>) {
     let mut message = vec![0; LONGEST];
     loop {
         let Ok((octets, from)) = socket.recv_from(&mut message).await else { continue };
-        let Some(number) = message.get(..octets).and_then(number_of) else { continue };
+        let Some(number) = message.get(..octets).and_then(asked) else { continue };
         if nodes.borrow().contains(&from.ip().to_canonical()) {
             // What the kernel does not send now the prober asks for again.
             let _lost = socket.try_send_to(&answer(number), from);

@@ -17,7 +17,7 @@ use tracing::debug;
 use super::{
     judge::{Search, Seen, Stream},
     ledger::Way,
-    message::{SHORTEST, STREAM_OCTETS, WORD, number_of, question},
+    message::{SHORTEST, STREAM_OCTETS, WORD, answered, question},
     sys,
 };
 
@@ -57,14 +57,7 @@ pub(super) struct Tunnel {
 /// Asks on a way all that there is to ask.
 pub(super) async fn ask(target: &Target, port: u16) -> Seen {
     let mut seen = Seen { answers: false, short: false, full: false, most: None, stream: Stream::Untried };
-    let mut reached = None;
-    for to in &target.to {
-        if is_answered(target.source, SocketAddr::new(*to, port), SHORT).await {
-            reached = Some(*to);
-            break;
-        }
-    }
-    let Some(to) = reached else {
+    let Some(to) = reached(target, port).await else {
         if let Some(tunnel) = &target.tunnel {
             let direct = SocketAddr::new(tunnel.to, port);
             seen.answers = is_answered(tunnel.source, direct, SHORT).await;
@@ -72,14 +65,28 @@ pub(super) async fn ask(target: &Target, port: u16) -> Seen {
         return seen;
     };
     (seen.answers, seen.short) = (true, true);
-    let to = SocketAddr::new(to, port);
     seen.full = is_answered(target.source, to, target.full).await;
     if !seen.full {
         seen.most = most(target.source, to, target.full).await;
         return seen;
     }
-    seen.stream = stream(target, to).await;
+    seen.stream = match carried(target.source, to).await {
+        Carried::Whole => Stream::Whole,
+        Carried::Refused => Stream::Untried,
+        Carried::Nothing => Stream::Broken,
+    };
     seen
+}
+
+/// The other node's address at which it answers on that way.
+async fn reached(target: &Target, port: u16) -> Option<SocketAddr> {
+    for to in &target.to {
+        let to = SocketAddr::new(*to, port);
+        if is_answered(target.source, to, SHORT).await {
+            return Some(to);
+        }
+    }
+    None
 }
 
 /// The most octets of a packet that passes; `None` when not even the least does.
@@ -95,37 +102,57 @@ async fn most(source: IpAddr, to: SocketAddr, full: u32) -> Option<u32> {
     Some(search.most())
 }
 
-/// Whether a connection carries full segments both ways; where it does not through a tunnel, whether it does when the kernel computes
-/// the checksums, which then stays so.
-async fn stream(target: &Target, to: SocketAddr) -> Stream {
-    if carries(target.source, to).await {
-        return Stream::Whole;
-    }
-    let Some(tunnel) = &target.tunnel else { return Stream::Broken };
-    match sys::has_tx_checksum_offload(&tunnel.device) {
+/// Whether connections pass a tunnel if the kernel computes the checksums of packets in it, and only then; it goes on doing so in that
+/// case. With, without and with again: what is lost now and then is to cost no tunnel its offload.
+pub(super) async fn needs_checksums(target: &Target, port: u16) -> bool {
+    let Some(Tunnel { device, .. }) = &target.tunnel else { return false };
+    match sys::has_tx_checksum_offload(device) {
         Ok(true) => {}
-        Ok(false) => return Stream::Broken,
+        Ok(false) => return false,
         Err(error) => {
-            debug!(device = %tunnel.device, %error, "whether checksums are computed beneath it is not known");
-            return Stream::Broken;
+            debug!(%device, %error, "whether checksums are computed beneath it is not known");
+            return false;
         }
     }
-    if let Err(error) = sys::set_tx_checksum_offload(&tunnel.device, false) {
-        debug!(device = %tunnel.device, %error, "it cannot be changed where checksums are computed");
-        return Stream::Broken;
+    let Some(to) = reached(target, port).await else { return false };
+    let mut is_so = true;
+    for (offload, passes) in [(false, true), (true, false), (false, true)] {
+        if let Err(error) = sys::set_tx_checksum_offload(device, offload) {
+            debug!(%device, %error, "it cannot be changed where checksums are computed");
+            is_so = false;
+            break;
+        }
+        is_so = (carried(target.source, to).await == Carried::Whole) == passes;
+        if !is_so {
+            break;
+        }
     }
-    if carries(target.source, to).await {
-        return Stream::WithoutOffload;
+    // What cannot be set back costs some time of the processor.
+    if !is_so && let Err(error) = sys::set_tx_checksum_offload(device, true) {
+        debug!(%device, %error, "checksums go on being computed by the kernel");
     }
-    // It was not that. What cannot be set back costs some time of the processor.
-    if let Err(error) = sys::set_tx_checksum_offload(&tunnel.device, true) {
-        debug!(device = %tunnel.device, %error, "checksums go on being computed by the kernel");
-    }
-    Stream::Broken
+    is_so
 }
 
-async fn carries(source: IpAddr, to: SocketAddr) -> bool {
-    matches!(timeout(STREAM_PATIENCE, exchange(source, to)).await, Ok(Ok(())))
+/// What became of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Carried {
+    /// Full segments came both ways.
+    Whole,
+    /// The other end, or a firewall there, did not want it: TCP passes, and no more is known.
+    Refused,
+    Nothing,
+}
+
+async fn carried(source: IpAddr, to: SocketAddr) -> Carried {
+    use io::ErrorKind::{ConnectionRefused, ConnectionReset, UnexpectedEof};
+    match timeout(STREAM_PATIENCE, exchange(source, to)).await {
+        Ok(Ok(())) => Carried::Whole,
+        Ok(Err(error)) if matches!(error.kind(), ConnectionRefused | ConnectionReset | UnexpectedEof) => {
+            Carried::Refused
+        }
+        Ok(Err(_)) | Err(_) => Carried::Nothing,
+    }
 }
 
 async fn exchange(source: IpAddr, to: SocketAddr) -> io::Result<()> {
@@ -163,7 +190,7 @@ async fn question_and_answer(source: IpAddr, to: SocketAddr, octets: u32) -> io:
         socket.send(&question(number, payload)).await?;
         // A refusal by the other end comes as an error of the next call.
         if let Ok(Ok(received)) = timeout(PATIENCE, socket.recv(&mut answer)).await
-            && answer.get(..received).and_then(number_of).is_some()
+            && answer.get(..received).and_then(answered) == Some(number)
         {
             return Ok(true);
         }

@@ -54,6 +54,11 @@ fn words(by: Option<Carrier>, fault: Fault, nodes: &str, settings: Settings) -> 
                  (security groups, firewalls), and port {port} from tunnels' addresses in firewalls of nodes"
             )
         }
+        // IPv6 takes no less (RFC 8200 section 5), nor does `mtu`.
+        Fault::Long { most } if most < 1280 => format!(
+            "packets of more than {most} octets do not pass {way} to {nodes}, and nothing says so to who sends them: have the \
+             network between the nodes carry more"
+        ),
         Fault::Long { most } => format!(
             "packets of more than {most} octets do not pass {way} to {nodes}, and nothing says so to who sends them: set \
              `mtu: {most}` in the NetworkConfig or the agent's file, or have the network between the nodes carry what the interface says"

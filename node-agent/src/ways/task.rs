@@ -22,15 +22,15 @@ use tokio::{
     io::unix::AsyncFd,
     sync::watch,
     task::spawn_blocking,
-    time::{Instant, sleep_until},
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 use tracing::{info, warn};
 
 use super::{
-    judge::{Fault, Verdict, judge},
+    judge::{Fault, Stream, Verdict, judge},
     ledger::{Ledger, Way},
     listen::{Listeners, Nodes},
-    probe::{Target, Tunnel, ask},
+    probe::{Target, Tunnel, ask, needs_checksums},
     report::{self, corrected, report},
     sys,
 };
@@ -45,8 +45,9 @@ use crate::{
 
 /// Changes are looked at once for all that come within this time: a tunnel comes with a route to each node.
 const QUIET: Duration = Duration::from_secs(2);
-/// How long after a failure it is looked again.
+/// How long after a failure it is looked again, and how often although nothing is heard.
 const RETRY: Duration = Duration::from_secs(10);
+const ANYWAY: Duration = Duration::from_mins(1);
 /// As many blocks of a node are tried to find the one whose first address its tunnels have.
 const MOST_TRIED: usize = 4;
 
@@ -58,8 +59,11 @@ pub(crate) async fn run(
     notices: Notices,
 ) -> anyhow::Result<()> {
     let at_start = settings.borrow_and_update().clone();
+    if let Err(error) = Ways::remove(&at_start.run_dir) {
+        warn!(%error, "what an agent before found out about ways cannot be removed");
+    }
     let Some(port) = at_start.self_test else {
-        Ways::remove(&at_start.run_dir).context("remove what an agent that tested ways left")?;
+        passage.send_replace(Some(Passage::Untested));
         return std::future::pending().await;
     };
     let mut monitor = watched(Monitor::open(&[Group::Links, Group::Addresses, Group::Routes])?)?;
@@ -81,6 +85,8 @@ pub(crate) async fn run(
         notices,
     };
     let mut look: Option<Instant> = None;
+    let mut anyway = interval(ANYWAY);
+    anyway.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let due = look.into_iter().chain(task.ledger.next()).min();
         tokio::select! {
@@ -105,6 +111,8 @@ pub(crate) async fn run(
                 }
                 continue;
             }
+            // A listener that has lost its socket gets another.
+            _ = anyway.tick() => look = Some(look.unwrap_or_else(Instant::now)),
             () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
         }
         if look.is_some_and(|look| look <= Instant::now()) {
@@ -227,7 +235,17 @@ impl Task {
         }
         let targets: Vec<Target> = batch.iter().filter_map(|way| self.targets.get(way).cloned()).collect();
         let port = self.port;
-        let seen = join_all(targets.iter().map(|target| ask(target, port))).await;
+        let mut seen = join_all(targets.iter().map(|target| ask(target, port))).await;
+        // One at a time, and not again where it is known to be something else: pods' packets are in that tunnel.
+        let doubted = targets.iter().zip(&mut seen).find(|(target, seen)| {
+            let is_known = self.ledger.faults().any(|(way, _)| *way == target.way);
+            seen.stream == Stream::Broken && target.tunnel.is_some() && !is_known
+        });
+        if let Some((target, seen)) = doubted
+            && needs_checksums(target, port).await
+        {
+            seen.stream = Stream::WithoutOffload;
+        }
         let now = Instant::now();
         for (target, seen) in targets.iter().zip(&seen) {
             let verdict = judge(seen);

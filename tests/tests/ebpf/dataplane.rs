@@ -1,11 +1,11 @@
 //! The programs of the dataplane with maps of their own.
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{io::ErrorKind, net::IpAddr, path::PathBuf};
 
 use aya::{
     Ebpf, EbpfLoader, Pod, VerifierLogLevel,
     maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, lpm_trie::Key},
-    programs::SchedClassifier,
+    programs::{ProgramError, SchedClassifier},
 };
 use margay_ebpf_common::{
     address::{Address, IPV4_PREFIX_LEN},
@@ -21,6 +21,9 @@ pub(crate) const ENTRIES: u32 = 4096;
 
 /// All programs.
 pub(crate) const PROGRAMS: [&str; 4] = ["from_pod", "from_uplink", "to_pod", "to_uplink"];
+
+/// How often a program is loaded that could not be for a passing reason.
+const ATTEMPTS: usize = 5;
 
 /// The programs, loaded, and their maps, of which only `CONTROL` has something in it: revision 2, and flows may begin.
 pub(crate) struct Dataplane {
@@ -46,7 +49,16 @@ impl Dataplane {
         }
         let mut loaded = Self { ebpf: loader.load_file(&object).unwrap() };
         for name in PROGRAMS {
-            loaded.program(name).load().unwrap_or_else(|error| panic!("{name}: {error:#?}"));
+            let mut outcome = loaded.program(name).load();
+            for _ in 1..ATTEMPTS {
+                // The verifier stops when a signal is to be taken, as when another test's child has ended.
+                let is_stopped = |error: &ProgramError| matches!(error, ProgramError::LoadError { io_error, .. } if io_error.kind() == ErrorKind::WouldBlock);
+                if !outcome.as_ref().is_err_and(is_stopped) {
+                    break;
+                }
+                outcome = loaded.program(name).load();
+            }
+            outcome.unwrap_or_else(|error| panic!("{name}: {error:#?}"));
         }
         loaded.control(2, 1);
         loaded

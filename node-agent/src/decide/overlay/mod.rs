@@ -186,8 +186,8 @@ pub(crate) fn mac_of(node: &str) -> MacAddr {
 pub(crate) struct TunnelEnds {
     /// Whether there are tunnels of IP-in-IP, which have no port.
     pub(crate) ipip: bool,
-    /// The UDP port that tunnels listen on.
-    pub(crate) port: u16,
+    /// The UDP ports that tunnels listen on, or did since the agent began.
+    pub(crate) ports: BTreeSet<u16>,
     /// The addresses of the other nodes.
     pub(crate) peers: BTreeSet<IpAddr>,
 }
@@ -196,7 +196,10 @@ pub(crate) struct TunnelEnds {
 pub(super) fn kinds(state: &State, settings: &Traffic) -> BTreeMap<Kind, String> {
     let pools = state.pool_traffic().iter();
     let pools = pools.map(|(range, traffic)| (traffic.encapsulation, format!("the IPPool of {range}")));
-    let file = (settings.overlay.encapsulation, "overlay.encapsulation of the agent's file".to_owned());
+    let file = (
+        settings.overlay.encapsulation,
+        "overlay.encapsulation of the NetworkConfig or the agent's file".to_owned(),
+    );
     let mut kinds = BTreeMap::new();
     for (encapsulation, who) in pools.chain([file]) {
         if let Some(kind) = Kind::of(encapsulation) {
@@ -219,7 +222,9 @@ pub(super) fn tunnel_ends(
     let ipip = kinds.contains_key(&Kind::Ipip) || before.is_some_and(|before| before.ipip);
     let others = state.nodes().filter(|(other, _)| *other != state.node_name());
     let peers = others.flat_map(|(_, node)| node.addresses.iter().copied()).collect();
-    Some(TunnelEnds { ipip, port: settings.overlay.port, peers })
+    let mut ports = before.map(|before| before.ports.clone()).unwrap_or_default();
+    ports.insert(settings.overlay.port);
+    Some(TunnelEnds { ipip, ports, peers })
 }
 
 /// `None` as long as the own node is not there.

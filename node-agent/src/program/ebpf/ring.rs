@@ -11,6 +11,9 @@ use margay_ebpf_common::{
 
 use super::object::Pins;
 
+/// Flows that are read at once: more than the ring holds.
+const AT_ONCE: usize = 4096;
+
 /// The ring `EVENTS`, read beside the core.
 pub(crate) struct Ring {
     events: RingBuf<MapData>,
@@ -50,7 +53,9 @@ impl Ring {
     /// Empties it. Of the flows, the first so many are given back, and the others only counted.
     pub(crate) fn read(&mut self, most: usize) -> Told {
         let mut told = Told::default();
-        while let Some(item) = self.events.next() {
+        // Programs on many processors can write faster than one reads.
+        for _ in 0..AT_ONCE {
+            let Some(item) = self.events.next() else { break };
             match parse(&item) {
                 Some(flow) if told.flows.len() < most => told.flows.push(flow),
                 _ => told.lost += 1,

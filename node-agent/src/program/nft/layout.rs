@@ -229,13 +229,13 @@ pub(crate) fn of_endpoint(
 /// The elements of the tunnels between nodes: nobody but other nodes sends to their port, or packets of their protocol.
 pub(crate) fn of_tunnel_ends(ends: &TunnelEnds) -> Vec<Entry> {
     let entry = |set, field| Entry { set, key: vec![field], data: None };
-    let port = entry(TUNNEL_PORTS.into(), Field::Number(ends.port.into()));
+    let ports = ends.ports.iter().map(|port| entry(TUNNEL_PORTS.into(), Field::Number((*port).into())));
     let peers = ends
         .peers
         .iter()
         .map(|address| entry(by_family(*address, "tunnel_ends4", "tunnel_ends6"), Field::Address(*address)));
     let protocol = ends.ipip.then(|| entry(TUNNEL_PROTOCOLS.into(), Field::Number(rule::IPIP.into())));
-    peers.chain([port]).chain(protocol).collect()
+    peers.chain(ports).chain(protocol).collect()
 }
 
 /// A map of a direction; they are asked in this order.

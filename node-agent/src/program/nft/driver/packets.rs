@@ -550,7 +550,9 @@ fn nobody_but_other_nodes_sends_ip_in_ip_once_there_are_tunnels_of_it() {
         let mut world = World::new(1, "{metadata: {namespace: x, name: in}, spec: {podSelector: {}}}");
         let mut driver = world.driver();
         // Where none is made of it, it is any other protocol, and the same with tunnels of VXLAN alone.
-        let ends = |ipip, peer| Some(Arc::new(TunnelEnds { ipip, port: TUNNEL_PORT, peers: [peer].into() }));
+        let ends = |ipip, peer| {
+            Some(Arc::new(TunnelEnds { ipip, ports: [TUNNEL_PORT].into(), peers: [peer].into() }))
+        };
         for ends in [None, ends(false, other)] {
             world.wanted.tunnel_ends = ends;
             world.tell(&mut driver).unwrap();
@@ -616,7 +618,7 @@ fn nobody_but_other_nodes_puts_anything_into_a_tunnel() {
 
             world.wanted.tunnel_ends = Some(Arc::new(TunnelEnds {
                 ipip: false,
-                port: TUNNEL_PORT,
+                ports: [TUNNEL_PORT].into(),
                 peers: all.into_iter().collect(),
             }));
             world.tell(&mut driver).unwrap();
@@ -636,8 +638,11 @@ fn nobody_but_other_nodes_puts_anything_into_a_tunnel() {
             assert_eq!(seen(&mut driver), expected.into());
 
             // A node that is gone is a stranger.
-            world.wanted.tunnel_ends =
-                Some(Arc::new(TunnelEnds { ipip: false, port: TUNNEL_PORT, peers: [stranger].into() }));
+            world.wanted.tunnel_ends = Some(Arc::new(TunnelEnds {
+                ipip: false,
+                ports: [TUNNEL_PORT].into(),
+                peers: [stranger].into(),
+            }));
             world.tell(&mut driver).unwrap();
             send(&open(&elsewhere, other, 0), own, TUNNEL_PORT, "of what is gone");
             send(&open(&elsewhere, stranger, 0), own, TUNNEL_PORT, "of a new node");
