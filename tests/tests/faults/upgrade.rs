@@ -159,7 +159,7 @@ async fn programs_of_another_version_give_their_flows_away_before_they_go() {
         assert!(current.exists());
         traffic.goes_on(&lab, &format!("with programs of {name} before")).await;
         assert!(!is_open(&lab, "client", "db").await);
-        assert!(said(node, &["the programs of another version", &name]), "{}", lab.log_tail(30));
+        assert!(said(node, &["that are not of this version", &name]), "{}", lab.log_tail(30));
     }
     traffic.lost_nothing(&lab, "programs of other versions").await;
     leave_nothing(&lab, &pods).await;
