@@ -23,7 +23,7 @@ async fn a_full_pool_fails_an_add_with_what_to_do_until_there_is_another_pool() 
     let words =
         ["no address is free on node n1", "no block is left in pool first (10.244.0.0/28)", "add an IPPool"];
     until_refused(&lab, "late", &words).await;
-    let said = margayctl(&lab, 0, "status").await;
+    let said = margayctl(&lab, 0, "node status").await;
     assert!(said.contains("no block is left in pool first"), "{said}");
 
     apply(&lab, &pool_yaml("second", "cidr: 10.245.0.0/24, blockSize: 29")).await;
