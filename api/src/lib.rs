@@ -9,7 +9,7 @@ pub mod agent;
 pub mod annotation;
 pub mod endpoint;
 pub mod label;
-mod left;
+pub mod left;
 pub mod lock;
 pub mod monitor;
 pub mod paths;

@@ -41,6 +41,7 @@ use crate::{
     log::Log,
     metrics::{Metrics, Outcome},
     network_config::{self, Start},
+    news::tell,
     node_address,
     notice::{self, Notices, Object, Reason},
     observe::{self, Asked, AskedFlows, Tally},
@@ -667,21 +668,12 @@ impl Core {
     fn tell_facts(&self) {
         let node = self.state.own_node().and_then(|node| node.identity.as_deref().cloned());
         let facts = Facts { node, speaks: self.state.is_first_node() };
-        self.facts.send_if_modified(|told| {
-            let differs = *told != facts;
-            *told = facts;
-            differs
-        });
+        tell(&self.facts, facts);
     }
 
     /// Tells the task that logs drops for which namespaces it does.
     fn tell_observer(&self) {
-        let asked = self.state.logging_namespaces();
-        self.logging.send_if_modified(|told| {
-            let differs = *told != asked;
-            *told = asked;
-            differs
-        });
+        tell(&self.logging, self.state.logging_namespaces());
     }
 
     /// Counts what the kernel has counted since the last look.
@@ -862,13 +854,7 @@ impl Core {
         self.programmed = Some(Arc::clone(&wanted));
         self.doubt();
         if wanted.bgp.is_some() {
-            self.topology.send_if_modified(|given| {
-                let differs = *given != wanted.bgp;
-                if differs {
-                    given.clone_from(&wanted.bgp);
-                }
-                differs
-            });
+            tell(&self.topology, wanted.bgp.clone());
         }
         // A tunnel listens on another port when the table guards that one.
         self.followed.send_if_modified(|told| {
@@ -880,22 +866,10 @@ impl Core {
             differs
         });
         if wanted.paths.is_some() {
-            self.paths.send_if_modified(|given| {
-                let differs = *given != wanted.paths;
-                if differs {
-                    given.clone_from(&wanted.paths);
-                }
-                differs
-            });
+            tell(&self.paths, wanted.paths.clone());
         }
         if wanted.peers.is_some() {
-            self.peers.send_if_modified(|given| {
-                let differs = *given != wanted.peers;
-                if differs {
-                    given.clone_from(&wanted.peers);
-                }
-                differs
-            });
+            tell(&self.peers, wanted.peers.clone());
         }
         // The rest of the time a look at each reconcile is enough: not at each pod that is added.
         if self.node_changed {

@@ -27,6 +27,7 @@ mod install;
 mod log;
 mod metrics;
 mod network_config;
+mod news;
 mod node_address;
 mod notice;
 mod observe;

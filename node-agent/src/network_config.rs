@@ -3,12 +3,19 @@
 //! The last one that could be taken is kept on the node's disk: an agent that starts while the API server is away begins as
 //! the one before it went on.
 
-use std::{collections::BTreeMap, fs, io, path::Path, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use anyhow::Context;
 use k8s_openapi::jiff::Timestamp;
 use kube::{Api, Client, api::ListParams};
-use margay_api::resource::{NetworkConfig, NetworkConfigSpec};
+use margay_api::{
+    left,
+    resource::{NetworkConfig, NetworkConfigSpec},
+};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
@@ -176,45 +183,29 @@ fn write(
 
 /// The copy on the node's disk: `null` of a cluster that has no such object.
 struct Copy {
-    path: PathBuf,
+    dir: PathBuf,
 }
 
 impl Copy {
     fn below(state_dir: &Path) -> Self {
-        Self { path: state_dir.join(FILE) }
+        Self { dir: state_dir.to_owned() }
     }
 
     /// `None` when no agent has kept one, or it cannot be read.
     #[expect(clippy::option_option, reason = "no copy is not the copy of no object")]
     fn read(&self) -> Option<Option<NetworkConfigSpec>> {
-        let text = match fs::read(&self.path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
-            Err(error) => {
-                warn!(path = %self.path.display(), %error, "the copy of NetworkConfig cannot be read");
-                return None;
-            }
-        };
-        let parsed = serde_json::from_slice(&text);
-        parsed
-            .map_err(|error| {
-                warn!(path = %self.path.display(), %error, "the copy of NetworkConfig cannot be read");
-            })
-            .ok()
+        left::read(&self.dir, FILE).unwrap_or_else(|error| {
+            warn!(path = %self.dir.join(FILE).display(), %error, "the copy of NetworkConfig cannot be read");
+            None
+        })
     }
 
     /// One that cannot be written costs nothing but the next start without the API server.
     fn keep(&self, common: Option<&NetworkConfigSpec>) {
-        let half = self.path.with_extension("new");
-        let written = serde_json::to_vec(&common).map_err(anyhow::Error::from).and_then(|text| {
-            if let Some(folder) = self.path.parent() {
-                fs::create_dir_all(folder)?;
-            }
-            fs::write(&half, text)?;
-            Ok(fs::rename(&half, &self.path)?)
-        });
-        if let Err(error) = written.with_context(|| format!("keep {}", self.path.display())) {
-            warn!("{error:#}; an agent that starts without the API server takes what it has");
+        let written = fs::create_dir_all(&self.dir).and_then(|()| left::write(&self.dir, FILE, &common));
+        if let Err(error) = written {
+            let path = self.dir.join(FILE);
+            warn!(path = %path.display(), %error, "the copy of NetworkConfig cannot be kept; an agent that starts without the API server takes what it has");
         }
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
+    news::tell,
     notice::{Notices, Reason},
     program::network_condition::Network,
 };
@@ -50,11 +51,7 @@ impl Readiness {
     }
 
     fn set(&self, network: Network) {
-        self.network.send_if_modified(|known| {
-            let differs = known.as_ref() != Some(&network);
-            *known = Some(network);
-            differs
-        });
+        tell(&self.network, Some(network));
     }
 }
 

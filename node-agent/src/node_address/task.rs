@@ -39,7 +39,10 @@ use crate::{
     core::Event,
     facts::Facts,
     notice::{Notices, Reason},
-    watch::{Identity, drift::watched},
+    watch::{
+        Identity,
+        drift::{self, watched},
+    },
 };
 
 /// An address that goes and comes back within this time, as when a lease is renewed, is no change.
@@ -114,14 +117,10 @@ pub(crate) async fn run(
 
 /// Waits for changes in the kernel; whether one of them may be of an address of the node.
 async fn heard(monitor: &mut Option<AsyncFd<Monitor>>, methods: &NodeAddress) -> io::Result<bool> {
-    let Some(monitor) = monitor else { return std::future::pending().await };
-    let mut seen = Vec::new();
-    let mut ready = monitor.readable_mut().await?;
-    match ready.try_io(|monitor| monitor.get_mut().read(&mut seen)) {
-        Ok(read) => read?,
-        Err(_would_block) => return Ok(false),
+    match monitor {
+        Some(monitor) => drift::heard(monitor, |event| concerns(event, methods)).await,
+        None => std::future::pending().await,
     }
-    Ok(seen.iter().any(|event| concerns(event, methods)))
 }
 
 fn concerns(event: &KernelEvent, methods: &NodeAddress) -> bool {

@@ -76,6 +76,20 @@ pub(crate) fn watched<M: AsRawFd>(monitor: M) -> std::io::Result<AsyncFd<M>> {
     AsyncFd::new(monitor)
 }
 
+/// Waits for changes in the kernel; whether one of them is of those that matter.
+pub(crate) async fn heard(
+    monitor: &mut AsyncFd<Monitor>,
+    matters: impl Fn(&KernelEvent) -> bool,
+) -> std::io::Result<bool> {
+    let mut seen = Vec::new();
+    let mut ready = monitor.readable_mut().await?;
+    match ready.try_io(|monitor| monitor.get_mut().read(&mut seen)) {
+        Ok(read) => read?,
+        Err(_would_block) => return Ok(false),
+    }
+    Ok(seen.iter().any(matters))
+}
+
 fn loss(event: &KernelEvent, pending: &Pending) -> Option<Loss> {
     let endpoint = |link: &Link| link.name.strip_prefix(HOST_IFNAME_PREFIX)?.parse().ok();
     match event {

@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io,
     net::IpAddr,
     path::PathBuf,
     sync::Arc,
@@ -19,7 +18,6 @@ use margay_netlink::{
     route::{self, Filter, Kind, Protocol, TableId},
 };
 use tokio::{
-    io::unix::AsyncFd,
     sync::watch,
     task::spawn_blocking,
     time::{Instant, MissedTickBehavior, interval, sleep_until},
@@ -38,9 +36,10 @@ use crate::{
     config::Settings,
     decide::{Carrier, Peers},
     metrics::WayState,
+    news::tell,
     notice::{Notices, Reason},
     program::{network_condition::Passage, overlay::name_of},
-    watch::drift::watched,
+    watch::drift::{heard, watched},
 };
 
 /// Changes are looked at once for all that come within this time: a tunnel comes with a route to each node.
@@ -105,7 +104,7 @@ pub(crate) async fn run(
                 task.follow(now.mtu.map(link::Mtu::octets), now.traffic.overlay.port);
                 look = Some(look.unwrap_or_else(Instant::now));
             }
-            concerns = heard(&mut monitor) => {
+            concerns = heard(&mut monitor, concerns) => {
                 if concerns? {
                     look = Some(look.unwrap_or_else(|| Instant::now() + QUIET));
                 }
@@ -129,17 +128,7 @@ pub(crate) async fn run(
     }
 }
 
-/// Waits for changes in the kernel; whether one of them may be of a way.
-async fn heard(monitor: &mut AsyncFd<Monitor>) -> io::Result<bool> {
-    let mut seen = Vec::new();
-    let mut ready = monitor.readable_mut().await?;
-    match ready.try_io(|monitor| monitor.get_mut().read(&mut seen)) {
-        Ok(read) => read?,
-        Err(_would_block) => return Ok(false),
-    }
-    Ok(seen.iter().any(concerns))
-}
-
+/// Whether a change in the kernel may be of a way.
 fn concerns(event: &KernelEvent) -> bool {
     let is_pods = |link: &Link| link.name.starts_with(HOST_IFNAME_PREFIX);
     match event {
@@ -276,10 +265,10 @@ impl Task {
         self.count(&ways);
         if ways.problems.is_empty() {
             if self.ledger.is_settled() {
-                self.pass(Passage::Clear);
+                tell(&self.passage, Some(Passage::Clear));
             }
         } else {
-            self.pass(Passage::Impaired(ways.problems.join("; ")));
+            tell(&self.passage, Some(Passage::Impaired(ways.problems.join("; "))));
         }
         if self.told.as_ref() == Some(&ways) {
             return;
@@ -296,14 +285,6 @@ impl Task {
             warn!(%error, "what the tests of ways have found cannot be written for margayctl");
         }
         self.told = Some(ways);
-    }
-
-    fn pass(&self, passage: Passage) {
-        self.passage.send_if_modified(|told| {
-            let differs = told.as_ref() != Some(&passage);
-            *told = Some(passage);
-            differs
-        });
     }
 
     fn count(&self, ways: &Ways) {

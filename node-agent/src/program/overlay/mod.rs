@@ -34,7 +34,14 @@ use self::{
     kernel::{Applied, Settings},
     phase::Phase,
 };
-use crate::{config, core::Event, decide::Paths, metrics::Metrics, traffic::Routing, watch::drift::watched};
+use crate::{
+    config,
+    core::Event,
+    decide::Paths,
+    metrics::Metrics,
+    traffic::Routing,
+    watch::drift::{heard, watched},
+};
 
 /// How long after a failure the next attempt is made.
 const RETRY: Duration = Duration::from_secs(1);
@@ -68,7 +75,6 @@ pub(crate) async fn run(
         phase: Phase::default(),
     };
     reconcile.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut seen = Vec::new();
     loop {
         tokio::select! {
             changed = paths.changed() => {
@@ -89,13 +95,8 @@ pub(crate) async fn run(
                 }
             }
             _ = reconcile.tick() => if !task.is_idle() { task.due = Some(Instant::now()) },
-            ready = monitor.readable_mut() => {
-                match ready?.try_io(|monitor| monitor.get_mut().read(&mut seen)) {
-                    Ok(read) => read?,
-                    Err(_would_block) => continue,
-                }
-                let concerns = seen.drain(..).filter(|event| task.concerns(event)).count() > 0;
-                if concerns && !task.is_idle() {
+            concerns = heard(&mut monitor, |event| task.concerns(event)) => {
+                if concerns? && !task.is_idle() {
                     let soon = Instant::now() + QUIET;
                     task.due = Some(task.due.map_or(soon, |due| due.min(soon)));
                 }
