@@ -3,6 +3,7 @@
 use crate::apiserver::ApiServer;
 use crate::identity;
 use anyhow::Context;
+use futures::future::join_all;
 use kube::config::{
     AuthInfo, Cluster, Context as KubeContext, KubeConfigOptions, Kubeconfig, NamedAuthInfo, NamedCluster,
     NamedContext,
@@ -11,7 +12,7 @@ use kube::{Client, Config};
 use margay_netlink::netns::Namespace;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -25,10 +26,31 @@ pub(crate) struct Api {
     client: Client,
     host: Kubeconfig,
     node: Kubeconfig,
-    places: Mutex<Vec<(Option<Arc<Namespace>>, SocketAddr)>>,
-    serving: Mutex<JoinSet<()>>,
-    /// Tells all that serve to end.
+    places: Mutex<Vec<Place>>,
+}
+
+/// Where it can be found.
+struct Place {
+    /// `None` for the host's.
+    namespace: Option<Arc<Namespace>>,
+    address: SocketAddr,
+    /// `None` while it is cut.
+    served: Option<Served>,
+}
+
+/// What serves at a place.
+struct Served {
+    /// Tells it to end.
     end: watch::Sender<()>,
+    task: JoinSet<()>,
+}
+
+impl Served {
+    /// Ends it; nothing is told to anybody afterwards.
+    async fn cut(self) {
+        self.end.send_replace(());
+        self.task.join_all().await;
+    }
 }
 
 impl std::fmt::Debug for Api {
@@ -63,8 +85,6 @@ impl Api {
                     host,
                     node: with_token(plain(IN_NODE), identity::TOKEN),
                     places: Mutex::default(),
-                    serving: Mutex::default(),
-                    end: watch::Sender::default(),
                 };
                 api.serve_on(listener, None, address)?;
                 Ok(api)
@@ -87,8 +107,6 @@ impl Api {
                     node: through_node(host.clone(), &name, tls),
                     host,
                     places: Mutex::default(),
-                    serving: Mutex::default(),
-                    end: watch::Sender::default(),
                 })
             }
         }
@@ -122,19 +140,25 @@ impl Api {
         self.serve_on(listener, Some(Arc::clone(namespace)), IN_NODE)
     }
 
+    /// Ends what [`Self::serve_in`] began.
+    pub(crate) async fn leave(&self, namespace: &Arc<Namespace>) {
+        let of_node =
+            |place: &mut Place| place.namespace.as_ref().is_some_and(|served| Arc::ptr_eq(served, namespace));
+        let left: Vec<Place> = self.places().extract_if(.., of_node).collect();
+        join_all(left.into_iter().filter_map(|place| place.served).map(Served::cut)).await;
+    }
+
     /// Cuts every connection and accepts no more, as when the server is down; nothing is told to anybody afterwards.
     pub(crate) async fn cut(&self) {
-        self.end.send_replace(());
-        let serving = std::mem::take(&mut *self.serving.lock().unwrap_or_else(PoisonError::into_inner));
-        serving.join_all().await;
+        let served: Vec<Served> = self.places().iter_mut().filter_map(|place| place.served.take()).collect();
+        join_all(served.into_iter().map(Served::cut)).await;
     }
 
     /// Serves again, at all the places where it was cut.
     pub(crate) fn restore(&self) -> anyhow::Result<()> {
-        let places = std::mem::take(&mut *self.places.lock().unwrap_or_else(PoisonError::into_inner));
-        for (namespace, address) in places {
-            let listener = listen(namespace.as_deref(), address)?;
-            self.serve_on(listener, namespace, address)?;
+        for place in self.places().iter_mut().filter(|place| place.served.is_none()) {
+            let listener = listen(place.namespace.as_deref(), place.address)?;
+            place.served = Some(self.serve(listener)?);
         }
         Ok(())
     }
@@ -145,22 +169,32 @@ impl Api {
         namespace: Option<Arc<Namespace>>,
         address: SocketAddr,
     ) -> anyhow::Result<()> {
+        let served = Some(self.serve(listener)?);
+        self.places().push(Place { namespace, address, served });
+        Ok(())
+    }
+
+    fn serve(&self, listener: std::net::TcpListener) -> anyhow::Result<Served> {
         listener.set_nonblocking(true)?;
         let listener = TcpListener::from_std(listener)?;
         let backend = self.backend.clone();
-        let mut end = self.end.subscribe();
-        let end = async move { drop(end.changed().await) };
-        self.serving.lock().unwrap_or_else(PoisonError::into_inner).spawn(async move {
+        let (end, mut ends) = watch::channel(());
+        let ended = async move { drop(ends.changed().await) };
+        let mut task = JoinSet::new();
+        task.spawn(async move {
             let served = match backend {
-                Backend::Memory(server) => server.serve(listener, end).await,
-                Backend::Real(server) => forward(listener, server, end).await,
+                Backend::Memory(server) => server.serve(listener, ended).await,
+                Backend::Real(server) => forward(listener, server, ended).await,
             };
             if let Err(error) = served {
                 tracing::error!(%error, "the API server's listener failed");
             }
         });
-        self.places.lock().unwrap_or_else(PoisonError::into_inner).push((namespace, address));
-        Ok(())
+        Ok(Served { end, task })
+    }
+
+    fn places(&self) -> MutexGuard<'_, Vec<Place>> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -22,10 +22,13 @@ use std::net::IpAddr;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use tokio::{sync::watch, task::JoinSet};
+use tempfile::TempDir;
+use tokio::{process::Command, sync::watch, task::JoinSet};
 
 /// Directories that a node has for itself.
 const PRIVATE: &[&str] = &["/etc/cni", "/var/lib/margay", "/var/lib/cni", "/opt/cni"];
+/// Those of them on its disk: what is there outlives the node's power.
+const ON_DISK: &[&str] = &["/etc/cni", "/var/lib/margay", "/var/lib/cni"];
 const KUBECONFIG: &str = "/run/lab/kubeconfig";
 const AGENT_CONFIG: &str = "/run/lab/margay-node.yaml";
 
@@ -36,6 +39,23 @@ pub enum Daemon {
     Agent,
     /// `margay-bgp`.
     Bgp,
+}
+
+/// What nodes are made with, beside a plan each.
+pub(crate) struct Parts<'a> {
+    pub(crate) config: &'a LabConfig,
+    pub(crate) fabric: &'a Fabric,
+    pub(crate) api: &'a Api,
+    pub(crate) binaries: &'a Binaries,
+    pub(crate) pods: &'a Pods,
+}
+
+/// A node without power: who it was, and its disk.
+#[derive(Debug)]
+pub(crate) struct Off {
+    pub(crate) plan: NodePlan,
+    registered: Registered,
+    disk: TempDir,
 }
 
 /// A node of the lab.
@@ -52,14 +72,19 @@ pub struct Node {
 }
 
 impl Node {
-    pub(crate) async fn start(
-        config: &LabConfig,
-        plan: NodePlan,
-        fabric: &Fabric,
-        api: &Api,
-        binaries: &Binaries,
-        pods: &Pods,
-    ) -> anyhow::Result<Self> {
+    /// One that is new.
+    pub(crate) async fn start(parts: &Parts<'_>, plan: NodePlan) -> anyhow::Result<Self> {
+        Self::boot(parts, plan, None).await
+    }
+
+    /// One that had no power.
+    pub(crate) async fn restart(parts: &Parts<'_>, off: Off) -> anyhow::Result<Self> {
+        let node = Self::boot(parts, off.plan, Some(off.disk.path())).await?;
+        Ok(Self { registered: off.registered, ..node })
+    }
+
+    async fn boot(parts: &Parts<'_>, plan: NodePlan, disk: Option<&Path>) -> anyhow::Result<Self> {
+        let Parts { config, fabric, api, binaries, pods } = parts;
         let machine = Arc::new(Machine::start(&plan.name, PRIVATE).await?);
         prepare_namespace(machine.namespace())?;
         fabric.attach_node(&plan, machine.namespace())?;
@@ -68,6 +93,9 @@ impl Node {
         let kubeconfig = api.node_kubeconfig()?;
         let settings = settings(config, &plan);
         machine.run(move || furnish(&plugin, &kubeconfig, &settings)).await??;
+        if let Some(disk) = disk {
+            copy(ON_DISK, disk, &machine.root()).await?;
+        }
         let object = NodeObject {
             name: plan.name.clone(),
             addresses: plan.addresses(),
@@ -82,7 +110,7 @@ impl Node {
             station: Station::open(Arc::clone(machine.namespace()))?,
             runtime: Runtime::new(Arc::clone(&machine)),
             machine: Arc::clone(&machine),
-            pods: pods.clone(),
+            pods: (*pods).clone(),
         });
         let mut tasks = JoinSet::new();
         let (reported, addresses) = watch::channel(plan.addresses());
@@ -109,6 +137,10 @@ impl Node {
     /// `spec.podCIDRs`.
     pub fn pod_cidrs(&self) -> &[ipnetwork::IpNetwork] {
         &self.plan.pod_cidrs
+    }
+
+    pub(crate) fn plan(&self) -> &NodePlan {
+        &self.plan
     }
 
     pub(crate) fn station(&self) -> &Arc<Station> {
@@ -255,6 +287,20 @@ impl Node {
         }
     }
 
+    /// Cuts its power: whatever ran ends at once, and nobody is told.
+    pub(crate) async fn cut_power(self, parts: &Parts<'_>) -> anyhow::Result<Off> {
+        let Self { mut tasks, agent, speaker, registered, plan, kubelet, .. } = self;
+        parts.fabric.detach_node(&plan)?;
+        parts.api.leave(kubelet.machine.namespace()).await;
+        agent.stop().await;
+        speaker.stop().await;
+        tasks.shutdown().await;
+        parts.pods.lose(&plan.name);
+        let disk = TempDir::new().context("make a disk")?;
+        copy(ON_DISK, &kubelet.machine.root(), disk.path()).await?;
+        Ok(Off { plan, registered, disk })
+    }
+
     /// Ends its processes; an object that it made on an API server of others goes too.
     pub(crate) async fn stop(self, api: &Api) {
         let Self { mut tasks, agent, speaker, registered, plan, .. } = self;
@@ -268,6 +314,19 @@ impl Node {
             tracing::warn!("{error:#}");
         }
     }
+}
+
+/// Copies directories with all that is in them from below one root to below another.
+async fn copy(directories: &[&str], from: &Path, to: &Path) -> anyhow::Result<()> {
+    for directory in directories {
+        let inside = directory.trim_start_matches('/');
+        let (from, to) = (from.join(inside), to.join(inside));
+        fs::create_dir_all(&to).with_context(|| format!("make {}", to.display()))?;
+        let copied = Command::new("cp").arg("-a").arg(from.join(".")).arg(&to).status().await;
+        let copied = copied.context("run cp")?;
+        anyhow::ensure!(copied.success(), "copy {} to {}: {copied}", from.display(), to.display());
+    }
+    Ok(())
 }
 
 /// The files that a node starts with. Runs on its machine.

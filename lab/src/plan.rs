@@ -1,7 +1,8 @@
 //! Who gets which address.
 
-use crate::config::{FabricKind, IpFamilies};
+use crate::config::{FabricKind, IpFamilies, IpamMode, LabConfig};
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
+use margay_netlink::MacAddr;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The autonomous system of the mesh on a flat fabric.
@@ -20,6 +21,7 @@ const fn subnet_of(number: u8) -> u8 {
 /// What is decided about a node before it exists.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct NodePlan {
+    number: u8,
     pub(crate) name: String,
     /// Its addresses with their subnets, IPv4 first.
     pub(crate) networks: Vec<IpNetwork>,
@@ -34,7 +36,18 @@ pub(crate) struct NodePlan {
 
 impl NodePlan {
     /// The node with a number, from 1.
-    pub(crate) fn new(number: u8, fabric: FabricKind, families: IpFamilies) -> Self {
+    pub(crate) fn new(number: u8, config: &LabConfig) -> Self {
+        let mut plan = Self::with_one_uplink(number, config.fabric, config.ip_families);
+        if config.second_uplink {
+            plan.add_second_uplink();
+        }
+        if config.ipam == IpamMode::Pool {
+            plan.pod_cidrs.clear();
+        }
+        plan
+    }
+
+    fn with_one_uplink(number: u8, fabric: FabricKind, families: IpFamilies) -> Self {
         let n = u16::from(number);
         let (v4, v4_gateway, v6, v6_gateway) = match fabric {
             FabricKind::Flat => (
@@ -61,6 +74,7 @@ impl NodePlan {
             }
         };
         let mut plan = Self {
+            number,
             name: format!("n{number}"),
             networks: Vec::new(),
             second: Vec::new(),
@@ -87,7 +101,8 @@ impl NodePlan {
     }
 
     /// Gives it a second interface, in a subnet that it shares with all nodes.
-    pub(crate) fn add_second_uplink(&mut self, number: u8) {
+    fn add_second_uplink(&mut self) {
+        let number = self.number;
         let of_family = |network: &IpNetwork| match network {
             IpNetwork::V4(_) => {
                 Ipv4Network::new(Ipv4Addr::new(172, 19, 0, number + 1), 24).ok().map(IpNetwork::V4)
@@ -108,6 +123,11 @@ impl NodePlan {
     /// Its addresses.
     pub(crate) fn addresses(&self) -> Vec<IpAddr> {
         self.networks.iter().map(IpNetwork::ip).collect()
+    }
+
+    /// The address of its network card at an interface: the same after each start, as that of a card is.
+    pub(crate) fn mac(&self, interface: u8) -> MacAddr {
+        MacAddr::new([0x02, b'l', b'a', b'b', interface, self.number])
     }
 
     /// The gateways with their subnets.
@@ -135,7 +155,7 @@ mod tests {
     fn pods_of_all_nodes_are_in_one_network_of_each_family() {
         let all: Vec<IpNetwork> = [PODS_IPV4, PODS_IPV6].map(|text| text.parse().unwrap()).into();
         for number in [1, 250] {
-            let plan = NodePlan::new(number, FabricKind::Flat, IpFamilies::Dual);
+            let plan = NodePlan::with_one_uplink(number, FabricKind::Flat, IpFamilies::Dual);
             assert_eq!(plan.pod_cidrs.len(), 2);
             for pods in &plan.pod_cidrs {
                 assert!(all.iter().any(|network| network.contains(pods.ip())), "{pods}");
@@ -146,22 +166,22 @@ mod tests {
 
     #[test]
     fn a_node_has_the_families_that_it_is_given_and_no_other() {
-        let plan = NodePlan::new(1, FabricKind::Subnets, IpFamilies::Ipv6);
+        let plan = NodePlan::with_one_uplink(1, FabricKind::Subnets, IpFamilies::Ipv6);
         let all = plan.networks.iter().chain(&plan.pod_cidrs).map(IpNetwork::ip).chain(plan.gateways);
         assert!(all.into_iter().all(|address| address.is_ipv6()));
     }
 
     #[test]
     fn every_other_node_is_in_the_same_of_two_subnets() {
-        let gateways =
-            [1, 2, 3].map(|number| NodePlan::new(number, FabricKind::Subnets, IpFamilies::Dual).gateways);
+        let gateways = [1, 2, 3]
+            .map(|number| NodePlan::with_one_uplink(number, FabricKind::Subnets, IpFamilies::Dual).gateways);
         assert_eq!(gateways[0], gateways[2]);
         assert!(gateways[0].iter().zip(&gateways[1]).all(|(one, other)| one != other));
     }
 
     #[test]
     fn a_routed_node_shares_its_subnet_with_its_router_alone() {
-        let plan = NodePlan::new(2, FabricKind::Routed, IpFamilies::Ipv4);
+        let plan = NodePlan::with_one_uplink(2, FabricKind::Routed, IpFamilies::Ipv4);
         assert_eq!(plan.networks[0].to_string(), "172.18.2.2/30");
         assert_eq!(plan.gateway_networks()[0].to_string(), "172.18.2.1/30");
         assert_eq!(plan.asn, 64_514);

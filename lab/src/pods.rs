@@ -145,6 +145,12 @@ impl Pods {
         self.changed.send_replace(());
     }
 
+    /// A node is gone, with all that ran on it.
+    pub(crate) fn lose(&self, node: &str) {
+        self.state().pods.retain(|_, pod| pod.node != node);
+        self.changed.send_replace(());
+    }
+
     pub(crate) fn find(&self, key: &PodKey) -> Option<Running> {
         self.state().pods.get(key).cloned()
     }

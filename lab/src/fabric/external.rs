@@ -39,7 +39,7 @@ impl External {
         let port: IfName = format!("ext{index}").parse()?;
         let networks: Vec<IpNetwork> = addresses.iter().map(|address| IpNetwork::from(*address)).collect();
         let gateways = gateways(&addresses)?;
-        let cable = Cable { name: &port, far: "eth0", addresses: &networks, gateways: &gateways };
+        let cable = Cable { name: &port, far: "eth0", mac: None, addresses: &networks, gateways: &gateways };
         let link = attach(fabric.namespace(), &cable, &namespace).context("connect an external host")?;
         {
             let _inside = fabric.namespace().enter()?;

@@ -5,7 +5,7 @@ use ipnetwork::IpNetwork;
 use margay_netlink::link::{End, IfIndex, IfName, Veth, add_veth, by_name, set_up};
 use margay_netlink::netns::Namespace;
 use margay_netlink::route::{self, Kind, NextHop, Protocol, Route};
-use margay_netlink::{Socket, addr};
+use margay_netlink::{MacAddr, Socket, addr};
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 
@@ -15,6 +15,8 @@ pub(super) struct Cable<'a> {
     pub(super) name: &'a IfName,
     /// The interface at the far end.
     pub(super) far: &'a str,
+    /// Its link-layer address there; the kernel makes one up when `None`.
+    pub(super) mac: Option<MacAddr>,
     /// Its addresses.
     pub(super) addresses: &'a [IpNetwork],
     /// Its default routers, one a family.
@@ -29,7 +31,7 @@ pub(super) fn attach(fabric: &Namespace, cable: &Cable<'_>, far: &Namespace) -> 
         let mut socket = Socket::open()?;
         socket.execute(&add_veth(&Veth {
             near: End { name: cable.name, address: None, netns: None },
-            far: End { name: &interface, address: None, netns: Some(far.as_fd()) },
+            far: End { name: &interface, address: cable.mac, netns: Some(far.as_fd()) },
             mtu: None,
         }))?;
         by_name(&mut socket, cable.name)?.context("the new link is gone")?.index

@@ -28,8 +28,9 @@ use crate::config::{FabricKind, IpFamilies};
 use crate::machine::{Machine, Process};
 use crate::plan::NodePlan;
 use anyhow::Context;
+use ipnetwork::IpNetwork;
 use link::{Cable, attach};
-use margay_netlink::link::{Bridge, IfName, add_bridge, by_name, set_controller};
+use margay_netlink::link::{Bridge, IfName, add_bridge, by_name, delete, set_controller};
 use margay_netlink::netns::Namespace;
 use margay_netlink::route::{self, Kind, NextHop, Protocol, Route, TableId};
 use margay_netlink::{Socket, addr};
@@ -68,15 +69,7 @@ impl Fabric {
             let bridge = add_bridge(&Bridge { name: &SECOND_BRIDGE.parse()? });
             Socket::open()?.execute(&bridge).context("make the second bridge")?;
         }
-        match kind {
-            FabricKind::Flat | FabricKind::Subnets => fabric.make_bridges(nodes)?,
-            FabricKind::Routed => {
-                let program = bird::find()?;
-                let path = fabric.machine.path("/run/lab/bird.conf");
-                std::fs::write(path, bird::configuration(nodes)).context("write BIRD's configuration")?;
-                fabric.bird = Some(Process::start(Arc::clone(&fabric.machine), bird::spec(program)));
-            }
-        }
+        fabric.expect(nodes).await?;
         Ok(fabric)
     }
 
@@ -87,6 +80,18 @@ impl Fabric {
     /// Runs BIRD where the nodes' default gateway is, with this configuration; one that runs there takes it over.
     pub(crate) async fn run_router(&mut self, configuration: &str) -> anyhow::Result<()> {
         anyhow::ensure!(self.kind == FabricKind::Flat, "a routed fabric has a router of its own");
+        self.route(configuration).await
+    }
+
+    /// Prepares for these nodes: they have a bridge for each subnet, or a router that knows them and no others.
+    pub(crate) async fn expect(&mut self, nodes: &[NodePlan]) -> anyhow::Result<()> {
+        match self.kind {
+            FabricKind::Flat | FabricKind::Subnets => self.make_bridges(nodes),
+            FabricKind::Routed => self.route(&bird::configuration(nodes)).await,
+        }
+    }
+
+    async fn route(&mut self, configuration: &str) -> anyhow::Result<()> {
         std::fs::write(self.machine.path("/run/lab/bird.conf"), configuration)
             .context("write BIRD's configuration")?;
         if self.bird.is_some() {
@@ -108,13 +113,25 @@ impl Fabric {
 
     /// Connects a node and gives it its addresses and default routes.
     pub(crate) fn attach_node(&self, plan: &NodePlan, node: &Namespace) -> anyhow::Result<()> {
-        let near: IfName = plan.name.parse().context("name a port after the node")?;
-        let cable = Cable { name: &near, far: "eth0", addresses: &plan.networks, gateways: &plan.gateways };
+        let near = port(plan)?;
+        let cable = Cable {
+            name: &near,
+            far: "eth0",
+            mac: Some(plan.mac(0)),
+            addresses: &plan.networks,
+            gateways: &plan.gateways,
+        };
         let port = attach(self.machine.namespace(), &cable, node)
             .with_context(|| format!("connect {} to the fabric", plan.name))?;
         if !plan.second.is_empty() {
-            let near: IfName = format!("{near}s").parse()?;
-            let cable = Cable { name: &near, far: "eth1", addresses: &plan.second, gateways: &[] };
+            let near = second_port(plan)?;
+            let cable = Cable {
+                name: &near,
+                far: "eth1",
+                mac: Some(plan.mac(1)),
+                addresses: &plan.second,
+                gateways: &[],
+            };
             let port = attach(self.machine.namespace(), &cable, node)
                 .with_context(|| format!("connect {} to the second subnet", plan.name))?;
             let _inside = self.machine.namespace().enter()?;
@@ -132,15 +149,31 @@ impl Fabric {
                 // Between subnets nobody knows pods.
                 let is_flat = self.kind == FabricKind::Flat;
                 for (pods, address) in plan.pod_routes().into_iter().filter(|_| is_flat) {
-                    let hop = Kind::Unicast(vec![NextHop::via(address)]);
-                    let route = Route { table: PODS_TABLE, ..Route::new(pods, hop, Protocol::STATIC) };
-                    socket.execute(&route::replace(&route))?;
+                    socket.execute(&route::replace(&pods_behind(pods, address)))?;
                 }
             }
             FabricKind::Routed => {
                 for network in &plan.gateway_networks() {
                     socket.execute(&addr::add(port, *network))?;
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a node's cables away.
+    pub(crate) fn detach_node(&self, plan: &NodePlan) -> anyhow::Result<()> {
+        let _inside = self.machine.namespace().enter()?;
+        let mut socket = Socket::open()?;
+        if !plan.second.is_empty() {
+            socket.execute(&delete(&second_port(plan)?))?;
+        }
+        socket
+            .execute(&delete(&port(plan)?))
+            .with_context(|| format!("disconnect {} from the fabric", plan.name))?;
+        if self.kind == FabricKind::Flat {
+            for (pods, address) in plan.pod_routes() {
+                socket.execute(&route::delete(&pods_behind(pods, address)))?;
             }
         }
         Ok(())
@@ -182,6 +215,22 @@ impl Fabric {
         }
         Ok(())
     }
+}
+
+/// Where a node is plugged in.
+fn port(plan: &NodePlan) -> anyhow::Result<IfName> {
+    plan.name.parse().context("name a port after the node")
+}
+
+/// Where its second interface is.
+fn second_port(plan: &NodePlan) -> anyhow::Result<IfName> {
+    format!("{}s", plan.name).parse().context("name a second port after the node")
+}
+
+/// The route of external hosts to the pods of a node.
+fn pods_behind(pods: IpNetwork, node: IpAddr) -> Route {
+    let hop = Kind::Unicast(vec![NextHop::via(node)]);
+    Route { table: PODS_TABLE, ..Route::new(pods, hop, Protocol::STATIC) }
 }
 
 /// The bridge of a node's subnet, named after the router's first address there.

@@ -1,6 +1,7 @@
 //! A running cluster.
 
 mod balance;
+mod nodes;
 mod objects;
 mod pools;
 mod reach;
@@ -17,7 +18,7 @@ use crate::config::{ExternalConfig, IpamMode, LabConfig};
 use crate::definitions::cluster_network_policies;
 use crate::fabric::{External, Fabric};
 use crate::kubectl::{self, KubectlOutput};
-use crate::node::Node;
+use crate::node::{Node, Parts};
 use crate::plan::NodePlan;
 use crate::pods::Pods;
 use crate::scheduler;
@@ -34,6 +35,7 @@ use tokio::task::JoinSet;
 #[derive(Debug)]
 pub struct Lab {
     config: LabConfig,
+    binaries: Binaries,
     // Dropped in this order.
     tasks: JoinSet<()>,
     nodes: Vec<Node>,
@@ -53,13 +55,7 @@ impl Lab {
         anyhow::ensure!((1..=250).contains(&config.nodes), "{} nodes: it takes 1 to 250", config.nodes);
         anyhow::ensure!(nix::unistd::geteuid().is_root(), "the lab makes namespaces: run it as root");
         let binaries = Binaries::find(config.binaries.as_deref())?;
-        let mut plans: Vec<NodePlan> =
-            (1..=config.nodes).map(|n| NodePlan::new(n, config.fabric, config.ip_families)).collect();
-        if config.second_uplink {
-            for (plan, number) in plans.iter_mut().zip(1..) {
-                plan.add_second_uplink(number);
-            }
-        }
+        let plans: Vec<NodePlan> = (1..=config.nodes).map(|number| NodePlan::new(number, &config)).collect();
         let api = Api::start(config.kubeconfig.as_deref()).await?;
         if let Some(server) = api.memory() {
             let defined = server.put_raw(cluster_network_policies());
@@ -67,23 +63,21 @@ impl Lab {
         }
         Box::pin(pools::define(api.client())).await?;
         if config.ipam == IpamMode::Pool {
-            for plan in &mut plans {
-                plan.pod_cidrs.clear();
-            }
             pools::create(api.client(), &config).await?;
         }
         let fabric = Fabric::start(config.fabric, config.ip_families, &plans).await?;
         let pods = Pods::new();
+        let parts = Parts { config: &config, fabric: &fabric, api: &api, binaries: &binaries, pods: &pods };
         let nodes = plans.into_iter().map(|plan| {
             let name = plan.name.clone();
-            let node = Node::start(&config, plan, &fabric, &api, &binaries, &pods);
+            let node = Node::start(&parts, plan);
             async move { node.await.with_context(|| format!("start node {name}")) }
         });
         let nodes = try_join_all(nodes).await?;
         let mut tasks = JoinSet::new();
         tasks.spawn(scheduler::run(api.client().clone()));
         let externals = BTreeMap::new();
-        let lab = Self { config, tasks, nodes, externals, externals_made: 0, fabric, pods, api };
+        let lab = Self { config, binaries, tasks, nodes, externals, externals_made: 0, fabric, pods, api };
         std::fs::write(lab.kubeconfig(), lab.api.host_kubeconfig()?).context("write the kubeconfig")?;
         Ok(lab)
     }

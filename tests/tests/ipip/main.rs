@@ -4,7 +4,10 @@
 #[path = "../overlay/cluster.rs"]
 #[expect(dead_code, reason = "the tests of other tunnels use the rest")]
 mod cluster;
+#[path = "../overlay/life.rs"]
+mod life;
 mod live;
+mod modes;
 mod tunnel;
 
 /// Fails where the kernel has no IP-in-IP: nothing here could pass.

@@ -4,7 +4,9 @@
 mod cluster;
 mod direct;
 mod ipv6;
+mod life;
 mod live;
+mod modes;
 mod tunnel;
 mod uplinks;
 mod ways;
