@@ -15,7 +15,7 @@ use crate::{
 
 /// The plugin, with the pods of these names in the API, on the node of the agent.
 pub(crate) fn contender(dir: &Path, pods: &[String]) -> Contender {
-    Contender::new(Plugin::margay(dir), || daemons(dir, pods))
+    Contender::new(Plugin::margay(dir, 1500), || daemons(dir, pods))
 }
 
 /// The agent goes before its API server.
@@ -33,7 +33,7 @@ fn daemons(dir: &Path, pods: &[String]) -> (Agent, Serving) {
         put(json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}));
     }
     let serving = Serving::start(api);
-    let agent = Agent::start(dir, "n1", "nftables");
+    let agent = Agent::start(dir, "n1", &json!({"dataplane": "nftables"}));
     agent.until_ready();
     (agent, serving)
 }

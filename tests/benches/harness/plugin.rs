@@ -28,11 +28,11 @@ impl Plugin {
         Self { binary, config: config.to_string() }
     }
 
-    /// Ours as it is shipped (`make plugin`), for the agent with its files below `dir`.
-    pub(crate) fn margay(dir: &Path) -> Self {
+    /// Ours as it is shipped (`make plugin`), for the agent with its files below `dir` and links with this MTU.
+    pub(crate) fn margay(dir: &Path, mtu: u32) -> Self {
         let shipped = built().join(format!("{}-unknown-linux-gnu/release", std::env::consts::ARCH));
         let config = json!({
-            "cniVersion": "1.0.0", "name": "margay", "type": "margay", "mtu": 1500, "runDir": dir.join("run"),
+            "cniVersion": "1.0.0", "name": "margay", "type": "margay", "mtu": mtu, "runDir": dir.join("run"),
             "stateDir": dir.join("state"),
         });
         Self::new(&shipped, "margay", &config)

@@ -2,18 +2,16 @@
 
 use std::{
     fmt,
-    io::Write,
     net::IpAddr,
     os::fd::{AsFd, AsRawFd},
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
+    path::Path,
+    process::Command,
     time::Duration,
 };
 
 use margay_api::endpoint::EndpointId;
 use margay_lab::{apiserver::ApiServer, clock};
 use margay_netlink::netns::Namespace;
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::{Value, json};
 
 use crate::{
@@ -21,7 +19,9 @@ use crate::{
         agent::{Agent, Serving, ask},
         plugin::{Plugin, container, new_namespace},
     },
-    iptables, measure,
+    host::{BpfFs, feed},
+    iptables,
+    measure::{self, End},
 };
 
 /// Where the two ends of a connection are.
@@ -46,6 +46,8 @@ impl fmt::Display for Distance {
 /// Selectors that policies have for peers, each of one pod somewhere else.
 pub(crate) const GROUPS: usize = 100;
 const NAMESPACE: &str = "bench";
+/// Where Debian has the reference plugins.
+const REFERENCE: &str = "/usr/lib/cni";
 /// How long a table may take to be complete.
 const PATIENCE: Duration = Duration::from_mins(1);
 /// Name, and on which node.
@@ -64,6 +66,8 @@ pub(crate) enum Firewall {
     Ebpf(usize),
     /// Chains of iptables, one a policy.
     Iptables(usize),
+    /// None of ours: a bridge on each node and rules of iptables, as the reference plugins `bridge` and `firewall` make them.
+    Bridge,
 }
 
 impl fmt::Display for Firewall {
@@ -74,6 +78,7 @@ impl fmt::Display for Firewall {
             Self::Margay(policies) => write!(f, "margay, {policies}"),
             Self::Ebpf(policies) => write!(f, "margay with eBPF, {policies}"),
             Self::Iptables(policies) => write!(f, "iptables, {policies}"),
+            Self::Bridge => write!(f, "bridge and iptables"),
         }
     }
 }
@@ -84,8 +89,7 @@ const TRACKING: &str = "table inet tracking {
 
 /// A pod.
 pub(crate) struct Pod {
-    pub(crate) namespace: Namespace,
-    pub(crate) address: IpAddr,
+    pub(crate) end: End,
     /// The host's end of its link.
     pub(crate) link: String,
     /// The number of its node.
@@ -101,35 +105,20 @@ pub(crate) struct Cluster {
     _pins: Vec<BpfFs>,
 }
 
-/// A bpf file system, mounted until it is dropped.
-struct BpfFs(PathBuf);
-
-impl BpfFs {
-    fn mount(at: PathBuf) -> Self {
-        std::fs::create_dir_all(&at).unwrap();
-        mount(Some("bpf"), &at, Some("bpf"), MsFlags::empty(), None::<&str>).unwrap();
-        Self(at)
-    }
-}
-
-impl Drop for BpfFs {
-    fn drop(&mut self) {
-        // The folder that it is in says so if it is still there.
-        let _gone = umount2(&self.0, MntFlags::MNT_DETACH);
-    }
-}
-
 impl Cluster {
     /// All are built alike, with the real agent and the real plugin; then the table is taken away where it is not ours
     /// that is measured.
     pub(crate) fn new(dir: &Path, firewall: Firewall) -> Self {
+        if firewall == Firewall::Bridge {
+            return Self::bridged(dir);
+        }
         let api = ApiServer::new();
         let put = |object| drop(api.put_raw(object).unwrap());
         put_cluster(&put);
         let (policies, dataplane) = match firewall {
             Firewall::Margay(policies) => (policies, "nftables"),
             Firewall::Ebpf(policies) => (policies, "ebpf"),
-            Firewall::None | Firewall::Tracking | Firewall::Iptables(_) => (0, "nftables"),
+            Firewall::None | Firewall::Tracking | Firewall::Iptables(_) | Firewall::Bridge => (0, "nftables"),
         };
         for number in 0..policies {
             put(policy(number, policies));
@@ -144,19 +133,17 @@ impl Cluster {
             if dataplane == "ebpf" {
                 pins.push(BpfFs::mount(dir.join("bpf")));
             }
-            let agent = Agent::start(&dir, &node_name(number), dataplane);
+            let agent = Agent::start(&dir, &node_name(number), &json!({"dataplane": dataplane}));
             agent.until_ready();
             // The agent goes before its API server.
             daemons.push((agent, serving));
-            let plugin = Plugin::margay(&dir);
+            let plugin = Plugin::margay(&dir, 1500);
             for (name, _) in PODS.into_iter().filter(|(_, on)| *on == number) {
                 let namespace = new_namespace();
-                let result: Value =
-                    serde_json::from_slice(&plugin.call("ADD", NAMESPACE, name, &namespace)).unwrap();
-                let address = result["ips"][0]["address"].as_str().unwrap().split('/').next().unwrap();
-                put(pod(name, &node_name(number), "yes", Some(address)));
+                let address = address(&plugin.call("ADD", NAMESPACE, name, &namespace));
+                put(pod(name, &node_name(number), "yes", Some(&address.to_string())));
                 let link = EndpointId::of(&container(NAMESPACE, name), "eth0").host_ifname();
-                pods.push(Pod { namespace, address: address.parse().unwrap(), link, node: number });
+                pods.push(Pod { end: End { namespace, address }, link, node: number });
             }
         }
         let cluster = Self { firewall, nodes, pods, _pins: pins };
@@ -171,6 +158,38 @@ impl Cluster {
         cluster
     }
 
+    /// With neither our plugin nor our agent.
+    fn bridged(dir: &Path) -> Self {
+        let nodes = [new_namespace(), new_namespace()];
+        connect(&nodes);
+        let mut pods = Vec::new();
+        for (number, node) in nodes.iter().enumerate() {
+            let _inside = node.enter().unwrap();
+            let ipam = json!({"type": "host-local", "dataDir": dir.join(number.to_string()), "subnet": pod_cidr(number)});
+            let bridge = json!({
+                "cniVersion": "1.0.0", "name": "bridge", "type": "bridge", "bridge": "cbr0", "isGateway": true,
+                "isDefaultGateway": true, "ipam": ipam,
+            });
+            for (name, _) in PODS.into_iter().filter(|(_, on)| *on == number) {
+                let namespace = new_namespace();
+                let made = Plugin::new(REFERENCE.as_ref(), "bridge", &bridge)
+                    .call("ADD", NAMESPACE, name, &namespace);
+                let result: Value = serde_json::from_slice(&made).unwrap();
+                let link = result["interfaces"][1]["name"].as_str().unwrap().to_owned();
+                let firewall = json!({
+                    "cniVersion": "1.0.0", "name": "bridge", "type": "firewall", "backend": "iptables",
+                    "prevResult": result,
+                });
+                Plugin::new(REFERENCE.as_ref(), "firewall", &firewall)
+                    .call("ADD", NAMESPACE, name, &namespace);
+                pods.push(Pod { end: End { namespace, address: address(&made) }, link, node: number });
+            }
+        }
+        let cluster = Self { firewall: Firewall::Bridge, nodes, pods, _pins: Vec::new() };
+        cluster.until_open();
+        cluster
+    }
+
     /// Puts in place of our table what is measured, unless it is that.
     fn replace(&self) {
         if matches!(self.firewall, Firewall::Margay(_) | Firewall::Ebpf(_)) {
@@ -180,11 +199,11 @@ impl Cluster {
             let _inside = node.enter().unwrap();
             feed("nft", &["-f", "-"], "delete table inet margay");
             match self.firewall {
-                Firewall::None | Firewall::Margay(_) | Firewall::Ebpf(_) => {}
+                Firewall::None | Firewall::Margay(_) | Firewall::Ebpf(_) | Firewall::Bridge => {}
                 Firewall::Tracking => feed("nft", &["-f", "-"], TRACKING),
                 Firewall::Iptables(policies) => {
                     let here: Vec<&Pod> = self.pods.iter().filter(|pod| pod.node == number).collect();
-                    let ours: Vec<IpAddr> = self.pods.iter().map(|pod| pod.address).collect();
+                    let ours: Vec<IpAddr> = self.pods.iter().map(|pod| pod.end.address).collect();
                     feed("ipset", &["restore"], &iptables::sets(&ours));
                     feed("iptables-legacy-restore", &[], &iptables::rules(&here, policies));
                 }
@@ -207,9 +226,10 @@ impl Cluster {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         for distance in Distance::ALL {
             let [from, to] = self.ends(distance);
+            let node = &self.nodes[usize::from(distance == Distance::Far)];
             let what = format!("{}: the short way to a pod on {distance}", self.firewall);
             let count = || {
-                let _inside = self.nodes[to.node].enter().unwrap();
+                let _inside = node.enter().unwrap();
                 let text = ask("/metrics").unwrap();
                 let way = "margay_short_way_packets_total{way=\"to_pod\"} ";
                 text.lines().find_map(|line| line.strip_prefix(way)?.parse::<u64>().ok()).unwrap_or_default()
@@ -223,8 +243,8 @@ impl Cluster {
     }
 
     /// From the pod that asks to one on its node, or on the other.
-    pub(crate) fn ends(&self, distance: Distance) -> [&Pod; 2] {
-        [&self.pods[0], &self.pods[if distance == Distance::Near { 1 } else { 2 }]]
+    pub(crate) fn ends(&self, distance: Distance) -> [&End; 2] {
+        [&self.pods[0].end, &self.pods[if distance == Distance::Near { 1 } else { 2 }].end]
     }
 
     /// Forgets all connections, so that those of one measurement are not in the way of the next.
@@ -238,6 +258,12 @@ impl Cluster {
             assert!(output.status.success(), "conntrack: {}", String::from_utf8_lossy(&output.stderr));
         }
     }
+}
+
+/// The address in the result of an ADD.
+fn address(result: &[u8]) -> IpAddr {
+    let result: Value = serde_json::from_slice(result).unwrap();
+    result["ips"][0]["address"].as_str().unwrap().split('/').next().unwrap().parse().unwrap()
 }
 
 /// Nodes, the pods that policies name, and those that they select.
@@ -334,14 +360,4 @@ fn connect(nodes: &[Namespace; 2]) {
         ];
         feed("ip", &["-batch", "-"], &script.join("\n"));
     }
-}
-
-/// Runs a program that reads what to do.
-fn feed(program: &str, arguments: &[&str], input: &str) {
-    let mut command = Command::new(program);
-    let child = command.args(arguments).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn();
-    let mut child = child.unwrap_or_else(|error| panic!("{program}: {error}; ./setup installs it"));
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
-    assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
 }

@@ -1,24 +1,29 @@
-//! What is measured between two pods: how much of something a second.
+//! What is measured between two pods: how much of something a second has, or what it costs.
 //!
 //! Who sends has the first processor, who receives the second, so that the scheduler does not choose anew each time;
 //! where both wait for each other they share one, so that what waking another costs is not most of it.
 
 use std::{
-    fmt,
+    fmt, fs,
     io::{ErrorKind, Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
 
+use margay_netlink::netns::Namespace;
 use nix::{
     sched::{CpuSet, sched_setaffinity},
     unistd::Pid,
 };
 use socket2::SockRef;
 
-use crate::cluster::Pod;
+/// Where packets begin and end.
+pub(crate) struct End {
+    pub(crate) namespace: Namespace,
+    pub(crate) address: IpAddr,
+}
 
 /// Where the pods listen.
 pub(crate) const PORT: u16 = 5201;
@@ -39,6 +44,10 @@ pub(crate) enum Measure {
     Throughput,
     /// One octet there and one back, on one connection.
     Exchange,
+    /// What the median of these takes.
+    Median,
+    /// What one in a hundred of them takes, or more.
+    Percentile99,
     /// A connection, one octet there and one back, and its end.
     Connection,
     /// Datagrams of one flow that was answered once: an established one to connection tracking.
@@ -47,27 +56,59 @@ pub(crate) enum Measure {
     OneWay,
     /// Datagrams, each from a new socket.
     Flow,
+    /// What all processors together spend on a datagram that arrives, of a flow that was answered once.
+    Processors,
 }
 
 impl Measure {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Throughput, Self::Exchange, Self::Connection, Self::Datagram, Self::OneWay, Self::Flow];
+    pub(crate) const ALL: [Self; 9] = [
+        Self::Throughput,
+        Self::Exchange,
+        Self::Median,
+        Self::Percentile99,
+        Self::Connection,
+        Self::Datagram,
+        Self::OneWay,
+        Self::Flow,
+        Self::Processors,
+    ];
 
-    /// What a second has of it, in [`Self::unit`].
-    pub(crate) fn take(self, from: &Pod, to: &Pod) -> f64 {
-        let rate = match self {
-            Self::Throughput => throughput(from, to) * 8.0 / 1e6,
-            Self::Exchange => exchanges(from, to),
-            Self::Connection => connections(from, to),
-            Self::Datagram => datagrams(from, to, answered_flow),
-            Self::OneWay => datagrams(from, to, one_flow),
-            Self::Flow => datagrams(from, to, new_flows),
-        };
-        rate / 1e3
+    /// Of it, in [`Self::unit`].
+    pub(crate) fn take(self, from: &End, to: &End) -> f64 {
+        match self {
+            Self::Throughput => throughput(from, to) * 8.0 / 1e9,
+            Self::Exchange => {
+                let took = exchanges(from, to);
+                per_second(took.len(), took.iter().sum()) / 1e3
+            }
+            Self::Median => percentile(exchanges(from, to), 50),
+            Self::Percentile99 => percentile(exchanges(from, to), 99),
+            Self::Connection => connections(from, to) / 1e3,
+            Self::Datagram => datagrams(from, to, answered_flow) / 1e3,
+            Self::OneWay => datagrams(from, to, one_flow) / 1e3,
+            Self::Flow => datagrams(from, to, new_flows) / 1e3,
+            Self::Processors => {
+                let (before, begin) = (idle(), now());
+                let rate = datagrams(from, to, answered_flow);
+                let length = begin.elapsed().as_secs_f64();
+                let busy = length * processors() - (idle() - before);
+                busy * 1e9 / (rate * LENGTH.as_secs_f64())
+            }
+        }
     }
 
     pub(crate) fn unit(self) -> &'static str {
-        if self == Self::Throughput { "Gbit/s" } else { "k/s" }
+        match self {
+            Self::Throughput => "Gbit/s",
+            Self::Median | Self::Percentile99 => "us",
+            Self::Processors => "ns",
+            Self::Exchange | Self::Connection | Self::Datagram | Self::OneWay | Self::Flow => "k/s",
+        }
+    }
+
+    /// Whether less of it is better.
+    pub(crate) fn is_cost(self) -> bool {
+        matches!(self, Self::Median | Self::Percentile99 | Self::Processors)
     }
 }
 
@@ -76,22 +117,25 @@ impl fmt::Display for Measure {
         f.write_str(match self {
             Self::Throughput => "TCP throughput",
             Self::Exchange => "TCP request/response",
+            Self::Median => "TCP request/response, median",
+            Self::Percentile99 => "TCP request/response, 99th percentile",
             Self::Connection => "TCP connect, request, response",
             Self::Datagram => "UDP packets, one flow",
             Self::OneWay => "UDP packets, one flow never answered",
             Self::Flow => "UDP packets, each a new flow",
+            Self::Processors => "CPU time of a UDP packet, one flow",
         })
     }
 }
 
 /// Whether a connection can be made.
-pub(crate) fn is_open(from: &Pod, to: &Pod) -> bool {
+pub(crate) fn is_open(from: &End, to: &End) -> bool {
     let _listener = listen(to);
     let _inside = from.namespace.enter().unwrap();
     TcpStream::connect_timeout(&at(to), SILENCE).is_ok()
 }
 
-fn throughput(from: &Pod, to: &Pod) -> f64 {
+fn throughput(from: &End, to: &End) -> f64 {
     let listener = listen(to);
     let sender = connect(from, to);
     let (receiver, _) = listener.accept().unwrap();
@@ -121,7 +165,8 @@ fn throughput(from: &Pod, to: &Pod) -> f64 {
     })
 }
 
-fn exchanges(from: &Pod, to: &Pod) -> f64 {
+/// How long each took.
+fn exchanges(from: &End, to: &End) -> Vec<Duration> {
     let listener = listen(to);
     let mut client = connect(from, to);
     let (mut server, _) = listener.accept().unwrap();
@@ -138,19 +183,27 @@ fn exchanges(from: &Pod, to: &Pod) -> f64 {
         });
         let client = scope.spawn(move || {
             run_on(SENDER);
-            let (mut count, begin) = (0, now());
+            let (begin, mut took) = (now(), Vec::with_capacity(1 << 17));
+            let mut last = begin;
             while begin.elapsed() < LENGTH {
                 client.write_all(&[0]).unwrap();
                 client.read_exact(&mut [0]).unwrap();
-                count += 1;
+                took.push(last.elapsed());
+                last += *took.last().unwrap();
             }
-            per_second(count, begin.elapsed())
+            took
         });
         client.join().unwrap()
     })
 }
 
-fn connections(from: &Pod, to: &Pod) -> f64 {
+/// In microseconds.
+fn percentile(mut took: Vec<Duration>, part: usize) -> f64 {
+    took.sort();
+    took[took.len() * part / 100].as_secs_f64() * 1e6
+}
+
+fn connections(from: &End, to: &End) -> f64 {
     /// The request that asks for no more.
     const LAST: u8 = 1;
     let listener = listen(to);
@@ -188,7 +241,7 @@ fn connections(from: &Pod, to: &Pod) -> f64 {
 }
 
 /// Counts what arrives of what is sent until a time. A datagram of one octet is answered instead.
-fn datagrams(from: &Pod, to: &Pod, send: fn(SocketAddr)) -> f64 {
+fn datagrams(from: &End, to: &End, send: fn(SocketAddr)) -> f64 {
     let receiver = {
         let _inside = to.namespace.enter().unwrap();
         UdpSocket::bind(at(to)).unwrap()
@@ -258,18 +311,29 @@ fn new_flows(to: SocketAddr) {
     }
 }
 
-fn at(pod: &Pod) -> SocketAddr {
-    (pod.address, PORT).into()
+fn at(end: &End) -> SocketAddr {
+    (end.address, PORT).into()
 }
 
-fn listen(pod: &Pod) -> TcpListener {
-    let _inside = pod.namespace.enter().unwrap();
-    TcpListener::bind(at(pod)).unwrap()
+fn listen(end: &End) -> TcpListener {
+    let _inside = end.namespace.enter().unwrap();
+    TcpListener::bind(at(end)).unwrap()
 }
 
-fn connect(from: &Pod, to: &Pod) -> TcpStream {
+fn connect(from: &End, to: &End) -> TcpStream {
     let _inside = from.namespace.enter().unwrap();
     TcpStream::connect(at(to)).unwrap()
+}
+
+/// How long all processors together have been idle, in seconds (`proc_uptime(5)`).
+fn idle() -> f64 {
+    let text = fs::read_to_string("/proc/uptime").unwrap();
+    text.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+#[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+fn processors() -> f64 {
+    thread::available_parallelism().unwrap().get() as f64
 }
 
 /// Keeps the calling thread on one processor.
