@@ -6,7 +6,7 @@ export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 PROFILE := debug
 BIN := target/$(PROFILE)
 CASES := $(foreach suite,netpol clusternetworkpolicy corners,tests/conformance/$(suite)/cases)
-BENCHES := cni policy traffic ebpf bgp
+BENCHES := cni policy scale traffic ebpf bgp
 FUZZ := 10
 FUZZED := margay-policy margay-ipam margay-bgp margay-netlink
 

@@ -33,7 +33,7 @@ fn daemons(dir: &Path, pods: &[String]) -> (Agent, Serving) {
         put(json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}));
     }
     let serving = Serving::start(api);
-    let agent = Agent::start(dir, "n1", "nftables");
+    let agent = Agent::start(dir, "n1", &json!({"dataplane": "nftables"}));
     agent.until_ready();
     (agent, serving)
 }

@@ -11,13 +11,13 @@ use std::{
 };
 
 use margay_lab::apiserver::ApiServer;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::{sync::oneshot, time};
 
 const API: &str = "127.0.0.1:6443";
 const HTTP: &str = "127.0.0.1:9099";
-/// How often readiness is asked for; how long it may take.
-const PERIOD: Duration = Duration::from_millis(1);
+/// How often readiness is asked for, which costs the agent time; how long it may take.
+const PERIOD: Duration = Duration::from_millis(5);
 const PATIENCE: Duration = Duration::from_mins(2);
 
 /// What `cargo build` has built.
@@ -62,8 +62,8 @@ pub(crate) struct Agent {
 
 impl Agent {
     /// Starts it in the caller's namespace, where the API server is too. Its files are below `dir`; a bpf file system, if the
-    /// dataplane takes one, is to be mounted at `bpf` there.
-    pub(crate) fn start(dir: &Path, node: &str, dataplane: &str) -> Self {
+    /// dataplane takes one, is to be mounted at `bpf` there. `chosen` goes before what settings are otherwise.
+    pub(crate) fn start(dir: &Path, node: &str, chosen: &Value) -> Self {
         fs::create_dir_all(dir).unwrap();
         let kubeconfig = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "lab",
@@ -72,10 +72,11 @@ impl Agent {
             "users": [{"name": "lab", "user": {}}],
         });
         fs::write(dir.join("kubeconfig"), kubeconfig.to_string()).unwrap();
-        let settings = json!({
-            "dataplane": dataplane, "bpfDir": dir.join("bpf"), "nodeName": node, "kubeconfig": dir.join("kubeconfig"), "runDir": dir.join("run"),
+        let mut settings = json!({
+            "bpfDir": dir.join("bpf"), "nodeName": node, "kubeconfig": dir.join("kubeconfig"), "runDir": dir.join("run"),
             "stateDir": dir.join("state"), "cniConfDir": dir.join("cni"), "bgp": {"enabled": false, "asn": 64512},
         });
+        settings.as_object_mut().unwrap().extend(chosen.as_object().unwrap().clone());
         fs::write(dir.join("settings"), settings.to_string()).unwrap();
         let log = dir.join("log");
         // It ends with the thread that starts it, even when that is killed.

@@ -112,7 +112,7 @@ impl Node {
             assert!(Command::new("ip").args(arguments.split(' ')).status().unwrap().success());
         }
         let serving = Serving::start(api.clone());
-        let agent = Agent::start(dir, NODE, "nftables");
+        let agent = Agent::start(dir, NODE, &json!({"dataplane": "nftables"}));
         agent.until_ready();
         let plugin = Plugin::margay(dir);
         let pods: Vec<Namespace> = local.iter().map(|_| new_namespace()).collect();
@@ -166,7 +166,7 @@ impl Node {
             assert!(delete.unwrap().success());
         }
         let begin = now();
-        let agent = self.agent.insert(Agent::start(&self.dir, NODE, "nftables"));
+        let agent = self.agent.insert(Agent::start(&self.dir, NODE, &json!({"dataplane": "nftables"})));
         agent.until_ready();
         let wall = begin.elapsed();
         let status = std::fs::read_to_string(format!("/proc/{}/status", agent.child.id())).unwrap();

@@ -144,7 +144,7 @@ impl Cluster {
             if dataplane == "ebpf" {
                 pins.push(BpfFs::mount(dir.join("bpf")));
             }
-            let agent = Agent::start(&dir, &node_name(number), dataplane);
+            let agent = Agent::start(&dir, &node_name(number), &json!({"dataplane": dataplane}));
             agent.until_ready();
             // The agent goes before its API server.
             daemons.push((agent, serving));
