@@ -180,13 +180,18 @@ impl<'de> Visitor<'de> for Kept {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Debug;
+
     use k8s_openapi::api::core::v1::Pod;
     use kube::{Resource, api::WatchEvent, core::ObjectList};
     use serde_json::{Value, json};
 
-    use super::Guarded;
+    use super::{
+        super::{Read, namespace, node, pod},
+        Guarded, Kind,
+    };
 
-    fn pod() -> Value {
+    fn a_pod() -> Value {
         json!({
             "kind": "Pod", "apiVersion": "v1",
             "metadata": {"namespace": "x", "name": "a", "resourceVersion": "7", "managedFields": [{"manager": "kubelet"}]},
@@ -197,7 +202,7 @@ mod tests {
 
     #[test]
     fn what_is_not_read_of_an_object_is_not_kept() {
-        let pod: Guarded<Pod> = serde_json::from_value(pod()).unwrap();
+        let pod: Guarded<Pod> = serde_json::from_value(a_pod()).unwrap();
         let pod = pod.0.unwrap();
         let spec = pod.spec.unwrap();
         assert_eq!(spec.node_name.as_deref(), Some("n1"));
@@ -207,11 +212,51 @@ mod tests {
         assert_eq!(spec.containers[0].image, None);
     }
 
+    /// What is read of an object that is cut down, and of the same in whole.
+    fn check<O: Kind, V: PartialEq + Debug>(text: &str, read: impl Fn(&O) -> Read<V>) {
+        let object: Value = serde_saphyr::from_str(text).unwrap();
+        let whole: O = serde_json::from_value(object.clone()).unwrap();
+        let kept: Guarded<O> = serde_json::from_value(object).unwrap();
+        let [kept, whole] = [&kept.0.unwrap(), &whole].map(|object| read(object).value);
+        assert!(kept.is_some());
+        assert_eq!(kept, whole);
+    }
+
+    #[test]
+    fn what_is_read_of_an_object_is_kept() {
+        let metadata = "metadata: {namespace: x, name: n1, uid: u, labels: {app: web, margay.dev/route-reflector: '1'}, \
+                        annotations: {margay.dev/ip-pools: p, margay.dev/ip: 192.0.2.7, margay.dev/pod-ips: 10.0.0.9, margay.dev/node-ips: 198.51.100.1, \
+                        margay.dev/bgp-asn: '64501', margay.dev/log-drops: 'true', kubernetes.io/config.hash: h}, \
+                        creationTimestamp: '2026-01-01T00:00:00Z', deletionTimestamp: '2026-01-02T00:00:00Z'}";
+        let labels = pod::Labels::default();
+        let ports = "ports: [{name: web, containerPort: 80, protocol: UDP}]";
+        for status in [
+            "{phase: Running, podIPs: [{ip: 10.0.0.1}]}",
+            "{phase: Failed, podIP: 10.0.0.1}",
+            "{phase: Pending}",
+        ] {
+            let spec = format!(
+                "{{nodeName: n1, hostNetwork: false, containers: [{{name: c, {ports}}}], \
+                 initContainers: [{{name: i, restartPolicy: Always, {ports}}}]}}"
+            );
+            check(&format!("{{{metadata}, spec: {spec}, status: {status}}}"), |pod| pod::read(pod, &labels));
+        }
+        check(&format!("{{{metadata}, spec: {{hostNetwork: true}}}}"), |pod| pod::read(pod, &labels));
+        for cidrs in ["podCIDR: 10.0.0.0/24", "podCIDRs: [10.0.0.0/24, '2001:db8::/64']"] {
+            let status = "addresses: [{type: InternalIP, address: 192.0.2.1}, {type: ExternalIP, address: 203.0.113.1}], \
+                          conditions: [{type: Ready, status: 'True'}, {type: NetworkUnavailable, status: 'False', reason: R, message: m}]";
+            let text = format!("{{{metadata}, spec: {{{cidrs}}}, status: {{{status}}}}}");
+            check(&text, |node| node::read(node, "n1"));
+            check(&text, |node| node::read(node, "n2"));
+        }
+        check(&format!("{{{metadata}}}"), namespace::read);
+    }
+
     #[test]
     fn an_object_without_its_form_has_its_name_and_hides_no_other() {
-        let mut wrong = pod();
+        let mut wrong = a_pod();
         wrong["spec"]["containers"] = "none".into();
-        let list = json!({"kind": "PodList", "apiVersion": "v1", "metadata": {"resourceVersion": "9"}, "items": [wrong, pod()]});
+        let list = json!({"kind": "PodList", "apiVersion": "v1", "metadata": {"resourceVersion": "9"}, "items": [wrong, a_pod()]});
         let list: ObjectList<Guarded<Pod>> = serde_json::from_str(&list.to_string()).unwrap();
         let unreadable = list.items[0].0.as_ref().unwrap_err();
         assert!(unreadable.error.contains("expected a sequence"), "{}", unreadable.error);
@@ -221,7 +266,7 @@ mod tests {
 
     #[test]
     fn what_is_wrong_in_a_field_that_is_not_read_is_no_problem() {
-        let mut odd = pod();
+        let mut odd = a_pod();
         odd["spec"]["volumes"] = 7.into();
         assert!(serde_json::from_value::<Guarded<Pod>>(odd).unwrap().0.is_ok());
     }
@@ -229,8 +274,8 @@ mod tests {
     #[test]
     fn it_is_read_from_a_watch_in_whatever_order_the_fields_come() {
         for text in [
-            format!("{{\"type\":\"ADDED\",\"object\":{}}}", pod()),
-            format!("{{\"object\":{},\"type\":\"ADDED\"}}", pod()),
+            format!("{{\"type\":\"ADDED\",\"object\":{}}}", a_pod()),
+            format!("{{\"object\":{},\"type\":\"ADDED\"}}", a_pod()),
         ] {
             let event: WatchEvent<Guarded<Pod>> = serde_json::from_str(&text).unwrap();
             let WatchEvent::Added(pod) = event else { panic!("{text}") };
