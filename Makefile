@@ -6,7 +6,7 @@ export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 PROFILE := debug
 BIN := target/$(PROFILE)
 CASES := $(foreach suite,netpol clusternetworkpolicy corners,tests/conformance/$(suite)/cases)
-BENCHES := cni policy traffic overlay ebpf bgp
+BENCHES := cni policy traffic overlay scale ebpf bgp
 FUZZ := 10
 FUZZED := margay-policy margay-ipam margay-bgp margay-netlink
 

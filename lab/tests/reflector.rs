@@ -189,3 +189,45 @@ async fn a_watch_sees_objects_come_into_and_leave_its_selector() {
     assert_eq!(after.labels()["by"], "apply");
     serving.abort();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_see_what_the_writer_writes_and_what_was_sent_is_counted() {
+    // As long as some pieces of a streamed list.
+    const LENGTH: usize = 10_000;
+    const OBJECTS: usize = 100;
+    let writer: margay_lab::apiserver::Writer = |stored| {
+        let mut whole = stored.clone();
+        whole["data"]["b"] = "x".repeat(LENGTH).into();
+        (stored["kind"] == "ConfigMap").then(|| whole.to_string())
+    };
+    let config = ApiServerConfig { writer: Some(writer), ..ApiServerConfig::default() };
+    let api = ApiServer::with_config(config);
+    let (address, serving) = serve(&api, anywhere());
+    let maps: Api<ConfigMap> = Api::default_namespaced(client(address));
+    for number in 0..OBJECTS {
+        api.put_raw(config_map(&format!("m{number:02}"), "1")).unwrap();
+    }
+    for config in [watcher::Config::default().page_size(30), watcher::Config::default().streaming_lists()] {
+        let before = api.sent().get("configmaps").copied().unwrap_or_default();
+        let mut events: Events = Box::pin(watcher::watcher(maps.clone(), config));
+        let mut listed = 0;
+        until(&mut events, |event| match event {
+            Event::InitApply(map) => {
+                listed += 1;
+                assert_eq!(map.data.unwrap()["b"].len(), LENGTH);
+                None
+            }
+            event => matches!(event, Event::InitDone).then_some(()),
+        })
+        .await;
+        assert_eq!(listed, OBJECTS);
+        assert!(api.sent()["configmaps"] - before > (OBJECTS * LENGTH) as u64);
+    }
+    assert!(api.find("v1", "ConfigMap", "default", "m00").unwrap()["data"].get("b").is_none());
+    let mut events: Events = Box::pin(watcher::watcher(maps, watcher::Config::default()));
+    until(&mut events, |event| matches!(event, Event::InitDone).then_some(())).await;
+    assert!(api.remove_raw("v1", "ConfigMap", "default", "m07"));
+    assert!(!api.remove_raw("v1", "ConfigMap", "default", "m07"));
+    until(&mut events, |e| matches!(e, Event::Delete(o) if o.name_any() == "m07").then_some(())).await;
+    serving.abort();
+}

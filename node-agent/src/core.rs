@@ -12,7 +12,11 @@ use std::{
 
 use anyhow::Context;
 use ipnetwork::IpNetwork;
-use kube::{Client, config::KubeConfigOptions, config::Kubeconfig};
+use kube::{
+    Client,
+    client::ClientBuilder,
+    config::{KubeConfigOptions, Kubeconfig},
+};
 use margay_api::{
     agent::{Request, Response},
     endpoint::{Endpoint, EndpointId, Records},
@@ -31,6 +35,7 @@ use tokio::{
     task::{JoinSet, spawn_blocking},
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
+use tower::util::MapRequestLayer;
 use tracing::{error, info, warn};
 
 use crate::{
@@ -38,6 +43,7 @@ use crate::{
     config::{IpamMode, Settings, Sources},
     decide::{Announcement, Decider, Decision, Doubles, Paths, Peers, State, Topology, Wanted},
     facts::Facts,
+    freshness::of_the_newest,
     log::Log,
     metrics::{Metrics, Outcome},
     network_config::{self, Start},
@@ -244,7 +250,8 @@ async fn client(settings: &Settings) -> anyhow::Result<Client> {
         None => kube::Config::incluster()
             .context("find the API server from the service account of this pod; or give --kubeconfig")?,
     };
-    Client::try_from(config).context("prepare the connection to the API server")
+    let builder = ClientBuilder::try_from(config).context("prepare the connection to the API server")?;
+    Ok(builder.with_layer(&MapRequestLayer::new(of_the_newest)).build())
 }
 
 /// Starts the tests of the ways to other nodes, which follow what is sent to it.

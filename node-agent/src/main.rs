@@ -23,6 +23,7 @@ mod core;
 mod decide;
 mod definitions;
 mod facts;
+mod freshness;
 mod install;
 mod log;
 mod metrics;

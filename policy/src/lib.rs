@@ -30,6 +30,7 @@ mod pod;
 mod port;
 mod range;
 mod selector;
+mod shared;
 mod term;
 pub mod v1alpha2;
 
@@ -44,3 +45,4 @@ pub use pod::convert_pod;
 pub use port::{PortRange, PortSet, Protocol};
 pub use range::{AddressRange, covered};
 pub use selector::{Requirement, Selector};
+pub use shared::Shared;

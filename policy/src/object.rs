@@ -5,6 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     net::IpAddr,
+    sync::Arc,
 };
 
 use crate::{ClusterPolicy, Policy, PolicyRef, Protocol};
@@ -50,8 +51,8 @@ pub struct NamedPort {
 pub struct Pod {
     /// Its name.
     pub name: PodName,
-    /// Its labels.
-    pub labels: BTreeMap<String, String>,
+    /// Its labels, which all pods of a workload may have together.
+    pub labels: Arc<BTreeMap<String, String>>,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
     /// Addresses that it is said to have, and that nothing confirms yet: they are its own as long as no other pod has
@@ -100,8 +101,8 @@ pub struct Node {
 pub struct Objects {
     /// Namespaces by name.
     pub namespaces: BTreeMap<String, Namespace>,
-    /// Pods by name.
-    pub pods: BTreeMap<PodName, Pod>,
+    /// Pods by name, shared with those who need to know more of them.
+    pub pods: BTreeMap<PodName, Arc<Pod>>,
     /// Policies by name.
     pub policies: BTreeMap<PolicyRef, Policy>,
     /// Policies of the cluster by name.
@@ -126,7 +127,7 @@ impl Objects {
 
     /// The pods of a namespace.
     pub fn pods_of(&self, namespace: &str) -> impl Iterator<Item = &Pod> {
-        let pods = self.pods.range(PodName::new(namespace, "")..).map(|(_, pod)| pod);
+        let pods = self.pods.range(PodName::new(namespace, "")..).map(|(_, pod)| pod.as_ref());
         pods.take_while(move |pod| pod.name.namespace == namespace)
     }
 

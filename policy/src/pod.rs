@@ -1,5 +1,7 @@
 //! The API's Pod to what policy needs of it.
 
+use std::sync::Arc;
+
 use k8s_openapi::api::core::v1::{Container, Pod as Object};
 
 use crate::{NamedPort, Pod, PodName, Protocol};
@@ -40,7 +42,7 @@ pub fn convert_pod(object: &Object) -> (Pod, Vec<String>) {
     let phase = status.and_then(|status| status.phase.as_deref());
     let pod = Pod {
         name,
-        labels: meta.labels.clone().unwrap_or_default(),
+        labels: Arc::new(meta.labels.clone().unwrap_or_default()),
         addresses,
         announced: Vec::new(),
         ports,

@@ -10,7 +10,7 @@
 //! some, such as `10.0.0.0/8`, may match it or not: it is taken not to, and [`View::doubts`] says so. Others do not match
 //! it. A pod in its node's network without a known address is on one of the nodes, nobody knows which.
 
-use std::{fmt, net::IpAddr};
+use std::{fmt, net::IpAddr, sync::Arc};
 
 use anyhow::bail;
 use ipnetwork::IpNetwork;
@@ -283,7 +283,7 @@ impl View {
             // Another pod of the same template. No rule looks at a pod's name.
             pod.name.name.push('\'');
         }
-        self.objects.pods.insert(pod.name.clone(), pod);
+        self.objects.pods.insert(pod.name.clone(), Arc::new(pod));
     }
 
     pub(crate) fn decide(&self, port: ResolvedPort) -> Decision {

@@ -57,7 +57,8 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> anyhow::Result<Answe
             bail!("no pod is in namespace `{namespace}`; namespaces with pods: {known}");
         }
     }
-    let pods: Vec<&Pod> = source.objects.pods.values().filter(|pod| wanted(&pod.name)).collect();
+    let pods: Vec<&Pod> =
+        source.objects.pods.values().map(AsRef::as_ref).filter(|pod| wanted(&pod.name)).collect();
     let (living, finished): (Vec<&Pod>, Vec<&Pod>) = pods.into_iter().partition(|pod| !pod.finished);
     let matrix = Matrix::new(&source, &living, arguments.port.as_ref())?;
     let audited: Vec<String> = source.audited().map(|name| name.to_string()).collect();
@@ -407,7 +408,7 @@ mod tests {
             source.add_policy(&serde_saphyr::from_str(policy).unwrap(), "");
         }
         let source = source.complete();
-        let pods: Vec<_> = source.objects.pods.values().collect();
+        let pods: Vec<_> = source.objects.pods.values().map(AsRef::as_ref).collect();
         let port = port.map(|port| port.parse().unwrap());
         let text = Matrix::new(&source, &pods, port.as_ref()).unwrap().text(true, port.is_some(), &[]);
         assert_eq!(text.split("\n\n").next().unwrap(), expected.trim_end(), "{text}");

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, btree_map::Entry},
     net::IpAddr,
+    sync::Arc,
 };
 
 use ipnetwork::IpNetwork;
@@ -83,7 +84,7 @@ impl Source {
         self.problems.extend(problems);
         self.note_origin("Pod", pod.name.to_string(), origin);
         self.facts.insert(pod.name.clone(), facts);
-        self.objects.pods.insert(pod.name.clone(), pod);
+        self.objects.pods.insert(pod.name.clone(), Arc::new(pod));
     }
 
     pub(crate) fn add_namespace(&mut self, object: &NamespaceObject, origin: &str) {

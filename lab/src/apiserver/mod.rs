@@ -76,7 +76,13 @@ pub struct ApiServerConfig {
     pub history_limit: usize,
     /// How often a watch that allows bookmarks gets one.
     pub bookmark_period: Duration,
+    /// Writes an object in place of the server, or leaves it to it. So hundreds of thousands of objects can be as long on the
+    /// wire as a real cluster's and short in memory, as nothing that is written so is kept. Metadata and tables are as stored.
+    pub writer: Option<Writer>,
 }
+
+/// The JSON of an object as clients are to see it, from that which is stored; `None` to write it as it is stored.
+pub type Writer = fn(&Value) -> Option<String>;
 
 impl Default for ApiServerConfig {
     fn default() -> Self {
@@ -85,6 +91,7 @@ impl Default for ApiServerConfig {
             service_networks: services.into_iter().collect(),
             history_limit: 20_000,
             bookmark_period: Duration::from_mins(1),
+            writer: None,
         }
     }
 }
@@ -103,6 +110,9 @@ struct Shared {
     /// Changes when all watches have to end.
     ended: watch::Sender<u64>,
     bookmark_period: Duration,
+    writer: Option<Writer>,
+    /// Octets that lists and watches of each resource have sent.
+    sent: Mutex<BTreeMap<String, u64>>,
     /// Whose each token is.
     users: Mutex<BTreeMap<String, String>>,
     refusals: Mutex<BTreeSet<Refusal>>,
@@ -133,6 +143,8 @@ impl ApiServer {
             signals: Mutex::default(),
             ended: watch::Sender::new(0),
             bookmark_period: config.bookmark_period,
+            writer: config.writer,
+            sent: Mutex::default(),
             users: Mutex::default(),
             refusals: Mutex::default(),
         };
@@ -190,6 +202,17 @@ impl ApiServer {
         self.write(|registry, stamp| registry.put_raw(object, stamp)).map(|stored| stored.value.clone())
     }
 
+    /// Takes an object away as it is: no finalizers, no grace, nothing that depends on it; false when it was not there.
+    ///
+    /// `namespace` is empty for cluster-wide kinds.
+    pub fn remove_raw(&self, api_version: &str, kind: &str, namespace: &str, name: &str) -> bool {
+        let key = Key { namespace: namespace.to_owned(), name: name.to_owned() };
+        self.write(|registry, _| {
+            let resource = registry.resources.of_kind(api_version, kind);
+            resource.is_some_and(|resource| registry.store.remove(&resource.storage, &key).is_some())
+        })
+    }
+
     /// The object as it is stored, if it is; `namespace` is empty for cluster-wide kinds.
     pub fn find(&self, api_version: &str, kind: &str, namespace: &str, name: &str) -> Option<Value> {
         let registry = self.registry();
@@ -219,6 +242,20 @@ impl ApiServer {
     /// Ends every watch, as a restart of the server would; clients come back with the version they know.
     pub fn end_watches(&self) {
         self.shared.ended.send_modify(|n| *n += 1);
+    }
+
+    /// Octets in the bodies of lists and watches so far, by the plural of their resource.
+    pub fn sent(&self) -> BTreeMap<String, u64> {
+        self.shared.sent.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn count_sent(&self, plural: &str, octets: usize) {
+        let mut sent = self.shared.sent.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = sent.get_mut(plural) {
+            *count += octets as u64;
+        } else {
+            sent.insert(plural.to_owned(), octets as u64);
+        }
     }
 
     /// Lets whoever brings this bearer token be a user, such as `system:serviceaccount:kube-system:margay`.
@@ -284,6 +321,12 @@ impl ApiServer {
 
     fn bookmark_period(&self) -> Duration {
         self.shared.bookmark_period
+    }
+
+    /// What a client sees of an object, in full.
+    fn written(&self, shown: &store::Stored) -> bytes::Bytes {
+        let by_writer = self.shared.writer.and_then(|writer| writer(&shown.value));
+        by_writer.map_or_else(|| shown.json(), bytes::Bytes::from)
     }
 }
 

@@ -141,24 +141,25 @@ impl Store {
         selector: &Selector,
         after: Option<&Key>,
     ) -> Vec<(Key, Arc<Stored>)> {
-        self.tables.get(table).map(|t| select(&t.objects, selector, after)).unwrap_or_default()
+        self.tables.get(table).map(|t| select(&t.objects, selector, after, None).objects).unwrap_or_default()
     }
 
-    /// As [`Store::list`], but of the state that was at `version`.
+    /// As [`Store::list`], but of the state that was at `version`, and at most `limit` of them.
     pub(crate) fn list_at(
         &self,
         table: &str,
         version: u64,
         selector: &Selector,
         after: Option<&Key>,
-    ) -> Result<Vec<(Key, Arc<Stored>)>, Compacted> {
+        limit: Option<usize>,
+    ) -> Result<Page, Compacted> {
         if !self.reaches(table, version) {
             return Err(Compacted);
         }
-        let Some(table) = self.tables.get(table) else { return Ok(Vec::new()) };
+        let Some(table) = self.tables.get(table) else { return Ok(Page::default()) };
         let newer = table.since(version)?;
         if newer.clone().next().is_none() {
-            return Ok(select(&table.objects, selector, after));
+            return Ok(select(&table.objects, selector, after, limit));
         }
         let mut objects = table.objects.clone();
         for change in newer.rev() {
@@ -167,7 +168,7 @@ impl Store {
                 None => objects.remove(&change.key),
             };
         }
-        Ok(select(&objects, selector, after))
+        Ok(select(&objects, selector, after, limit))
     }
 
     /// The changes of a table after `version`, oldest first.
@@ -229,23 +230,33 @@ impl Table {
     }
 }
 
+/// Some selected objects in order of their keys.
+#[derive(Debug, Default)]
+pub(crate) struct Page {
+    pub(crate) objects: Vec<(Key, Arc<Stored>)>,
+    /// How many come after them.
+    pub(crate) left: usize,
+}
+
 fn select(
     objects: &BTreeMap<Key, Arc<Stored>>,
     selector: &Selector,
     after: Option<&Key>,
-) -> Vec<(Key, Arc<Stored>)> {
+    limit: Option<usize>,
+) -> Page {
     let first = selector.namespace.as_ref().map(|ns| Key { namespace: ns.clone(), name: String::new() });
     let start = match (after, &first) {
         (Some(after), _) => Bound::Excluded(after),
         (None, Some(first)) => Bound::Included(first),
         (None, None) => Bound::Unbounded,
     };
-    objects
+    let mut selected = objects
         .range((start, Bound::Unbounded))
         .take_while(|(key, _)| selector.namespace.as_ref().is_none_or(|ns| key.namespace == *ns))
-        .filter(|(_, o)| selector.takes_all() || selector.matches(&o.value))
-        .map(|(key, o)| (key.clone(), Arc::clone(o)))
-        .collect()
+        .filter(|(_, o)| selector.takes_all() || selector.matches(&o.value));
+    let page = selected.by_ref().take(limit.unwrap_or(usize::MAX));
+    let objects = page.map(|(key, o)| (key.clone(), Arc::clone(o))).collect();
+    Page { objects, left: selected.count() }
 }
 
 #[cfg(test)]
@@ -310,10 +321,11 @@ mod tests {
             for (version, state) in past {
                 let Ok(changes) = store.changes("pods", version) else {
                     prop_assert!(!store.reaches("pods", version));
-                    prop_assert!(store.list_at("pods", version, &selector, None).is_err());
+                    prop_assert!(store.list_at("pods", version, &selector, None, None).is_err());
                     continue;
                 };
-                prop_assert_eq!(&shown(&store.list_at("pods", version, &selector, None).unwrap()), &state);
+                let then = store.list_at("pods", version, &selector, None, None).unwrap();
+                prop_assert_eq!((&shown(&then.objects), then.left), (&state, 0));
                 let mut replayed = state;
                 for change in &changes {
                     match change.seen_through(&selector) {

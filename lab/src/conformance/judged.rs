@@ -15,6 +15,7 @@ use serde_json::Value;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
+use std::sync::Arc;
 
 /// A cluster that is nothing but objects.
 #[derive(Default)]
@@ -85,7 +86,7 @@ impl Model {
         }
         for (name, labels) in &step.relabel {
             match name.split_once(':').unwrap() {
-                ("pod", pod) => self.pod(&pod.parse().unwrap()).labels = labels.clone(),
+                ("pod", pod) => self.pod(&pod.parse().unwrap()).labels = Arc::new(labels.clone()),
                 ("namespace", name) => self.label_namespace(name, labels),
                 ("node", name) => self.objects.nodes.get_mut(name).unwrap().labels = labels.clone(),
                 _ => panic!("relabel {name}"),
@@ -116,7 +117,7 @@ impl Model {
     }
 
     fn pod(&mut self, key: &PodKey) -> &mut Pod {
-        self.objects.pods.get_mut(&PodName::new(&key.namespace, &key.name)).unwrap()
+        Arc::make_mut(self.objects.pods.get_mut(&PodName::new(&key.namespace, &key.name)).unwrap())
     }
 
     fn add(&mut self, pod: PodDef) {
@@ -133,7 +134,7 @@ impl Model {
         });
         let object = Pod {
             name: PodName::new(&key.namespace, &key.name),
-            labels: pod.labels.clone(),
+            labels: Arc::new(pod.labels.clone()),
             addresses: addresses.clone(),
             announced: Vec::new(),
             ports: named.collect(),
@@ -144,7 +145,7 @@ impl Model {
         };
         self.finished.remove(&key);
         self.addresses.pods.insert(key.clone(), addresses);
-        self.objects.pods.insert(object.name.clone(), object);
+        self.objects.pods.insert(object.name.clone(), Arc::new(object));
         self.cluster.pods.insert(key, pod);
     }
 

@@ -425,16 +425,20 @@ impl State {
             self.objects.pods.remove(name);
             return;
         };
-        let mut pod = facts.pod.clone();
         let recorded: Vec<IpAddr> = self
             .endpoints_of(name)
             .filter(|endpoint| self.pod_of(endpoint).is_ok())
             .flat_map(|endpoint| endpoint.addresses.iter().copied())
             .collect();
+        let announced = self.believed(facts);
+        let mut pod = Arc::clone(&facts.pod);
+        // Of nearly all pods the status says it all: policy has them as they were read, and not a copy.
         if !recorded.is_empty() {
-            pod.addresses = recorded;
+            Arc::make_mut(&mut pod).addresses = recorded;
         }
-        pod.announced = self.believed(facts);
+        if !announced.is_empty() {
+            Arc::make_mut(&mut pod).announced = announced;
+        }
         self.objects.pods.insert(name.clone(), pod);
     }
 

@@ -40,7 +40,7 @@ fn facts(name: &str, uid: &str) -> (PodName, PodFacts) {
     let name = PodName::new("x", name);
     let pod = Pod {
         name: name.clone(),
-        labels: BTreeMap::new(),
+        labels: Arc::default(),
         addresses: vec![],
         ports: vec![],
         host_network: false,
@@ -56,7 +56,7 @@ fn facts(name: &str, uid: &str) -> (PodName, PodFacts) {
             static_uid: Some(format!("static-{uid}")),
             announced: None,
             wish: None,
-            pod,
+            pod: Arc::new(pod),
         },
     )
 }
@@ -280,7 +280,7 @@ fn happen(state: &mut State, event: Event) {
                 return;
             };
             facts.uid = format!("u{uid}");
-            facts.pod.labels = [("label".to_owned(), label.to_string())].into();
+            Arc::make_mut(&mut facts.pod).labels = Arc::new([("label".to_owned(), label.to_string())].into());
             state.apply(ApiEvent::Pods(Change::Applied(name, facts)));
         }
         Event::Record(number, pod) => {

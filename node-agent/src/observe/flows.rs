@@ -142,7 +142,7 @@ fn event(state: &State, compiler: &Compiler, namer: &Namer<'_>, flow: &Begun, no
     let [source_port, destination_port] = [source_port, destination_port].map(u16::from_be_bytes);
     let [source, destination] = [source, destination].map(Into::into);
     let protocol = Protocol::ALL.into_iter().find(|protocol| protocol.number() == flow.key.protocol);
-    let pod = |address| state.objects().pods.get(compiler.pod_at(address)?);
+    let pod = |address| state.objects().pods.get(compiler.pod_at(address)?).map(AsRef::as_ref);
     let [from_here, to_here] = links_of(flow).map(|link| link.is_some());
     let (egress, ingress) = match protocol {
         Some(protocol) => {

@@ -197,7 +197,7 @@ pub(super) fn protocol(number: u8) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeMap, net::IpAddr};
+    use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
     use margay_api::{
         endpoint::{Endpoint, EndpointId, PodRef},
@@ -228,7 +228,8 @@ mod tests {
             "{{metadata: {{namespace: x, name: p}}, spec: {{containers: []}}, status: {{podIP: {POD}}}}}"
         );
         let (pod, _) = convert_pod(&serde_saphyr::from_str(&text).unwrap());
-        let facts = PodFacts { uid: "u".into(), static_uid: None, announced: None, wish: None, pod };
+        let facts =
+            PodFacts { uid: "u".into(), static_uid: None, announced: None, wish: None, pod: Arc::new(pod) };
         state.apply(ApiEvent::Pods(Change::Applied(PodName::new("x", "p"), facts)));
         let peer = Node { addresses: vec![NODE.parse().unwrap()], ..Node::default() };
         let facts = NodeFacts { peer, ..NodeFacts::default() };

@@ -185,7 +185,7 @@ fn labels(policy: &PolicyId, way: Way) -> PolicyLabels {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeMap, time::Duration};
+    use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
     use margay_netlink::nftables::Count;
     use margay_policy::{
@@ -216,7 +216,7 @@ mod tests {
                      status: {{podIPs: [{{ip: '2001:db8::{number:x}'}}]}}}}"
                 );
                 let (pod, _) = convert_pod(&serde_saphyr::from_str(&text).unwrap());
-                objects.pods.insert(PodName::new("x", format!("p{number}")), pod);
+                objects.pods.insert(PodName::new("x", format!("p{number}")), Arc::new(pod));
             }
             let metrics = Metrics::new();
             let tally = Tally::new(&metrics);

@@ -8,7 +8,7 @@ use margay_bgp::{
     policy::AnyCommunity,
 };
 
-use super::{Read, Told};
+use super::{Read, Told, guarded::Kind};
 
 /// The name of the one that counts.
 const NAME: &str = "default";
@@ -53,6 +53,8 @@ pub(crate) struct AnnouncementFacts {
     pub(crate) communities: Vec<AnyCommunity>,
     pub(crate) local_preference: Option<u32>,
 }
+
+impl Kind for BGPConfiguration {}
 
 pub(super) fn key(meta: &ObjectMeta) -> String {
     meta.name.clone().unwrap_or_default()

@@ -21,6 +21,7 @@ use margay_policy::Selector;
 use super::{
     Read, Told,
     bgp_configuration::{Problems, asn, bfd, communities, graceful_restart, hold_time, prefix},
+    guarded::Kind,
 };
 
 /// What the agent needs to know of a `BGPPeer`.
@@ -120,6 +121,8 @@ pub(crate) struct FilterFacts {
     pub(crate) terms: Vec<(TermConfig, Vec<PrefixEntry>)>,
     pub(crate) default: DefaultAction,
 }
+
+impl Kind for BGPPeer {}
 
 pub(super) fn key(meta: &ObjectMeta) -> String {
     meta.name.clone().unwrap_or_default()

@@ -3,7 +3,9 @@
 use kube::api::ObjectMeta;
 use margay_policy::{ClusterPolicy, convert_cluster, v1alpha2::ClusterNetworkPolicy};
 
-use super::Read;
+use super::{Read, guarded::Kind};
+
+impl Kind for ClusterNetworkPolicy {}
 
 pub(super) fn key(meta: &ObjectMeta) -> String {
     meta.name.clone().unwrap_or_default()

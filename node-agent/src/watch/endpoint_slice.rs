@@ -3,7 +3,7 @@
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use kube::api::ObjectMeta;
 
-use super::{Read, service::ServiceName};
+use super::{Read, guarded::Kind, service::ServiceName};
 
 /// Names a Service, as each slice does in this label.
 const SERVICE: &str = "kubernetes.io/service-name";
@@ -33,6 +33,8 @@ pub(crate) enum Serving {
 }
 
 /// As a Service is named.
+impl Kind for EndpointSlice {}
+
 pub(super) fn key(meta: &ObjectMeta) -> ServiceName {
     super::service::key(meta)
 }

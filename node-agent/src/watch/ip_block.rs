@@ -5,7 +5,7 @@ use kube::api::ObjectMeta;
 use margay_api::resource::IPBlock;
 use margay_ipam::Claimed;
 
-use super::Read;
+use super::{Read, guarded::Kind};
 
 /// What the agent needs to know of a block.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +17,8 @@ pub(crate) struct BlockFacts {
     /// `metadata.uid`.
     pub(crate) uid: String,
 }
+
+impl Kind for IPBlock {}
 
 pub(super) fn key(meta: &ObjectMeta) -> String {
     meta.name.clone().unwrap_or_default()

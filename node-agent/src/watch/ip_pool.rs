@@ -5,7 +5,7 @@ use margay_api::resource::{AssignmentMode, Encapsulation, IPPool, IPPoolStatus};
 use margay_ipam::{Assignment, Fault, Pool, Range, Supply};
 use margay_policy::Selector;
 
-use super::Read;
+use super::{Read, guarded::Kind};
 use crate::addresses::PoolTraffic;
 
 /// What the agent needs to know of a pool.
@@ -24,6 +24,8 @@ pub(crate) struct PoolFacts {
     /// How packets of its pods travel.
     pub(crate) traffic: PoolTraffic,
 }
+
+impl Kind for IPPool {}
 
 pub(super) fn key(meta: &ObjectMeta) -> String {
     meta.name.clone().unwrap_or_default()

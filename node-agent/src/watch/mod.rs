@@ -4,6 +4,8 @@
 //! there, and hides no other. A watcher lists, then watches, and starts over by itself when the API server
 //! is away, restarts, or has forgotten the history (410 Gone), with a growing wait between attempts. What it lists
 //! arrives as one [`Change::Replaced`], so that an object that vanished meanwhile is missed there and nowhere else.
+//! A list comes as a stream of the watch itself, which no server has to hold in whole, or in pages from servers that do not
+//! have that: see [`listing`]. Of each object no more is parsed than is read: see [`guarded`].
 //! A kind that a cluster may be without has an empty listing as long as it is: see [`presence`].
 
 mod bgp_configuration;
@@ -11,8 +13,10 @@ mod bgp_peer;
 mod cluster_network_policy;
 pub(crate) mod drift;
 mod endpoint_slice;
+mod guarded;
 mod ip_block;
 mod ip_pool;
+mod listing;
 mod namespace;
 mod network_config;
 mod network_policy;
@@ -28,16 +32,11 @@ use std::{
 };
 
 use futures::StreamExt;
+use guarded::{Guarded, Kind};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::{
-    Api, Client, Resource,
-    api::ObjectMeta,
-    core::DeserializeGuard,
-    runtime::{WatchStreamExt, watcher},
-};
+use kube::{Api, Client, Resource, api::ObjectMeta, runtime::watcher};
 use margay_policy::{ClusterPolicy, PodName, Policy, PolicyRef};
 use presence::{Absence, Presence};
-use serde::de::DeserializeOwned;
 use tokio::{sync::mpsc, task::JoinSet};
 use tracing::{info, warn};
 
@@ -177,7 +176,9 @@ pub(crate) fn start(
         namespace::key,
         ApiEvent::Namespaces,
     ));
-    tasks.spawn(follow(Api::all(client.clone()), feed("pods"), pod::read, pod::key, ApiEvent::Pods));
+    let labels = pod::Labels::default();
+    let read_pod = move |object: &_| pod::read(object, &labels);
+    tasks.spawn(follow(Api::all(client.clone()), feed("pods"), read_pod, pod::key, ApiEvent::Pods));
     tasks.spawn(follow(
         Api::all(client.clone()),
         feed("networkpolicies"),
@@ -353,10 +354,7 @@ impl<E> Feed<E> {
     }
 
     /// Reads an object and reports what is wrong with it; the core gets the rest.
-    fn sift<O, V>(&mut self, object: &DeserializeGuard<O>, read: impl Fn(&O) -> Read<V>) -> Option<V>
-    where
-        O: Resource<DynamicType = ()>,
-    {
+    fn sift<O: Kind, V>(&mut self, object: &Guarded<O>, read: impl Fn(&O) -> Read<V>) -> Option<V> {
         let label = crate::metrics::Resource { resource: self.resource };
         let read = match &object.0 {
             Ok(object) => read(object),
@@ -414,27 +412,23 @@ impl<E> Feed<E> {
 }
 
 async fn follow<O, K, V, W, E>(
-    api: Api<DeserializeGuard<O>>,
+    api: Api<Guarded<O>>,
     mut feed: Feed<E>,
     read: impl Fn(&O) -> Read<V>,
     key: impl Fn(&ObjectMeta) -> K,
     wrap: impl Fn(Change<K, V>) -> W,
 ) -> anyhow::Result<()>
 where
-    O: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
+    O: Kind + Clone + Debug + Send + 'static,
     K: Ord,
     E: From<W>,
 {
-    let mut listed = BTreeMap::new();
+    // A map that is made of all its objects at once takes little more than half the memory of one that grew.
+    let mut listed = Vec::new();
     let mut before = BTreeSet::new();
     let mut failing = false;
     let mut presence = Presence::default();
-    let config = match &feed.name {
-        Some(name) => watcher::Config::default().fields(&format!("metadata.name={name}")),
-        None => watcher::Config::default(),
-    };
-    let stream = watcher(api, config).default_backoff();
-    let mut stream = std::pin::pin!(stream);
+    let mut stream = listing::watched(api, feed.name.as_deref(), feed.resource);
     while let Some(event) = stream.next().await {
         if matches!(
             event,
@@ -488,14 +482,14 @@ where
             Ok(watcher::Event::InitApply(object)) => {
                 let key = key(object.meta());
                 if let Some(value) = feed.sift(&object, &read) {
-                    listed.insert(key, value);
+                    listed.push((key, value));
                 }
                 continue;
             }
             Ok(watcher::Event::InitDone) => {
                 info!(resource = feed.resource, objects = listed.len(), "listed");
                 feed.forget(&std::mem::take(&mut before));
-                Change::Replaced(std::mem::take(&mut listed))
+                Change::Replaced(std::mem::take(&mut listed).into_iter().collect())
             }
             Ok(watcher::Event::Apply(object)) => match feed.sift(&object, &read) {
                 Some(value) => Change::Applied(key(object.meta()), value),
@@ -556,5 +550,86 @@ pub(crate) mod reading {
 
     pub(crate) fn secret(object: &Secret) -> Option<SecretFacts> {
         super::secret::read(object).value
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{convert::Infallible, sync::Arc, time::Duration};
+
+    use k8s_openapi::api::core::v1::Namespace;
+    use kube::{Api, Client, client::Body};
+    use serde_json::{Value, json};
+    use tokio::{sync::mpsc, time::timeout};
+
+    use super::{ApiEvent, Change, Feed, Need, follow, namespace};
+    use crate::{core::Event, metrics::Metrics, notice};
+
+    const DEADLINE: Duration = Duration::from_secs(30);
+
+    fn a_namespace(name: &str) -> Value {
+        json!({"kind": "Namespace", "apiVersion": "v1", "metadata": {"name": name, "resourceVersion": "7"}})
+    }
+
+    /// Which namespaces are listed first from a server that has one, `paged`, in a list, and answers so when a list is streamed.
+    async fn listed(streamed: (u16, String)) -> Vec<String> {
+        let service = tower::service_fn(move |request: http::Request<Body>| {
+            let query = request.uri().query().unwrap_or_default();
+            let (status, body) = if query.contains("sendInitialEvents") {
+                streamed.clone()
+            } else if query.contains("watch=true") {
+                (200, String::new())
+            } else {
+                let metadata = json!({"resourceVersion": "7"});
+                let list = json!({"kind": "NamespaceList", "apiVersion": "v1", "metadata": metadata, "items": [a_namespace("paged")]});
+                (200, list.to_string())
+            };
+            let response = http::Response::builder().status(status).body(Body::from(body.into_bytes()));
+            std::future::ready(Ok::<_, Infallible>(response.unwrap()))
+        });
+        let (events, mut inbox) = mpsc::channel::<Event>(1);
+        let (notices, _noticed) = notice::queue(&Arc::new(Metrics::new()));
+        let feed = Feed::of_all("namespaces", Need::Always, &events, &notices);
+        let api = Api::all(Client::new(service, "default"));
+        let following = tokio::spawn(follow::<Namespace, _, _, _, _>(
+            api,
+            feed,
+            namespace::read,
+            namespace::key,
+            ApiEvent::Namespaces,
+        ));
+        let first = timeout(DEADLINE, inbox.recv()).await.unwrap();
+        following.abort();
+        let Some(Event::Api(ApiEvent::Namespaces(Change::Replaced(all)))) = first else {
+            panic!("{first:?}")
+        };
+        all.into_keys().collect()
+    }
+
+    #[tokio::test]
+    async fn a_list_is_streamed_where_the_server_can() {
+        let added = json!({"type": "ADDED", "object": a_namespace("streamed")});
+        let annotations = json!({"k8s.io/initial-events-end": "true"});
+        let mark = json!({"type": "BOOKMARK", "object": {
+            "kind": "Namespace", "apiVersion": "v1", "metadata": {"resourceVersion": "7", "annotations": annotations},
+        }});
+        assert_eq!(listed((200, format!("{added}\n{mark}\n"))).await, ["streamed"]);
+    }
+
+    #[tokio::test]
+    async fn a_server_that_does_not_stream_lists_is_asked_for_pages() {
+        for (code, reason) in [(422, "Invalid"), (400, "BadRequest")] {
+            let status = json!({
+                "kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": reason, "code": code,
+                "message": "sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled",
+            });
+            assert_eq!(listed((code, status.to_string())).await, ["paged"], "{code}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_ends_without_the_mark_of_its_end_is_no_list() {
+        let added = json!({"type": "ADDED", "object": a_namespace("streamed")});
+        assert_eq!(listed((200, format!("{added}\n"))).await, ["paged"]);
     }
 }

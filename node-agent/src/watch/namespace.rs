@@ -5,7 +5,10 @@ use kube::api::ObjectMeta;
 use margay_api::annotation;
 use margay_policy::Namespace;
 
-use super::Read;
+use super::{
+    Read,
+    guarded::{Field, Kind, METADATA},
+};
 
 /// What the agent needs to know of a namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +19,10 @@ pub(crate) struct NamespaceFacts {
     pub(crate) pools: Option<String>,
     /// Its annotation [`annotation::LOG_DROPS`] is on.
     pub(crate) logs_drops: bool,
+}
+
+impl Kind for Object {
+    const FIELDS: &'static [Field] = &[METADATA];
 }
 
 pub(super) fn key(meta: &ObjectMeta) -> String {

@@ -3,7 +3,7 @@
 use kube::api::ObjectMeta;
 use margay_api::resource::{NetworkConfig, NetworkConfigSpec};
 
-use super::{Read, Told};
+use super::{Read, Told, guarded::Kind};
 use crate::config::Sources;
 
 /// The name of the one that counts.
@@ -18,6 +18,8 @@ pub(crate) struct NetworkFacts {
     /// What its status says, and of what.
     pub(crate) told: Told,
 }
+
+impl Kind for NetworkConfig {}
 
 pub(super) fn key(meta: &ObjectMeta) -> String {
     meta.name.clone().unwrap_or_default()

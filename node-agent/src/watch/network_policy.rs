@@ -4,7 +4,9 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::api::ObjectMeta;
 use margay_policy::{Policy, PolicyRef, convert};
 
-use super::Read;
+use super::{Read, guarded::Kind};
+
+impl Kind for NetworkPolicy {}
 
 pub(super) fn key(meta: &ObjectMeta) -> PolicyRef {
     PolicyRef {

@@ -15,7 +15,10 @@ use margay_api::{
 use margay_bgp::{Asn, BgpIdentifier};
 use margay_policy::convert_node;
 
-use super::Read;
+use super::{
+    Read,
+    guarded::{Field, Kind, METADATA},
+};
 use crate::program::network_condition;
 
 /// What the API says of a node, for those who need it: policy has a form of its own.
@@ -70,6 +73,15 @@ pub(crate) struct Identity {
     pub(crate) node_ips: Option<String>,
     /// Of its conditions those that are the agent's, by type: status, reason and message.
     pub(crate) conditions: BTreeMap<&'static str, [String; 3]>,
+}
+
+/// The images that a node has are most of its object.
+impl Kind for Object {
+    const FIELDS: &'static [Field] = &[
+        METADATA,
+        Field::with("spec", &[Field::whole("podCIDR"), Field::whole("podCIDRs")]),
+        Field::with("status", &[Field::whole("addresses"), Field::whole("conditions")]),
+    ];
 }
 
 pub(super) fn key(meta: &ObjectMeta) -> String {

@@ -1,13 +1,16 @@
 //! Pods, with what an agent knows them by.
 
-use std::net::IpAddr;
+use std::{cell::RefCell, collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use k8s_openapi::api::core::v1::Pod as Object;
 use kube::api::ObjectMeta;
 use margay_api::annotation;
-use margay_policy::{Pod, PodName, convert_pod};
+use margay_policy::{Pod, PodName, Shared, convert_pod};
 
-use super::Read;
+use super::{
+    Read,
+    guarded::{Field, Kind, METADATA},
+};
 
 /// What the agent needs to know of a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,7 +24,7 @@ pub(crate) struct PodFacts {
     /// What its annotations ask for; most pods ask for nothing.
     pub(crate) wish: Option<Box<Wish>>,
     /// For policy, with the addresses of its status.
-    pub(crate) pod: Pod,
+    pub(crate) pod: Arc<Pod>,
 }
 
 /// What an annotation says of a pod's addresses.
@@ -54,12 +57,36 @@ const MAX_ANNOUNCED: usize = 16;
 /// Holds the UID of a static pod in its mirror.
 const STATIC_UID: &str = "kubernetes.io/config.hash";
 
+/// What a pod's named ports are read of.
+const CONTAINER: &[Field] = &[Field::whole("name"), Field::whole("restartPolicy"), Field::whole("ports")];
+
+impl Kind for Object {
+    const FIELDS: &'static [Field] = &[
+        METADATA,
+        Field::with(
+            "spec",
+            &[
+                Field::whole("nodeName"),
+                Field::whole("hostNetwork"),
+                Field::with("containers", CONTAINER),
+                Field::with("initContainers", CONTAINER),
+            ],
+        ),
+        Field::with("status", &[Field::whole("phase"), Field::whole("podIP"), Field::whole("podIPs")]),
+    ];
+}
+
 pub(super) fn key(meta: &ObjectMeta) -> PodName {
     PodName::new(meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
 }
 
-pub(super) fn read(object: &Object) -> Read<PodFacts> {
-    let (pod, problems) = convert_pod(object);
+/// Labels of pods.
+pub(super) type Labels = RefCell<Shared<BTreeMap<String, String>>>;
+
+/// `labels` are those of the pods that were read before.
+pub(super) fn read(object: &Object, labels: &Labels) -> Read<PodFacts> {
+    let (mut pod, problems) = convert_pod(object);
+    pod.labels = labels.borrow_mut().share(Arc::unwrap_or_clone(pod.labels));
     let uid = object.metadata.uid.clone().unwrap_or_default();
     let annotation = |key| object.metadata.annotations.as_ref().and_then(|all| all.get(key).cloned());
     let static_uid = annotation(STATIC_UID);
@@ -74,18 +101,30 @@ pub(super) fn read(object: &Object) -> Read<PodFacts> {
     };
     let wish = Wish { pools: annotation(annotation::POOLS), address: annotation(annotation::ADDRESS) };
     let wish = (wish != Wish::default()).then(|| Box::new(wish));
-    Read { value: Some(PodFacts { uid, static_uid, announced, wish, pod }), problems }
+    Read { value: Some(PodFacts { uid, static_uid, announced, wish, pod: Arc::new(pod) }), problems }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::read;
+    use std::sync::Arc;
+
+    use super::{Labels, read};
 
     #[test]
     fn what_a_pod_asks_for_is_taken_from_its_annotations() {
         let text =
             "{metadata: {namespace: x, name: a, uid: u, annotations: {other: x, margay.dev/ip: 192.0.2.7}}}";
-        let facts = read(&serde_saphyr::from_str(text).unwrap()).value.unwrap();
+        let facts = read(&serde_saphyr::from_str(text).unwrap(), &Labels::default()).value.unwrap();
         assert_eq!(facts.wish.unwrap().address.unwrap(), "192.0.2.7");
+    }
+
+    #[test]
+    fn pods_of_a_workload_have_their_labels_together() {
+        let labels = Labels::default();
+        let [one, other] = ["a", "b"].map(|name| {
+            let text = format!("{{metadata: {{namespace: x, name: {name}, uid: u, labels: {{app: web}}}}}}");
+            read(&serde_saphyr::from_str(&text).unwrap(), &labels).value.unwrap().pod
+        });
+        assert!(Arc::ptr_eq(&one.labels, &other.labels));
     }
 }

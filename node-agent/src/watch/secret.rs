@@ -6,10 +6,12 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::api::ObjectMeta;
 use margay_bgp::config::{LONGEST_PASSWORD, Password};
 
-use super::Read;
+use super::{Read, guarded::Kind};
 
 /// The entries of a Secret by key: passwords, or why they are none.
 pub(crate) type SecretFacts = BTreeMap<String, Result<Password, &'static str>>;
+
+impl Kind for Secret {}
 
 pub(super) fn key(meta: &ObjectMeta) -> String {
     meta.name.clone().unwrap_or_default()

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use k8s_openapi::api::core::v1::Service;
 use kube::api::ObjectMeta;
 
-use super::Read;
+use super::{Read, guarded::Kind};
 
 /// Names a Service.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,6 +43,8 @@ impl TrafficPolicy {
         if text == Some("Local") { Self::Local } else { Self::Cluster }
     }
 }
+
+impl Kind for Service {}
 
 pub(super) fn key(meta: &ObjectMeta) -> ServiceName {
     ServiceName {

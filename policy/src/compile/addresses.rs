@@ -54,7 +54,7 @@ impl Addresses {
     ) -> BTreeSet<IpAddr> {
         let mut touched = BTreeSet::new();
         for name in pods {
-            touched.extend(self.claims.set(name, objects.pods.get(name)));
+            touched.extend(self.claims.set(name, objects.pods.get(name).map(AsRef::as_ref)));
         }
         for name in nodes {
             for address in self.nodes.remove(name).into_iter().flatten() {

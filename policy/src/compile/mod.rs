@@ -103,7 +103,7 @@ impl Compiler {
         }
         let mut names = BTreeSet::new();
         for name in &pods {
-            names.extend(self.named_ports.set(name, objects.pods.get(name)));
+            names.extend(self.named_ports.set(name, objects.pods.get(name).map(AsRef::as_ref)));
         }
         let selected = self.selection.update(
             objects,

@@ -1,17 +1,25 @@
 //! The numbers that the pods of the cluster give a port's name.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use crate::{Pod, PodName, Protocol};
+use crate::{Pod, PodName, Protocol, Shared};
 
 /// A port's name and its protocol.
 pub(super) type Named = (String, Protocol);
+
+/// Names with their numbers.
+type Numbers = BTreeSet<(Named, u16)>;
 
 /// Which number has which name on how many pods, kept up to date pod by pod.
 #[derive(Debug, Default)]
 pub(super) struct NamedPorts {
     pods: BTreeMap<Named, BTreeMap<u16, usize>>,
-    of_pod: BTreeMap<PodName, BTreeSet<(Named, u16)>>,
+    of_pod: BTreeMap<PodName, Arc<Numbers>>,
+    /// Pods of a workload have the same.
+    numbers: Shared<Numbers>,
 }
 
 impl NamedPorts {
@@ -19,8 +27,7 @@ impl NamedPorts {
     pub(super) fn set(&mut self, name: &PodName, pod: Option<&Pod>) -> BTreeSet<Named> {
         let pod = pod.filter(|pod| pod.in_pod_network());
         let ports = pod.into_iter().flat_map(|pod| &pod.ports);
-        let ports: BTreeSet<(Named, u16)> =
-            ports.map(|port| ((port.name.clone(), port.protocol), port.number)).collect();
+        let ports: Numbers = ports.map(|port| ((port.name.clone(), port.protocol), port.number)).collect();
         let before = self.of_pod.remove(name).unwrap_or_default();
         let mut changed = BTreeSet::new();
         for (named, number) in ports.difference(&before) {
@@ -44,7 +51,7 @@ impl NamedPorts {
             }
         }
         if !ports.is_empty() {
-            self.of_pod.insert(name.clone(), ports);
+            self.of_pod.insert(name.clone(), self.numbers.share(ports));
         }
         changed
     }

@@ -129,7 +129,7 @@ impl Terms {
         };
         look(&Bucket::Any);
         look(&Bucket::Namespace(own.clone()));
-        for (key, value) in &pod.labels {
+        for (key, value) in pod.labels.iter() {
             look(&Bucket::Label(key.clone(), value.clone()));
             look(&Bucket::NamespaceAndLabel(own.clone(), key.clone(), value.clone()));
         }

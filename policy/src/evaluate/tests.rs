@@ -1,5 +1,7 @@
 //! The specifications' sentences, each with a flow.
 
+use std::sync::Arc;
+
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 
 use super::{Flow, Side, evaluate, evaluate_audited};
@@ -12,7 +14,7 @@ fn pod(name: &str, address: &str) -> Pod {
     let (namespace, short) = name.split_once('/').unwrap();
     Pod {
         name: PodName::new(namespace, short),
-        labels: [("pod".to_owned(), short.to_owned())].into(),
+        labels: Arc::new([("pod".to_owned(), short.to_owned())].into()),
         addresses: vec![address.parse().unwrap()],
         ports: vec![NamedPort { name: "web".into(), protocol: Protocol::Tcp, number: 8080 }],
         host_network: false,
@@ -26,7 +28,7 @@ fn pod(name: &str, address: &str) -> Pod {
 fn objects(policies: &str) -> Objects {
     let mut objects = Objects::default();
     for pod in [pod("x/a", "10.0.0.1"), pod("x/b", "10.0.0.2"), pod("y/c", "10.0.0.3")] {
-        objects.pods.insert(pod.name.clone(), pod);
+        objects.pods.insert(pod.name.clone(), Arc::new(pod));
     }
     for policy in serde_saphyr::from_multiple::<NetworkPolicy>(policies).unwrap() {
         let (policy, problems) = convert(&policy);
@@ -66,9 +68,9 @@ fn host_network_and_finished_pods_are_nobody() {
     let mut objects = objects("{metadata: {namespace: x, name: deny}, spec: {podSelector: {}}}");
     let to_a = flow("10.0.0.3", "10.0.0.1", 80);
     assert!(!evaluate(&objects, &to_a).allowed());
-    objects.pods.get_mut(&PodName::new("x", "a")).unwrap().finished = true;
+    Arc::make_mut(objects.pods.get_mut(&PodName::new("x", "a")).unwrap()).finished = true;
     assert!(evaluate(&objects, &to_a).allowed());
-    let a = objects.pods.get_mut(&PodName::new("x", "a")).unwrap();
+    let a = Arc::make_mut(objects.pods.get_mut(&PodName::new("x", "a")).unwrap());
     (a.finished, a.host_network) = (false, true);
     assert!(evaluate(&objects, &to_a).allowed());
 }
@@ -79,10 +81,10 @@ fn a_reused_address_is_the_younger_pods_and_never_a_terminating_ones() {
     let to_a = flow("10.0.0.3", "10.0.0.1", 80);
     let mut young = pod("y/new", "10.0.0.1");
     young.created = 1;
-    objects.pods.insert(young.name.clone(), young.clone());
+    objects.pods.insert(young.name.clone(), Arc::new(young.clone()));
     assert!(evaluate(&objects, &to_a).allowed());
     young.terminating = true;
-    objects.pods.insert(young.name.clone(), young);
+    objects.pods.insert(young.name.clone(), Arc::new(young));
     assert!(!evaluate(&objects, &to_a).allowed());
 }
 
@@ -93,15 +95,15 @@ fn an_announced_address_is_a_pods_own_unless_another_pod_has_it_or_is_said_to() 
     said.announced = std::mem::take(&mut said.addresses);
     said.created = 9;
     let address = said.announced[0];
-    objects.pods.insert(said.name.clone(), said.clone());
+    objects.pods.insert(said.name.clone(), Arc::new(said.clone()));
     assert_eq!(objects.owners().get(&address).map(|pod| &pod.name), Some(&said.name));
     let mut rival = said.clone();
     rival.name.name = "rival".into();
-    objects.pods.insert(rival.name.clone(), rival.clone());
+    objects.pods.insert(rival.name.clone(), Arc::new(rival.clone()));
     assert_eq!(objects.owners().get(&address), None);
     rival.addresses = std::mem::take(&mut rival.announced);
     (rival.terminating, rival.created) = (true, 0);
-    objects.pods.insert(rival.name.clone(), rival.clone());
+    objects.pods.insert(rival.name.clone(), Arc::new(rival.clone()));
     assert_eq!(objects.owners().get(&address).map(|pod| &pod.name), Some(&rival.name));
 }
 
@@ -253,7 +255,7 @@ fn a_named_port_has_the_protocol_and_number_of_the_destination_pod() {
             "tier: Admin, priority: 1, egress: [{action: Deny, to: [{namespaces: {}}], protocols: [{destinationNamedPort: web}]}]",
         )],
     );
-    let c = objects.pods.get_mut(&PodName::new("y", "c")).unwrap();
+    let c = Arc::make_mut(objects.pods.get_mut(&PodName::new("y", "c")).unwrap());
     c.ports = vec![NamedPort { name: "web".into(), protocol: Protocol::Udp, number: 53 }];
     check(&objects, "10.0.0.2", 8080, "p[0] denies");
     check(&objects, "10.0.0.3", 8080, "nothing");
@@ -282,7 +284,7 @@ fn nodes_are_their_addresses_and_pods_in_their_network_have_them() {
     }
     let mut host = pod("y/host", "192.0.2.1");
     host.host_network = true;
-    objects.pods.insert(host.name.clone(), host);
+    objects.pods.insert(host.name.clone(), Arc::new(host));
     check(&objects, "192.0.2.1", 80, "p[0] accepts");
     check(&objects, "192.0.2.2", 80, "p[1] denies");
     let six = Flow { source: "10.0.0.1".parse().unwrap(), ..flow("10.0.0.1", "2001:db8::1", 80) };
@@ -302,9 +304,9 @@ fn networks_hold_pods_and_namespaces_no_pod_in_its_nodes_network() {
     );
     let mut host = pod("y/host", "192.0.2.1");
     host.host_network = true;
-    objects.pods.insert(host.name.clone(), host);
+    objects.pods.insert(host.name.clone(), Arc::new(host));
     let far = pod("y/far", "10.0.0.9");
-    objects.pods.insert(far.name.clone(), far);
+    objects.pods.insert(far.name.clone(), Arc::new(far));
     check(&objects, "10.0.0.3", 80, "p[0] denies");
     check(&objects, "10.0.0.9", 80, "q[0] accepts");
     check(&objects, "192.0.2.1", 80, "nothing");

@@ -16,8 +16,8 @@ use tokio::{sync::oneshot, time};
 
 const API: &str = "127.0.0.1:6443";
 const HTTP: &str = "127.0.0.1:9099";
-/// How often readiness is asked for; how long it may take.
-const PERIOD: Duration = Duration::from_millis(1);
+/// How often readiness is asked for, which costs the agent time; how long it may take.
+const PERIOD: Duration = Duration::from_millis(5);
 const PATIENCE: Duration = Duration::from_mins(2);
 
 /// What `cargo build` has built.

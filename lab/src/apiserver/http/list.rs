@@ -8,7 +8,7 @@ use crate::apiserver::registry::present;
 use crate::apiserver::resource::Resource;
 use crate::apiserver::select::Selector;
 use crate::apiserver::status::ApiError;
-use crate::apiserver::store::{Key, Stored};
+use crate::apiserver::store::{Key, Page, Stored};
 use crate::apiserver::table::table;
 use bytes::Bytes;
 use http::Response;
@@ -23,11 +23,12 @@ pub(super) fn get(
 ) -> Result<Response<Body>, ApiError> {
     let name = target.name.as_deref().unwrap_or_default();
     let stored = server.registry().get(&target.resource, target.space(), name)?;
-    Ok(whole(200, JSON, one(&target.resource, &stored, view, query.text("includeObject"), true)))
+    Ok(whole(200, JSON, one(server, &target.resource, &stored, view, query.text("includeObject"), true)))
 }
 
 /// One object in the form that the client wants.
 pub(super) fn one(
+    server: &ApiServer,
     resource: &Resource,
     stored: &Arc<Stored>,
     view: View,
@@ -36,7 +37,7 @@ pub(super) fn one(
 ) -> Bytes {
     let shown = present(resource, stored);
     match view {
-        View::Whole => shown.json(),
+        View::Whole => server.written(&shown),
         View::Metadata => partial(&shown.value).to_string().into(),
         View::Table => {
             let metadata = json!({"resourceVersion": shown.value["metadata"]["resourceVersion"]});
@@ -87,30 +88,29 @@ fn list(
             (version, Some(key))
         }
     };
-    let all = store.list_at(&resource.storage, version, selector, after.as_ref());
-    let mut found = all.map_err(|_compacted| {
+    let all = store.list_at(&resource.storage, version, selector, after.as_ref(), limit);
+    let Page { objects: found, left } = all.map_err(|_compacted| {
         ApiError::expired("The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter.")
     })?;
     drop(registry);
     let mut metadata = json!({"resourceVersion": version.to_string()});
-    if let Some(limit) = limit
-        && found.len() > limit
+    if left > 0
+        && let Some((last, _)) = found.last()
     {
-        let left = found.len() - limit;
-        found.truncate(limit);
-        if let Some((last, _)) = found.last() {
-            metadata["continue"] = format!("{version}:{}/{}", last.namespace, last.name).into();
-        }
+        metadata["continue"] = format!("{version}:{}/{}", last.namespace, last.name).into();
         // As the real server: selectors make the number of remaining items unknown.
         if selector.takes_all() {
             metadata["remainingItemCount"] = left.into();
         }
     }
     let shown = found.iter().map(|(_, o)| present(resource, o)).collect::<Vec<_>>();
-    Ok(whole(200, JSON, rendered(resource, &shown, &metadata, view, query)))
+    let body = rendered(server, resource, &shown, &metadata, view, query);
+    server.count_sent(&resource.plural, body.len());
+    Ok(whole(200, JSON, body))
 }
 
 fn rendered(
+    server: &ApiServer,
     resource: &Resource,
     shown: &[Arc<Stored>],
     metadata: &Value,
@@ -129,7 +129,7 @@ fn rendered(
                 if index > 0 {
                     body.push(b',');
                 }
-                body.extend_from_slice(&object.json());
+                body.extend_from_slice(&server.written(object));
             }
             body.extend_from_slice(b"]}");
             body.into()

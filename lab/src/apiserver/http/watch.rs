@@ -10,7 +10,7 @@ use crate::apiserver::ApiServer;
 use crate::apiserver::resource::Resource;
 use crate::apiserver::select::Selector;
 use crate::apiserver::status::ApiError;
-use crate::apiserver::store::{Stored, WatchEvent};
+use crate::apiserver::store::{Key, Stored, WatchEvent};
 use bytes::Bytes;
 use futures::stream;
 use http::Response;
@@ -20,9 +20,12 @@ use serde_json::{Value, json};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
+use std::vec::IntoIter;
 use tokio::sync::watch::Receiver;
 use tokio::time::Instant;
 
+/// As many octets of a streamed list are written at once, or an object more.
+const PIECE: usize = 256 << 10;
 /// How long a watch lives when the client does not say.
 const DEFAULT_LIFE: Duration = Duration::from_mins(30);
 
@@ -55,6 +58,8 @@ pub(super) fn watch(
         include: query.text("includeObject").to_owned(),
         cursor: 0,
         first: None,
+        initial: Vec::new().into_iter(),
+        marks_end: streams_list && bookmarks,
         headers: true,
         signal,
         ended,
@@ -80,20 +85,13 @@ pub(super) fn watch(
                 return Err(ApiError::future_version(version.unwrap_or_default(), current));
             }
             watcher.cursor = current;
-            let state = store.list(storage, &watcher.selector, None);
-            let mut lines = Vec::new();
-            for (_, object) in state {
-                lines.extend_from_slice(&watcher.event("ADDED", &object));
-            }
-            if streams_list && bookmarks {
-                lines.extend_from_slice(&watcher.bookmark(true));
-            }
-            watcher.first = (!lines.is_empty()).then(|| lines.into());
+            watcher.initial = store.list(storage, &watcher.selector, None).into_iter();
         }
     }
     drop(registry);
     let frames = stream::unfold(watcher, |mut watcher| async move {
         let lines = watcher.next().await?;
+        watcher.server.count_sent(&watcher.resource.plural, lines.len());
         Some((Ok::<_, Infallible>(Frame::data(lines)), watcher))
     });
     let mut response = whole(200, JSON, Bytes::new());
@@ -111,6 +109,10 @@ struct Watcher {
     cursor: u64,
     /// Lines that go out before anything else.
     first: Option<Bytes>,
+    /// What was there when it began, as far as it has not gone out.
+    initial: IntoIter<(Key, Arc<Stored>)>,
+    /// Whether a bookmark is to say where that ends.
+    marks_end: bool,
     /// Whether the next table still needs its column headers.
     headers: bool,
     signal: Receiver<u64>,
@@ -125,6 +127,10 @@ impl Watcher {
     async fn next(&mut self) -> Option<Bytes> {
         if let Some(first) = self.first.take() {
             return Some(first);
+        }
+        let initial = self.initial();
+        if !initial.is_empty() {
+            return Some(initial.into());
         }
         let mut bookmark_at = self.period.map(|p| Instant::now() + p);
         while !self.done {
@@ -154,6 +160,21 @@ impl Watcher {
             }
         }
         None
+    }
+
+    /// The next lines of what was there when it began, and the mark of its end: as a piece of the list is written only when
+    /// the one before has gone out, no list is ever there in whole.
+    fn initial(&mut self) -> Vec<u8> {
+        let mut lines = Vec::new();
+        while lines.len() < PIECE
+            && let Some((_, object)) = self.initial.next()
+        {
+            lines.extend_from_slice(&self.event("ADDED", &object));
+        }
+        if self.initial.as_slice().is_empty() && std::mem::take(&mut self.marks_end) {
+            lines.extend_from_slice(&self.bookmark(true));
+        }
+        lines
     }
 
     /// The lines of all changes after the cursor.
@@ -186,7 +207,7 @@ impl Watcher {
     }
 
     fn event(&mut self, kind: &str, object: &Arc<Stored>) -> Bytes {
-        let body = list::one(&self.resource, object, self.view, &self.include, self.headers);
+        let body = list::one(&self.server, &self.resource, object, self.view, &self.include, self.headers);
         self.headers = false;
         line(kind, &body)
     }

@@ -5,6 +5,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
 
 use ipnetwork::IpNetwork;
@@ -43,7 +44,7 @@ impl Event {
                 touched.namespaces.insert(name);
             }
             Self::Pod(name, pod) => {
-                put(&mut objects.pods, &name, pod);
+                put(&mut objects.pods, &name, pod.map(Arc::new));
                 touched.pods.insert(name);
             }
             Self::Policy(name, policy) => {
@@ -69,7 +70,7 @@ impl Event {
             Self::Listing(pods, policies) => {
                 touched.pods.extend(objects.pods.keys().cloned());
                 touched.policies.extend(objects.policies.keys().cloned().map(PolicyId::Network));
-                objects.pods = pods.into_iter().map(|pod| (pod.name.clone(), pod)).collect();
+                objects.pods = pods.into_iter().map(|pod| (pod.name.clone(), Arc::new(pod))).collect();
                 objects.policies = policies.into_iter().map(|policy| (policy.name.clone(), policy)).collect();
                 touched.pods.extend(objects.pods.keys().cloned());
                 touched.policies.extend(objects.policies.keys().cloned().map(PolicyId::Network));
@@ -273,7 +274,7 @@ fn pod() -> impl Strategy<Value = Pod> {
     (pod_name(), labels(), addresses, vec(named, 0..3), flags).prop_map(
         |(name, labels, [addresses, announced], ports, (host_network, finished, terminating, created))| Pod {
             name,
-            labels,
+            labels: Arc::new(labels),
             addresses,
             announced,
             ports,

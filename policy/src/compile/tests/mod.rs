@@ -5,6 +5,7 @@ mod arbitrary;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
 
 use proptest::prelude::*;
@@ -276,7 +277,7 @@ proptest! {
 fn pod(namespace: &str, name: String, label: (&str, &str), address: [u8; 4]) -> Pod {
     Pod {
         name: PodName::new(namespace, name),
-        labels: [(label.0.to_owned(), label.1.to_owned())].into(),
+        labels: Arc::new([(label.0.to_owned(), label.1.to_owned())].into()),
         addresses: vec![IpAddr::from(address)],
         announced: vec![],
         ports: vec![],

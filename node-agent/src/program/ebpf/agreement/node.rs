@@ -5,6 +5,7 @@ use std::{
     fs,
     net::IpAddr,
     path::Path,
+    sync::Arc,
 };
 
 use aya::programs::{TestRun, TestRunOptions};
@@ -135,7 +136,7 @@ impl Node {
             let labels = [("k", host % 2), ("l", host / 2 % 2)];
             let pod = Pod {
                 name: name.clone(),
-                labels: labels.map(|(key, value)| (key.to_owned(), value.to_string())).into(),
+                labels: Arc::new(labels.map(|(key, value)| (key.to_owned(), value.to_string())).into()),
                 addresses: vec![
                     [10, 0, 0, host].into(),
                     [0x2001, 0xdb8, 0, 0, 0, 0, 0, u16::from(host)].into(),
@@ -147,7 +148,7 @@ impl Node {
                 terminating: false,
                 created: 0,
             };
-            self.objects.pods.insert(name.clone(), pod);
+            self.objects.pods.insert(name.clone(), Arc::new(pod));
             if is_local {
                 self.local.insert(name.clone());
             }
@@ -189,7 +190,7 @@ impl Node {
         let mut pods = BTreeMap::new();
         let mut endpoints = Vec::new();
         for (name, pod) in &self.objects.pods {
-            let mut pod = pod.clone();
+            let mut pod = Pod::clone(pod);
             pod.announced.clear();
             if pod.in_pod_network() {
                 pod.addresses.retain(|address| taken.insert(*address));
@@ -197,7 +198,13 @@ impl Node {
                     endpoints.push(endpoint(name, &pod.addresses));
                 }
             }
-            let facts = PodFacts { uid: String::new(), static_uid: None, announced: None, wish: None, pod };
+            let facts = PodFacts {
+                uid: String::new(),
+                static_uid: None,
+                announced: None,
+                wish: None,
+                pod: Arc::new(pod),
+            };
             pods.insert(name.clone(), facts);
         }
         let namespaces = self.objects.namespaces.iter().map(|(name, namespace)| {

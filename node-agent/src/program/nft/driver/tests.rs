@@ -61,7 +61,7 @@ impl World {
                 vec![format!("10.0.0.{host}").parse().unwrap(), format!("2001:db8::{host}").parse().unwrap()];
             let pod = Pod {
                 name: name.clone(),
-                labels: [("pod".to_owned(), name.name.clone())].into(),
+                labels: Arc::new([("pod".to_owned(), name.name.clone())].into()),
                 addresses: addresses.clone(),
                 ports: vec![],
                 host_network: false,
@@ -70,7 +70,7 @@ impl World {
                 created: 0,
                 announced: vec![],
             };
-            self.objects.pods.insert(name.clone(), pod);
+            self.objects.pods.insert(name.clone(), Arc::new(pod));
             let id = EndpointId::of(&name.name, "eth0");
             let endpoint = Endpoint {
                 container_id: name.name.clone(),
