@@ -119,6 +119,10 @@ mod tests {
             ("neighbors:\n- address: 192.0.2.2\n  remote_as: 1\n  port: 0\n", "6: neighbors[0].port: 0"),
             ("import: x\n", "3: import: there is no policy `x`"),
             (
+                "bmp:\n  collectors:\n  - address: 192.0.2.9:1790\n    connect_retry: 0\n",
+                "6: bmp.collectors[0].connect_retry: 0 s",
+            ),
+            (
                 "policies:\n  p:\n    terms:\n    - then: next\n    - match: {prefix: [l]}\n      then: accept\n",
                 "7: policies.p.terms[1].match.prefix[0]: there is no prefix list `l`",
             ),

@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::bfd::BfdStatus;
+use super::bmp::CollectorState;
 use super::session::Tally;
 use crate::bfd;
 use crate::rib::{Counts, Sizes};
@@ -35,6 +36,12 @@ struct Neighbor {
 struct InState {
     neighbor: String,
     state: &'static str,
+}
+
+/// Labels: which collector.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfCollector {
+    collector: String,
 }
 
 /// Labels: which neighbour and family.
@@ -66,6 +73,7 @@ pub(super) struct Scraped {
 #[derive(Debug, Default)]
 pub(super) struct Scrape {
     pub(super) neighbors: Vec<Scraped>,
+    pub(super) collectors: Vec<(SocketAddr, CollectorState)>,
     pub(super) sizes: Sizes,
 }
 
@@ -168,6 +176,7 @@ fn text(scrape: Scrape) -> String {
     registry.register("prefixes_accepted", "Those that the import policy accepts", accepted);
     registry.register("prefixes_rejected", "Those that the import policy rejects", rejected);
     registry.register("prefixes_advertised", "Paths that the neighbour is told", advertised);
+    register_collectors(&scrape.collectors, &mut registry);
     let Sizes { prefixes, attributes, told } = scrape.sizes;
     for (name, help, number) in [
         ("rib_prefixes", "Prefixes in the tables", prefixes),
@@ -184,4 +193,29 @@ fn text(scrape: Scrape) -> String {
         // Writing to a String does not fail.
         Err(error) => error.to_string(),
     }
+}
+
+fn register_collectors(collectors: &[(SocketAddr, CollectorState)], registry: &mut Registry) {
+    let connected = Family::<OfCollector, Gauge>::default();
+    let waiting = Family::<OfCollector, Gauge>::default();
+    let [sessions, lagged, messages, octets]: [Family<OfCollector, Counter>; 4] = Default::default();
+    for (address, state) in collectors {
+        let label = OfCollector { collector: address.to_string() };
+        connected.get_or_create(&label).set(i64::from(state.connected));
+        waiting.get_or_create(&label).set(gauge(state.waiting()));
+        sessions.get_or_create(&label).inc_by(state.sessions);
+        lagged.get_or_create(&label).inc_by(state.lagged);
+        messages.get_or_create(&label).inc_by(state.messages);
+        octets.get_or_create(&label).inc_by(state.octets);
+    }
+    registry.register("bmp_connected", "1 if the session with the collector is up", connected);
+    registry.register("bmp_waiting_routes", "Changed routes that wait for the collector", waiting);
+    registry.register("bmp_sessions", "Times a session with the collector began", sessions);
+    registry.register(
+        "bmp_lagged",
+        "Sessions that ended as the collector did not take what there was",
+        lagged,
+    );
+    registry.register("bmp_messages_sent", "Messages sent to the collector", messages);
+    registry.register("bmp_sent_bytes", "Octets sent to the collector", octets);
 }

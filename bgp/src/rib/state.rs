@@ -11,6 +11,7 @@ use super::fib::{Fib, FibChange, FibNextHop, FibRoute, gateway};
 use super::group::{Group, GroupKey, Interners, Offer, Wanted};
 use super::intern::AttrId;
 use super::log::Batch;
+use super::monitor::Monitoring;
 use super::next_hop::{self, NextHops, Resolution, Tracking};
 use super::peer::{Counts, Excess, Peer, PeerId, PeerInfo, Peers, Policy, Source};
 use super::resolve::KernelRoutes;
@@ -86,6 +87,7 @@ pub struct Rib {
     pub(super) limits: Vec<LimitReached>,
     /// Families of which paths of peers are not selected yet (RFC 4724 section 4.1).
     deferred: FamilySet,
+    pub(super) monitoring: Monitoring,
 }
 
 impl Rib {
@@ -108,6 +110,7 @@ impl Rib {
             found: Vec::new(),
             limits: Vec::new(),
             deferred: FamilySet::EMPTY,
+            monitoring: Monitoring::default(),
         }
     }
 
@@ -517,6 +520,9 @@ impl Rib {
         slot.undecided = false;
         if fib == Fib::Wanted && !std::mem::replace(&mut slot.fib_marked, true) {
             self.fib_marks.push(id);
+        }
+        if self.monitoring.sees_best {
+            self.note_best(id);
         }
         for index in 0..self.groups.len() {
             self.tell_group(index, id);
