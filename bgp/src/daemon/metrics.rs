@@ -136,7 +136,7 @@ fn text(scrape: Scrape) -> String {
     let faults = Family::<Neighbor, Counter>::default();
     let paths = Family::<InState, Gauge>::default();
     let losses = Family::<Neighbor, Counter>::default();
-    let prefixes: [Family<OfFamily, Gauge>; 4] = Default::default();
+    let prefixes: [Family<OfFamily, Gauge>; 5] = Default::default();
     for Scraped { neighbor, state, established, tally, bfd, counts } in scrape.neighbors {
         let label = || Neighbor { neighbor: neighbor.clone() };
         states.get_or_create(&InState { neighbor: neighbor.clone(), state }).set(i64::from(established));
@@ -156,8 +156,9 @@ fn text(scrape: Scrape) -> String {
                 crate::Family::Ipv6Unicast => FamilyName::ipv6_unicast,
             };
             let label = OfFamily { neighbor: neighbor.clone(), family };
-            let Counts { received, accepted, advertised } = counts;
-            let numbers = [received, accepted, received.saturating_sub(accepted), advertised];
+            let Counts { received, accepted, advertised, export_rejected } = counts;
+            let rejected = received.saturating_sub(accepted);
+            let numbers = [received, accepted, rejected, advertised, export_rejected];
             for (prefixes, number) in prefixes.iter().zip(numbers) {
                 prefixes.get_or_create(&label).set(gauge(number));
             }
@@ -171,11 +172,16 @@ fn text(scrape: Scrape) -> String {
     registry.register("update_faults", "Faulty attributes that did not cost the session (RFC 7606)", faults);
     registry.register("bfd_up", "1 if BFD hears the neighbour and is heard, by its state", paths);
     registry.register("bfd_losses", "Times BFD found the path to the neighbour broken", losses);
-    let [received, accepted, rejected, advertised] = prefixes;
+    let [received, accepted, rejected, advertised, export_rejected] = prefixes;
     registry.register("prefixes_received", "Paths that the neighbour announces", received);
     registry.register("prefixes_accepted", "Those that the import policy accepts", accepted);
     registry.register("prefixes_rejected", "Those that the import policy rejects", rejected);
     registry.register("prefixes_advertised", "Paths that the neighbour is told", advertised);
+    registry.register(
+        "prefixes_export_rejected",
+        "Paths that it would be told, did the export policy not reject them",
+        export_rejected,
+    );
     register_collectors(&scrape.collectors, &mut registry);
     let Sizes { prefixes, attributes, told } = scrape.sizes;
     for (name, help, number) in [

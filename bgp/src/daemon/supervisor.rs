@@ -420,7 +420,7 @@ impl Supervisor {
         let counts = self.ask_rib(RibInput::Counts).await.unwrap_or_default();
         let neighbors = self.sessions.values().map(|session| {
             let status = session.status.borrow();
-            let Counts { received, accepted, advertised } =
+            let Counts { received, accepted, advertised, .. } =
                 counts.get(&session.peer).copied().unwrap_or_default();
             NeighborStatus {
                 address: session.neighbor.address,

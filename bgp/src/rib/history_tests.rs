@@ -316,6 +316,16 @@ impl Truth {
 
     /// What a peer should know of a prefix, whatever the path identifiers are.
     fn told(&self, to: u8, prefix: Prefix) -> Vec<Attributes> {
+        self.exported(to, prefix).into_iter().filter_map(Result::ok).collect()
+    }
+
+    /// How many paths to a prefix a peer is not told for the policy alone.
+    fn rejected(&self, to: u8, prefix: Prefix) -> usize {
+        self.exported(to, prefix).into_iter().filter(|told| *told == Err(Withheld::Policy)).count()
+    }
+
+    /// What a peer is told of each path to a prefix of others, or why it is not.
+    fn exported(&self, to: u8, prefix: Prefix) -> Vec<Result<Attributes, Withheld>> {
         let info = self.info(to);
         let told_to = GroupKey::of(&info).told(address(254), prefix.family());
         let tell = |rival: &Rival| {
@@ -327,9 +337,9 @@ impl Truth {
             let told = {
                 let announcer = || Self::announcer(rival.peer);
                 let signature = info.policy.export.signature(prefix, announcer);
-                export(&rival.attributes, source, originator, prefix.family(), &told_to, signature).ok()
+                export(&rival.attributes, source, originator, prefix.family(), &told_to, signature)
             };
-            told.filter(|_| rival.peer != to)
+            (rival.peer != to).then_some(told)
         };
         if !info.add_path.send.contains(prefix.family()) {
             return self.used(prefix).first().and_then(tell).into_iter().collect();
@@ -586,7 +596,10 @@ impl History {
             }
             let received = self.truth.said.keys().filter(|(_, peer, _)| *peer == number).count();
             let accepted = accepted.keys().filter(|(_, peer, _)| *peer == number).count();
-            let counts = Counts { received, accepted, advertised: knowledge.routes.len() };
+            let export_rejected =
+                self.truth.prefixes().into_iter().map(|prefix| self.truth.rejected(number, prefix)).sum();
+            let advertised = knowledge.routes.len();
+            let counts = Counts { received, accepted, advertised, export_rejected };
             assert_eq!(self.rib.counts(id(number)), counts, "peer {number}");
             let (tally, _) = self.rib.tally();
             let told: usize = Family::ALL
@@ -595,6 +608,12 @@ impl History {
                 .map(|counts| counts.advertised)
                 .sum();
             assert_eq!(told, counts.advertised, "tally of peer {number}");
+            let rejected: usize = Family::ALL
+                .iter()
+                .filter_map(|of| tally.get(&(id(number), *of)))
+                .map(|counts| counts.export_rejected)
+                .sum();
+            assert_eq!(rejected, counts.export_rejected, "tally of what peer {number} is not told");
             let said: Vec<_> =
                 self.rib.received(id(number)).into_iter().map(|view| view.attributes).collect();
             let wanted = self.truth.said.iter().filter(|((_, peer, _), _)| *peer == number);

@@ -412,6 +412,7 @@ impl Rib {
             received: peer.announced(),
             accepted: peer.received,
             advertised: group.map_or(0, |group| group.count(id)),
+            export_rejected: group.map_or(0, |group| group.count_rejected(id)),
         }
     }
 
@@ -572,10 +573,8 @@ impl Rib {
             let offer = best.map(|path| self.offer(path, prefix, &group.key.policy));
             let Self { groups, interners, .. } = self;
             let Some(group) = groups[index].as_mut() else { return };
-            let wanted = offer.and_then(|offer| {
-                let attr = group.exported(offer, family, interners)?;
-                Some(Wanted { path_id: 0, attr, peer: offer.peer })
-            });
+            let wanted =
+                offer.and_then(|offer| group.exported(offer, family, interners).wanted(0, offer.peer));
             group.tell(id, prefix, wanted, interners);
             return;
         }
@@ -585,8 +584,7 @@ impl Rib {
         let wanted: Vec<Wanted> = offers
             .into_iter()
             .filter_map(|offer| {
-                let attr = group.exported(offer, family, interners)?;
-                Some(Wanted { path_id: offer.local_id.into(), attr, peer: offer.peer })
+                group.exported(offer, family, interners).wanted(offer.local_id.into(), offer.peer)
             })
             .collect();
         group.tell_all(id, prefix, &wanted, interners);
