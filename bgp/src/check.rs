@@ -119,6 +119,14 @@ mod tests {
             ("neighbors:\n- address: 192.0.2.2\n  remote_as: 1\n  port: 0\n", "6: neighbors[0].port: 0"),
             ("import: x\n", "3: import: there is no policy `x`"),
             (
+                "policies:\n  p:\n    terms:\n    - match:\n        as_path:\n          regex: ['^64501_',\n            '^(64502']\n      then: accept\n",
+                "9: policies.p.terms[0].match.as_path.regex[1]: `^(64502`, column 2: unclosed group",
+            ),
+            (
+                "bmp:\n  collectors:\n  - address: 192.0.2.9:1790\n    connect_retry: 0\n",
+                "6: bmp.collectors[0].connect_retry: 0 s",
+            ),
+            (
                 "policies:\n  p:\n    terms:\n    - then: next\n    - match: {prefix: [l]}\n      then: accept\n",
                 "7: policies.p.terms[1].match.prefix[0]: there is no prefix list `l`",
             ),
@@ -140,6 +148,11 @@ policies:
       then: reject
     - set: {local_preference: 50, communities: {add: [no-export]}}
       then: accept
+  r:
+    terms:
+    - match: {as_path: {regex: ['^64501_']}}
+      set: {med: 7}
+      then: accept
 tests:
 - name: near
   policy: p
@@ -153,15 +166,24 @@ tests:
   policy: p
   route: {prefix: 198.51.100.0/24}
   expect: {verdict: accept, local_preference: 200}
+- name: by expression
+  policy: r
+  route: {prefix: 198.51.100.0/24, as_path: [64501, 64502]}
+  expect: {verdict: accept, med: 7}
+- name: by no expression
+  policy: r
+  route: {prefix: 198.51.100.0/24, as_path: [645010]}
+  expect: {verdict: accept}
 - name: lost
   policy: q
   route: {prefix: 198.51.100.0/24}
   expect: {verdict: reject}
 ";
         let expected = [
-            "16: tests[1]: far: expected accept, came reject by policy `p`, term `far`",
-            "20: tests[2]: preferred: local_preference: expected 200, came 50 by policy `p`, terms[1]",
-            "24: tests[3]: lost: there is no policy `q`",
+            "21: tests[1]: far: expected accept, came reject by policy `p`, term `far`",
+            "25: tests[2]: preferred: local_preference: expected 200, came 50 by policy `p`, terms[1]",
+            "33: tests[4]: by no expression: expected accept, came reject by policy `r`, its default",
+            "37: tests[5]: lost: there is no policy `q`",
         ];
         assert_eq!(check(&format!("{SMALL}{text}")), expected);
     }

@@ -15,7 +15,7 @@
 //! ```
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -83,6 +83,30 @@ pub struct Status {
     pub asn: Option<Asn>,
     /// Its neighbours, by address.
     pub neighbors: Vec<NeighborStatus>,
+    /// Its BMP collectors, by address.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub collectors: Vec<CollectorStatus>,
+}
+
+/// How the session with a BMP collector is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CollectorStatus {
+    /// The collector's address.
+    pub address: SocketAddr,
+    /// `Connected`, or `Waiting` until it is dialled again.
+    pub state: String,
+    /// Seconds in this state.
+    pub since_seconds: u64,
+    /// Messages that it was sent in all sessions.
+    pub messages: u64,
+    /// Routes that changed and wait for it to take what came before.
+    pub waiting: usize,
+    /// Sessions with it that began.
+    pub sessions: u64,
+    /// Sessions that ended as it did not take what there was for it.
+    pub lagged: u64,
+    /// Why the session or the last dial ended.
+    pub last_error: Option<String>,
 }
 
 /// How one session is.

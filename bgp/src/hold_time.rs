@@ -12,6 +12,9 @@ impl HoldTime {
     /// What RFC 4271 section 10 suggests.
     pub const DEFAULT: HoldTime = HoldTime(90);
 
+    /// Silence never ends the session.
+    pub const NEVER: HoldTime = HoldTime(0);
+
     /// The hold time, unless it is 1 or 2 seconds.
     pub const fn new(seconds: u16) -> Option<Self> {
         if seconds == 1 || seconds == 2 { None } else { Some(Self(seconds)) }

@@ -1,10 +1,11 @@
 //! A BGP-4 speaker as a library: wire format, session machine, routing tables, daemon.
 //!
-//! [`wire`], [`bfd`], [`fsm`], [`policy`] and [`rib`] are pure: no clock, socket or task. [`daemon`] drives them. A program that only
+//! [`wire`], [`bmp`], [`bfd`], [`fsm`], [`policy`] and [`rib`] are pure: no clock, socket or task. [`daemon`] drives them. A program that only
 //! configures a running speaker needs [`config`] and [`control`].
 
 pub mod asn;
 pub mod bfd;
+pub mod bmp;
 pub mod check;
 pub mod config;
 pub mod control;

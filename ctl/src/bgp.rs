@@ -47,6 +47,32 @@ pub(crate) fn neighbors(socket: &Path) -> anyhow::Result<Answer> {
     Ok(table.into())
 }
 
+pub(crate) fn collectors(socket: &Path) -> anyhow::Result<Answer> {
+    let mut table = Table::new(&[
+        "collector",
+        "state",
+        "since",
+        "messages",
+        "waiting",
+        "sessions",
+        "lagged",
+        "last_error",
+    ]);
+    for collector in status_of(socket)?.collectors {
+        table.push([
+            collector.address.to_string(),
+            collector.state,
+            format!("{}s", collector.since_seconds),
+            collector.messages.to_string(),
+            collector.waiting.to_string(),
+            collector.sessions.to_string(),
+            collector.lagged.to_string(),
+            collector.last_error.unwrap_or_default(),
+        ]);
+    }
+    Ok(table.into())
+}
+
 /// Paths to a prefix, or to all; those in the tables, or what one neighbour says or is told.
 pub(crate) fn routes(
     socket: &Path,

@@ -121,6 +121,8 @@ enum Ipam {
 enum Bgp {
     /// Sessions and their states.
     Neighbors,
+    /// BMP collectors (RFC 7854) and the sessions with them.
+    Collectors,
     /// The sessions of all nodes, as their agents tell the API server. Exit status 1 when something is not well, 2 when
     /// it is not known.
     Status {
@@ -226,6 +228,7 @@ fn run(cli: &Cli, command: &mut clap::Command) -> anyhow::Result<(String, ExitCo
 fn bgp_command(socket: &Path, command: &Bgp) -> anyhow::Result<Answer> {
     match command {
         Bgp::Neighbors => bgp::neighbors(socket),
+        Bgp::Collectors => bgp::collectors(socket),
         Bgp::Status { kubeconfig } => bgp_status::run(kubeconfig.as_deref()),
         Bgp::Routes { prefix, received, advertised } => bgp::routes(socket, *prefix, *received, *advertised),
         Bgp::Explain { prefix } => bgp::explain(socket, *prefix),

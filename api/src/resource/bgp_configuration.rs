@@ -54,7 +54,7 @@ pub struct BGPConfigurationSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub graceful_restart: Option<GracefulRestart>,
     /// Has BFD watch the paths of the sessions that nodes have by themselves (RFC 5880), as over several hops
-    /// (port 4784); off when not set.
+    /// (port 4784) unless `multihop` says otherwise; off when not set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bfd: Option<Bfd>,
     /// Which addresses of Services are announced; none when not set.
@@ -116,6 +116,10 @@ pub struct Bfd {
     #[schemars(with = "Option<i32>", range(min = 1, max = 255))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub multiplier: Option<u8>,
+    /// Whether routers may be on the path: BFD of several hops (port 4784, RFC 5883) or of one (port 3784, RFC 5881); as
+    /// the session when not set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub multihop: Option<bool>,
 }
 
 fn yes() -> bool {

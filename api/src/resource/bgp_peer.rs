@@ -97,11 +97,16 @@ pub struct BGPPeerSpec {
     /// What happens to routes while one end restarts; that of the `BGPConfiguration` when not set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub graceful_restart: Option<GracefulRestart>,
-    /// Has BFD watch the path (RFC 5880); off when not set. It is that of one hop (port 3784) where the session may span
-    /// no more: a router in another AS without `ttl`, `ttl: 1`, `ttlSecurity: 1`, or a link-local address. Otherwise it
-    /// is that of several (port 4784). The other end must see it alike.
+    /// Has BFD watch the path (RFC 5880); off when not set. Without `multihop` it is that of one hop (port 3784) where the
+    /// session may span no more: a router in another AS without `ttl`, `ttl: 1`, `ttlSecurity: 1`, or a link-local address.
+    /// Otherwise it is that of several (port 4784). The other end must see it alike.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bfd: Option<Bfd>,
+    /// Several paths to one prefix (RFC 7911), of which each costs memory at the receiver; one when not set.
+    #[x_kube(validation = Rule::new("self.direction != 'Receive' || !has(self.sendLimit)")
+        .message("sendLimit goes with direction Send or Both"))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub add_path: Option<AddPath>,
     /// Whether the nodes name themselves as next hop of all that they tell.
     #[serde(default)]
     pub next_hop_self: bool,
@@ -160,6 +165,29 @@ pub enum AddressFamily {
     IPv4,
     /// IPv6 unicast.
     IPv6,
+}
+
+/// Several paths to one prefix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AddPath {
+    /// Which way they go, as the nodes of `nodeSelector` see it. The other end must agree.
+    pub direction: AddPathDirection,
+    /// How many paths to one prefix the nodes send at most; all when not set.
+    #[schemars(with = "Option<i32>", range(min = 1, max = 255))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub send_limit: Option<u8>,
+}
+
+/// Which way several paths to one prefix go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum AddPathDirection {
+    /// From the other end to the nodes.
+    Receive,
+    /// From the nodes to the other end.
+    Send,
+    /// Both ways.
+    Both,
 }
 
 /// How many prefixes the other end may announce.
@@ -258,6 +286,10 @@ pub struct FilterMatch {
     #[schemars(with = "Vec<i64>", length(max = 64), inner(range(min = 1, max = 4_294_967_295_u32)))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub as_path_contains: Vec<u32>,
+    /// Regular expressions of which one fits the AS path, such as `^64501_`; docs/bgp.md says how they are written.
+    #[schemars(length(max = 16), inner(length(min = 1, max = 256)))]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub as_path_regex: Vec<String>,
     /// Who announced the route.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<RouteSource>,

@@ -21,8 +21,9 @@ pub use bgp_configuration::{
 };
 pub use bgp_node_status::{BGPNodeStatus, BGPNodeStatusSpec, BGPSession, BGPSessions};
 pub use bgp_peer::{
-    AddressFamily, AtLimit, BGPPeer, BGPPeerSpec, BGPPeerStatus, Filter, FilterAction, FilterDefault,
-    FilterMatch, FilterRule, FilterSet, MaxPrefixes, PasswordSource, PrefixRange, RouteSource, SecretKey,
+    AddPath, AddPathDirection, AddressFamily, AtLimit, BGPPeer, BGPPeerSpec, BGPPeerStatus, Filter,
+    FilterAction, FilterDefault, FilterMatch, FilterRule, FilterSet, MaxPrefixes, PasswordSource,
+    PrefixRange, RouteSource, SecretKey,
 };
 pub use ip_block::{IPBlock, IPBlockSpec, IPBlockStatus};
 pub use ip_pool::{AssignmentMode, Encapsulation, IPPool, IPPoolSpec, IPPoolStatus};

@@ -63,6 +63,10 @@ impl Config {
                 ));
             }
         }
+        let collectors = self
+            .bmp
+            .check((self.asn, self.router_id))
+            .map_err(|(field, reason)| wrong(&format!("bmp.{field}"), reason))?;
         let policies = policy::compile(&self.prefix_lists, &self.policies)?;
         for (field, name) in [("import", &self.import), ("export", &self.export)] {
             choose_policy(&policies, field, name.as_deref()).map_err(|reason| wrong(field, reason))?;
@@ -115,6 +119,7 @@ impl Config {
             deferral_time: Duration::from_secs(self.deferral_time.into()),
             kernel: self.kernel,
             metrics: self.metrics,
+            collectors,
             policies,
         })
     }

@@ -6,7 +6,7 @@ use std::num::NonZeroU8;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{AddPathOption, GracefulRestartOptions, Kernel, Password};
+use super::{AddPathOption, CheckedCollector, GracefulRestartOptions, Kernel, Password};
 use crate::asn::Asn;
 use crate::bfd;
 use crate::family::FamilySet;
@@ -33,6 +33,7 @@ pub struct Checked {
     pub(crate) deferral_time: Duration,
     pub(crate) kernel: Kernel,
     pub(crate) metrics: Option<SocketAddr>,
+    pub(crate) collectors: BTreeMap<SocketAddr, CheckedCollector>,
     pub(crate) policies: BTreeMap<String, Arc<Policy>>,
 }
 

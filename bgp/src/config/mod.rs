@@ -3,6 +3,7 @@
 //! One form serves the control socket (JSON) and the stand-alone file (YAML): [`Config`] is what is written, and
 //! [`Config::check`] turns it into [`Checked`], which the daemon works with. `docs/bgp.md` is the reference.
 
+mod bmp;
 mod check;
 mod checked;
 mod locate;
@@ -22,6 +23,8 @@ use crate::identifier::BgpIdentifier;
 use crate::policy_test::PolicyTest;
 use crate::prefix::Prefix;
 
+pub use bmp::{BmpConfig, Collector};
+pub(crate) use bmp::{CheckedCollector, LONGEST_RETRY};
 pub use checked::Checked;
 pub(crate) use checked::{CheckedBfd, CheckedDynamic, CheckedNeighbor, Hops};
 pub use locate::Located;
@@ -83,6 +86,9 @@ pub struct Config {
     /// Where `/metrics` is served. Default: nowhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metrics: Option<SocketAddr>,
+    /// Collectors that are told of sessions and routes by BMP (RFC 7854).
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub bmp: BmpConfig,
     /// Lists of prefixes, by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub prefix_lists: BTreeMap<String, Vec<PrefixEntry>>,
@@ -300,6 +306,7 @@ impl Config {
             deferral_time: default_deferral_time(),
             kernel: Kernel::default(),
             metrics: None,
+            bmp: BmpConfig::default(),
             prefix_lists: BTreeMap::new(),
             policies: BTreeMap::new(),
             import: None,
@@ -362,6 +369,10 @@ fn default_families() -> Vec<Family> {
 
 fn yes() -> bool {
     true
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 #[cfg(test)]

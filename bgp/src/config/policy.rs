@@ -11,7 +11,8 @@ use super::ConfigError;
 use crate::asn::Asn;
 use crate::family::Family;
 use crate::policy::{
-    AnyCommunity, AttributeMatch, Gate, PeerMatch, Policy, PrefixList, RouteKind, Term, TermNextHop, Verdict,
+    AnyCommunity, AttributeMatch, Gate, PathRegex, PeerMatch, Policy, PrefixList, RouteKind, Term,
+    TermNextHop, Verdict,
 };
 use crate::prefix::Prefix;
 
@@ -116,6 +117,9 @@ pub struct AsPathMatch {
     /// One of these is its first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub neighbor: Vec<Asn>,
+    /// One of these regular expressions fits it as it is shown, `_` standing for where a number begins or ends.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub regex: Vec<String>,
     /// Its length, a set counting as one.
     pub length: LengthMatch,
 }
@@ -298,6 +302,15 @@ fn compile_term(
     require(!as_path.contains.is_empty(), AttributeMatch::AsContained(as_path.contains.clone()));
     require(!as_path.origin.is_empty(), AttributeMatch::AsOrigin(as_path.origin.clone()));
     require(!as_path.neighbor.is_empty(), AttributeMatch::AsNeighbor(as_path.neighbor.clone()));
+    let mut expressions = Vec::new();
+    for (index, written) in as_path.regex.iter().enumerate() {
+        match PathRegex::new(written) {
+            Ok(expression) => expressions.push(expression),
+            Err(error) => return wrong(&format!("match.as_path.regex[{index}]"), error.to_string()),
+        }
+    }
+    let has_expressions = !expressions.is_empty();
+    require(has_expressions, AttributeMatch::AsPathRegex(expressions));
     let LengthMatch { ge, le } = as_path.length;
     let length =
         AttributeMatch::AsLength { ge: ge.unwrap_or(0).into(), le: le.map_or(usize::MAX, usize::from) };

@@ -150,6 +150,47 @@ fn errors_say_where_and_what() {
             "neighbors[0].max_prefixes.restart_time: the action is not `restart`",
         ),
     ];
+    refuses(&cases);
+}
+
+#[test]
+fn errors_about_collectors_say_where_and_what() {
+    refuses(&[
+        ("bmp: {sys_name: ''}", "bmp.sys_name: 0 octets"),
+        ("bmp: {collectors: [{address: 192.0.2.9}]}", "invalid socket address"),
+        (
+            "bmp: {collectors: [{address: '0.0.0.0:1790'}]}",
+            "bmp.collectors[0].address: 0.0.0.0 is no address",
+        ),
+        (
+            "bmp: {collectors: [{address: '192.0.2.9:0'}]}",
+            "bmp.collectors[0].address: 192.0.2.9:0: expected a port",
+        ),
+        (
+            "bmp: {collectors: [{address: '192.0.2.9:1790'}, {address: '192.0.2.9:1790'}]}",
+            "bmp.collectors[1].address: 192.0.2.9:1790 is there twice",
+        ),
+        (
+            "bmp: {collectors: [{address: '192.0.2.9:1790', local_address: '2001:db8::1'}]}",
+            "bmp.collectors[0].local_address: 2001:db8::1 is of another family",
+        ),
+        (
+            "bmp: {collectors: [{address: '192.0.2.9:1790', routes: []}]}",
+            "bmp.collectors[0].routes: is empty",
+        ),
+        ("bmp: {collectors: [{address: '192.0.2.9:1790', routes: [all]}]}", "unknown variant"),
+        (
+            "bmp: {collectors: [{address: '192.0.2.9:1790', statistics_interval: 4}]}",
+            "bmp.collectors[0].statistics_interval: 4 s",
+        ),
+        (
+            "bmp: {collectors: [{address: '192.0.2.9:1790', connect_retry: 721}]}",
+            "bmp.collectors[0].connect_retry: 721 s",
+        ),
+    ]);
+}
+
+fn refuses(cases: &[(&str, &str)]) {
     for (line, expected) in cases {
         let result = Config::from_yaml(&format!("{SMALL}{line}")).and_then(|config| config.check());
         let error = result.unwrap_err().to_string();

@@ -3,12 +3,11 @@
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use tokio::fs::{self, File};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{mpsc, oneshot};
 
+use super::clock;
 use super::rib_task::RibInput;
 
 /// Why there is no file.
@@ -68,8 +67,6 @@ fn failure(path: &Path) -> impl FnOnce(io::Error) -> DumpError {
 }
 
 /// The time of day, in seconds since 1970.
-#[expect(clippy::disallowed_methods, reason = "the file says when it was made, and nothing follows from it")]
 fn seconds() -> u32 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u32::try_from(since.as_secs()).unwrap_or(u32::MAX)
+    u32::try_from(clock::since_1970().as_secs()).unwrap_or(u32::MAX)
 }

@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::bfd::BfdStatus;
+use super::bmp::CollectorState;
 use super::session::Tally;
 use crate::bfd;
 use crate::rib::{Counts, Sizes};
@@ -35,6 +36,12 @@ struct Neighbor {
 struct InState {
     neighbor: String,
     state: &'static str,
+}
+
+/// Labels: which collector.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfCollector {
+    collector: String,
 }
 
 /// Labels: which neighbour and family.
@@ -66,6 +73,7 @@ pub(super) struct Scraped {
 #[derive(Debug, Default)]
 pub(super) struct Scrape {
     pub(super) neighbors: Vec<Scraped>,
+    pub(super) collectors: Vec<(SocketAddr, CollectorState)>,
     pub(super) sizes: Sizes,
 }
 
@@ -128,7 +136,7 @@ fn text(scrape: Scrape) -> String {
     let faults = Family::<Neighbor, Counter>::default();
     let paths = Family::<InState, Gauge>::default();
     let losses = Family::<Neighbor, Counter>::default();
-    let prefixes: [Family<OfFamily, Gauge>; 4] = Default::default();
+    let prefixes: [Family<OfFamily, Gauge>; 5] = Default::default();
     for Scraped { neighbor, state, established, tally, bfd, counts } in scrape.neighbors {
         let label = || Neighbor { neighbor: neighbor.clone() };
         states.get_or_create(&InState { neighbor: neighbor.clone(), state }).set(i64::from(established));
@@ -148,8 +156,9 @@ fn text(scrape: Scrape) -> String {
                 crate::Family::Ipv6Unicast => FamilyName::ipv6_unicast,
             };
             let label = OfFamily { neighbor: neighbor.clone(), family };
-            let Counts { received, accepted, advertised } = counts;
-            let numbers = [received, accepted, received.saturating_sub(accepted), advertised];
+            let Counts { received, accepted, advertised, export_rejected } = counts;
+            let rejected = received.saturating_sub(accepted);
+            let numbers = [received, accepted, rejected, advertised, export_rejected];
             for (prefixes, number) in prefixes.iter().zip(numbers) {
                 prefixes.get_or_create(&label).set(gauge(number));
             }
@@ -163,11 +172,17 @@ fn text(scrape: Scrape) -> String {
     registry.register("update_faults", "Faulty attributes that did not cost the session (RFC 7606)", faults);
     registry.register("bfd_up", "1 if BFD hears the neighbour and is heard, by its state", paths);
     registry.register("bfd_losses", "Times BFD found the path to the neighbour broken", losses);
-    let [received, accepted, rejected, advertised] = prefixes;
+    let [received, accepted, rejected, advertised, export_rejected] = prefixes;
     registry.register("prefixes_received", "Paths that the neighbour announces", received);
     registry.register("prefixes_accepted", "Those that the import policy accepts", accepted);
     registry.register("prefixes_rejected", "Those that the import policy rejects", rejected);
     registry.register("prefixes_advertised", "Paths that the neighbour is told", advertised);
+    registry.register(
+        "prefixes_export_rejected",
+        "Paths that it would be told, did the export policy not reject them",
+        export_rejected,
+    );
+    register_collectors(&scrape.collectors, &mut registry);
     let Sizes { prefixes, attributes, told } = scrape.sizes;
     for (name, help, number) in [
         ("rib_prefixes", "Prefixes in the tables", prefixes),
@@ -184,4 +199,29 @@ fn text(scrape: Scrape) -> String {
         // Writing to a String does not fail.
         Err(error) => error.to_string(),
     }
+}
+
+fn register_collectors(collectors: &[(SocketAddr, CollectorState)], registry: &mut Registry) {
+    let connected = Family::<OfCollector, Gauge>::default();
+    let waiting = Family::<OfCollector, Gauge>::default();
+    let [sessions, lagged, messages, octets]: [Family<OfCollector, Counter>; 4] = Default::default();
+    for (address, state) in collectors {
+        let label = OfCollector { collector: address.to_string() };
+        connected.get_or_create(&label).set(i64::from(state.connected));
+        waiting.get_or_create(&label).set(gauge(state.waiting()));
+        sessions.get_or_create(&label).inc_by(state.sessions);
+        lagged.get_or_create(&label).inc_by(state.lagged);
+        messages.get_or_create(&label).inc_by(state.messages);
+        octets.get_or_create(&label).inc_by(state.octets);
+    }
+    registry.register("bmp_connected", "1 if the session with the collector is up", connected);
+    registry.register("bmp_waiting_routes", "Changed routes that wait for the collector", waiting);
+    registry.register("bmp_sessions", "Times a session with the collector began", sessions);
+    registry.register(
+        "bmp_lagged",
+        "Sessions that ended as the collector did not take what there was",
+        lagged,
+    );
+    registry.register("bmp_messages_sent", "Messages sent to the collector", messages);
+    registry.register("bmp_sent_bytes", "Octets sent to the collector", octets);
 }

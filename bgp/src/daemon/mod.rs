@@ -12,11 +12,13 @@
 //!          sockets, timers)                  the tables)            links and routes as events)
 //!                 ▲
 //!                 └──losses── BFD (a thread of its own, told by the supervisor whom to watch)
+//!
+//!          rib ──batches──▶ collector (one task per BMP collector: a socket, dialled anew when it is lost)
 //! ```
 //!
 //! - All channels are bounded. A session that cannot hand on what it read stops reading, but keeps its timers: a
 //!   long computation in the rib task never costs a session.
-//! - The rib task never waits for a session: it has at most two batches of messages under way to each, and forms
+//! - The rib task never waits for a session or a collector: it has at most two batches of messages under way to each, and forms
 //!   the next when there is room. It waits for the kernel task only in a select, and what changes meanwhile is merged.
 //! - The kernel task shows the rib task the routes of others, by which next hops are resolved, and is shown which next
 //!   hops there are, so that it need not look whenever a route changes. Both are the latest values, which nobody waits
@@ -26,6 +28,8 @@
 //!   neighbours have said what they know, or the settle time is over.
 
 mod bfd;
+mod bmp;
+mod clock;
 mod control_server;
 mod convergence;
 mod dump;

@@ -3,20 +3,23 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Duration, Instant};
 
+use super::clock;
 use super::convergence::{Convergence, Marks};
 use super::kernel::{KernelInput, ShownRoutes};
 use super::session::Restart;
 use super::timer::until;
+use crate::bmp::{DownReason, Opened, Timestamp};
 use crate::family::{Family, FamilySet};
 use crate::prefix::Prefix;
 use crate::rib::{
-    Advertisement, Batch, Counts, DecisionOptions, Dump, Excess, Explanation, Fib, LimitReached, PathView,
-    PeerId, PeerInfo, Policies, ReceivedView, Refused, Rib, Sizes, Speaker, Tallies, Tracking,
+    Advertisement, Batch, Counts, DecisionOptions, Dump, Excess, Explanation, Fib, LimitReached, MonitorId,
+    PathView, PeerId, PeerInfo, Policies, ReceivedView, Refused, Rib, Sizes, Speaker, Tallies, Tracking,
+    Views,
 };
 use crate::wire::OwnedUpdate;
 
@@ -27,6 +30,30 @@ pub(super) enum Delivery {
     Messages(Batch),
     /// The peer announces more than it may, and the session is to end.
     TooManyPrefixes(LimitReached),
+}
+
+/// What a collector is given.
+#[derive(Debug)]
+pub(super) enum MonitorDelivery {
+    /// Messages to send; the next come when these are written.
+    Messages(Vec<u8>),
+    /// More waits for it than is kept, and the session is to end.
+    Lost,
+}
+
+/// The way to a collector.
+#[derive(Debug)]
+pub(super) struct Station {
+    pub(super) outlet: Outlet<MonitorDelivery>,
+    /// Where to say how many routes that changed wait for it.
+    pub(super) waiting: Arc<AtomicUsize>,
+}
+
+/// How a session began, for collectors.
+#[derive(Debug)]
+pub(super) struct Beginning {
+    pub(super) opened: Opened,
+    pub(super) time: Timestamp,
 }
 
 /// UPDATEs of a peer, as many as one read brought.
@@ -44,7 +71,15 @@ pub(super) enum RibInput {
     /// The configuration, as far as the tables care.
     Settings(Box<Settings>),
     /// A session came up.
-    Up { peer: PeerId, info: Box<PeerInfo>, marks: Marks, outlet: Outlet },
+    Up {
+        peer: PeerId,
+        info: Box<PeerInfo>,
+        marks: Marks,
+        outlet: Outlet<Delivery>,
+        beginning: Box<Beginning>,
+    },
+    /// The same session is over, for collectors; what becomes of its paths comes next.
+    Ended { peer: PeerId, reason: DownReason, time: Timestamp },
     /// A session ended; paths of the families to retain stay, stale, and all others go.
     Down { peer: PeerId, retain: Option<FamilySet> },
     /// Stale paths of these families go. Happens by itself at End-of-RIB.
@@ -63,8 +98,14 @@ pub(super) enum RibInput {
     Refresh { peer: PeerId, family: Family },
     /// The same, between two marks (RFC 7313).
     EnhancedRefresh { peer: PeerId, family: Family },
-    /// A batch was handed to the peer's socket, and the tables wait for that.
+    /// A batch was handed to the socket of a peer or a collector, and the tables wait for that.
     Written,
+    /// A collector is there, and wants to know all.
+    BeginMonitor { id: MonitorId, views: Views, station: Station },
+    /// It is gone.
+    EndMonitor(MonitorId),
+    /// It is due a report of statistics.
+    MonitorStatistics(MonitorId),
     /// How many prefixes each peer announced and was announced.
     Counts(oneshot::Sender<BTreeMap<PeerId, Counts>>),
     /// What a peer announced, before the import policy.
@@ -113,34 +154,39 @@ const HOLD: Duration = Duration::from_millis(20);
 /// Inputs taken together, before anything is decided or sent.
 const INPUTS: usize = 1024;
 
-/// The way to a session.
+/// The way to a session, or to a collector.
 #[derive(Debug)]
-pub(super) struct Outlet {
-    deliveries: mpsc::Sender<Delivery>,
+pub(super) struct Outlet<T> {
+    deliveries: mpsc::Sender<T>,
     /// Set when there was no room: the session then says when there is.
     waiting: Arc<AtomicBool>,
 }
 
-/// The session's end of an [`Outlet`].
+/// The other end of an [`Outlet`].
 #[derive(Debug)]
-pub(super) struct Inlet {
-    pub(super) deliveries: mpsc::Receiver<Delivery>,
+pub(super) struct Inlet<T> {
+    pub(super) deliveries: mpsc::Receiver<T>,
     waiting: Arc<AtomicBool>,
 }
 
-/// Batches on their way to a session, beside the one that it writes.
+/// Batches on their way, beside the one that is written.
 const BATCHES: usize = 1;
 
-/// A way to a session, with room for batches and one word about its end.
-pub(super) fn outlet() -> (Outlet, Inlet) {
+/// A way with room for batches and one word about its end.
+pub(super) fn outlet<T>() -> (Outlet<T>, Inlet<T>) {
     let (sender, receiver) = mpsc::channel(BATCHES + 1);
     let waiting = Arc::new(AtomicBool::new(false));
     (Outlet { deliveries: sender, waiting: Arc::clone(&waiting) }, Inlet { deliveries: receiver, waiting })
 }
 
-impl Outlet {
+impl<T> Outlet<T> {
     fn is_full(&self) -> bool {
         self.deliveries.capacity() <= 1
+    }
+
+    #[cfg(test)]
+    pub(super) fn send(&self, delivery: T) {
+        assert!(self.deliveries.try_send(delivery).is_ok(), "there is no room");
     }
 
     /// Whether a batch can go; if not, the session will say when.
@@ -154,7 +200,7 @@ impl Outlet {
     }
 }
 
-impl Inlet {
+impl<T> Inlet<T> {
     /// Whether the tables wait for room; they are to be told once.
     pub(super) fn is_awaited(&self) -> bool {
         self.waiting.swap(false, Ordering::SeqCst)
@@ -188,7 +234,8 @@ struct RibTask {
     deferred_until: Option<Instant>,
     /// Whether neighbours need not be told any more that the speaker restarted.
     restart_over: Arc<AtomicBool>,
-    outlets: BTreeMap<PeerId, Outlet>,
+    outlets: BTreeMap<PeerId, Outlet<Delivery>>,
+    collectors: BTreeMap<MonitorId, Station>,
     /// Peers of which more can be read at once.
     reading: BTreeSet<PeerId>,
     /// When messages that are not full are sent whatever is still being read.
@@ -224,6 +271,7 @@ pub(super) async fn run(
         deferred_until: Some(Instant::now() + deferral.restart.time),
         restart_over: deferral.restart.over,
         outlets: BTreeMap::new(),
+        collectors: BTreeMap::new(),
         reading: BTreeSet::new(),
         held_until: None,
     };
@@ -278,7 +326,7 @@ impl RibTask {
                     self.settling = Settling::Until(Instant::now() + settle_time);
                 }
             }
-            RibInput::Up { peer, mut info, marks, outlet } => {
+            RibInput::Up { peer, mut info, marks, outlet, beginning } => {
                 // Its task knows those of its own start.
                 if let Some(policies) = self.policies.get(&peer) {
                     info.policy = policies.clone();
@@ -286,7 +334,9 @@ impl RibTask {
                 self.convergence.up(peer, info.families, marks);
                 self.outlets.insert(peer, outlet);
                 self.rib.peer_up(peer, *info);
+                self.rib.session_opened(peer, &beginning.opened, beginning.time);
             }
+            RibInput::Ended { peer, reason, time } => self.rib.session_ended(peer, &reason, time),
             RibInput::Down { peer, retain } => {
                 self.convergence.down(peer);
                 self.outlets.remove(&peer);
@@ -307,6 +357,15 @@ impl RibTask {
             RibInput::EnhancedRefresh { peer, family } => self.rib.enhanced_refresh(peer, family),
             // What there is for it goes out with all other news.
             RibInput::Written => {}
+            RibInput::BeginMonitor { id, views, station } => {
+                self.collectors.insert(id, station);
+                self.rib.begin_monitor(id, views, clock::timestamp());
+            }
+            RibInput::EndMonitor(id) => {
+                self.collectors.remove(&id);
+                self.rib.end_monitor(id);
+            }
+            RibInput::MonitorStatistics(id) => self.rib.monitor_statistics(id, clock::timestamp()),
             RibInput::Counts(answer) => {
                 let counts = self.outlets.keys().map(|peer| (*peer, self.rib.counts(*peer))).collect();
                 // Whoever asked may have gone away.
@@ -407,8 +466,38 @@ impl RibTask {
                 }
             }
         }
+        if !self.collectors.is_empty() {
+            self.tell_collectors();
+        }
         self.show_next_hops();
         self.rib.tidy();
+    }
+
+    /// Gives each collector that can take one its next batch of messages.
+    fn tell_collectors(&mut self) {
+        let mut lost = Vec::new();
+        for (id, Station { outlet, waiting }) in &self.collectors {
+            if self.rib.monitor_is_lost(*id) {
+                lost.push(*id);
+                continue;
+            }
+            while self.rib.monitor_has_news(*id) && outlet.is_ready() {
+                let Some(batch) = self.rib.monitor_batch(*id, clock::timestamp()) else { break };
+                // A closed channel belongs to a collector whose end is on its way to us.
+                if outlet.deliveries.try_send(MonitorDelivery::Messages(batch)).is_err() {
+                    break;
+                }
+            }
+            waiting.store(self.rib.monitor_waiting(*id), Ordering::Relaxed);
+        }
+        for id in lost {
+            self.rib.end_monitor(id);
+            if let Some(Station { outlet, .. }) = self.collectors.remove(&id)
+                && let Err(error) = outlet.deliveries.try_send(MonitorDelivery::Lost)
+            {
+                tracing::debug!(%error, "the session with the collector ends already");
+            }
+        }
     }
 
     /// Shows the kernel task which next hops there are.

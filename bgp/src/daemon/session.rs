@@ -15,19 +15,22 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
 use super::bfd::BfdStatus;
+use super::clock;
 use super::convergence::Marks;
 use super::interfaces::local_view;
-use super::rib_task::{self, Delivery, Inlet, RibInput, Updates};
+use super::rib_task::{self, Beginning, Delivery, Inlet, RibInput, Updates};
 use super::timer::until;
 use super::transport::{self, Amount, Transport};
 use crate::FamilySet;
+use crate::bmp::Opened;
 use crate::config::CheckedNeighbor;
 use crate::fsm::{
     Direction, Helper, Input, Negotiated, Order, Output, Received, Session, SessionConfig, State,
 };
 use crate::rib::{AddPath, Batch, ExportView, PeerId, PeerInfo};
 use crate::wire::{
-    Frame, MAX_MESSAGE_LEN, Message, Notification, RefreshKind, RouteRefresh, Update, UpdateContext, header,
+    Frame, MAX_MESSAGE_LEN, Message, MessageKind, Notification, RefreshKind, RouteRefresh, Update,
+    UpdateContext, header,
 };
 
 /// What the supervisor tells a session.
@@ -98,7 +101,7 @@ struct SessionTask {
     rib: mpsc::Sender<RibInput>,
     /// What the rib task must still get; reading stops while there is any.
     pending: VecDeque<RibInput>,
-    inlet: Option<Inlet>,
+    inlet: Option<Inlet<Delivery>>,
     /// A batch is being written, which the rib task waits for.
     writing_batch: bool,
     status: watch::Sender<SessionStatus>,
@@ -386,8 +389,14 @@ impl SessionTask {
             match Frame::split_within(rest, limit) {
                 Ok(None) => break,
                 Ok(Some(frame)) => {
+                    let whole = rest.get(..frame.length).unwrap_or_default();
                     rest = rest.get(frame.length..).unwrap_or_default();
                     count += 1;
+                    if frame.kind == MessageKind::Open
+                        && let Some(transport) = self.slot(direction)
+                    {
+                        transport.opens.received = whole.to_vec();
+                    }
                     match Message::decode(frame) {
                         Ok(message) => self.message(direction, message),
                         Err(notification) => self.step(Input::Malformed(direction, notification)),
@@ -575,7 +584,12 @@ impl SessionTask {
         match output {
             Output::Dial => self.dial = Some(Box::pin(transport::dial(self.neighbor.clone()))),
             Output::AbortDial => self.dial = None,
-            Output::SendOpen(direction, open) => self.send(direction, |out| open.encode(out)),
+            Output::SendOpen(direction, open) => {
+                self.send(direction, |out| open.encode(out));
+                if let Some(transport) = self.slot(direction) {
+                    open.encode(&mut transport.opens.sent);
+                }
+            }
             Output::SendKeepalive(direction) => self.send(direction, header::encode_keepalive),
             Output::SendNotification(direction, notification) => {
                 self.send(direction, |out| notification.encode(out));
@@ -592,6 +606,11 @@ impl SessionTask {
                 tracing::warn!(neighbor = %self.neighbor.address, %reason, "session down");
                 self.note_error(reason.to_string());
                 self.status.send_modify(|status| status.tally.down += 1);
+                self.pending.push_back(RibInput::Ended {
+                    peer: self.peer,
+                    reason: (&reason).into(),
+                    time: clock::timestamp(),
+                });
                 self.inlet = None;
                 self.writing_batch = false;
                 let mut orders = Vec::new();
@@ -622,7 +641,11 @@ impl SessionTask {
     }
 
     fn up(&mut self, direction: Direction, negotiated: &Negotiated) {
-        let local = self.slot(direction).as_ref().map(|transport| transport.local).unwrap_or_default();
+        let transport = self.slot(direction).as_ref();
+        let local = transport.map(|transport| transport.local).unwrap_or_default();
+        let ends = transport.and_then(Transport::ends);
+        let opens = transport.map(|transport| transport.opens.clone()).unwrap_or_default();
+        let opened = Opened { ends, sent: opens.sent, received: opens.received };
         let neighbor = &self.neighbor;
         let view = ExportView {
             kind: neighbor.kind(),
@@ -666,7 +689,9 @@ impl SessionTask {
             Some(restart) if !restart.restarting => Marks::Sends,
             _ => Marks::MaySend,
         };
-        self.pending.push_back(RibInput::Up { peer: self.peer, info: Box::new(info), marks, outlet });
+        let beginning = Box::new(Beginning { opened, time: clock::timestamp() });
+        let (peer, info) = (self.peer, Box::new(info));
+        self.pending.push_back(RibInput::Up { peer, info, marks, outlet, beginning });
     }
 
     fn note_error(&mut self, error: String) {
@@ -688,7 +713,7 @@ async fn ready_dial(dial: &mut Option<Dial>) -> io::Result<TcpStream> {
     }
 }
 
-async fn next_delivery(inlet: &mut Option<Inlet>) -> Option<Delivery> {
+async fn next_delivery(inlet: &mut Option<Inlet<Delivery>>) -> Option<Delivery> {
     match inlet {
         Some(inlet) => inlet.deliveries.recv().await,
         None => std::future::pending().await,

@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Duration, timeout};
 
 use super::bfd::{BfdHandle, BfdStatus, Watched};
+use super::bmp::{self, CollectorHandle};
 use super::control_server::{self, ControlRequest};
 use super::dump::{self, DumpError};
 use super::interfaces::is_on_link;
@@ -24,16 +25,17 @@ use super::rib_task::{self, Deferral, RibInput, Settings};
 use super::session::{self, Command, Restart, SessionHandle};
 use super::transport;
 use super::{Options, RoutesOnExit};
+use crate::bmp::TerminationReason;
 use crate::config::{Checked, CheckedDynamic, CheckedNeighbor, Config, ConfigError};
 use crate::control::{
-    BfdView, Explained, ExplainedAdvertisement, ExplainedPath, NeighborStatus, Request, Response, RouteView,
-    Status,
+    BfdView, CollectorStatus, Explained, ExplainedAdvertisement, ExplainedPath, NeighborStatus, Request,
+    Response, RouteView, Status,
 };
 use crate::family::{Family, FamilySet};
 use crate::fsm::State;
 use crate::policy::AnyCommunity;
 use crate::prefix::Prefix;
-use crate::rib::{Counts, Fib, PathView, PeerId, ReceivedView, Speaker};
+use crate::rib::{Counts, Fib, MonitorId, PathView, PeerId, ReceivedView, Speaker};
 use crate::wire::{NextHop, Notification};
 
 /// Why the speaker cannot run.
@@ -105,6 +107,8 @@ struct Supervisor {
     restart_over: Arc<AtomicBool>,
     /// From the first neighbour with BFD on.
     bfd: Option<BfdHandle>,
+    collectors: BTreeMap<SocketAddr, CollectorHandle>,
+    next_monitor: u32,
 }
 
 /// Runs the speaker until SIGTERM or SIGINT.
@@ -139,6 +143,8 @@ pub async fn run(options: Options) -> Result<(), DaemonError> {
         kept: FamilySet::EMPTY,
         restart_over: Arc::default(),
         bfd: None,
+        collectors: BTreeMap::new(),
+        next_monitor: 1,
     };
     if let Some(config) = &options.config {
         supervisor.configure(config).await?;
@@ -243,9 +249,31 @@ impl Supervisor {
         };
         self.tell_rib(RibInput::Settings(Box::new(settings))).await;
         self.watch_paths().await;
+        self.start_collectors(&checked).await;
         tracing::info!(asn = %checked.asn, neighbors = checked.neighbors.len(), "configured");
         self.config = Some(checked);
         Ok(())
+    }
+
+    /// Ends the collectors that are gone or different, and starts those that are new.
+    async fn start_collectors(&mut self, checked: &Checked) {
+        let mut ending = Vec::new();
+        for (address, handle) in std::mem::take(&mut self.collectors) {
+            match checked.collectors.get(&address) {
+                Some(wanted) if *wanted == handle.collector => drop(self.collectors.insert(address, handle)),
+                Some(_) => ending.push((handle, TerminationReason::Administrative)),
+                None => ending.push((handle, TerminationReason::ForGood)),
+            }
+        }
+        bmp::end(ending).await;
+        let Some(rib) = &self.rib else { return };
+        for (address, collector) in &checked.collectors {
+            if !self.collectors.contains_key(address) {
+                let id = MonitorId(self.next_monitor);
+                self.next_monitor += 1;
+                self.collectors.insert(*address, bmp::start(id, collector.clone(), rib.clone()));
+            }
+        }
     }
 
     /// Has BFD watch the paths to all neighbours that want it.
@@ -392,7 +420,7 @@ impl Supervisor {
         let counts = self.ask_rib(RibInput::Counts).await.unwrap_or_default();
         let neighbors = self.sessions.values().map(|session| {
             let status = session.status.borrow();
-            let Counts { received, accepted, advertised } =
+            let Counts { received, accepted, advertised, .. } =
                 counts.get(&session.peer).copied().unwrap_or_default();
             NeighborStatus {
                 address: session.neighbor.address,
@@ -411,6 +439,7 @@ impl Supervisor {
             router_id: self.config.as_ref().map(|config| config.router_id),
             asn: self.config.as_ref().map(|config| config.asn),
             neighbors: neighbors.collect(),
+            collectors: self.collectors.values().map(collector_status).collect(),
         }
     }
 
@@ -435,7 +464,9 @@ impl Supervisor {
                 counts: Family::ALL.into_iter().filter_map(of).collect(),
             }
         });
-        Scrape { neighbors: neighbors.collect(), sizes }
+        let collectors = self.collectors.iter();
+        let collectors = collectors.map(|(address, handle)| (*address, handle.state.borrow().clone()));
+        Scrape { neighbors: neighbors.collect(), collectors: collectors.collect(), sizes }
     }
 
     async fn routes_of(
@@ -560,6 +591,8 @@ impl Supervisor {
     /// Says goodbye to the neighbours and leaves the kernel's routes as they should stay.
     async fn end(mut self, routes: RoutesOnExit) {
         self.listeners.clear();
+        let collectors = std::mem::take(&mut self.collectors).into_values();
+        bmp::end(collectors.map(|handle| (handle, TerminationReason::Administrative)).collect()).await;
         // The tables go first: what the sessions' end does to them must not reach the kernel.
         if let Some(task) = self.rib_task.take() {
             task.abort();
@@ -610,6 +643,20 @@ async fn end_sessions(ending: Vec<(SessionHandle, Command)>) {
 
 fn speaker(checked: &Checked) -> Speaker {
     Speaker { cluster_id: checked.cluster_id, ..Speaker::new(checked.asn, checked.router_id) }
+}
+
+fn collector_status(handle: &CollectorHandle) -> CollectorStatus {
+    let state = handle.state.borrow();
+    CollectorStatus {
+        address: handle.collector.address,
+        state: if state.connected { "Connected" } else { "Waiting" }.to_owned(),
+        since_seconds: state.since.elapsed().as_secs(),
+        messages: state.messages,
+        waiting: state.waiting(),
+        sessions: state.sessions,
+        lagged: state.lagged,
+        last_error: state.last_error.clone(),
+    }
 }
 
 fn bfd_view(status: &BfdStatus) -> Option<BfdView> {

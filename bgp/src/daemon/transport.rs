@@ -51,11 +51,28 @@ pub(super) struct Transport {
     /// Whether the peer has taken anything since this was last asked.
     progress: bool,
     pub(super) local: LocalView,
+    /// The OPENs of the session, whole, for collectors.
+    pub(super) opens: Opens,
+}
+
+/// The OPENs of a session, whole.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Opens {
+    pub(super) sent: Vec<u8>,
+    pub(super) received: Vec<u8>,
 }
 
 impl Transport {
     pub(super) fn new(stream: TcpStream, local: LocalView) -> Self {
-        Self { stream, received: Vec::new(), queue: VecDeque::new(), written: 0, progress: false, local }
+        Self {
+            stream,
+            received: Vec::new(),
+            queue: VecDeque::new(),
+            written: 0,
+            progress: false,
+            local,
+            opens: Opens::default(),
+        }
     }
 
     /// Resolves when the socket can be read, if that is wanted, or written, if there is something to write.
@@ -67,6 +84,11 @@ impl Transport {
             (false, true) => Interest::ERROR,
         };
         self.stream.ready(interest).await
+    }
+
+    /// Our end and the other one; `None` of a connection that is gone already.
+    pub(super) fn ends(&self) -> Option<(SocketAddr, SocketAddr)> {
+        Some((self.stream.local_addr().ok()?, self.stream.peer_addr().ok()?))
     }
 
     /// Whether everything queued is written.

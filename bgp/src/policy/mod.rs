@@ -8,11 +8,13 @@
 
 mod apply;
 mod community;
+mod path_regex;
 mod prefix_list;
 mod term;
 
 pub use apply::{Outcome, Signature, Verdict};
 pub use community::{AnyCommunity, InvalidCommunity};
+pub use path_regex::{InvalidPathRegex, PathRegex};
 pub use prefix_list::PrefixList;
 pub use term::{AttributeMatch, Gate, PeerMatch, Term, TermNextHop};
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::RouteKind;
 use super::community::AnyCommunity;
+use super::path_regex::PathRegex;
 use super::prefix_list::PrefixList;
 use super::{Announcer, Verdict};
 use crate::asn::Asn;
@@ -86,6 +87,8 @@ pub enum AttributeMatch {
         /// At most.
         le: usize,
     },
+    /// `AS_PATH` fits the expression.
+    AsPathRegex(Vec<PathRegex>),
     /// The path has the community.
     Community(Vec<AnyCommunity>),
     /// The next hop is in the prefix.
@@ -124,6 +127,7 @@ impl AttributeMatch {
             Self::AsOrigin(asns) => path.origin_as().is_some_and(|asn| asns.contains(&asn)),
             Self::AsNeighbor(asns) => path.neighbor_as().is_some_and(|asn| asns.contains(&asn)),
             Self::AsLength { ge, le } => (*ge..=*le).contains(&path.path_length()),
+            Self::AsPathRegex(expressions) => expressions.iter().any(|expression| expression.is_match(path)),
             Self::Community(communities) => communities.iter().any(|community| community.is_in(attributes)),
             Self::NextHop(prefixes) => {
                 let address: IpAddr = match attributes.next_hop {

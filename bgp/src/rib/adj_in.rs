@@ -114,6 +114,7 @@ impl Rib {
         }
         if let Some(family) = end_of_rib {
             self.sweep(id, FamilySet::from_iter([family]));
+            self.note_end_of_rib(id, family);
         }
         if self.undecided.len() >= UNDECIDED {
             self.decide();
@@ -238,6 +239,7 @@ impl Rib {
                 peer.received += 1;
             }
         }
+        self.note_path(id, path_id, slot);
         self.mark_undecided(slot);
     }
 
@@ -270,6 +272,7 @@ impl Rib {
         if let Some(peer) = self.peers.find_mut(id) {
             peer.received -= 1;
         }
+        self.note_path(id, path_id, slot);
         self.mark_undecided(slot);
     }
 

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use super::buckets::{Buckets, Form, Statement};
-use super::export::{ExportView, Told, export};
+use super::export::{ExportView, Told, Withheld, export};
 use super::intern::{AttrId, Interner};
 use super::log::{Audience, Batch, Chunk, Draft, Log};
 use super::peer::{AddPath, PeerId, PeerInfo, Policy, Source};
@@ -39,16 +39,50 @@ pub(super) struct GroupKey {
 pub(super) struct Entry {
     /// What they were told; `None` for nothing.
     attr: Option<AttrId>,
-    /// The member who is left out; [`PeerId::LOCAL`], who is never a member, for none.
+    /// The member who is left out; [`PeerId::LOCAL`], who is never a member, for none. With [`REJECTED`] there is a path
+    /// that they are not told, as the policy rejects it; the member said it.
     except: u32,
 }
+
+/// Marks entries of paths that the policy rejects. No peer's number gets as far.
+const REJECTED: u32 = 1 << 31;
 
 /// A path that the group should be told, as it is exported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Wanted {
     pub(super) path_id: u32,
-    pub(super) attr: AttrId,
+    /// `None` of a path that the policy rejects.
+    pub(super) attr: Option<AttrId>,
     pub(super) peer: PeerId,
+}
+
+/// What a group is told in place of a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Exported {
+    /// These attributes.
+    Told(AttrId),
+    /// Nothing, as the policy rejects it.
+    Rejected,
+    /// Nothing, as the protocol forbids it.
+    Withheld,
+}
+
+impl Exported {
+    fn attr(self) -> Option<AttrId> {
+        match self {
+            Self::Told(attr) => Some(attr),
+            Self::Rejected | Self::Withheld => None,
+        }
+    }
+
+    /// What the group should know of it.
+    pub(super) fn wanted(self, path_id: u32, peer: PeerId) -> Option<Wanted> {
+        match self {
+            Self::Told(attr) => Some(Wanted { path_id, attr: Some(attr), peer }),
+            Self::Rejected => Some(Wanted { path_id, attr: None, peer }),
+            Self::Withheld => None,
+        }
+    }
 }
 
 /// A path before it is exported.
@@ -69,7 +103,7 @@ struct Memo {
     source: Source,
     originator: Option<Ipv4Addr>,
     family: Family,
-    told: Option<AttrId>,
+    told: Exported,
 }
 
 #[derive(Debug)]
@@ -302,12 +336,7 @@ impl Group {
     }
 
     /// What the group is told in place of a path; holds the reference to it itself.
-    pub(super) fn exported(
-        &mut self,
-        offer: Offer,
-        family: Family,
-        interners: &mut Interners,
-    ) -> Option<AttrId> {
+    pub(super) fn exported(&mut self, offer: Offer, family: Family, interners: &mut Interners) -> Exported {
         let index = offer.attr.index();
         let originator = offer.originator;
         let signed = offer.signature != Signature::default();
@@ -323,8 +352,11 @@ impl Group {
         }
         let attributes = interners.received.attributes(offer.attr);
         let told_to = self.key.told(self.cluster_id, family);
-        let told = export(attributes, offer.source, originator, family, &told_to, offer.signature).ok();
-        let told = told.map(|attributes| interners.told.intern(attributes).0);
+        let told = match export(attributes, offer.source, originator, family, &told_to, offer.signature) {
+            Ok(attributes) => Exported::Told(interners.told.intern(attributes).0),
+            Err(Withheld::Policy) => Exported::Rejected,
+            Err(_) => Exported::Withheld,
+        };
         let memo = Memo { source: offer.source, originator, family, told };
         let before = if signed {
             self.signed_memos.insert((offer.attr, offer.signature), memo)
@@ -334,7 +366,7 @@ impl Group {
             }
             self.memos[index].replace(memo)
         };
-        if let Some(Memo { told: Some(before), .. }) = before {
+        if let Some(Memo { told: Exported::Told(before), .. }) = before {
             interners.told.release(before);
         }
         told
@@ -343,7 +375,7 @@ impl Group {
     /// Forgets what it knew of attributes whose number gets another meaning.
     pub(super) fn forget(&mut self, attr: AttrId, told: &mut Interner) {
         if let Some(place) = self.memos.get_mut(attr.index())
-            && let Some(Memo { told: Some(before), .. }) = place.take()
+            && let Some(Memo { told: Exported::Told(before), .. }) = place.take()
         {
             told.release(before);
         }
@@ -352,7 +384,7 @@ impl Group {
         }
         let all = (attr, Signature(0))..=(attr, Signature(u64::MAX));
         for (_, memo) in self.signed_memos.extract_if(all, |_, _| true) {
-            if let Some(before) = memo.told {
+            if let Some(before) = memo.told.attr() {
                 told.release(before);
             }
         }
@@ -363,7 +395,7 @@ impl Group {
         self.key = key;
         let signed = std::mem::take(&mut self.signed_memos).into_values();
         for memo in std::mem::take(&mut self.memos).into_iter().flatten().chain(signed) {
-            if let Some(before) = memo.told {
+            if let Some(before) = memo.told.attr() {
                 told.release(before);
             }
         }
@@ -386,17 +418,25 @@ impl Group {
     /// Counts what each member is told, in one pass for all of them.
     pub(super) fn tally(&self, table: &Table, tally: &mut Tallies) {
         let mut told: BTreeMap<Family, usize> = BTreeMap::new();
+        let mut rejected: BTreeMap<Family, usize> = BTreeMap::new();
         let mut left_out: BTreeMap<(u32, Family), usize> = BTreeMap::new();
         for slot in (0..table.end()).map(SlotId::of) {
             let family = table.slot(slot).prefix.family();
             self.for_each_entry(slot, |_, entry| {
-                if entry.attr.is_some() {
-                    *told.entry(family).or_default() += 1;
-                    *left_out.entry((entry.except, family)).or_default() += 1;
-                }
+                let counts = match (entry.attr, entry.except & REJECTED) {
+                    (Some(_), _) => &mut told,
+                    (None, REJECTED) => &mut rejected,
+                    (None, _) => return,
+                };
+                *counts.entry(family).or_default() += 1;
+                *left_out.entry((entry.except, family)).or_default() += 1;
             });
         }
         for peer in self.members() {
+            for (family, count) in &rejected {
+                let own = left_out.get(&(peer.0 | REJECTED, *family)).copied().unwrap_or(0);
+                tally.entry((peer, *family)).or_default().export_rejected = count - own;
+            }
             for (family, count) in &told {
                 let own = left_out.get(&(peer.0, *family)).copied().unwrap_or(0);
                 tally.entry((peer, *family)).or_default().advertised = count - own;
@@ -485,8 +525,10 @@ impl Group {
     }
 
     fn entry(&self, wanted: Wanted) -> Entry {
-        let except = if self.members.contains_key(&wanted.peer) { wanted.peer } else { PeerId::LOCAL };
-        Entry { attr: Some(wanted.attr), except: except.0 }
+        let PeerId(except) =
+            if self.members.contains_key(&wanted.peer) { wanted.peer } else { PeerId::LOCAL };
+        let mark = if wanted.attr.is_none() { REJECTED } else { 0 };
+        Entry { attr: wanted.attr, except: except | mark }
     }
 
     /// Says what makes members that know `before` know `after`.
@@ -737,6 +779,13 @@ impl Group {
             .count()
     }
 
+    /// Paths of others that the policy rejects.
+    pub(super) fn count_rejected(&self, peer: PeerId) -> usize {
+        let entries = self.entries.iter().chain(self.paths.values().flat_map(BTreeMap::values));
+        let is_rejected = |entry: &&Entry| entry.attr.is_none() && entry.except & REJECTED != 0;
+        entries.filter(is_rejected).filter(|entry| entry.except != peer.0 | REJECTED).count()
+    }
+
     /// Gives the memory back of what all members have taken, and of entries when the table is empty.
     pub(super) fn tidy(&mut self, table: &Table) {
         if self.log.octets() > 0 {
@@ -752,7 +801,7 @@ impl Group {
     pub(super) fn dissolve(self, told: &mut Interner) {
         let entries = self.entries.iter().chain(self.paths.values().flat_map(BTreeMap::values));
         let memos =
-            self.memos.iter().flatten().chain(self.signed_memos.values()).filter_map(|memo| memo.told);
+            self.memos.iter().flatten().chain(self.signed_memos.values()).filter_map(|memo| memo.told.attr());
         for attr in entries.filter_map(|entry| entry.attr).chain(memos) {
             told.release(attr);
         }

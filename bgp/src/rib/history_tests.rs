@@ -7,8 +7,10 @@ use proptest::prelude::*;
 
 use super::export::export;
 use super::group::GroupKey;
+use super::monitor_tests::{Collector, opened, values};
 use super::tests::{Knowledge, LOCAL_AS, address, asn, id, kind, path, peer, speaker};
 use super::*;
+use crate::bmp::{DownReason, Timestamp, View};
 use crate::policy::Announcer;
 use crate::policy::RouteKind;
 use crate::wire::attr::Community;
@@ -34,6 +36,10 @@ enum Event {
     Write,
     Decide,
     Policies(BTreeMap<u8, (usize, usize)>),
+    /// A collector comes, or the one that is there goes.
+    Monitor,
+    /// It takes a batch.
+    Collect,
 }
 
 fn attribute_sets() -> Vec<Attributes> {
@@ -141,6 +147,8 @@ fn any_event() -> impl Strategy<Value = Event> {
         1 => Just(Event::Write),
         2 => Just(Event::Decide),
         1 => proptest::collection::btree_map(PEERS, (0_usize..5, 0_usize..5), 1..9).prop_map(Event::Policies),
+        1 => Just(Event::Monitor),
+        3 => Just(Event::Collect),
     ]
 }
 
@@ -170,7 +178,10 @@ struct Rival {
 impl Truth {
     fn info(&self, number: u8) -> PeerInfo {
         let policy = self.policies.get(&number).cloned().unwrap_or_default();
-        PeerInfo { policy, ..peer(number, kind(number)) }
+        let mut info = PeerInfo { policy, ..peer(number, kind(number)) };
+        // What is said here has path identifiers.
+        info.add_path.receive = FamilySet::from_iter(BOTH);
+        info
     }
 
     fn announcer(number: u8) -> Announcer {
@@ -305,6 +316,16 @@ impl Truth {
 
     /// What a peer should know of a prefix, whatever the path identifiers are.
     fn told(&self, to: u8, prefix: Prefix) -> Vec<Attributes> {
+        self.exported(to, prefix).into_iter().filter_map(Result::ok).collect()
+    }
+
+    /// How many paths to a prefix a peer is not told for the policy alone.
+    fn rejected(&self, to: u8, prefix: Prefix) -> usize {
+        self.exported(to, prefix).into_iter().filter(|told| *told == Err(Withheld::Policy)).count()
+    }
+
+    /// What a peer is told of each path to a prefix of others, or why it is not.
+    fn exported(&self, to: u8, prefix: Prefix) -> Vec<Result<Attributes, Withheld>> {
         let info = self.info(to);
         let told_to = GroupKey::of(&info).told(address(254), prefix.family());
         let tell = |rival: &Rival| {
@@ -316,9 +337,9 @@ impl Truth {
             let told = {
                 let announcer = || Self::announcer(rival.peer);
                 let signature = info.policy.export.signature(prefix, announcer);
-                export(&rival.attributes, source, originator, prefix.family(), &told_to, signature).ok()
+                export(&rival.attributes, source, originator, prefix.family(), &told_to, signature)
             };
-            told.filter(|_| rival.peer != to)
+            (rival.peer != to).then_some(told)
         };
         if !info.add_path.send.contains(prefix.family()) {
             return self.used(prefix).first().and_then(tell).into_iter().collect();
@@ -356,6 +377,8 @@ struct History {
     truth: Truth,
     known: BTreeMap<u8, Knowledge>,
     fib: BTreeMap<Prefix, FibRoute>,
+    collector: Option<(MonitorId, Collector)>,
+    next_monitor: u32,
 }
 
 impl History {
@@ -365,23 +388,18 @@ impl History {
             truth: Truth::default(),
             known: BTreeMap::new(),
             fib: BTreeMap::new(),
+            collector: None,
+            next_monitor: 1,
         }
     }
 
     fn happen(&mut self, event: Event) {
         let Self { rib, truth, known, .. } = self;
         match event {
-            Event::Up(number) => {
-                if truth.up.contains(&number) {
-                    // A session that comes up again without having gone down has.
-                    truth.said.retain(|(_, peer, _), _| *peer != number);
-                }
-                rib.peer_up(id(number), truth.info(number));
-                truth.up.insert(number);
-                known.insert(number, Knowledge { lenient: true, ..Knowledge::default() });
-            }
+            Event::Up(number) => self.come_up(number),
             Event::Down(number, retain) => {
                 truth.up.remove(&number);
+                rib.session_ended(id(number), &DownReason::RemoteLoss, Timestamp::UNKNOWN);
                 rib.peer_down(id(number), retain);
                 known.remove(&number);
                 let retain = retain.unwrap_or(FamilySet::EMPTY);
@@ -458,6 +476,8 @@ impl History {
                     truth.policies.iter().map(|(number, policies)| (id(*number), policies.clone()));
                 rib.set_policies(&policies.collect());
             }
+            Event::Monitor => self.toggle_collector(),
+            Event::Collect => self.collect(),
         }
         let Self { truth, .. } = self;
         let forgotten: Vec<IpAddr> =
@@ -465,6 +485,66 @@ impl History {
         for next_hop in forgotten {
             truth.metrics.remove(&next_hop);
         }
+    }
+
+    fn come_up(&mut self, number: u8) {
+        let Self { rib, truth, known, .. } = self;
+        if truth.up.contains(&number) {
+            // A session that comes up again without having gone down has.
+            truth.said.retain(|(_, peer, _), _| *peer != number);
+            rib.session_ended(id(number), &DownReason::RemoteLoss, Timestamp::UNKNOWN);
+        }
+        rib.peer_up(id(number), truth.info(number));
+        rib.session_opened(id(number), &opened(), Timestamp::UNKNOWN);
+        truth.up.insert(number);
+        known.insert(number, Knowledge { lenient: true, ..Knowledge::default() });
+    }
+
+    fn collect(&mut self) {
+        if let Some((monitor, collector)) = &mut self.collector
+            && let Some(batch) = self.rib.monitor_batch(*monitor, Timestamp::UNKNOWN)
+        {
+            collector.read(&batch);
+        }
+    }
+
+    fn toggle_collector(&mut self) {
+        if let Some((gone, _)) = self.collector.take() {
+            return self.rib.end_monitor(gone);
+        }
+        let monitor = MonitorId(self.next_monitor);
+        self.next_monitor += 1;
+        let views = [View::PrePolicy, View::PostPolicy, View::LocRib].into_iter().collect();
+        self.rib.begin_monitor(monitor, views, Timestamp::UNKNOWN);
+        self.collector = Some((monitor, Collector::default()));
+    }
+
+    /// A collector that has taken all knows the tables of all peers, and no others.
+    fn check_collector(&mut self) {
+        let Some((monitor, collector)) = &mut self.collector else { return };
+        collector.drain(&mut self.rib, *monitor);
+        let address_of = |number: u8| Some(IpAddr::V4(address(number)));
+        let up = self.truth.up.iter().map(|number| address_of(*number)).chain([None]);
+        assert_eq!(collector.up, up.collect());
+        let accepted = self.truth.accepted();
+        for number in PEERS {
+            let is_up = self.truth.up.contains(&number);
+            for (said, behind_policy) in [(&self.truth.said, false), (&accepted, true)] {
+                let said = said.iter().filter(|((_, peer, _), _)| *peer == number && is_up);
+                let wanted: BTreeMap<_, _> = said
+                    .map(|((prefix, _, path_id), said)| {
+                        ((*prefix, *path_id), values(prefix.family(), &said.attributes))
+                    })
+                    .collect();
+                let known = collector.table((address_of(number), behind_policy));
+                assert_eq!(known, wanted, "a collector of peer {number}, behind policy: {behind_policy}");
+            }
+        }
+        let best = self.truth.prefixes().into_iter().filter_map(|prefix| {
+            let best = self.truth.used(prefix).into_iter().next()?;
+            Some(((prefix, 0), values(prefix.family(), &best.attributes)))
+        });
+        assert_eq!(collector.table((None, false)), best.collect(), "a collector of the Loc-RIB");
     }
 
     fn look_at_fib(&mut self) {
@@ -478,6 +558,7 @@ impl History {
 
     fn check(&mut self) {
         self.look_at_fib();
+        self.check_collector();
         let views = self.rib.paths();
         let accepted = self.truth.accepted();
         assert_eq!(views.len(), accepted.len() + self.truth.networks.len());
@@ -515,7 +596,10 @@ impl History {
             }
             let received = self.truth.said.keys().filter(|(_, peer, _)| *peer == number).count();
             let accepted = accepted.keys().filter(|(_, peer, _)| *peer == number).count();
-            let counts = Counts { received, accepted, advertised: knowledge.routes.len() };
+            let export_rejected =
+                self.truth.prefixes().into_iter().map(|prefix| self.truth.rejected(number, prefix)).sum();
+            let advertised = knowledge.routes.len();
+            let counts = Counts { received, accepted, advertised, export_rejected };
             assert_eq!(self.rib.counts(id(number)), counts, "peer {number}");
             let (tally, _) = self.rib.tally();
             let told: usize = Family::ALL
@@ -524,6 +608,12 @@ impl History {
                 .map(|counts| counts.advertised)
                 .sum();
             assert_eq!(told, counts.advertised, "tally of peer {number}");
+            let rejected: usize = Family::ALL
+                .iter()
+                .filter_map(|of| tally.get(&(id(number), *of)))
+                .map(|counts| counts.export_rejected)
+                .sum();
+            assert_eq!(rejected, counts.export_rejected, "tally of what peer {number} is not told");
             let said: Vec<_> =
                 self.rib.received(id(number)).into_iter().map(|view| view.attributes).collect();
             let wanted = self.truth.said.iter().filter(|((_, peer, _), _)| *peer == number);
@@ -533,6 +623,9 @@ impl History {
     }
 
     fn end(mut self) {
+        if self.collector.is_some() {
+            self.toggle_collector();
+        }
         self.rib.originate(BTreeMap::new());
         for number in PEERS {
             self.rib.peer_down(id(number), None);

@@ -1,4 +1,5 @@
-//! The routing tables: what peers said, which path is best, what each peer is told.
+//! The routing tables: what peers said, which path is best, what each peer is told, what collectors are told
+//! of all that.
 //!
 //! [`Rib`] is a pure core. Changes come in by method call, [`Rib::decide`] selects paths for the prefixes that
 //! changed and encodes what fills messages, [`Rib::write_pending`] the rest; then [`Rib::take_fib_changes`] and
@@ -20,6 +21,7 @@
 
 mod adj_in;
 mod buckets;
+mod bundle;
 mod decision;
 mod dump;
 mod explain;
@@ -28,6 +30,7 @@ mod fib;
 mod group;
 mod intern;
 mod log;
+mod monitor;
 mod next_hop;
 mod peer;
 mod policies;
@@ -43,6 +46,7 @@ pub use explain::{Advertisement, Explanation, PathKey};
 pub use export::{ExportView, Withheld};
 pub use fib::{Fib, FibChange, FibNextHop, FibRoute};
 pub use log::{Batch, Segment};
+pub use monitor::{MonitorId, Views};
 pub use next_hop::Tracking;
 pub use peer::{AddPath, Counts, Excess, PeerId, PeerInfo, Policies, Policy, PrefixLimit, Sizes, Source};
 pub use policies::{ReceivedView, Refused, Tallies};
@@ -51,5 +55,7 @@ pub use state::{PathView, Rib, Speaker};
 
 #[cfg(test)]
 mod history_tests;
+#[cfg(test)]
+mod monitor_tests;
 #[cfg(test)]
 mod tests;

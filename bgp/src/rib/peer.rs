@@ -170,6 +170,8 @@ pub struct Counts {
     pub accepted: usize,
     /// That it is told.
     pub advertised: usize,
+    /// That it would be told, did the export policy not reject them.
+    pub export_rejected: usize,
 }
 
 /// What the tables hold.

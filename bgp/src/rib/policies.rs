@@ -134,6 +134,9 @@ impl Rib {
         if let Some(before) = before {
             self.release(before.attr);
         }
+        if before.is_none_or(|before| before.attr != held.attr) {
+            self.note_held(id, path_id, prefix);
+        }
     }
 
     /// What a peer withdrew is not held any more.
@@ -141,6 +144,7 @@ impl Rib {
         let paths = self.peers.find_mut(id).and_then(|peer| peer.held.as_mut());
         if let Some(held) = paths.and_then(|paths| paths.remove(&(prefix, path_id))) {
             self.release(held.attr);
+            self.note_held(id, path_id, prefix);
         }
     }
 
@@ -149,8 +153,9 @@ impl Rib {
         let Some(paths) = self.peers.find_mut(id).and_then(|peer| peer.held.as_mut()) else { return };
         let gone: Vec<_> =
             paths.extract_if(.., |(prefix, _), held| condition(prefix.family(), held.stale)).collect();
-        for (_, held) in gone {
+        for ((prefix, path_id), held) in gone {
             self.release(held.attr);
+            self.note_held(id, path_id, prefix);
         }
     }
 

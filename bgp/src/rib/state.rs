@@ -11,6 +11,7 @@ use super::fib::{Fib, FibChange, FibNextHop, FibRoute, gateway};
 use super::group::{Group, GroupKey, Interners, Offer, Wanted};
 use super::intern::AttrId;
 use super::log::Batch;
+use super::monitor::Monitoring;
 use super::next_hop::{self, NextHops, Resolution, Tracking};
 use super::peer::{Counts, Excess, Peer, PeerId, PeerInfo, Peers, Policy, Source};
 use super::resolve::KernelRoutes;
@@ -86,6 +87,7 @@ pub struct Rib {
     pub(super) limits: Vec<LimitReached>,
     /// Families of which paths of peers are not selected yet (RFC 4724 section 4.1).
     deferred: FamilySet,
+    pub(super) monitoring: Monitoring,
 }
 
 impl Rib {
@@ -108,6 +110,7 @@ impl Rib {
             found: Vec::new(),
             limits: Vec::new(),
             deferred: FamilySet::EMPTY,
+            monitoring: Monitoring::default(),
         }
     }
 
@@ -409,6 +412,7 @@ impl Rib {
             received: peer.announced(),
             accepted: peer.received,
             advertised: group.map_or(0, |group| group.count(id)),
+            export_rejected: group.map_or(0, |group| group.count_rejected(id)),
         }
     }
 
@@ -518,6 +522,9 @@ impl Rib {
         if fib == Fib::Wanted && !std::mem::replace(&mut slot.fib_marked, true) {
             self.fib_marks.push(id);
         }
+        if self.monitoring.sees_best {
+            self.note_best(id);
+        }
         for index in 0..self.groups.len() {
             self.tell_group(index, id);
         }
@@ -566,10 +573,8 @@ impl Rib {
             let offer = best.map(|path| self.offer(path, prefix, &group.key.policy));
             let Self { groups, interners, .. } = self;
             let Some(group) = groups[index].as_mut() else { return };
-            let wanted = offer.and_then(|offer| {
-                let attr = group.exported(offer, family, interners)?;
-                Some(Wanted { path_id: 0, attr, peer: offer.peer })
-            });
+            let wanted =
+                offer.and_then(|offer| group.exported(offer, family, interners).wanted(0, offer.peer));
             group.tell(id, prefix, wanted, interners);
             return;
         }
@@ -579,8 +584,7 @@ impl Rib {
         let wanted: Vec<Wanted> = offers
             .into_iter()
             .filter_map(|offer| {
-                let attr = group.exported(offer, family, interners)?;
-                Some(Wanted { path_id: offer.local_id.into(), attr, peer: offer.peer })
+                group.exported(offer, family, interners).wanted(offer.local_id.into(), offer.peer)
             })
             .collect();
         group.tell_all(id, prefix, &wanted, interners);

@@ -251,6 +251,7 @@ mod tests {
                 last_error: None,
                 bfd: None,
             }],
+            collectors: Vec::new(),
         })
     }
 

@@ -179,7 +179,7 @@ pub(super) fn bfd(options: Bfd) -> Result<BfdOptions, String> {
     if multiplier == 0 {
         return Err("multiplier is 0; it takes 1 to 255".to_owned());
     }
-    Ok(BfdOptions { min_tx: interval, min_rx: interval, multiplier, ..defaults })
+    Ok(BfdOptions { min_tx: interval, min_rx: interval, multiplier, multihop: options.multihop })
 }
 
 fn announcement(announcement: &Announcement) -> Result<AnnouncementFacts, String> {

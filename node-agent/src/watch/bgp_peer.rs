@@ -1,20 +1,21 @@
 //! Sessions that users ask for, checked.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, num::NonZeroU8};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::api::ObjectMeta;
 use margay_api::resource::{
-    AddressFamily, AtLimit, BGPPeer, BGPPeerSpec, Filter, FilterAction, FilterDefault, FilterMatch,
-    FilterRule, RouteSource, SecretKey,
+    AddPathDirection, AddressFamily, AtLimit, BGPPeer, BGPPeerSpec, Filter, FilterAction, FilterDefault,
+    FilterMatch, FilterRule, RouteSource, SecretKey,
 };
 use margay_bgp::{
     Asn, Family, HoldTime,
     config::{
-        self, Action, AsPathMatch, BfdOptions, CommunityChange, DefaultAction, GracefulRestartOptions,
-        MatchConfig, MaxPrefixes, PeerMatchConfig, PrefixEntry, SetConfig, TermConfig,
+        self, Action, AddPathOption, AsPathMatch, BfdOptions, CommunityChange, DefaultAction,
+        GracefulRestartOptions, MatchConfig, MaxPrefixes, PeerMatchConfig, PrefixEntry, SetConfig,
+        TermConfig,
     },
-    policy::RouteKind,
+    policy::{PathRegex, RouteKind},
 };
 use margay_policy::Selector;
 
@@ -103,6 +104,10 @@ pub(crate) struct SessionOptions {
     pub(crate) graceful_restart: Option<GracefulRestartOptions>,
     pub(crate) max_prefixes: Option<MaxPrefixes>,
     pub(crate) bfd: Option<BfdOptions>,
+    /// As the nodes of `nodeSelector` see it.
+    pub(crate) add_path: AddPathOption,
+    /// Of those nodes.
+    pub(crate) add_path_limit: Option<NonZeroU8>,
 }
 
 /// What the nodes do with the routes of a session.
@@ -214,6 +219,19 @@ fn options(spec: &BGPPeerSpec, problems: &mut Problems) -> SessionOptions {
             .collect(),
     };
     let bfd = spec.bfd.and_then(|it| problems.keep("bfd", bfd(it)));
+    let add_path = match spec.add_path.map(|it| it.direction) {
+        None => AddPathOption::None,
+        Some(AddPathDirection::Receive) => AddPathOption::Receive,
+        Some(AddPathDirection::Send) => AddPathOption::Send,
+        Some(AddPathDirection::Both) => AddPathOption::Both,
+    };
+    let limit = spec.add_path.and_then(|it| it.send_limit).and_then(|limit| {
+        let limit = match add_path {
+            AddPathOption::Receive => Err("goes with direction Send or Both".to_owned()),
+            _ => NonZeroU8::new(limit).ok_or_else(|| "0: expected 1 to 255".to_owned()),
+        };
+        problems.keep("addPath.sendLimit", limit)
+    });
     let max = spec.max_prefixes;
     SessionOptions {
         password: spec.password.as_ref().map(|password| password.secret_key_ref.clone()),
@@ -224,6 +242,8 @@ fn options(spec: &BGPPeerSpec, problems: &mut Problems) -> SessionOptions {
         families,
         graceful_restart: restart,
         bfd,
+        add_path,
+        add_path_limit: limit,
         max_prefixes: max.map(|max| MaxPrefixes {
             limit: max.limit,
             warn_percent: max.warn_percent.unwrap_or(75),
@@ -259,7 +279,7 @@ fn filter(direction: &str, filter: &Filter, problems: &mut Problems) -> Option<F
 }
 
 fn term(rule: &FilterRule) -> Result<(TermConfig, Vec<PrefixEntry>), String> {
-    let FilterMatch { prefixes, communities: matched, as_path_contains, source } =
+    let FilterMatch { prefixes, communities: matched, as_path_contains, as_path_regex, source } =
         rule.conditions.clone().unwrap_or_default();
     let of = |field: &str, reason: String| format!("{field}: {reason}");
     let mut entries = Vec::new();
@@ -267,10 +287,14 @@ fn term(rule: &FilterRule) -> Result<(TermConfig, Vec<PrefixEntry>), String> {
         let prefix = prefix(&range.cidr).map_err(|reason| of("match.prefixes", reason))?;
         entries.push(PrefixEntry { prefix, ge: range.ge, le: range.le });
     }
+    for written in &as_path_regex {
+        PathRegex::new(written).map_err(|error| of("match.asPathRegex", error.to_string()))?;
+    }
     let contains = as_path_contains.into_iter().map(asn).collect::<Result<_, _>>();
     let conditions = MatchConfig {
         as_path: AsPathMatch {
             contains: contains.map_err(|reason| of("match.asPathContains", reason))?,
+            regex: as_path_regex,
             ..AsPathMatch::default()
         },
         communities: communities(&matched).map_err(|reason| of("match.communities", reason))?,
@@ -337,6 +361,19 @@ mod tests {
         check("{peerSelector: {}, asn: 64500}", Some("asn: nodes of peerSelector"));
         check("{address: 192.0.2.1, asn: 1, holdTimeSeconds: 1}", Some("holdTimeSeconds: 1"));
         check("{address: 192.0.2.1, asn: 1, bfd: {multiplier: 0}}", Some("bfd: multiplier is 0"));
+        check("{address: 192.0.2.1, asn: 1, addPath: {direction: Both, sendLimit: 4}}", None);
+        check(
+            "{address: 192.0.2.1, asn: 1, addPath: {direction: Send, sendLimit: 0}}",
+            Some("addPath.sendLimit: 0"),
+        );
+        check(
+            "{address: 192.0.2.1, asn: 1, addPath: {direction: Receive, sendLimit: 1}}",
+            Some("addPath.sendLimit: goes with"),
+        );
+        check(
+            "{address: 192.0.2.1, asn: 1, import: {rules: [{action: Accept, match: {asPathRegex: ['^(1']}}]}}",
+            Some("import.rules[0]: match.asPathRegex: `^(1`, column 2: unclosed group"),
+        );
         check("{address: 192.0.2.1, asn: 1, sourceAddress: x}", Some("sourceAddress: `x`"));
         check(
             "{address: 192.0.2.1, asn: 1, nodeSelector: {matchExpressions: [{key: a, operator: Near}]}}",

@@ -2,7 +2,7 @@
 //!
 //! Each test has network namespaces of its own. Those of [`harness`] have BIRD at 192.0.2.1 and `2001:db8::1`, the
 //! speaker at 192.0.2.2 and `2001:db8::2`; those of [`lab`] have any of the three around the speaker. Needs root,
-//! `ip`, the daemons with their clients, `bgpdump`, and the speaker's binary.
+//! `ip`, the daemons with their clients, `bgpdump`, pmacct's `pmbmpd`, and the speaker's binary.
 
 #![expect(
     clippy::unwrap_used,
@@ -14,6 +14,7 @@
 mod add_path;
 mod bfd;
 mod bird;
+mod bmp;
 mod configure;
 mod dump;
 mod exchange;

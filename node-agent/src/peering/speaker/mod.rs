@@ -9,8 +9,8 @@ use margay_api::resource::{Mesh, SecretKey};
 use margay_bgp::{
     Asn, BgpIdentifier, HoldTime, Prefix,
     config::{
-        Action, CommunityChange, Config, ConfigError, DefaultAction, MatchConfig, Neighbor, Network,
-        NextHopOption, Password, PeerMatchConfig, PolicyConfig, PrefixEntry, SetConfig, TermConfig,
+        Action, AddPathOption, CommunityChange, Config, ConfigError, DefaultAction, MatchConfig, Neighbor,
+        Network, NextHopOption, Password, PeerMatchConfig, PolicyConfig, PrefixEntry, SetConfig, TermConfig,
     },
     policy::RouteKind,
 };
@@ -203,7 +203,7 @@ impl Known<'_> {
             }
         };
         for (neighbor, side) in ends {
-            let neighbor = with_options(neighbor, &session.options, password.clone());
+            let neighbor = with_options(neighbor, &session.options, side, password.clone());
             let candidate = self.candidate(name, neighbor, session, side);
             match check(config, &candidate) {
                 Ok(()) => drop(sessions.candidates.insert(candidate.neighbor.address, candidate)),
@@ -503,7 +503,18 @@ fn hidden_services(ranges: &ServiceRanges, policies: &mut Policies) -> Vec<TermC
     }]
 }
 
-fn with_options(neighbor: Neighbor, options: &SessionOptions, password: Option<Password>) -> Neighbor {
+fn with_options(
+    neighbor: Neighbor,
+    options: &SessionOptions,
+    side: Side,
+    password: Option<Password>,
+) -> Neighbor {
+    // The object says it for one end, and the other end does the opposite.
+    let add_path = match (side, options.add_path) {
+        (Side::Peer, AddPathOption::Receive) => AddPathOption::Send,
+        (Side::Peer, AddPathOption::Send) => AddPathOption::Receive,
+        (_, either) => either,
+    };
     Neighbor {
         password,
         passive: options.passive,
@@ -514,6 +525,8 @@ fn with_options(neighbor: Neighbor, options: &SessionOptions, password: Option<P
         graceful_restart: options.graceful_restart.unwrap_or(neighbor.graceful_restart),
         max_prefixes: options.max_prefixes,
         bfd: options.bfd,
+        add_path,
+        add_path_limit: options.add_path_limit.filter(|_| side == Side::Own),
         ..neighbor
     }
 }

@@ -1,10 +1,13 @@
 //! Rules of whom a node speaks with.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    num::NonZeroU8,
+};
 
 use k8s_openapi::api::core::v1::Secret;
 use margay_api::resource::{BGPConfiguration, BGPPeer};
-use margay_bgp::config::{Config, Neighbor};
+use margay_bgp::config::{AddPathOption, Config, Neighbor};
 
 use super::{Known, Outcome, secrets, speaker};
 use crate::{
@@ -137,7 +140,9 @@ fn without_objects_the_settings_count_and_with_them_field_by_field_the_objects()
     let mut cluster = cluster.configured("{bfd: {intervalMilliseconds: 50}}");
     cluster.peers.clear();
     let bfd = neighbor(&cluster.config(1), "192.0.2.2").bfd.unwrap();
-    assert_eq!((bfd.min_tx, bfd.min_rx, bfd.multiplier), (50, 50, 3));
+    assert_eq!((bfd.min_tx, bfd.min_rx, bfd.multiplier, bfd.multihop), (50, 50, 3, None));
+    let cluster = cluster.configured("{bfd: {multihop: false}}");
+    assert_eq!(neighbor(&cluster.config(1), "192.0.2.2").bfd.unwrap().multihop, Some(false));
 }
 
 #[test]
@@ -220,6 +225,18 @@ fn a_selector_of_nodes_gives_both_ends_their_session() {
     let other = neighbor(&cluster.config(2), "192.0.2.1");
     assert!(!other.route_reflector_client);
     assert_eq!((other.export, other.hold_time), (None, own.hold_time));
+}
+
+#[test]
+fn several_paths_go_the_way_that_the_nodes_of_the_node_selector_see() {
+    let spec = "{nodeSelector: {matchLabels: {rack: a}}, peerSelector: {matchLabels: {rack: b}}, \
+                addPath: {direction: Send, sendLimit: 4}, bfd: {multihop: true}}";
+    let cluster = Cluster::of(&["labels: {rack: a}", "labels: {rack: b}"]).peer("racks", spec);
+    let (sender, receiver) =
+        (neighbor(&cluster.config(1), "192.0.2.2"), neighbor(&cluster.config(2), "192.0.2.1"));
+    assert_eq!([sender.add_path, receiver.add_path], [AddPathOption::Send, AddPathOption::Receive]);
+    assert_eq!([sender.add_path_limit, receiver.add_path_limit], [NonZeroU8::new(4), None]);
+    assert_eq!([sender.bfd.unwrap().multihop, receiver.bfd.unwrap().multihop], [Some(true); 2]);
 }
 
 #[test]
