@@ -32,9 +32,9 @@ pub(crate) enum Serving {
     Ready,
 }
 
-/// As a Service is named.
 impl Kind for EndpointSlice {}
 
+/// As a Service is named.
 pub(super) fn key(meta: &ObjectMeta) -> ServiceName {
     super::service::key(meta)
 }

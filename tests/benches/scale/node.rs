@@ -88,7 +88,7 @@ impl Node {
         let speaker = Speaker::start(dir);
         let agent = start_agent(dir);
         agent.until_ready();
-        let plugin = Plugin::margay(dir);
+        let plugin = Plugin::margay(dir, 1500);
         let pods: Vec<Namespace> = local.iter().map(|_| new_namespace()).collect();
         for (pod, netns) in local.iter().zip(&pods) {
             let printed = plugin.call("ADD", &namespace_name(pod.namespace()), &pod.name(), netns);
