@@ -8,10 +8,11 @@ BIN := target/$(PROFILE)
 CASES := $(foreach suite,netpol clusternetworkpolicy corners,tests/conformance/$(suite)/cases)
 BENCHES := cni policy traffic overlay scale ebpf bgp
 FUZZ := 10
+SOAK := 10
 FUZZED := margay-policy margay-ipam margay-bgp margay-netlink
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build ebpf demo lab test test-kernels conformance fuzz plugin image bench fmt lint manifests
+.PHONY: help setup build ebpf demo lab test test-kernels soak conformance fuzz plugin image bench fmt lint manifests
 
 help: ## print this list
 	@echo 'usage: make TARGET'
@@ -49,6 +50,10 @@ test: build ebpf ## run all tests but test-kernels, fuzz the BGP speaker for a m
 # Another kernel in a machine of software, which is slow: docs/ebpf.md says how long each suite takes there.
 test-kernels: build ebpf ## run the tests of the kernel's on Debian 12's: make test-kernels SUITES="ebpf overlay"
 	tests/kernels/run $(SUITES)
+
+# What `make test` has of it takes seconds each: storms, outages, upgrades and kills, so many times as long.
+soak: build ebpf ## run the storms and faults of the tests for longer: make soak SOAK=100
+	MARGAY_SOAK=$(SOAK) cargo test --locked --workspace --test faults --test crash
 
 # Most of its time goes to waiting for packets that are denied: both dataplanes take it together.
 conformance: build

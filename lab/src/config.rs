@@ -158,6 +158,8 @@ pub struct LabConfig {
     pub binaries: Option<PathBuf>,
     /// The filter of the agents' logs.
     pub log_level: String,
+    /// What agents and speakers have in their environment beside.
+    pub environment: Vec<(String, String)>,
 }
 
 impl Default for LabConfig {
@@ -177,6 +179,7 @@ impl Default for LabConfig {
             kubeconfig: None,
             binaries: None,
             log_level: "info".into(),
+            environment: Vec::new(),
         }
     }
 }

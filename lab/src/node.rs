@@ -103,7 +103,7 @@ impl Node {
         };
         let registered = kubelet::create_node(api.client(), &object).await?;
         let speaker = Process::start(Arc::clone(&machine), speaker(binaries.speaker.clone(), config));
-        let agent = Process::start(Arc::clone(&machine), agent(binaries.agent.clone(), &plan.name));
+        let agent = Process::start(Arc::clone(&machine), agent(binaries.agent.clone(), &plan.name, config));
         let kubelet = Arc::new(KubeletContext {
             node: plan.name.clone(),
             addresses: plan.addresses(),
@@ -363,21 +363,22 @@ fn settings(config: &LabConfig, plan: &NodePlan) -> Value {
     })
 }
 
-fn agent(program: PathBuf, node: &str) -> ProcessSpec {
+fn agent(program: PathBuf, node: &str, config: &LabConfig) -> ProcessSpec {
     let args = ["--node-name", node, "--kubeconfig", KUBECONFIG, "--config", AGENT_CONFIG];
     ProcessSpec {
         name: "margay-node".into(),
         program,
         args: args.map(str::to_owned).into(),
-        environment: Vec::new(),
+        environment: config.environment.clone(),
     }
 }
 
 fn speaker(program: PathBuf, config: &LabConfig) -> ProcessSpec {
+    let log = ("RUST_LOG".to_owned(), config.log_level.clone());
     ProcessSpec {
         name: "margay-bgp".into(),
         program,
         args: Vec::new(),
-        environment: vec![("RUST_LOG".into(), config.log_level.clone())],
+        environment: config.environment.iter().cloned().chain([log]).collect(),
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use margay_lab::{Daemon, clock};
+use margay_tests::soak;
 use nix::sys::signal::Signal;
 
 use crate::cluster::{PATIENCE, is_open, left, pod, start, until_restarted};
@@ -14,7 +15,7 @@ async fn pods_added_while_the_agent_dies_again_and_again_all_come_up_and_leave_n
     let pods: Vec<_> = (0..12).map(|number| pod(&format!("p{number}"), node.name())).collect();
     let keys: Vec<_> = pods.iter().map(|(key, _)| key.clone()).collect();
     lab.create_pods(&pods).await.unwrap();
-    for _ in 0..4 {
+    for _ in 0..4 * soak() {
         let pid = node.pid(Daemon::Agent);
         // Not before it has begun to serve: its socket is what ADDs wait on.
         node.signal(Daemon::Agent, Signal::SIGKILL).unwrap();

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use margay_lab::Daemon;
+use margay_tests::soak;
 use nix::sys::signal::Signal;
 use tokio::time::timeout;
 
@@ -57,7 +58,7 @@ async fn an_agent_killed_during_policy_updates_never_opens_what_is_denied_and_en
     until_open(&lab, "client", "db", false).await;
     let node = lab.node(1);
     let updates = async {
-        for round in 0..6 {
+        for round in (0..6).cycle().take(6 * soak()) {
             let pid = node.pid(Daemon::Agent);
             deny(&lab, "web").await;
             // A few more milliseconds each time: before the event, in the middle, after the transaction.

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test helper fails its test by panicking")]
 
 mod addresses;
+mod clock;
 mod cluster;
 mod disk;
 mod outage;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use margay_lab::{Daemon, LabConfig};
+use margay_tests::soak;
 use nix::sys::signal::Signal;
 use serde_json::json;
 use tokio::time::timeout;
@@ -43,7 +44,7 @@ async fn pods_and_policies_that_come_and_go_while_agents_have_no_api_are_right_o
         server.put_raw(pod).unwrap();
         pods.push(key(name));
     }
-    for _ in 0..10 {
+    for _ in 0..10 * soak() {
         assert!(!is_open(&lab, "client", "db").await, "what was closed stays so");
         until_open(&lab, "client", "then", true).await;
         traffic.goes_on(&lab, "without the API server").await;

@@ -1,6 +1,7 @@
 //! All nodes upgraded, one after the other.
 
 use margay_lab::{Daemon, LabConfig, clock};
+use margay_tests::soak;
 
 use crate::{
     cluster::{PATIENCE, deny, is_open, leave_nothing, run, start, until_open, until_ready},
@@ -16,7 +17,7 @@ async fn agents_and_speakers_of_all_nodes_begin_anew_one_after_the_other_and_no_
     let ways = [("a", "b"), ("b", "c"), ("c", "a"), ("a", "near")];
     let mut traffic = Traffic::start(&lab, &ways).await;
     let roll = async {
-        for node in lab.nodes() {
+        for node in lab.nodes().iter().cycle().take(lab.nodes().len() * soak()) {
             // As the kubelet does with the pod of the DaemonSet: both go before one comes.
             node.stop_daemon(Daemon::Agent).await;
             node.stop_daemon(Daemon::Bgp).await;

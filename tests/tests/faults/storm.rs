@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, net::IpAddr};
 
 use margay_lab::{LabConfig, PodKey, PodSpec};
+use margay_tests::soak;
 
 use crate::{
     cluster::{PATIENCE, PORT, deny, is_open, key, leave_nothing, margayctl, party, run, start, until},
@@ -22,6 +23,7 @@ async fn after_a_storm_of_pods_and_policies_verdicts_are_right_and_no_address_is
     let lab = start(LabConfig { nodes: 2, ..LabConfig::default() }).await;
     let steady = run(&lab, &[("client", "n1"), ("web", "n2")]).await;
     let traffic = Traffic::start(&lab, &[("client", "web")]).await;
+    let last = 3 * soak();
     let wave = |first: usize| -> Vec<(PodKey, PodSpec)> {
         let pod = |number: usize| {
             let node = format!("n{}", 1 + number % 2);
@@ -34,14 +36,14 @@ async fn after_a_storm_of_pods_and_policies_verdicts_are_right_and_no_address_is
     let keys = |first: usize| -> Vec<PodKey> { wave(first).into_iter().map(|(key, _)| key).collect() };
     let pods = async {
         lab.create_pods(&wave(0)).await.unwrap();
-        for first in [WAVE, 2 * WAVE, 3 * WAVE] {
+        for first in (1..=last).map(|wave| wave * WAVE) {
             // Those before are still coming when they have to go.
-            let (next, last) = (wave(first), keys(first - WAVE));
-            let (made, deleted) = tokio::join!(lab.create_pods(&next), lab.delete_pods(&last));
+            let (next, previous) = (wave(first), keys(first - WAVE));
+            let (made, deleted) = tokio::join!(lab.create_pods(&next), lab.delete_pods(&previous));
             made.unwrap();
             deleted.unwrap();
         }
-        lab.wait_pods(&keys(3 * WAVE), PATIENCE).await.unwrap();
+        lab.wait_pods(&keys(last * WAVE), PATIENCE).await.unwrap();
     };
     let policies = async {
         loop {
@@ -67,7 +69,7 @@ async fn after_a_storm_of_pods_and_policies_verdicts_are_right_and_no_address_is
         }
     }
     let mut addresses: BTreeSet<IpAddr> = BTreeSet::new();
-    for number in 3 * WAVE..4 * WAVE {
+    for number in last * WAVE..(last + 1) * WAVE {
         let (name, wanted) = (format!("p{number}"), number / 2 % 2 == 1);
         until(&lab, &format!("client -> {name} open: {wanted}"), async || {
             is_open(&lab, "client", &name).await == wanted
@@ -85,7 +87,7 @@ async fn after_a_storm_of_pods_and_policies_verdicts_are_right_and_no_address_is
         // The heads of the columns alone: disk, records and kernel agree.
         assert!(told.lines().count() <= 1, "{}: {told}", node.name());
     }
-    let mut pods = keys(3 * WAVE);
+    let mut pods = keys(last * WAVE);
     pods.extend(steady);
     leave_nothing(&lab, &pods).await;
     lab.stop().await;
