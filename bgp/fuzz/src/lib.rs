@@ -7,6 +7,8 @@
 pub mod asn;
 #[path = "../../src/bfd/mod.rs"]
 pub mod bfd;
+#[path = "../../src/bmp/mod.rs"]
+pub mod bmp;
 #[path = "../../src/family.rs"]
 pub mod family;
 #[path = "../../src/fsm/mod.rs"]

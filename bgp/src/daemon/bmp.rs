@@ -81,6 +81,13 @@ enum Ended {
     Wanted(TerminationReason),
 }
 
+/// How a session went.
+struct Session {
+    ended: Ended,
+    /// The last message is written to its end.
+    is_whole: bool,
+}
+
 struct CollectorTask {
     id: MonitorId,
     collector: CheckedCollector,
@@ -142,10 +149,12 @@ impl CollectorTask {
                 Ok(stream) => {
                     tracing::info!(collector = %address, "BMP session begins");
                     let begin = Instant::now();
-                    let ended = self.session(&stream).await;
+                    let Session { ended, is_whole } = self.session(&stream).await;
                     // The tables may be gone before us.
                     drop(self.rib.send(RibInput::EndMonitor(self.id)).await);
-                    self.close(stream, &ended).await;
+                    if is_whole {
+                        self.close(stream, &ended).await;
+                    }
                     if matches!(ended, Ended::Wanted(_)) {
                         return;
                     }
@@ -180,7 +189,7 @@ impl CollectorTask {
     }
 
     /// Tells the collector all that the tables have for it, until something ends that.
-    async fn session(&mut self, stream: &TcpStream) -> Ended {
+    async fn session(&mut self, stream: &TcpStream) -> Session {
         let (outlet, inlet) = outlet();
         let mut writer = Writer { stream, octets: Vec::new(), written: 0, progress: Instant::now() };
         bmp::initiation(&self.sys_name(), &self.sys_descr(), &mut writer.octets);
@@ -196,10 +205,15 @@ impl CollectorTask {
         let begin = RibInput::BeginMonitor { id: self.id, views: self.collector.views, station };
         // Gone only when the speaker ends, which the loop waits for.
         drop(self.rib.send(begin).await);
-        match self.tell(&mut writer, inlet).await {
+        let ended = match self.tell(&mut writer, inlet).await {
             Ok(never) => match never {},
             Err(ended) => ended,
+        };
+        // What is said at the end goes behind whole messages.
+        if matches!(ended, Ended::Wanted(_) | Ended::Lags) {
+            drop(timeout(CLOSE_TIME, writer.flush()).await);
         }
+        Session { ended, is_whole: writer.is_flushed() }
     }
 
     async fn tell(
@@ -304,6 +318,15 @@ impl Writer<'_> {
         let reading = tokio::io::Interest::READABLE;
         let interest = if self.is_flushed() { reading } else { reading | tokio::io::Interest::WRITABLE };
         self.stream.ready(interest).await
+    }
+
+    /// Writes all there is.
+    async fn flush(&mut self) -> io::Result<()> {
+        while !self.is_flushed() {
+            self.stream.writable().await?;
+            self.write()?;
+        }
+        Ok(())
     }
 
     /// Writes what the socket takes now.
@@ -433,6 +456,27 @@ mod tests {
             assert_eq!((state.connected, state.sessions, state.lagged), (true, 2, 1));
             end(vec![(stage.handle, TerminationReason::ForGood)]).await;
             assert_eq!(rest(stream).await, [3, 0, 0, 0, 12, 5, 0, 1, 0, 2, 0, 4]);
+        });
+    }
+
+    #[test]
+    fn a_message_that_is_under_way_at_the_end_is_whole_or_the_last() {
+        with_runtime(async {
+            let mut stage = Stage::new().await;
+            let (stream, station) = stage.session().await;
+            // More than all buffers between the two hold.
+            let batch = vec![0; 64 << 20];
+            station.outlet.send(MonitorDelivery::Messages(batch.clone()));
+            stage.handle.state.wait_for(|state| state.octets > 0).await.unwrap();
+            let reading = tokio::spawn(rest(stream));
+            end(vec![(stage.handle, TerminationReason::ForGood)]).await;
+            let read = reading.await.unwrap();
+            let termination = [3, 0, 0, 0, 12, 5, 0, 1, 0, 2, 0, 4];
+            if let Some(behind) = read.strip_prefix(batch.as_slice()) {
+                assert_eq!(behind, termination);
+            } else {
+                assert!(batch.starts_with(&read), "{} octets", read.len());
+            }
         });
     }
 

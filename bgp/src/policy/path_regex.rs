@@ -27,14 +27,14 @@ pub enum InvalidPathRegex {
         reason: String,
     },
     /// It would take too much memory.
-    #[error("`{0}`: is too large; expected less than 1 MiB when it is compiled")]
+    #[error("`{0}`: is too large; expected less than 256 KiB when it is compiled")]
     TooLarge(String),
 }
 
 /// What `_` stands for.
 const BOUNDARY: &str = "(?:^|$|[ ,{}])";
 /// Octets that a compiled expression may take.
-const LARGEST: usize = 1 << 20;
+const LARGEST: usize = 256 << 10;
 
 impl PathRegex {
     /// Compiles an expression.
@@ -45,11 +45,18 @@ impl PathRegex {
         // As it is written, `_` being like any other character, so that places are those that the user sees.
         let (place, reason) = match regex_syntax::parse(written) {
             Ok(_) => {
-                let compiled =
-                    regex::RegexBuilder::new(&with_boundaries(written)).size_limit(LARGEST).build();
+                let compiled = regex::RegexBuilder::new(&with_boundaries(written))
+                    .size_limit(LARGEST)
+                    .dfa_size_limit(LARGEST)
+                    .build();
+                let written = written.to_owned();
                 return match compiled {
-                    Ok(compiled) => Ok(Self { written: written.to_owned(), compiled }),
-                    Err(_too_large) => Err(InvalidPathRegex::TooLarge(written.to_owned())),
+                    Ok(compiled) => Ok(Self { written, compiled }),
+                    Err(regex::Error::CompiledTooBig(_)) => Err(InvalidPathRegex::TooLarge(written)),
+                    Err(_) => {
+                        let reason = "a `_` is in a place where it cannot be a boundary".to_owned();
+                        Err(InvalidPathRegex::Syntax { written, column: 1, reason })
+                    }
                 };
             }
             Err(regex_syntax::Error::Parse(error)) => (error.span().start, error.kind().to_string()),
@@ -79,6 +86,8 @@ impl Eq for PathRegex {}
 /// The expression with each `_` written out, but those in brackets and behind a backslash.
 fn with_boundaries(written: &str) -> String {
     let (mut out, mut brackets, mut is_escaped) = (String::new(), 0_u32, false);
+    // A `]` is a plain character there.
+    let mut begins_brackets = false;
     for character in written.chars() {
         match character {
             '_' if !is_escaped && brackets == 0 => out.push_str(BOUNDARY),
@@ -86,9 +95,10 @@ fn with_boundaries(written: &str) -> String {
         }
         match character {
             '[' if !is_escaped => brackets += 1,
-            ']' if !is_escaped => brackets = brackets.saturating_sub(1),
+            ']' if !is_escaped && !begins_brackets => brackets = brackets.saturating_sub(1),
             _ => {}
         }
+        begins_brackets = !is_escaped && (character == '[' || begins_brackets && character == '^');
         is_escaped = character == '\\' && !is_escaped;
     }
     out
@@ -128,6 +138,8 @@ mod tests {
             ("^(64501|64502)_[0-9]+$", &[64502, 7], &[], true),
             ("_645[0-9][0-9]_", &[1, 64599], &[], true),
             ("^64501[_ ]", &[64501, 1], &[], true),
+            ("^64501[]_]", &[64501, 1], &[], false),
+            ("^64501[^]_]1", &[64501, 1], &[], true),
         ];
         for (written, sequence, set, fits) in cases {
             let path = path(sequence, set);
@@ -142,6 +154,7 @@ mod tests {
             ("_64501_[", "`_64501_[`, column 8: unclosed character class"),
             ("*", "`*`, column 1: repetition operator missing expression"),
             ("64501{4294967296}", "`64501{4294967296}`, column 7: decimal literal invalid"),
+            ("(?<first_as>64501)_", "`(?<first_as>64501)_`, column 1: a `_` is in a place"),
             ("(?:[0-9]{1000}){1000}", "`(?:[0-9]{1000}){1000}`: is too large"),
         ] {
             let error = PathRegex::new(written).unwrap_err().to_string();

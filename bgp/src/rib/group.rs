@@ -485,6 +485,11 @@ impl Group {
             self.entries.resize(slot.index() + 1, Entry::default());
             self.epochs.resize(slot.index() + 1, 0);
         }
+        // Nobody is told of what the policy rejects, before and after.
+        if known.attr.is_none() && wanted.attr.is_none() {
+            self.entries[slot.index()] = wanted;
+            return;
+        }
         if self.epochs[slot.index()] == self.epoch {
             self.write_pending();
         }
@@ -504,7 +509,8 @@ impl Group {
         let wanted: BTreeMap<u32, Entry> =
             wanted.iter().map(|wanted| (wanted.path_id, self.entry(*wanted))).collect();
         let known = self.paths.remove(&slot).unwrap_or_default();
-        if known != wanted {
+        let is_told = |entries: &BTreeMap<u32, Entry>| entries.values().any(|entry| entry.attr.is_some());
+        if known != wanted && (is_told(&known) || is_told(&wanted)) {
             // Seldom enough to go without epochs: what is pending may be about the same path.
             self.write_pending();
             for (path_id, entry) in &known {

@@ -74,6 +74,8 @@ struct Monitor {
     first_octets: usize,
     scan: Option<Scan>,
     changed: BTreeSet<Route>,
+    /// The most routes that the tables had since it last knew all.
+    most: usize,
     /// Where in `changed` the last message ended, so that no peer keeps the others waiting.
     after: Option<Route>,
     /// End-of-RIB markers that go when all that was there before is told.
@@ -243,6 +245,7 @@ impl Rib {
             first_octets: 0,
             scan: Some(Scan::Table(0)),
             changed: BTreeSet::new(),
+            most: 0,
             after: None,
             ends: BTreeSet::new(),
         };
@@ -318,6 +321,10 @@ impl Rib {
 
     #[cold]
     fn mark_path(&mut self, peer: PeerId, path_id: u32, prefix: Prefix) {
+        // Our own routes have no Adj-RIB-In.
+        if peer == PeerId::LOCAL {
+            return;
+        }
         self.monitoring.mark(Route { peer, view: View::PostPolicy, prefix, path_id });
         // Without an import policy, what is in the table is what the peer said.
         if self.peers.find(peer).is_some_and(|peer| peer.held.is_none()) {
@@ -384,7 +391,9 @@ impl Rib {
     }
 
     fn next_monitor_batch(&mut self, id: MonitorId, now: Timestamp) -> Option<Vec<u8>> {
+        let size = self.monitored_size();
         let monitor = self.monitoring.monitors.get_mut(&id)?;
+        monitor.most = if monitor.changed.is_empty() { size } else { monitor.most.max(size) };
         let mut octets: Vec<u8> = std::mem::take(&mut monitor.first).into_iter().flatten().collect();
         monitor.first_octets = 0;
         if let Some(scan) = monitor.scan {
@@ -439,9 +448,14 @@ impl Rib {
         if monitor.changed.len() <= SPARE {
             return false;
         }
-        // Each view may have each of them.
+        // Routes that are gone were in the tables when it was last told of any.
+        monitor.changed.len() > SPARE + monitor.most.max(self.monitored_size())
+    }
+
+    /// Routes in all tables. Each view may have each of them.
+    fn monitored_size(&self) -> usize {
         let paths: usize = self.peers.iter().map(|(_, peer)| peer.announced() + peer.received).sum();
-        monitor.changed.len() > SPARE + paths + self.table.len()
+        paths + self.table.len()
     }
 
     /// Has a collector told how many routes there are.

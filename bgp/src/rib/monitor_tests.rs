@@ -303,6 +303,23 @@ fn a_collector_that_takes_nothing_is_lost_when_more_waits_than_the_tables_have()
 }
 
 #[test]
+fn a_collector_that_knows_all_hears_of_a_large_table_that_goes() {
+    let mut rib = monitored(&[1]);
+    rib.begin_monitor(MONITOR, views(&[View::PrePolicy, View::LocRib]), Timestamp::UNKNOWN);
+    announce(&mut rib, id(1), path(1, &[64501]), prefixes(1000));
+    rib.decide();
+    let mut collector = Collector::default();
+    collector.drain(&mut rib, MONITOR);
+    assert_eq!(collector.table((None, false)).len(), 1000);
+    rib.withdraw(id(1), prefixes(1000).map(|prefix| (0, prefix)));
+    rib.decide();
+    rib.take_fib_changes();
+    assert!(!rib.monitor_is_lost(MONITOR));
+    collector.drain(&mut rib, MONITOR);
+    assert_eq!(collector.routes, BTreeMap::new());
+}
+
+#[test]
 fn a_best_path_that_is_back_before_anything_is_decided_about_it_is_told() {
     let mut rib = monitored(&[1]);
     announce(&mut rib, id(1), path(1, &[64501]), prefixes(1));

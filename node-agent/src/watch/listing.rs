@@ -33,9 +33,9 @@ where
         Some(name) => watcher::Config::default().fields(&format!("metadata.name={name}")),
         None => watcher::Config::default(),
     };
-    let streamed = watcher(api.clone(), base.clone().streaming_lists()).default_backoff().boxed();
-    let first =
-        Watched { api, base, resource, listing: Listing::Stream, events: streamed, is_listing: false };
+    let listing = Listing::Stream;
+    let events = listing.of(&api, &base);
+    let first = Watched { api, base, resource, listing, events, stage: Stage::Begins };
     stream::unfold(first, |mut watched| async move { Some((watched.next().await?, watched)) }).boxed()
 }
 
@@ -49,26 +49,50 @@ enum Listing {
 }
 
 impl Listing {
-    /// Whether an event says that the server does not know this way: it refuses the parameters, or ends a list without its mark.
-    fn fails<T>(self, event: &watcher::Result<watcher::Event<T>>, is_listing: bool) -> bool {
+    /// Asks anew.
+    fn of<O>(self, api: &Api<Guarded<O>>, base: &watcher::Config) -> BoxStream<'static, Event<O>>
+    where
+        O: Kind + Clone + Debug + Send + 'static,
+    {
+        let config = match self {
+            Self::Stream => base.clone().streaming_lists(),
+            Self::Pages => base.clone(),
+        };
+        watcher(api.clone(), config).default_backoff().boxed()
+    }
+
+    /// Whether an event says that this way does not lead to the end of the list: the server refuses the parameters, or the
+    /// stream ended without its mark.
+    fn fails<T>(self, event: &watcher::Result<watcher::Event<T>>, stage: Stage) -> bool {
         self == Self::Stream
             && match event {
-                Ok(watcher::Event::Init) => is_listing,
+                Ok(watcher::Event::Init) => stage == Stage::Lists,
                 Ok(_) => false,
                 Err(error) => matches!(status(error), Some(400 | 422)),
             }
     }
 }
 
-/// A watch with the way in which it lists.
+/// How far a watch is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// It is to list, in the way that was chosen.
+    Begins,
+    /// A list has begun and not ended.
+    Lists,
+    /// It has a list.
+    Follows,
+}
+
+/// A watch with the way in which it lists. Each time that it must list anew the stream is tried first: it may have been cut
+/// off, or the server was not upgraded yet.
 struct Watched<O> {
     api: Api<Guarded<O>>,
     base: watcher::Config,
     resource: &'static str,
     listing: Listing,
     events: BoxStream<'static, Event<O>>,
-    /// A list has begun and not ended.
-    is_listing: bool,
+    stage: Stage,
 }
 
 impl<O> Watched<O>
@@ -78,22 +102,33 @@ where
     async fn next(&mut self) -> Option<Event<O>> {
         loop {
             let event = self.events.next().await?;
-            if self.listing.fails(&event, self.is_listing) {
+            if self.listing.fails(&event, self.stage) {
                 info!(
                     resource = self.resource,
-                    "the API server does not stream lists to their end; they are asked for in pages"
+                    "the API server has not streamed a list to its end; it is asked for in pages"
                 );
-                self.listing = Listing::Pages;
-                self.events = watcher(self.api.clone(), self.base.clone()).default_backoff().boxed();
-                self.is_listing = false;
+                self.ask(Listing::Pages);
                 continue;
             }
-            self.is_listing = match event {
-                Ok(watcher::Event::Init | watcher::Event::InitApply(_)) => true,
-                Ok(_) => false,
-                Err(_) => self.is_listing,
+            if self.listing == Listing::Pages
+                && self.stage == Stage::Follows
+                && matches!(event, Ok(watcher::Event::Init))
+            {
+                self.ask(Listing::Stream);
+                continue;
+            }
+            self.stage = match event {
+                Ok(watcher::Event::Init | watcher::Event::InitApply(_)) => Stage::Lists,
+                Ok(_) => Stage::Follows,
+                Err(_) => self.stage,
             };
             return Some(event);
         }
+    }
+
+    fn ask(&mut self, listing: Listing) {
+        self.listing = listing;
+        self.events = listing.of(&self.api, &self.base);
+        self.stage = Stage::Begins;
     }
 }

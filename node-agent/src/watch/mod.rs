@@ -555,7 +555,14 @@ pub(crate) mod reading {
 
 #[cfg(test)]
 mod tests {
-    use std::{convert::Infallible, sync::Arc, time::Duration};
+    use std::{
+        convert::Infallible,
+        sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering},
+        },
+        time::Duration,
+    };
 
     use k8s_openapi::api::core::v1::Namespace;
     use kube::{Api, Client, client::Body};
@@ -571,14 +578,21 @@ mod tests {
         json!({"kind": "Namespace", "apiVersion": "v1", "metadata": {"name": name, "resourceVersion": "7"}})
     }
 
-    /// Which namespaces are listed first from a server that has one, `paged`, in a list, and answers so when a list is streamed.
-    async fn listed(streamed: (u16, String)) -> Vec<String> {
+    /// Which namespaces are listed, so many times one after the other, from a server that has one, `paged`, in a list, and answers
+    /// so when a list is streamed, the last way from then on. It forgets its history after each list.
+    async fn listed(streamed: &[(u16, String)], times: usize) -> Vec<Vec<String>> {
+        let streamed = streamed.to_vec();
+        let asked = AtomicUsize::new(0);
+        let gone = json!({"type": "ERROR", "object": {
+            "kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Expired", "code": 410, "message": "too old",
+        }});
         let service = tower::service_fn(move |request: http::Request<Body>| {
             let query = request.uri().query().unwrap_or_default();
             let (status, body) = if query.contains("sendInitialEvents") {
-                streamed.clone()
+                let number = asked.fetch_add(1, Ordering::Relaxed);
+                streamed[number.min(streamed.len() - 1)].clone()
             } else if query.contains("watch=true") {
-                (200, String::new())
+                (200, format!("{gone}\n"))
             } else {
                 let metadata = json!({"resourceVersion": "7"});
                 let list = json!({"kind": "NamespaceList", "apiVersion": "v1", "metadata": metadata, "items": [a_namespace("paged")]});
@@ -598,38 +612,62 @@ mod tests {
             namespace::key,
             ApiEvent::Namespaces,
         ));
-        let first = timeout(DEADLINE, inbox.recv()).await.unwrap();
+        let mut lists = Vec::new();
+        while lists.len() < times {
+            let next = timeout(DEADLINE, inbox.recv()).await.unwrap();
+            let Some(Event::Api(ApiEvent::Namespaces(Change::Replaced(all)))) = next else {
+                panic!("{next:?}")
+            };
+            lists.push(all.into_keys().collect());
+        }
         following.abort();
-        let Some(Event::Api(ApiEvent::Namespaces(Change::Replaced(all)))) = first else {
-            panic!("{first:?}")
-        };
-        all.into_keys().collect()
+        lists
     }
 
-    #[tokio::test]
-    async fn a_list_is_streamed_where_the_server_can() {
+    /// A list as a stream, to its end.
+    fn a_stream() -> (u16, String) {
         let added = json!({"type": "ADDED", "object": a_namespace("streamed")});
         let annotations = json!({"k8s.io/initial-events-end": "true"});
         let mark = json!({"type": "BOOKMARK", "object": {
             "kind": "Namespace", "apiVersion": "v1", "metadata": {"resourceVersion": "7", "annotations": annotations},
         }});
-        assert_eq!(listed((200, format!("{added}\n{mark}\n"))).await, ["streamed"]);
+        (200, format!("{added}\n{mark}\n"))
+    }
+
+    /// One that was cut off.
+    fn half_a_stream() -> (u16, String) {
+        (200, format!("{}\n", json!({"type": "ADDED", "object": a_namespace("streamed")})))
+    }
+
+    fn a_refusal(code: u16, reason: &str) -> (u16, String) {
+        let status = json!({
+            "kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": reason, "code": code,
+            "message": "sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled",
+        });
+        (code, status.to_string())
+    }
+
+    #[tokio::test]
+    async fn a_list_is_streamed_where_the_server_can() {
+        assert_eq!(listed(&[a_stream()], 1).await, [["streamed"]]);
     }
 
     #[tokio::test]
     async fn a_server_that_does_not_stream_lists_is_asked_for_pages() {
         for (code, reason) in [(422, "Invalid"), (400, "BadRequest")] {
-            let status = json!({
-                "kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": reason, "code": code,
-                "message": "sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled",
-            });
-            assert_eq!(listed((code, status.to_string())).await, ["paged"], "{code}");
+            assert_eq!(listed(&[a_refusal(code, reason)], 2).await, [["paged"], ["paged"]], "{code}");
         }
     }
 
     #[tokio::test]
     async fn a_stream_that_ends_without_the_mark_of_its_end_is_no_list() {
-        let added = json!({"type": "ADDED", "object": a_namespace("streamed")});
-        assert_eq!(listed((200, format!("{added}\n"))).await, ["paged"]);
+        assert_eq!(listed(&[half_a_stream()], 1).await, [["paged"]]);
+    }
+
+    #[tokio::test]
+    async fn the_next_list_is_streamed_again() {
+        for first in [half_a_stream(), a_refusal(422, "Invalid")] {
+            assert_eq!(listed(&[first, a_stream()], 2).await, [["paged"], ["streamed"]]);
+        }
     }
 }

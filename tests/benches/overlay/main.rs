@@ -68,6 +68,9 @@ fn row(way: Way, measure: Measure, sites: &[Site]) {
             let who = (place + round) % sites.len();
             let [from, to] = sites[who].ends();
             taken[who].push(measure.take(from, to));
+            if matches!(measure, Measure::Connection | Measure::Flow) && MAKERS[who] != Maker::Hand {
+                sites[who].forget_connections();
+            }
         }
     }
     let ratio = |who: usize| {

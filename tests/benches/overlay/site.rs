@@ -5,6 +5,7 @@ use std::{
     net::IpAddr,
     os::fd::{AsFd, AsRawFd},
     path::Path,
+    process::Command,
     time::Duration,
 };
 
@@ -77,7 +78,7 @@ impl Way {
         let ends = format!("local {} remote {node}", node_address(own));
         match self {
             Self::Direct => format!("route add {pods} via {node}"),
-            Self::Vxlan => tunnel(&format!("vxlan id 1 {ends} dstport 4789")),
+            Self::Vxlan => tunnel(&format!("vxlan id 1 {ends} dstport 4789 nolearning noudpcsum")),
             Self::Ipip => tunnel(&format!("ipip {ends}")),
         }
     }
@@ -173,6 +174,15 @@ impl Site {
     /// From the pod that asks to the one on the other node.
     pub(crate) fn ends(&self) -> [&End; 2] {
         [&self.pods[0], &self.pods[1]]
+    }
+
+    /// Forgets all connections, so that those of one measurement are not in the way of the next.
+    pub(crate) fn forget_connections(&self) {
+        for node in &self.nodes {
+            let _inside = node.enter().unwrap();
+            let output = Command::new("conntrack").arg("-F").output().unwrap();
+            assert!(output.status.success(), "conntrack: {}", String::from_utf8_lossy(&output.stderr));
+        }
     }
 
     /// A cable between the nodes.
