@@ -132,3 +132,27 @@ pub(crate) async fn passes(lab: &Lab, from: &str, to: &str, octets: usize) -> Re
     let said = inside(lab, from, &format!("ping -n -c 1 -W 2 -M do -s {payload} {to}")).await;
     if said.contains(" 1 received") { Ok(()) } else { Err(said) }
 }
+
+/// Packets of this length come through and back, and the sender of longer ones is told it.
+pub(crate) async fn carries_at_most(lab: &Lab, from: &str, to: &str, mtu: usize) {
+    passes(lab, from, to, mtu).await.unwrap();
+    let said = passes(lab, from, to, mtu + 1).await.unwrap_err();
+    assert!(
+        said.contains(&format!("message too long, mtu: {mtu}")) || said.contains(&format!("mtu={mtu}")),
+        "{said}"
+    );
+}
+
+const ALLOW_A: &str = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
+    metadata: {name: from-a, namespace: default}\n\
+    spec: {podSelector: {matchLabels: {name: b}}, ingress: [{from: [{podSelector: {matchLabels: {name: a}}}]}]}\n";
+
+/// A policy that lets nobody but a reach b sees who is who, and is gone when it is deleted.
+pub(crate) async fn policy_knows_pods(lab: &Lab, stranger: &str) {
+    apply(lab, ALLOW_A).await;
+    let reaches = async |from: &str| lab.reach(&pod(from), &pod("b"), PORT).await.unwrap().is_open();
+    until(lab, &format!("b is closed to {stranger}"), async || !reaches(stranger).await).await;
+    assert!(reaches("a").await);
+    lab.kubectl(&["delete", "networkpolicy", "from-a"], "").await.unwrap();
+    until(lab, &format!("b is open to {stranger}"), async || reaches(stranger).await).await;
+}

@@ -2,11 +2,9 @@
 
 use margay_lab::{Lab, LabConfig, PodSpec};
 
-use crate::cluster::{PATIENCE, PORT, apply, inside, key, passes, pod, start, until, until_connected, ways};
-
-const ALLOW_A: &str = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\n\
-    metadata: {name: from-a, namespace: default}\n\
-    spec: {podSelector: {matchLabels: {name: b}}, ingress: [{from: [{podSelector: {matchLabels: {name: a}}}]}]}\n";
+use crate::cluster::{
+    PATIENCE, PORT, carries_at_most, inside, key, policy_knows_pods, start, until, until_connected, ways,
+};
 
 /// Three nodes; in the end n1, n2 that was started again, and n4. Pods have links with this MTU.
 pub(crate) async fn live(config: LabConfig, mtu: usize) {
@@ -46,20 +44,12 @@ async fn check(lab: &Lab, mtu: usize, stranger: &str) {
     let link = inside(lab, "a", "ip link show eth0").await;
     assert!(link.contains(&format!("mtu {mtu} ")), "{link}");
     for to in ["b", stranger] {
-        passes(lab, "a", to, mtu).await.unwrap();
-        let said = passes(lab, "a", to, mtu + 1).await.unwrap_err();
-        assert!(said.contains(&format!("mtu: {mtu}")) || said.contains(&format!("mtu={mtu}")), "{said}");
+        carries_at_most(lab, "a", to, mtu).await;
         let at = lab.pod_addresses(&key(to))[0];
         let said = inside(lab, "a", &format!("ping -n -c 1 -W 2 -M dont -s {} {at}", 3 * mtu)).await;
         assert!(said.contains(" 1 received"), "in pieces: {said}");
     }
-
-    apply(lab, ALLOW_A).await;
-    let reaches = async |from: &str| lab.reach(&pod(from), &pod("b"), PORT).await.unwrap().is_open();
-    until(lab, "b is closed to strangers", async || !reaches(stranger).await).await;
-    assert!(reaches("a").await);
-    lab.kubectl(&["delete", "networkpolicy", "from-a"], "").await.unwrap();
-    until(lab, "b is open to strangers", async || reaches(stranger).await).await;
+    policy_knows_pods(lab, stranger).await;
 }
 
 /// Whether a tunnel of a node leads to this address.
