@@ -68,6 +68,8 @@ pub(crate) enum Firewall {
     Iptables(usize),
     /// None of ours: a bridge on each node and rules of iptables, as the reference plugins `bridge` and `firewall` make them.
     Bridge,
+    /// Not even a node: a cable from pod to pod. No way between two pods can be shorter.
+    Cable,
 }
 
 impl fmt::Display for Firewall {
@@ -79,6 +81,7 @@ impl fmt::Display for Firewall {
             Self::Ebpf(policies) => write!(f, "margay with eBPF, {policies}"),
             Self::Iptables(policies) => write!(f, "iptables, {policies}"),
             Self::Bridge => write!(f, "bridge and iptables"),
+            Self::Cable => write!(f, "a cable"),
         }
     }
 }
@@ -109,8 +112,14 @@ impl Cluster {
     /// All are built alike, with the real agent and the real plugin; then the table is taken away where it is not ours
     /// that is measured.
     pub(crate) fn new(dir: &Path, firewall: Firewall) -> Self {
-        if firewall == Firewall::Bridge {
-            return Self::bridged(dir);
+        match firewall {
+            Firewall::Bridge => return Self::bridged(dir),
+            Firewall::Cable => return Self::cabled(),
+            Firewall::None
+            | Firewall::Tracking
+            | Firewall::Margay(_)
+            | Firewall::Ebpf(_)
+            | Firewall::Iptables(_) => {}
         }
         let api = ApiServer::new();
         let put = |object| drop(api.put_raw(object).unwrap());
@@ -118,7 +127,7 @@ impl Cluster {
         let (policies, dataplane) = match firewall {
             Firewall::Margay(policies) => (policies, "nftables"),
             Firewall::Ebpf(policies) => (policies, "ebpf"),
-            Firewall::None | Firewall::Tracking | Firewall::Iptables(_) | Firewall::Bridge => (0, "nftables"),
+            _ => (0, "nftables"),
         };
         for number in 0..policies {
             put(policy(number, policies));
@@ -190,6 +199,34 @@ impl Cluster {
         cluster
     }
 
+    /// The pod that asks has a link of its own to each of the others.
+    fn cabled() -> Self {
+        let namespaces = PODS.map(|_| new_namespace());
+        let [asks, others @ ..] = &namespaces;
+        for (number, other) in others.iter().enumerate() {
+            let path = format!("/proc/{}/fd/{}", std::process::id(), other.as_fd().as_raw_fd());
+            let script = format!(
+                "link add cable{number} type veth peer name cable netns {path}\n\
+                 address add {}/24 dev cable{number}\nlink set cable{number} up",
+                cable_address(number, 1)
+            );
+            let far = format!("address add {}/24 dev cable\nlink set cable up", cable_address(number, 2));
+            for (end, script) in [(asks, script), (other, far)] {
+                let _inside = end.enter().unwrap();
+                feed("ip", &["-batch", "-"], &script);
+            }
+        }
+        let pods = namespaces.into_iter().enumerate().map(|(number, namespace)| {
+            let address = cable_address(number.saturating_sub(1), if number == 0 { 1 } else { 2 });
+            let end = End { namespace, address: address.parse().unwrap() };
+            Pod { end, link: "cable".to_owned(), node: 0 }
+        });
+        let (nodes, pods) = ([new_namespace(), new_namespace()], pods.collect());
+        let cluster = Self { firewall: Firewall::Cable, nodes, pods, _pins: Vec::new() };
+        cluster.until_open();
+        cluster
+    }
+
     /// Puts in place of our table what is measured, unless it is that.
     fn replace(&self) {
         if matches!(self.firewall, Firewall::Margay(_) | Firewall::Ebpf(_)) {
@@ -199,7 +236,6 @@ impl Cluster {
             let _inside = node.enter().unwrap();
             feed("nft", &["-f", "-"], "delete table inet margay");
             match self.firewall {
-                Firewall::None | Firewall::Margay(_) | Firewall::Ebpf(_) | Firewall::Bridge => {}
                 Firewall::Tracking => feed("nft", &["-f", "-"], TRACKING),
                 Firewall::Iptables(policies) => {
                     let here: Vec<&Pod> = self.pods.iter().filter(|pod| pod.node == number).collect();
@@ -207,6 +243,7 @@ impl Cluster {
                     feed("ipset", &["restore"], &iptables::sets(&ours));
                     feed("iptables-legacy-restore", &[], &iptables::rules(&here, policies));
                 }
+                _ => {}
             }
         }
     }
@@ -249,7 +286,7 @@ impl Cluster {
 
     /// Forgets all connections, so that those of one measurement are not in the way of the next.
     pub(crate) fn forget_connections(&self) {
-        if self.firewall == Firewall::None {
+        if matches!(self.firewall, Firewall::None | Firewall::Cable) {
             return;
         }
         for node in &self.nodes {
@@ -337,6 +374,11 @@ fn node_address(number: usize) -> String {
 
 fn pod_cidr(number: usize) -> String {
     format!("10.202.{number}.0/24")
+}
+
+/// Of an end of a cable from pod to pod.
+fn cable_address(cable: usize, end: usize) -> String {
+    format!("10.202.{cable}.{end}")
 }
 
 /// A cable between the nodes, and routes to each other's pods.

@@ -35,7 +35,7 @@ use nix::{
 /// Numbers of policies that select the pods.
 const POLICIES: [usize; 4] = [0, 10, 1_000, 10_000];
 /// The first and the last are the same.
-const FIREWALLS: [Firewall; 16] = [
+const FIREWALLS: [Firewall; 17] = [
     Firewall::None,
     Firewall::Tracking,
     Firewall::Margay(POLICIES[0]),
@@ -51,13 +51,14 @@ const FIREWALLS: [Firewall; 16] = [
     Firewall::Iptables(POLICIES[2]),
     Firewall::Iptables(POLICIES[3]),
     Firewall::Bridge,
+    Firewall::Cable,
     Firewall::None,
 ];
 const TRACKING: usize = 1;
 const MARGAY: usize = 2;
 const EBPF: usize = 6;
 const IPTABLES: usize = 10;
-const CONTROL: usize = 15;
+const CONTROL: usize = 16;
 /// How often each is measured; `ROUNDS` in the environment says otherwise.
 const ROUNDS: usize = 8;
 /// Of no firewall; and with 10,000 policies, of that with 10.
@@ -172,12 +173,12 @@ fn goals(all: &[Taken]) {
 fn everything(all: &[Taken]) {
     let columns = |name: &str| POLICIES.map(|number| format!("{name}, {number}")).join(" | ");
     println!(
-        "\n| what | no firewall | again | tracking alone | {} | {} | {} | bridge and iptables |",
+        "\n| what | no firewall | again | tracking alone | {} | {} | {} | bridge and iptables | a cable |",
         columns("nftables"),
         columns("eBPF"),
         columns("iptables")
     );
-    println!("|{}", " --- |".repeat(5 + 3 * POLICIES.len()));
+    println!("|{}", " --- |".repeat(6 + 3 * POLICIES.len()));
     for taken in all {
         let again = taken.ratio(CONTROL, [0, 0]);
         let ratios = (TRACKING..CONTROL).map(|firewall| format!("{:.2}", taken.to_none(firewall)));
