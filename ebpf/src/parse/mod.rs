@@ -25,8 +25,9 @@ pub(crate) const ETHERNET: u32 = 14;
 pub(crate) const NETWORK: usize = 14;
 const IPV4: u32 = 20;
 const IPV6: u32 = 40;
-/// Octets of the longest headers that are read in place: Ethernet, IPv6, TCP.
-const IN_PLACE: u32 = 74;
+/// Octets of the longest headers that are read in place: Ethernet, IP and TCP without options.
+const IN_PLACE_IPV4: usize = 54;
+const IN_PLACE_IPV6: usize = 74;
 
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
@@ -114,13 +115,16 @@ impl Headers {
 /// Reads the headers. Not inlined: what calls it has the stack to itself, and the verifier less to tell apart.
 #[inline(never)]
 pub(crate) fn parse(packet: Packet, headers: &mut Headers) -> Kind {
-    packet.pull(IN_PLACE);
+    packet.pull::<IN_PLACE_IPV4>();
     let Some(ethertype) = packet.read::<[u8; 2]>(12) else {
         return Kind::Foreign;
     };
     match u16::from_be_bytes(ethertype) {
         ETHERTYPE_IPV4 => ipv4(packet, headers),
-        ETHERTYPE_IPV6 => ipv6(packet, headers),
+        ETHERTYPE_IPV6 => {
+            packet.pull::<IN_PLACE_IPV6>();
+            ipv6(packet, headers)
+        }
         _ => Kind::Foreign,
     }
 }

@@ -88,10 +88,14 @@ impl Packet {
         self.skb
     }
 
-    /// Makes the first octets readable in place, as many as there are, when a network card has put them elsewhere.
+    /// Makes the first `OCTETS` readable in place, or as many as there are, if a network card has put them elsewhere.
+    ///
+    /// No more than the headers: TCP sends what it keeps for another time, headers alone in front and the payload elsewhere, and
+    /// one octet of payload asked for has the kernel copy the head (`__pskb_pull_tail`), some 4 % of a request and its response.
     #[inline(always)]
-    pub(crate) fn pull(self, octets: u32) {
-        if self.at::<[u8; 74]>(0).is_none() && self.len() > 0 {
+    pub(crate) fn pull<const OCTETS: usize>(self) {
+        if self.at::<[u8; OCTETS]>(0).is_none() {
+            let octets = const { OCTETS as u32 };
             let wanted = if self.len() < octets { self.len() } else { octets };
             // What cannot be pulled is not read: the accesses that follow have comparisons of their own.
             // SAFETY: the context of this run. No pointer into the packet exists here.

@@ -237,6 +237,25 @@ fn a_chain_that_masquerades_reads_back_as_written_and_as_nft_says_it() {
     });
 }
 
+#[test]
+fn a_chain_that_leaves_packets_untracked_reads_back_as_written_and_as_nft_says_it() {
+    in_new_namespace(|| {
+        let base =
+            Base { kind: ChainKind::Filter, hook: Hook::Output, priority: -300, policy: Policy::Accept };
+        let changes = vec![
+            Change::AddTable,
+            Change::AddChain { name: "raw".into(), base: Some(base) },
+            Change::AddRule { chain: "raw".into(), rule: vec![Expr::NoTrack] },
+        ];
+        let mut connection = Connection::open().unwrap();
+        commit(&mut connection, changes).unwrap();
+        let outline = connection.outline(TABLE).unwrap();
+        assert_eq!(outline.rules["raw"], [Some(vec![Expr::NoTrack])]);
+        let listing = listed();
+        assert!(listing.contains("\t\tnotrack\n"), "{listing}");
+    });
+}
+
 /// A table with a chain of these rules, what they may refer to, and a base chain that jumps there.
 fn table(rules: &[Vec<Expr>]) -> Vec<Change> {
     let key = &[Type::Ipv4Addr];

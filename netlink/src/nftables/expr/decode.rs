@@ -7,6 +7,10 @@ use crate::nftables::{OBJECT_COUNTER, Verdict, attribute::Attributes, element::V
 impl Expr {
     /// `None` for what is none of these expressions, or says more than they can say.
     pub(in crate::nftables) fn decode(expr: &Attributes<'_>) -> Option<Self> {
+        // Of what has nothing to say the kernel shows no data.
+        if expr.text(number::NAME)? == "notrack" {
+            return Some(Self::NoTrack);
+        }
         let data = expr.nest(number::DATA)?;
         let register = |kind| data.number(kind).and_then(Register::of_number);
         let value = |kind| Some(data.nest(kind)?.value(VALUE)?.to_vec());

@@ -26,6 +26,7 @@ impl Expr {
             Self::Log { .. } => "log",
             Self::Counter(_) => "objref",
             Self::Masquerade => "masq",
+            Self::NoTrack => "notrack",
         }
     }
 
@@ -106,6 +107,7 @@ impl Expr {
                 data.number(number::LOG_SNAPLEN, *snaplen);
             }
             Self::Masquerade => data.number(number::MASQUERADE_FLAGS, number::FULLY_RANDOM),
+            Self::NoTrack => {}
             Self::Counter(name) => {
                 data.number(number::OBJREF_TYPE, OBJECT_COUNTER);
                 // A name of an object is octets without an end of their own.

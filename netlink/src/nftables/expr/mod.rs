@@ -92,6 +92,8 @@ pub enum Expr {
     /// Translates the source to an address of the interface that the packet goes out by, from a port taken at random:
     /// one counted up is often taken twice where several processors translate at once.
     Masquerade,
+    /// Has connection tracking leave the packet alone.
+    NoTrack,
 }
 
 /// A word of four octets in the scratch space of 16; longer values go on in those after it.

@@ -188,6 +188,8 @@ pub(crate) struct TunnelEnds {
     pub(crate) ipip: bool,
     /// The UDP ports that tunnels listen on, or did since the agent began.
     pub(crate) ports: BTreeSet<u16>,
+    /// The addresses of this node.
+    pub(crate) own: BTreeSet<IpAddr>,
     /// The addresses of the other nodes.
     pub(crate) peers: BTreeSet<IpAddr>,
 }
@@ -222,9 +224,10 @@ pub(super) fn tunnel_ends(
     let ipip = kinds.contains_key(&Kind::Ipip) || before.is_some_and(|before| before.ipip);
     let others = state.nodes().filter(|(other, _)| *other != state.node_name());
     let peers = others.flat_map(|(_, node)| node.addresses.iter().copied()).collect();
+    let own = state.own_node().map(|own| own.addresses.iter().copied().collect()).unwrap_or_default();
     let mut ports = before.map(|before| before.ports.clone()).unwrap_or_default();
     ports.insert(settings.overlay.port);
-    Some(TunnelEnds { ipip, ports, peers })
+    Some(TunnelEnds { ipip, ports, own, peers })
 }
 
 /// `None` as long as the own node is not there.

@@ -136,6 +136,10 @@ impl LaidOut {
         for entry in entries(wanted) {
             entry.put(table);
         }
+        match wanted {
+            Some(_) => layout::put_untracked(table),
+            None => layout::remove_untracked(table),
+        }
         self.tunnel_ends = wanted.cloned();
     }
 

@@ -53,7 +53,7 @@ const TUNNELLED: &str = "tunnelled";
 const LINK_TYPES: [u32; 6] = [131, 132, 133, 135, 136, 143];
 
 /// Sets that are there whatever the state is.
-const SETS: [(&str, &[Type], Option<Type>, bool); 18] = {
+const SETS: [(&str, &[Type], Option<Type>, bool); 20] = {
     use Type::{ClassId, Icmpv6Type, IfName, InetProto, InetService, Ipv4Addr, Ipv6Addr, Verdict};
     [
         ("pods4", &[Ipv4Addr], Some(ClassId), false),
@@ -75,8 +75,28 @@ const SETS: [(&str, &[Type], Option<Type>, bool); 18] = {
         (TUNNEL_PROTOCOLS, &[InetProto], None, false),
         ("tunnel_ends4", &[Ipv4Addr], None, false),
         ("tunnel_ends6", &[Ipv6Addr], None, false),
+        ("own_ends4", &[Ipv4Addr], None, false),
+        ("own_ends6", &[Ipv6Addr], None, false),
     ]
 };
+
+/// Whose ends of the tunnels between nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ends {
+    /// This node's.
+    Own,
+    /// Other nodes'.
+    Theirs,
+}
+
+impl Ends {
+    fn set(self, family: Family) -> &'static str {
+        match self {
+            Self::Own => family.pick("own_ends4", "own_ends6"),
+            Self::Theirs => family.pick("tunnel_ends4", "tunnel_ends6"),
+        }
+    }
+}
 
 /// An element with the set that it is in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -230,12 +250,13 @@ pub(crate) fn of_endpoint(
 pub(crate) fn of_tunnel_ends(ends: &TunnelEnds) -> Vec<Entry> {
     let entry = |set, field| Entry { set, key: vec![field], data: None };
     let ports = ends.ports.iter().map(|port| entry(TUNNEL_PORTS.into(), Field::Number((*port).into())));
-    let peers = ends
-        .peers
-        .iter()
-        .map(|address| entry(by_family(*address, "tunnel_ends4", "tunnel_ends6"), Field::Address(*address)));
+    let all = [(&ends.own, Ends::Own), (&ends.peers, Ends::Theirs)];
+    let addresses = all.into_iter().flat_map(|(addresses, whose)| {
+        let set = move |address| by_family(address, whose.set(Family::V4), whose.set(Family::V6));
+        addresses.iter().map(move |address| entry(set(*address), Field::Address(*address)))
+    });
     let protocol = ends.ipip.then(|| entry(TUNNEL_PROTOCOLS.into(), Field::Number(rule::IPIP.into())));
-    peers.chain(ports).chain(protocol).collect()
+    addresses.chain(ports).chain(protocol).collect()
 }
 
 /// A map of a direction; they are asked in this order.
@@ -559,17 +580,56 @@ pub(crate) fn put_base(table: &mut Table) {
         let base = Base { kind: ChainKind::Filter, hook, priority, policy: Policy::Accept };
         table.put_chain(name, Chain { base: Some(base), rules });
     };
-    // Before connection tracking (priority raw), so that a spoofed packet leaves no trace in it.
+    // Before connection tracking, so that a spoofed packet leaves no trace in it.
     let [by_port, by_protocol] = for_others_tunnel();
     let prerouting = vec![
         rule([from_pod(), jump("antispoof")]),
         rule([from_pod(), by_port]),
         rule([from_pod(), by_protocol]),
     ];
-    base("prerouting", Hook::Prerouting, -300, prerouting);
+    base("prerouting", Hook::Prerouting, RAW, prerouting);
     base("input", Hook::Input, 0, input());
     base("forward", Hook::Forward, 0, forward());
     base("output", Hook::Output, 0, output());
+}
+
+/// What leaves the packets of the tunnels between nodes untracked, as they come and as they go, and where that is asked.
+const UNTRACKED: [(&str, &str, Hook, &[(Address, Ends)]); 2] = [
+    (
+        "untracked_in",
+        "from_tunnel_end",
+        Hook::Prerouting,
+        // What is for others may be a pod's, whatever its port.
+        &[(Address::Source, Ends::Theirs), (Address::Destination, Ends::Own)],
+    ),
+    ("untracked_out", "to_tunnel_end", Hook::Output, &[(Address::Destination, Ends::Theirs)]),
+];
+/// `NF_IP_PRI_RAW`: before connection tracking.
+const RAW: i32 = -300;
+
+/// Wants connection tracking to leave the tunnels between nodes alone: what is in them is tracked, and twice costs twice. There
+/// only with tunnels, as each packet asks.
+pub(crate) fn put_untracked(table: &mut Table) {
+    for (base, then, hook, ends) in UNTRACKED {
+        let rules = Family::ALL.map(|family| {
+            let are_ends = ends
+                .iter()
+                .flat_map(|(which, whose)| rule::address_in(family, *which, whose.set(family), Found::Is));
+            are_ends.chain([Expr::NoTrack]).collect()
+        });
+        table.put_chain(then, Chain::regular(rules.to_vec()));
+        let rules = tunnel_packets().map(|packets| rule([packets, jump(then)]));
+        let kind = Base { kind: ChainKind::Filter, hook, priority: RAW, policy: Policy::Accept };
+        table.put_chain(base, Chain { base: Some(kind), rules: rules.to_vec() });
+    }
+}
+
+/// Wants all tracked.
+pub(crate) fn remove_untracked(table: &mut Table) {
+    for (base, then, ..) in UNTRACKED {
+        table.remove_chain(base);
+        table.remove_chain(then);
+    }
 }
 
 /// What masquerading takes: the sources, and the destinations that see them. They are there only with it: a chain that
@@ -693,9 +753,8 @@ fn tunnel_packets() -> [Vec<Expr>; 2] {
 /// Behind a service there may be a node's port, so that what a pod sends comes here all the same.
 fn tunnelled() -> Vec<Rule> {
     let ends = Family::ALL.map(|family| {
-        let set = family.pick("tunnel_ends4", "tunnel_ends6");
-        let is_end = rule::address_in(family, Address::Source, set, Found::Is);
-        rule([is_end, verdict(nftables::Verdict::Return)])
+        let is_end = rule::address_in(family, Address::Source, Ends::Theirs.set(family), Found::Is);
+        rule([is_end, verdict(nftables::Verdict::Accept)])
     });
     ends.into_iter().chain([goto(toward(Interface::Out, TUNNEL))]).collect()
 }
@@ -726,8 +785,13 @@ fn forward() -> Vec<Rule> {
 
 fn output() -> Vec<Rule> {
     let [by_port, by_protocol] = for_others_tunnel();
+    // What `untracked_out` left untracked is a node's: tracking began with all else before it came there.
+    let [tunnel, tunnelled] = tunnel_packets()
+        .map(|packets| rule([packets, rule::is_untracked(), verdict(nftables::Verdict::Accept)]));
     let mut rules = vec![
         established(),
+        tunnel,
+        tunnelled,
         // The node always reaches its own pods, midstream too.
         rule([rule::from_local(), verdict(nftables::Verdict::Accept)]),
         by_port,

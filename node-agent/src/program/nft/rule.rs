@@ -24,6 +24,7 @@ const TCP_SYN: u8 = 0x02;
 const ESTABLISHED: u32 = 2;
 const RELATED: u32 = 4;
 const NEW: u32 = 8;
+const UNTRACKED: u32 = 64;
 /// `RTN_LOCAL`.
 const LOCAL: u32 = 2;
 
@@ -172,6 +173,11 @@ pub(super) fn is_for_this_node() -> Vec<Expr> {
 /// Of a tracked connection that was answered, or of what one brings about.
 pub(super) fn is_established() -> Vec<Expr> {
     in_state(ESTABLISHED | RELATED)
+}
+
+/// Of those that connection tracking was told to leave alone.
+pub(super) fn is_untracked() -> Vec<Expr> {
+    in_state(UNTRACKED)
 }
 
 /// TCP of no tracked connection, and not the first packet of one.

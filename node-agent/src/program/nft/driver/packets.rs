@@ -490,6 +490,11 @@ fn frame(from: [u8; 4], to: [u8; 4], text: &str) -> Vec<u8> {
     [&vxlan[..], &ethernet, &header, &datagram].concat()
 }
 
+/// As `conntrack` says it.
+fn family_of(address: IpAddr) -> &'static str {
+    if address.is_ipv4() { "ipv4" } else { "ipv6" }
+}
+
 /// An interface of this router's with one address; behind it are others in a namespace.
 fn uplink(own: IpAddr, others: &[IpAddr]) -> Namespace {
     let cable = thread::spawn(|| {
@@ -551,7 +556,8 @@ fn nobody_but_other_nodes_sends_ip_in_ip_once_there_are_tunnels_of_it() {
         let mut driver = world.driver();
         // Where none is made of it, it is any other protocol, and the same with tunnels of VXLAN alone.
         let ends = |ipip, peer| {
-            Some(Arc::new(TunnelEnds { ipip, ports: [TUNNEL_PORT].into(), peers: [peer].into() }))
+            let (ports, own, peers) = ([TUNNEL_PORT].into(), [own].into(), [peer].into());
+            Some(Arc::new(TunnelEnds { ipip, ports, own, peers }))
         };
         for ends in [None, ends(false, other)] {
             world.wanted.tunnel_ends = ends;
@@ -619,6 +625,7 @@ fn nobody_but_other_nodes_puts_anything_into_a_tunnel() {
             world.wanted.tunnel_ends = Some(Arc::new(TunnelEnds {
                 ipip: false,
                 ports: [TUNNEL_PORT].into(),
+                own: [own].into(),
                 peers: all.into_iter().collect(),
             }));
             world.tell(&mut driver).unwrap();
@@ -633,6 +640,14 @@ fn nobody_but_other_nodes_puts_anything_into_a_tunnel() {
             assert_eq!(next(&there), "of this node");
             send(&open(&elsewhere, other, 0), own, TUNNEL_PORT, "of a node");
             assert_eq!(next(&server), "of a node");
+            // What nodes say to each other through tunnels is not tracked; what a pod said, when there were none, is.
+            let tracked = |from: IpAddr, to: IpAddr| {
+                let listed = Command::new("conntrack").args(["-L", "-f", family_of(own)]).output().unwrap();
+                let listed = String::from_utf8(listed.stdout).unwrap();
+                listed.contains(&format!(" src={from} dst={to} "))
+            };
+            assert!(tracked(address(is_ipv4, 1), own));
+            assert!(!tracked(own, other) && !tracked(other, own));
             // By the service for its own node it comes to input, which asks for the source.
             let expected = [("tunnel_in".to_owned(), 2), ("tunnel_out".to_owned(), 4)];
             assert_eq!(seen(&mut driver), expected.into());
@@ -641,6 +656,7 @@ fn nobody_but_other_nodes_puts_anything_into_a_tunnel() {
             world.wanted.tunnel_ends = Some(Arc::new(TunnelEnds {
                 ipip: false,
                 ports: [TUNNEL_PORT].into(),
+                own: [own].into(),
                 peers: [stranger].into(),
             }));
             world.tell(&mut driver).unwrap();
