@@ -15,6 +15,11 @@ pub const POD_IPS: &str = "margay.dev/pod-ips";
 /// On a node, written by its agent where the node's address is chosen there: one address of each family that it was chosen
 /// for, separated by commas. Other nodes reach it there and not at its `InternalIP` of that family.
 pub const NODE_IPS: &str = "margay.dev/node-ips";
+/// On a node, written by its agent: the kinds of tunnels, `VXLAN` and `IPIP`, that it takes packets from, separated by
+/// commas. Other nodes send through no other, once it is there at all.
+pub const TUNNELS_RECEIVED: &str = "margay.dev/tunnels-received";
+/// On a node, likewise: the kinds of tunnels that it sends packets of pods through. Other nodes take none of them away.
+pub const TUNNELS_SENT: &str = "margay.dev/tunnels-sent";
 /// On a node: the number of its AS.
 pub const BGP_ASN: &str = "margay.dev/bgp-asn";
 /// On a node: its BGP identifier, in the form of an IPv4 address.

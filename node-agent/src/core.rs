@@ -169,7 +169,7 @@ pub(crate) async fn run(sources: Sources, own: Settings, mut log: Log) -> anyhow
     }
     let (paths, paths_known) = watch::channel(None);
     let (followed, to_follow) = watch::channel(settings.clone());
-    tasks.spawn(overlay::run(to_follow, paths_known, events.clone(), Arc::clone(&metrics)));
+    overlay::start(&mut tasks, &client, (to_follow, paths_known), &facts_known, &events, &metrics);
     follower.start(&mut tasks, &client, facts_known.clone(), &events, &notices);
     let (its_client, its_facts) = (client.clone(), facts_known.clone());
     tasks.spawn(node_address::run(settings.clone(), its_client, its_facts, events.clone(), notices.clone()));

@@ -9,7 +9,7 @@ use ipnetwork::IpNetwork;
 use k8s_openapi::api::core::v1::Node as Object;
 use kube::api::ObjectMeta;
 use margay_api::{
-    annotation::{self, BGP_ASN, BGP_ROUTER_ID, NODE_IPS},
+    annotation::{self, BGP_ASN, BGP_ROUTER_ID, NODE_IPS, TUNNELS_RECEIVED, TUNNELS_SENT},
     label::{EXCLUDE_FROM_LOAD_BALANCERS, ROUTE_REFLECTOR},
 };
 use margay_bgp::{Asn, BgpIdentifier};
@@ -19,7 +19,7 @@ use super::{
     Read,
     guarded::{Field, Kind, METADATA},
 };
-use crate::program::network_condition;
+use crate::{decide::Tunnels, program::network_condition};
 
 /// What the API says of a node, for those who need it: policy has a form of its own.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -43,6 +43,8 @@ pub(crate) struct Node {
     pub(crate) ready: bool,
     /// What its annotations and labels say of BGP.
     pub(crate) bgp: BgpFacts,
+    /// What it says of its tunnels, if anything.
+    pub(crate) tunnels: Option<Tunnels>,
     /// Of the own node only: of the others nobody asks for it but policy, which has the labels.
     pub(crate) identity: Option<Box<Identity>>,
 }
@@ -71,6 +73,8 @@ pub(crate) struct Identity {
     pub(crate) labels: BTreeMap<String, String>,
     /// [`NODE_IPS`], as it is.
     pub(crate) node_ips: Option<String>,
+    /// [`TUNNELS_RECEIVED`] and [`TUNNELS_SENT`], as they are.
+    pub(crate) tunnels: [Option<String>; 2],
     /// Of its conditions those that are the agent's, by type: status, reason and message.
     pub(crate) conditions: BTreeMap<&'static str, [String; 3]>,
 }
@@ -132,10 +136,12 @@ pub(super) fn read(object: &Object, own: &str) -> Read<NodeFacts> {
     }
     let bgp = bgp(&name, &object.metadata);
     problems.extend(bgp.problems.iter().cloned());
+    let tunnels = [TUNNELS_RECEIVED, TUNNELS_SENT].map(|key| annotations.and_then(|all| all.get(key)));
     let identity = || Identity {
         uid: object.metadata.uid.clone().unwrap_or_default(),
         labels: object.metadata.labels.clone().unwrap_or_default(),
         node_ips: node_ips.cloned(),
+        tunnels: tunnels.map(Option::<&String>::cloned),
         conditions: conditions()
             .filter_map(|it| {
                 let kind = network_condition::KINDS.into_iter().find(|kind| *kind == it.type_)?;
@@ -145,7 +151,8 @@ pub(super) fn read(object: &Object, own: &str) -> Read<NodeFacts> {
             .collect(),
     };
     let identity = (name == own).then(|| Box::new(identity()));
-    let node = Node { addresses, passed_over, pod_cidrs, ready, bgp, identity };
+    let tunnels = Tunnels::read(tunnels.map(|text| text.map(String::as_str)));
+    let node = Node { addresses, passed_over, pod_cidrs, ready, bgp, tunnels, identity };
     Read { value: Some(NodeFacts { node, peer }), problems }
 }
 
@@ -188,6 +195,7 @@ mod tests {
     use std::net::IpAddr;
 
     use super::{NodeFacts, read};
+    use crate::decide::Tunnels;
 
     #[test]
     fn addresses_and_pod_cidrs_are_read_and_what_is_malformed_is_named() {
@@ -227,6 +235,24 @@ mod tests {
         let found = read("eth1");
         assert_eq!(found.value.unwrap().node.addresses, all(&["192.0.2.1", "2001:db8::1"]));
         assert!(found.problems[0].contains("margay.dev/node-ips is `eth1`"), "{:?}", found.problems);
+    }
+
+    #[test]
+    fn what_a_node_says_of_its_tunnels_is_read_as_written_and_kinds_that_nobody_knows_are_passed_over() {
+        let read = |annotations: &str| {
+            let text = format!("{{metadata: {{name: n1, annotations: {{{annotations}}}}}}}");
+            read(&serde_saphyr::from_str(&text).unwrap(), "n2").value.unwrap().node.tunnels
+        };
+        let said = |received: &str, sent: &str| {
+            read(&format!("margay.dev/tunnels-received: '{received}', margay.dev/tunnels-sent: '{sent}'"))
+        };
+        assert_eq!(read(""), None);
+        assert_eq!(read("margay.dev/tunnels-received: VXLAN"), None);
+        assert_eq!(said("", ""), Some(Tunnels::default()));
+        for (received, sent) in [("VXLAN,IPIP", "IPIP"), ("VXLAN", ""), ("", "VXLAN")] {
+            assert_eq!(said(received, sent).unwrap().written(), [received, sent]);
+        }
+        assert_eq!(said("Geneve,IPIP", "").unwrap().written(), ["IPIP", ""]);
     }
 
     #[test]

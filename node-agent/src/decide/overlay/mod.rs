@@ -31,6 +31,37 @@ pub(crate) struct Paths {
     pub(crate) blocks: BTreeMap<IpNetwork, Block>,
     /// Which kinds of tunnels may be needed, now or when a node or a block comes, and who asks for each.
     pub(crate) kinds: BTreeMap<Kind, String>,
+    /// What each of the other nodes says of its tunnels, if it does. Where no tunnel is needed, those alone that may be waited for.
+    pub(crate) said: BTreeMap<String, Option<Tunnels>>,
+    /// The tunnels that this node last said that it has, in the time of an earlier agent too.
+    pub(crate) had: BTreeSet<Kind>,
+}
+
+/// What a node says of its tunnels to the others.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Tunnels {
+    /// Those that it has.
+    pub(crate) received: BTreeSet<Kind>,
+    /// Those that it sends packets of pods through.
+    pub(crate) sent: BTreeSet<Kind>,
+}
+
+impl Tunnels {
+    /// What the annotations [`TUNNELS_RECEIVED`] and [`TUNNELS_SENT`] say; `None` without both. Kinds that a later agent may have
+    /// are passed over.
+    pub(crate) fn read([received, sent]: [Option<&str>; 2]) -> Option<Self> {
+        let kinds = |text: &str| {
+            let known = |word: &str| Kind::ALL.into_iter().find(|kind| kind.word() == word);
+            text.split(',').filter_map(known).collect()
+        };
+        Some(Self { received: kinds(received?), sent: kinds(sent?) })
+    }
+
+    /// The same, as it is to be written.
+    pub(crate) fn written(&self) -> [String; 2] {
+        [&self.received, &self.sent]
+            .map(|kinds| kinds.iter().map(|kind| kind.word()).collect::<Vec<_>>().join(","))
+    }
 }
 
 /// A block of another node.
@@ -50,6 +81,24 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
+    pub(crate) const ALL: [Self; 2] = [Self::Vxlan, Self::Ipip];
+
+    /// As an `IPPool` names it.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Vxlan => "VXLAN",
+            Self::Ipip => "IPIP",
+        }
+    }
+
+    /// What takes it for all packets.
+    pub(crate) fn encapsulation(self) -> Encapsulation {
+        match self {
+            Self::Vxlan => Encapsulation::Vxlan,
+            Self::Ipip => Encapsulation::Ipip,
+        }
+    }
+
     /// What an encapsulation takes, if any.
     pub(crate) fn of(encapsulation: Encapsulation) -> Option<Self> {
         match encapsulation {
@@ -244,13 +293,19 @@ pub(super) fn paths(state: &State, settings: &Traffic, has_speaker: bool) -> Opt
         nodes: BTreeMap::new(),
         blocks: BTreeMap::new(),
         kinds,
+        said: BTreeMap::new(),
+        had: own.tunnels.as_ref().map(|said| said.received.clone()).unwrap_or_default(),
     };
+    let others = || state.nodes().filter(|(other, _)| *other != name);
+    let said = others().map(|(name, node)| (name, &node.tunnels));
+    // Tunnels that go are there for those who still send through them.
+    let said = said.filter(|(_, said)| has_tunnels || said.as_ref().is_none_or(|it| !it.sent.is_empty()));
+    paths.said = said.map(|(name, said)| (name.clone(), said.clone())).collect();
     // Where all is the speaker's, nothing is to change with the cluster.
     if !has_tunnels && settings.routing == Routing::Bgp && has_speaker {
         return Some(paths);
     }
-    let others = state.nodes().filter(|(other, _)| *other != name);
-    paths.nodes = others.map(|(name, node)| (name.clone(), node.addresses.clone())).collect();
+    paths.nodes = others().map(|(name, node)| (name.clone(), node.addresses.clone())).collect();
     let blocks = state.all_blocks().filter(|(_, node)| *node != name);
     paths.blocks = blocks
         .map(|(block, node)| {
@@ -302,29 +357,6 @@ impl Paths {
             )
         };
         is_nowhere.then(fault)
-    }
-
-    /// The same while others may not have heard of it: they may still send through tunnels that there were before, and may not have
-    /// yet those that are new, through which nothing is sent.
-    pub(crate) fn between(&self, before: &Self) -> Self {
-        let is_known =
-            |encapsulation| Kind::of(encapsulation).is_none_or(|kind| before.kinds.contains_key(&kind));
-        let mut paths = self.clone();
-        for (range, block) in &mut paths.blocks {
-            if !is_known(block.encapsulation) {
-                let as_before = before.blocks.get(range).map(|block| block.encapsulation);
-                block.encapsulation =
-                    as_before.filter(|before| is_known(*before)).unwrap_or(Encapsulation::None);
-            }
-        }
-        // Where all is the speaker's, the nodes do not matter, but they say which tunnels there were.
-        if paths.nodes.is_empty() {
-            paths.nodes.clone_from(&before.nodes);
-        }
-        for (kind, who) in &before.kinds {
-            paths.kinds.entry(*kind).or_insert_with(|| who.clone());
-        }
-        paths
     }
 
     /// How much smaller than the uplink's packets those of pods have to be.

@@ -594,23 +594,37 @@ pub(crate) fn put_base(table: &mut Table) {
 }
 
 /// What leaves the packets of the tunnels between nodes untracked, as they come and as they go, and where that is asked.
-const UNTRACKED: [(&str, &str, Hook, &[(Address, Ends)]); 2] = [
-    (
-        "untracked_in",
-        "from_tunnel_end",
-        Hook::Prerouting,
+const UNTRACKED: [Untracked; 2] = [
+    Untracked {
+        base: "untracked_in",
+        then: "from_tunnel_end",
+        hook: Hook::Prerouting,
         // What is for others may be a pod's, whatever its port.
-        &[(Address::Source, Ends::Theirs), (Address::Destination, Ends::Own)],
-    ),
-    ("untracked_out", "to_tunnel_end", Hook::Output, &[(Address::Destination, Ends::Theirs)]),
+        ends: &[(Address::Source, Ends::Theirs), (Address::Destination, Ends::Own)],
+    },
+    Untracked {
+        base: "untracked_out",
+        then: "to_tunnel_end",
+        hook: Hook::Output,
+        ends: &[(Address::Destination, Ends::Theirs)],
+    },
 ];
+
+/// A chain that asks whether a packet is one of a tunnel, and the one after it that asks between whom.
+struct Untracked {
+    base: &'static str,
+    then: &'static str,
+    hook: Hook,
+    ends: &'static [(Address, Ends)],
+}
+
 /// `NF_IP_PRI_RAW`: before connection tracking.
 const RAW: i32 = -300;
 
 /// Wants connection tracking to leave the tunnels between nodes alone: what is in them is tracked, and twice costs twice. There
 /// only with tunnels, as each packet asks.
 pub(crate) fn put_untracked(table: &mut Table) {
-    for (base, then, hook, ends) in UNTRACKED {
+    for Untracked { base, then, hook, ends } in UNTRACKED {
         let rules = Family::ALL.map(|family| {
             let are_ends = ends
                 .iter()
@@ -626,7 +640,7 @@ pub(crate) fn put_untracked(table: &mut Table) {
 
 /// Wants all tracked.
 pub(crate) fn remove_untracked(table: &mut Table) {
-    for (base, then, ..) in UNTRACKED {
+    for Untracked { base, then, .. } in UNTRACKED {
         table.remove_chain(base);
         table.remove_chain(then);
     }

@@ -5,6 +5,7 @@
 //!   kernel --links, addresses, what others do-------->  |      with the kernel's addresses and MTU
 //!                                                       +--> difference (pure) --> kernel: devices, entries, routes
 //!              core <--Event::Overlay (the tunnels are there, or why not)
+//!       other nodes <--annotations of the Node (which kinds of tunnels it has, and sends through)
 //! ```
 //! It owns the devices `margay.vxlan4`, `margay.vxlan6` and `margay.ipip`, all that is on them, and the routes of its protocol number in
 //! the main table; what else there is it never touches. What is there is read at every attempt, so that it needs not know
@@ -13,9 +14,11 @@
 mod difference;
 mod kernel;
 mod phase;
+mod publish;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
+use kube::Client;
 use margay_api::endpoint::HOST_IFNAME_PREFIX;
 use margay_netlink::{
     Event as KernelEvent, Group, Monitor, Socket,
@@ -24,7 +27,7 @@ use margay_netlink::{
 };
 use tokio::{
     sync::{mpsc, watch},
-    task::spawn_blocking,
+    task::{JoinSet, spawn_blocking},
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 use tracing::{error, info, warn};
@@ -32,12 +35,13 @@ use tracing::{error, info, warn};
 pub(crate) use self::difference::name_of;
 use self::{
     kernel::{Applied, Settings},
-    phase::Phase,
+    phase::{Phases, Plan},
 };
 use crate::{
     config,
     core::Event,
-    decide::Paths,
+    decide::{Paths, Tunnels},
+    facts::Facts,
     metrics::Metrics,
     traffic::Routing,
     watch::drift::{heard, watched},
@@ -50,11 +54,27 @@ const MOST_TOLD: usize = 3;
 /// Changes by others are looked at once for all that come within this time.
 const QUIET: Duration = Duration::from_millis(100);
 
+/// Starts what follows the settings and the paths, and what tells other nodes.
+pub(crate) fn start(
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+    client: &Client,
+    (followed, paths): (watch::Receiver<config::Settings>, watch::Receiver<Option<Arc<Paths>>>),
+    facts: &watch::Receiver<Facts>,
+    events: &mpsc::Sender<Event>,
+    metrics: &Arc<Metrics>,
+) {
+    let (said, to_publish) = watch::channel(None);
+    let node_name = followed.borrow().node_name.clone();
+    tasks.spawn(publish::run(client.clone(), node_name, facts.clone(), to_publish));
+    tasks.spawn(run(followed, paths, events.clone(), said, Arc::clone(metrics)));
+}
+
 /// Follows `paths` until the core is gone.
-pub(crate) async fn run(
+async fn run(
     mut followed: watch::Receiver<config::Settings>,
     mut paths: watch::Receiver<Option<Arc<Paths>>>,
     events: mpsc::Sender<Event>,
+    said: watch::Sender<Option<Tunnels>>,
     metrics: Arc<Metrics>,
 ) -> anyhow::Result<()> {
     let monitor = Monitor::open(&[Group::Links, Group::Addresses, Group::Routes, Group::Neighbours])?;
@@ -66,13 +86,15 @@ pub(crate) async fn run(
     let mut task = Task {
         settings: Settings::of(&followed.borrow_and_update()),
         socket: Some(socket),
+        said,
         metrics,
         done: None,
         tunnels: BTreeSet::new(),
         problems: BTreeSet::new(),
         told: None,
         due: None,
-        phase: Phase::default(),
+        phases: Phases::default(),
+        until: None,
     };
     reconcile.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -126,6 +148,8 @@ struct Task {
     settings: Settings,
     /// Missing only after a failure; then a new one is opened.
     socket: Option<Socket>,
+    /// What other nodes are to know of the tunnels here.
+    said: watch::Sender<Option<Tunnels>>,
     metrics: Arc<Metrics>,
     /// What the kernel was last made to hold, all of it.
     done: Option<Arc<Paths>>,
@@ -136,15 +160,17 @@ struct Task {
     told: Option<Result<(), String>>,
     /// When the next attempt is made, if there is anything to do.
     due: Option<Instant>,
-    /// Whether all nodes know that there are tunnels, or no more.
-    phase: Phase,
+    /// How far it is from what was wanted before to what is wanted now.
+    phases: Phases,
+    /// When the next of these begins by itself.
+    until: Option<Instant>,
 }
 
 impl Task {
     /// Whether all ways are the speaker's: what others do is nothing to us then, and a look at all routes is not cheap.
     fn is_idle(&self) -> bool {
         self.settings.traffic.routing == Routing::Bgp
-            && self.phase.until().is_none()
+            && self.until.is_none()
             && self.done.as_ref().is_some_and(|paths| !paths.has_tunnels())
     }
 
@@ -169,11 +195,18 @@ impl Task {
 
     /// Whether the ways are there; if not, why.
     async fn attempt(&mut self, wanted: &Arc<Paths>) -> Result<(), String> {
-        self.phase = std::mem::take(&mut self.phase).next(wanted, Instant::now());
-        self.due = self.phase.until();
-        match self.apply(&self.phase.paths(wanted)).await {
+        let Plan { paths, problems: waited, until } = self.phases.plan(wanted, Instant::now());
+        (self.until, self.due) = (until, until);
+        match self.apply(&paths).await {
             Ok(applied) => {
-                let Applied { changes, faults, refused, problems, tunnels } = applied;
+                let Applied { changes, faults, refused, problems, tunnels, said } = applied;
+                if said.is_some() {
+                    self.said.send_if_modified(|before| {
+                        let is_news = *before != said;
+                        *before = said;
+                        is_news
+                    });
+                }
                 let is_news = self.done.as_ref() != Some(wanted);
                 match (changes, is_news) {
                     (0, _) => {}
@@ -188,9 +221,9 @@ impl Task {
                 }
                 self.tunnels = tunnels;
                 let missing: Vec<String> = faults.into_iter().chain(refused).collect();
-                self.tell(problems.into_iter().chain(missing.iter().cloned()).collect());
+                self.tell(problems.into_iter().chain(waited).chain(missing.iter().cloned()).collect());
                 if missing.is_empty() {
-                    if self.phase.until().is_none() {
+                    if self.until.is_none() {
                         self.done = Some(Arc::clone(wanted));
                     }
                     return Ok(());

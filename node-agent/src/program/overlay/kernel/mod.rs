@@ -16,7 +16,7 @@ use tracing::debug;
 use super::difference::{self, Device, Found, name_of};
 use crate::{
     config,
-    decide::{Carrier, Conditions, Kind, Paths, Uplink},
+    decide::{Carrier, Conditions, Hop, Kind, Paths, Tunnels, Uplink, Ways},
     traffic::Traffic,
 };
 
@@ -33,6 +33,8 @@ pub(super) struct Applied {
     pub(super) problems: Vec<String>,
     /// The tunnels.
     pub(super) tunnels: BTreeSet<IfIndex>,
+    /// What other nodes are to know of them; `None`: as before.
+    pub(super) said: Option<Tunnels>,
 }
 
 /// The agent's settings as far as the ways follow them.
@@ -98,13 +100,36 @@ pub(super) fn apply(socket: &mut Socket, paths: &Paths, settings: &Settings) -> 
     let filter = Filter { table: Some(TableId::MAIN), protocol: Some(Protocol::MARGAY_OVERLAY) };
     found.routes = route::list(socket, filter)?;
     let (written, refused) = execute(socket, &difference::entries(&found, &wanted))?;
+    let said = said(paths, &wanted, &found, !refused.is_empty());
     Ok(Applied {
         changes: made + written,
         faults,
         refused,
         problems: wanted.problems,
         tunnels: found.devices.values().map(|device| device.link.index).collect(),
+        said: Some(said),
     })
+}
+
+/// A kind is received by all of its devices, or not at all; and sent where a route may be that leads through one.
+fn said(paths: &Paths, wanted: &Ways, found: &Found, was_refused: bool) -> Tunnels {
+    let mut received: BTreeSet<Kind> = paths.kinds.keys().copied().collect();
+    for carrier in paths.carriers() {
+        if !found.devices.contains_key(&carrier) {
+            received.remove(&carrier.kind());
+        }
+    }
+    // One that has no device at all.
+    received.retain(|kind| found.devices.keys().any(|carrier| carrier.kind() == *kind));
+    let sent = wanted.routes.values().filter_map(|hop| match hop {
+        Hop::Tunnel { carrier, .. } => Some(carrier.kind()),
+        Hop::Direct { .. } | Hop::Nowhere => None,
+    });
+    let mut sent: BTreeSet<Kind> = sent.collect();
+    if was_refused {
+        sent.extend(found.devices.keys().map(|carrier| carrier.kind()));
+    }
+    Tunnels { received, sent }
 }
 
 /// What is to be done where something is there that is not ours.

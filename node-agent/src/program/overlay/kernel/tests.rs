@@ -1,6 +1,7 @@
 //! Tunnels of the real kernel, between namespaces of the test's own.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, UdpSocket},
     os::fd::AsFd,
     process::Command,
@@ -57,6 +58,8 @@ impl Node {
             nodes: [(format!("n{other}"), vec![at(other)])].into(),
             blocks: blocks(other).map(block).into(),
             kinds: [(Kind::Vxlan, "a test".into())].into(),
+            said: BTreeMap::new(),
+            had: BTreeSet::new(),
         };
         let traffic = Traffic { routing: Routing::Bgp, ..Traffic::default() };
         Self { namespace: namespace(), paths, settings: Settings { traffic, has_speaker: false, mtu: None } }

@@ -1,0 +1,77 @@
+//! Has the node's object say which kinds of tunnels the node has and which it sends through.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Node;
+use kube::{
+    Api, Client,
+    api::{Patch, PatchParams},
+};
+use margay_api::annotation::{TUNNELS_RECEIVED, TUNNELS_SENT};
+use serde_json::json;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until, timeout},
+};
+use tracing::warn;
+
+use crate::{decide::Tunnels, facts::Facts};
+
+/// How long a request may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long after one the next that says the same is made: the watch tells of the first meanwhile.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Writes what is to be said, until nobody says anything.
+pub(crate) async fn run(
+    client: Client,
+    node_name: String,
+    mut facts: watch::Receiver<Facts>,
+    mut said: watch::Receiver<Option<Tunnels>>,
+) -> anyhow::Result<()> {
+    let api: Api<Node> = Api::all(client);
+    let mut last: Option<([String; 2], Instant)> = None;
+    let mut due: Option<Instant> = None;
+    let mut is_failing = false;
+    loop {
+        tokio::select! {
+            changed = facts.changed() => if changed.is_err() { return Ok(()) },
+            changed = said.changed() => if changed.is_err() { return Ok(()) },
+            () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
+        }
+        due = None;
+        let Some(wanted) = said.borrow_and_update().as_ref().map(Tunnels::written) else { continue };
+        let Some(node) = facts.borrow_and_update().node.clone() else { continue };
+        if node.tunnels == wanted.clone().map(Some) {
+            is_failing = false;
+            continue;
+        }
+        if let Some((_, at)) = last.as_ref().filter(|(text, at)| *text == wanted && at.elapsed() < PAUSE) {
+            due = Some(*at + PAUSE);
+            continue;
+        }
+        let [received, sent] = &wanted;
+        let annotations = json!({TUNNELS_RECEIVED: received, TUNNELS_SENT: sent});
+        // The status subresource takes annotations too, and the agent may write no more of a node. Only into that very one.
+        let patch = json!({"metadata": {"uid": node.uid, "annotations": annotations}});
+        let (parameters, patch) = (PatchParams::default(), Patch::Merge(&patch));
+        let request = api.patch_status(&node_name, &parameters, &patch);
+        let error = match timeout(PATIENCE, request).await {
+            Ok(Ok(_)) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(_elapsed) => Some(format!("no answer within {PATIENCE:?}")),
+        };
+        let now = Instant::now();
+        due = Some(now + PAUSE);
+        last = Some((wanted, now));
+        if let Some(error) = error
+            && !std::mem::replace(&mut is_failing, true)
+        {
+            warn!(
+                %error,
+                "the annotations {TUNNELS_RECEIVED} and {TUNNELS_SENT} of the node cannot be written, by which other nodes know \
+                 the tunnels of this one; trying again"
+            );
+        }
+    }
+}
