@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use margay_api::resource::{Encapsulation, IPPoolSpec};
-use margay_lab::{FabricKind, IpamMode, Lab, LabConfig, Routing};
+use margay_lab::{Daemon, FabricKind, IpamMode, Lab, LabConfig, Routing};
 
 use crate::cluster::{
     attach_outside, inside, key, margayctl, passes, pod, seen_outside, start, until, until_connected,
@@ -121,6 +121,32 @@ async fn on_one_subnet_without_bgp_each_mode_connects_all() {
     until_connected(&lab).await;
     edit(&lab, r#"{"natOutgoing": false}"#).await;
     until(&lab, "a is seen as its node no more", async || seen_outside(&lab, "a", 0).await.is_none()).await;
+    lab.stop().await;
+}
+
+/// More packets than others are sent in the time in which they wait for nodes that say nothing.
+const LONG: u64 = 700;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_agent_of_a_node_is_away_others_go_by_what_it_has_and_no_packet_is_lost() {
+    let lab = start(config(FabricKind::Flat, Routing::Direct, Encapsulation::None)).await;
+    until_expected(&lab, &[("n2", "eth0"), ("n3", "eth0")]).await;
+    until_connected(&lab).await;
+    let away = lab.node(1);
+    let mut stream = lab.stream(&pod("a"), &pod("b"), Duration::from_millis(10)).unwrap();
+    for (mode, device, meanwhile) in [("VXLAN", "margay.vxlan4", "eth0"), ("None", "eth0", "eth0")] {
+        away.stop_daemon(Daemon::Agent).await;
+        edit(&lab, &format!("{{\"encapsulation\": \"{mode}\"}}")).await;
+        until_expected(&lab, &[("n2", meanwhile), ("n3", device)]).await;
+        stream.sends(LONG).await.unwrap();
+        away.start_daemon(Daemon::Agent).await;
+        until_expected(&lab, &[("n2", device), ("n3", device)]).await;
+        stream.sends(50).await.unwrap();
+    }
+    until_no_device(&lab).await;
+    stream.sends(50).await.unwrap();
+    let counted = stream.finish().await.unwrap();
+    assert_eq!(counted.lost, [0_u64; 0], "{counted:?}");
     lab.stop().await;
 }
 
