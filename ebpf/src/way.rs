@@ -91,6 +91,10 @@ fn find(packet: Packet, at: At, kind: Kind, headers: &Headers) -> Result<End, Ou
         barrier();
         return Ok(entry.end(!whose.from_high));
     }
+    // What other nodes send to this one, as through tunnels, is most of what else comes there. Errors may be from routers.
+    if at == At::Uplink && kind != Kind::Error && judge::local(&headers.destination) == 0 {
+        return Err(Outcome::Nobodys);
+    }
     let written = match kind {
         // SAFETY: two references that outlive the call.
         Kind::Whole | Kind::First => unsafe { consider(ifindex, at as u32, headers, &raw const whose) },

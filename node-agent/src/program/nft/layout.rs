@@ -571,6 +571,8 @@ pub(crate) fn put_base(table: &mut Table) {
         table.put_chain(name, cause_chain(name, Cause::Drop));
     }
     table.put_chain("antispoof", Chain::regular(antispoof()));
+    let [by_port, by_protocol] = for_others_tunnel();
+    table.put_chain("outset", Chain::regular(vec![jump("antispoof"), by_port, by_protocol]));
     table.put_chain(TUNNELLED, Chain::regular(tunnelled()));
     table.put_chain("egress", Chain::regular(egress()));
     table.put_chain("input_egress", Chain::regular(input_egress()));
@@ -580,69 +582,59 @@ pub(crate) fn put_base(table: &mut Table) {
         let base = Base { kind: ChainKind::Filter, hook, priority, policy: Policy::Accept };
         table.put_chain(name, Chain { base: Some(base), rules });
     };
-    // Before connection tracking, so that a spoofed packet leaves no trace in it.
-    let [by_port, by_protocol] = for_others_tunnel();
-    let prerouting = vec![
-        rule([from_pod(), jump("antispoof")]),
-        rule([from_pod(), by_port]),
-        rule([from_pod(), by_protocol]),
-    ];
-    base("prerouting", Hook::Prerouting, RAW, prerouting);
     base("input", Hook::Input, 0, input());
     base("forward", Hook::Forward, 0, forward());
     base("output", Hook::Output, 0, output());
-}
-
-/// What leaves the packets of the tunnels between nodes untracked, as they come and as they go, and where that is asked.
-const UNTRACKED: [Untracked; 2] = [
-    Untracked {
-        base: "untracked_in",
-        then: "from_tunnel_end",
-        hook: Hook::Prerouting,
-        // What is for others may be a pod's, whatever its port.
-        ends: &[(Address::Source, Ends::Theirs), (Address::Destination, Ends::Own)],
-    },
-    Untracked {
-        base: "untracked_out",
-        then: "to_tunnel_end",
-        hook: Hook::Output,
-        ends: &[(Address::Destination, Ends::Theirs)],
-    },
-];
-
-/// A chain that asks whether a packet is one of a tunnel, and the one after it that asks between whom.
-struct Untracked {
-    base: &'static str,
-    then: &'static str,
-    hook: Hook,
-    ends: &'static [(Address, Ends)],
+    put_prerouting(table, Vec::new());
 }
 
 /// `NF_IP_PRI_RAW`: before connection tracking.
 const RAW: i32 = -300;
 
+fn raw(hook: Hook, rules: Vec<Rule>) -> Chain {
+    let base = Base { kind: ChainKind::Filter, hook, priority: RAW, policy: Policy::Accept };
+    Chain { base: Some(base), rules }
+}
+
+/// Before connection tracking, so that a spoofed packet leaves no trace in it. What nodes send has one name of an interface to
+/// compare with, and then `more`.
+fn put_prerouting(table: &mut Table, more: Vec<Rule>) {
+    let from_pod = rule([from_pod(), jump("outset")]);
+    table.put_chain("prerouting", raw(Hook::Prerouting, [vec![from_pod], more].concat()));
+}
+
+/// Asks between whom a tunnel's packet is, as it comes and as it goes.
+const FROM_TUNNEL: &str = "from_tunnel";
+const TO_TUNNEL: &str = "to_tunnel";
+/// The chain of the hook before connection tracking of what the node sends.
+const OUTPUT_RAW: &str = "output_raw";
+
 /// Wants connection tracking to leave the tunnels between nodes alone: what is in them is tracked, and twice costs twice. There
-/// only with tunnels, as each packet asks.
+/// only with tunnels, as each packet is asked.
 pub(crate) fn put_untracked(table: &mut Table) {
-    for Untracked { base, then, hook, ends } in UNTRACKED {
+    // What is for others may be a pod's, whatever its port.
+    let comes = [(Address::Source, Ends::Theirs), (Address::Destination, Ends::Own)];
+    let goes = [(Address::Destination, Ends::Theirs)];
+    for (name, ends) in [(FROM_TUNNEL, &comes[..]), (TO_TUNNEL, &goes)] {
         let rules = Family::ALL.map(|family| {
             let are_ends = ends
                 .iter()
                 .flat_map(|(which, whose)| rule::address_in(family, *which, whose.set(family), Found::Is));
-            are_ends.chain([Expr::NoTrack]).collect()
+            let accept = Expr::Verdict(nftables::Verdict::Accept);
+            are_ends.chain([Expr::NoTrack, accept]).collect()
         });
-        table.put_chain(then, Chain::regular(rules.to_vec()));
-        let rules = tunnel_packets().map(|packets| rule([packets, jump(then)]));
-        let kind = Base { kind: ChainKind::Filter, hook, priority: RAW, policy: Policy::Accept };
-        table.put_chain(base, Chain { base: Some(kind), rules: rules.to_vec() });
+        table.put_chain(name, Chain::regular(rules.to_vec()));
     }
+    let asked = |chain| tunnel_packets().map(|packets| rule([packets, jump(chain)])).to_vec();
+    put_prerouting(table, asked(FROM_TUNNEL));
+    table.put_chain(OUTPUT_RAW, raw(Hook::Output, asked(TO_TUNNEL)));
 }
 
 /// Wants all tracked.
 pub(crate) fn remove_untracked(table: &mut Table) {
-    for Untracked { base, then, .. } in UNTRACKED {
-        table.remove_chain(base);
-        table.remove_chain(then);
+    put_prerouting(table, Vec::new());
+    for name in [OUTPUT_RAW, FROM_TUNNEL, TO_TUNNEL] {
+        table.remove_chain(name);
     }
 }
 
@@ -799,7 +791,7 @@ fn forward() -> Vec<Rule> {
 
 fn output() -> Vec<Rule> {
     let [by_port, by_protocol] = for_others_tunnel();
-    // What `untracked_out` left untracked is a node's: tracking began with all else before it came there.
+    // What is untracked in `output_raw` is a node's: tracking began with all else before it came there.
     let [tunnel, tunnelled] = tunnel_packets()
         .map(|packets| rule([packets, rule::is_untracked(), verdict(nftables::Verdict::Accept)]));
     let mut rules = vec![

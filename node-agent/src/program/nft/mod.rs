@@ -3,8 +3,8 @@
 //! ```text
 //!  prerouting (raw)    a pod's packet has the pod's address, or -> spoof; of an unknown pod -> unknown_out
 //!                      a pod's packet to the port, or of the protocol, of the nodes' tunnels -> tunnel_out; in forward and output, too
-//!  untracked_in, untracked_out (raw)
-//!                      where there are tunnels, and only then: their own packets, from or to another node -> no connection tracking
+//!                      where there are tunnels, and only then: their own packets from other nodes -> no connection tracking
+//!  output_raw (raw)    likewise, to other nodes
 //!  input (filter)      to that port, from no other node -> tunnel_in
 //!                      established -> pass; the rest from a pod as in forward, but for isolation
 //!  forward (filter)    established -> pass
