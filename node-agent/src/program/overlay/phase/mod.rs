@@ -11,7 +11,10 @@ use std::{
 };
 
 use ipnetwork::IpNetwork;
-use margay_api::resource::Encapsulation;
+use margay_api::{
+    annotation::{TUNNELS_RECEIVED, TUNNELS_SENT},
+    resource::Encapsulation,
+};
 use tokio::time::Instant;
 
 use crate::decide::{Kind, Paths, Tunnels};
@@ -19,14 +22,14 @@ use crate::decide::{Kind, Paths, Tunnels};
 /// How long after a pool's encapsulation has changed those have heard of it who say nothing. Watches tell within milliseconds; this
 /// is for an API server that has much to do.
 pub(super) const SPREAD: Duration = Duration::from_secs(5);
-/// How long those are waited for who say that they are not so far: an agent may be on its way back.
+/// After how long it is told who is waited for that says that it is not so far. An agent may be on its way back.
 pub(super) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// What is made of the wanted paths at a time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Plan {
     pub(super) paths: Arc<Paths>,
-    /// Who was waited for in vain.
+    /// Who is waited for, and has been for long.
     pub(super) problems: Vec<String>,
     /// When there is another without anybody saying anything.
     pub(super) until: Option<Instant>,
@@ -60,19 +63,24 @@ impl Phases {
 
         let mut waits = Waits { now, until: None };
         let mut paths = Paths::clone(wanted);
-        let problems = self.hold_back(&mut paths, &before, &mut waits);
+        let mut problems = self.hold_back(&mut paths, &before, &mut waits);
         let used: BTreeSet<Kind> =
             paths.blocks.values().filter_map(|block| Kind::of(block.encapsulation)).collect();
         for (kind, since) in &self.ended {
-            let mut is_waited_for = |said: &Option<Tunnels>| match said {
-                None => waits.is_before(*since + SPREAD),
-                Some(said) => said.sent.contains(kind) && waits.is_before(*since + PATIENCE),
-            };
-            // All are asked, so that it is known how long it may be.
-            let waited_for = wanted.said.values().filter(|said| is_waited_for(said)).count();
-            if (waited_for > 0 || used.contains(kind))
-                && let Some(who) = before.kinds.get(kind)
-            {
+            let mut is_used = used.contains(kind);
+            for (node, said) in &wanted.said {
+                match said {
+                    None => is_used |= waits.is_before(*since + SPREAD),
+                    Some(said) if said.sent.contains(kind) => {
+                        is_used = true;
+                        if !waits.is_before(*since + PATIENCE) {
+                            problems.push(told(node, "sends through", *kind, TUNNELS_SENT, "kept for it"));
+                        }
+                    }
+                    Some(_) => {}
+                }
+            }
+            if is_used && let Some(who) = before.kinds.get(kind) {
                 paths.kinds.insert(*kind, who.clone());
             }
         }
@@ -85,9 +93,9 @@ impl Phases {
         Plan { paths, problems, until: waits.until }
     }
 
-    /// Has nothing sent to nodes that could not take it yet; says to which of them it is all the same.
+    /// Has nothing sent to nodes that could not take it yet; says of which of them that is so for long.
     fn hold_back(&mut self, paths: &mut Paths, before: &Paths, waits: &mut Waits) -> Vec<String> {
-        let (mut late, mut vain) = (BTreeMap::new(), BTreeSet::new());
+        let (mut late, mut long) = (BTreeMap::new(), BTreeSet::new());
         let Paths { blocks, said, kinds, .. } = paths;
         for (range, block) in blocks {
             let Some(kind) = Kind::of(block.encapsulation) else { continue };
@@ -101,18 +109,10 @@ impl Phases {
                     let since = *late
                         .entry(id.clone())
                         .or_insert_with(|| self.late.get(&id).copied().unwrap_or(waits.now));
-                    let is_waited_for = waits.is_before(since + PATIENCE);
-                    if !is_waited_for {
-                        vain.insert(format!(
-                            "node {} has not said for {} s that it takes {}: packets are sent to it all the same; see the log of its \
-                             agent, and its annotation {}",
-                            block.node,
-                            PATIENCE.as_secs(),
-                            kind.word(),
-                            margay_api::annotation::TUNNELS_RECEIVED
-                        ));
+                    if !waits.is_before(since + PATIENCE) {
+                        long.insert(told(&block.node, "has none", kind, TUNNELS_RECEIVED, "not used to it"));
                     }
-                    is_waited_for
+                    true
                 }
             };
             if is_held_back {
@@ -121,8 +121,17 @@ impl Phases {
             }
         }
         self.late = late;
-        vain.into_iter().collect()
+        long.into_iter().collect()
     }
+}
+
+/// That a node is waited for.
+fn told(node: &str, says: &str, kind: Kind, annotation: &str, so: &str) -> String {
+    format!(
+        "tunnels of {}: node {node} {says}, by its annotation {annotation}, so they are {so}; see the log of its agent, or delete \
+         the annotation of a node whose agent does not write it",
+        kind.word()
+    )
 }
 
 /// What an agent takes over that starts.

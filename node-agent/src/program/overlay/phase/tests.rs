@@ -123,21 +123,29 @@ fn an_agent_that_starts_in_the_middle_keeps_what_the_one_before_it_had_and_sends
 }
 
 #[test]
-fn who_never_says_that_he_is_so_far_is_waited_for_a_minute_and_named() {
+fn who_is_waited_for_a_minute_is_named_and_waited_for_on() {
     let (patience, there) = (PATIENCE.as_secs(), says("", ""));
     let mut world = World::settled(NONE, there.clone());
     world.check(100, VXLAN, there.clone(), ("VXLAN", NONE));
     assert_eq!(world.until, Some(Duration::from_secs(100 + patience)));
     world.check(99 + patience, VXLAN, there.clone(), ("VXLAN", NONE));
     assert!(world.problems.is_empty());
-    world.check(100 + patience, VXLAN, there, ("VXLAN", VXLAN));
-    assert!(world.problems[0].contains("node there has not said for 60 s that it takes VXLAN"));
+    world.check(100 + patience, VXLAN, there, ("VXLAN", NONE));
+    assert!(world.problems[0].starts_with("tunnels of VXLAN: node there has none"), "{:?}", world.problems);
+    assert_eq!(world.until, None);
 
     let there = says("VXLAN", "VXLAN");
     let mut world = World::settled(VXLAN, there.clone());
     world.check(100, NONE, there.clone(), ("VXLAN", NONE));
     world.check(99 + patience, NONE, there.clone(), ("VXLAN", NONE));
-    world.check(100 + patience, NONE, there, ("", NONE));
+    assert!(world.problems.is_empty());
+    world.check(100 + patience, NONE, there.clone(), ("VXLAN", NONE));
+    assert!(
+        world.problems[0].starts_with("tunnels of VXLAN: node there sends through"),
+        "{:?}",
+        world.problems
+    );
+    world.check(999, NONE, says("", ""), ("", NONE));
 }
 
 #[test]
