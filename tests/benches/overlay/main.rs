@@ -12,21 +12,26 @@
 )]
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "its result is its output")]
 
+#[path = "../harness/feed.rs"]
+mod feed;
 #[path = "../harness/mod.rs"]
 mod harness;
 #[path = "../harness/host.rs"]
 mod host;
 #[path = "../harness/measure.rs"]
 mod measure;
+#[path = "../harness/number.rs"]
+mod number;
+#[path = "../harness/pair.rs"]
+mod pair;
+#[path = "../harness/result.rs"]
+mod result;
 mod site;
 
 use std::process::Command;
 
 use measure::Measure;
-use nix::{
-    mount::{MsFlags, mount},
-    sched::{CloneFlags, unshare},
-};
+use number::{quantile, verdict};
 use site::{Maker, Site, Way};
 
 /// How often each is measured.
@@ -37,9 +42,7 @@ const GOAL: f64 = 0.98;
 const MAKERS: [Maker; 4] = [Maker::Hand, Maker::Nftables, Maker::Ebpf, Maker::Hand];
 
 fn main() {
-    // What is mounted goes with this process, however that ends.
-    unshare(CloneFlags::CLONE_NEWNS).unwrap();
-    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
+    pair::own_mounts();
     let dir = tempfile::tempdir_in("/dev/shm").unwrap();
     println!("| way | what | by hand | again | nftables | eBPF | goal | nftables | eBPF |");
     println!("|{}", " --- |".repeat(9));
@@ -79,10 +82,7 @@ fn row(way: Way, measure: Measure, sites: &[Site]) {
     };
     let again = median((0..ROUNDS).map(|round| taken[3][round] / taken[0][round]).collect());
     let goal = if measure.is_cost() { 1.0 / GOAL } else { GOAL };
-    let met = |ratio: f64| {
-        let is_met = if measure.is_cost() { ratio <= goal } else { ratio >= goal };
-        if is_met { "met" } else { "missed" }
-    };
+    let met = |ratio: f64| verdict(if measure.is_cost() { ratio <= goal } else { ratio >= goal });
     let [nftables, ebpf] = [ratio(1), ratio(2)];
     println!(
         "| {way} | {measure} | {:.1} {} | {again:.2} | {nftables:.2} | {ebpf:.2} | {} {goal:.2} | {} | {} |",
@@ -102,7 +102,6 @@ fn has_ipip() -> bool {
     Command::new("ip").args(add).output().unwrap().status.success()
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+fn median(values: Vec<f64>) -> f64 {
+    quantile(values, 0.5)
 }

@@ -1,25 +1,21 @@
 //! Two nodes with a pod each, and a way between them.
 
-use std::{
-    fmt,
-    net::IpAddr,
-    os::fd::{AsFd, AsRawFd},
-    path::Path,
-    process::Command,
-    time::Duration,
-};
+use std::{fmt, net::IpAddr, path::Path, time::Duration};
 
 use margay_lab::{apiserver::ApiServer, clock};
 use margay_netlink::netns::Namespace;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::{
+    feed::{feed, ip},
     harness::{
-        agent::{Agent, Serving, ask},
+        agent::{Agent, Serving},
         plugin::{Plugin, new_namespace},
     },
-    host::{BpfFs, feed},
+    host::BpfFs,
     measure::{self, End},
+    pair::{self, node_address, node_name, pod_cidr, short_packets},
+    result::address,
 };
 
 const NAMESPACE: &str = "bench";
@@ -126,7 +122,7 @@ impl Site {
         put_cluster(&api);
         let mut site =
             Self { nodes: [new_namespace(), new_namespace()], pods: Vec::new(), _pins: Vec::new() };
-        site.connect();
+        pair::connect(&site.nodes);
         let encapsulation = if maker == Maker::Hand { Way::Direct } else { way }.encapsulation();
         let settings = json!({
             "dataplane": maker.dataplane(), "routing": "direct", "overlay": {"encapsulation": encapsulation},
@@ -143,16 +139,16 @@ impl Site {
             daemons.push((agent, serving));
             let namespace = new_namespace();
             let made = Plugin::margay(&dir, way.mtu()).call("ADD", NAMESPACE, &pod_name(number), &namespace);
-            let result: Value = serde_json::from_slice(&made).unwrap();
-            let address = result["ips"][0]["address"].as_str().unwrap().split('/').next().unwrap();
+            let address = address(&made);
             put_pod(&api, number, Some(address));
-            site.pods.push(End { namespace, address: address.parse::<IpAddr>().unwrap() });
+            site.pods.push(End { namespace, address });
         }
         until("the way to the other node's pod", || site.is_open());
         if maker == Maker::Ebpf {
             until("the short way to the other node's pod", || {
-                let before = site.short_packets();
-                site.is_open() && site.short_packets() > before
+                let there = &site.nodes[1];
+                let before = short_packets(there);
+                site.is_open() && short_packets(there) > before
             });
         }
         drop(daemons);
@@ -160,11 +156,7 @@ impl Site {
             for (number, node) in site.nodes.iter().enumerate() {
                 let _inside = node.enter().unwrap();
                 feed("nft", &["-f", "-"], "delete table inet margay");
-                feed(
-                    "ip",
-                    &["-batch", "-"],
-                    &format!("route delete {}\n{}", pod_cidr(1 - number), way.by_hand(number)),
-                );
+                ip(&format!("route delete {}\n{}", pod_cidr(1 - number), way.by_hand(number)));
             }
             until("the way that was made by hand", || site.is_open());
         }
@@ -178,43 +170,12 @@ impl Site {
 
     /// Forgets all connections, so that those of one measurement are not in the way of the next.
     pub(crate) fn forget_connections(&self) {
-        for node in &self.nodes {
-            let _inside = node.enter().unwrap();
-            let output = Command::new("conntrack").arg("-F").output().unwrap();
-            assert!(output.status.success(), "conntrack: {}", String::from_utf8_lossy(&output.stderr));
-        }
-    }
-
-    /// A cable between the nodes.
-    fn connect(&self) {
-        let other = format!("/proc/{}/fd/{}", std::process::id(), self.nodes[1].as_fd().as_raw_fd());
-        for (number, node) in self.nodes.iter().enumerate() {
-            let _inside = node.enter().unwrap();
-            let cable = if number == 0 {
-                format!("link add uplink type veth peer name uplink netns {other}\n")
-            } else {
-                String::new()
-            };
-            let address = node_address(number);
-            feed(
-                "ip",
-                &["-batch", "-"],
-                &format!("link set lo up\n{cable}address add {address}/24 dev uplink\nlink set uplink up"),
-            );
-        }
+        pair::forget_connections(&self.nodes);
     }
 
     fn is_open(&self) -> bool {
         let [from, to] = self.ends();
         measure::is_open(from, to)
-    }
-
-    /// Packets that programs have brought to the pod of the second node.
-    fn short_packets(&self) -> u64 {
-        let _inside = self.nodes[1].enter().unwrap();
-        let text = ask("/metrics").unwrap();
-        let way = "margay_short_way_packets_total{way=\"to_pod\"} ";
-        text.lines().find_map(|line| line.strip_prefix(way)?.parse().ok()).unwrap_or_default()
     }
 }
 
@@ -227,16 +188,12 @@ fn put_cluster(api: &ApiServer) {
     let put = |object| drop(api.put_raw(object).unwrap());
     put(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}));
     for number in 0..2 {
-        put(json!({
-            "apiVersion": "v1", "kind": "Node", "metadata": {"name": node_name(number)},
-            "spec": {"podCIDRs": [pod_cidr(number)]},
-            "status": {"addresses": [{"type": "InternalIP", "address": node_address(number)}]},
-        }));
+        put(pair::node(number));
         put_pod(api, number, None);
     }
 }
 
-fn put_pod(api: &ApiServer, node: usize, address: Option<&str>) {
+fn put_pod(api: &ApiServer, node: usize, address: Option<IpAddr>) {
     let pod = json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {"namespace": NAMESPACE, "name": pod_name(node)},
@@ -248,16 +205,4 @@ fn put_pod(api: &ApiServer, node: usize, address: Option<&str>) {
 
 fn pod_name(node: usize) -> String {
     format!("p{node}")
-}
-
-fn node_name(number: usize) -> String {
-    format!("n{number}")
-}
-
-fn node_address(number: usize) -> String {
-    format!("192.0.2.{}", number + 1)
-}
-
-fn pod_cidr(number: usize) -> String {
-    format!("10.202.{number}.0/24")
 }

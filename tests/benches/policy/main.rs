@@ -16,10 +16,17 @@ mod cluster;
 #[path = "../harness/mod.rs"]
 mod harness;
 mod node;
+#[path = "../harness/number.rs"]
+mod number;
+#[path = "../harness/process.rs"]
+mod process;
+#[path = "../harness/result.rs"]
+mod result;
 
 use std::time::Duration;
 
 use node::{Cost, Kernel, Node, Start};
+use number::{quantile, verdict};
 
 /// Namespaces of the small and of the large cluster.
 const NAMESPACES: [usize; 2] = [1, 100];
@@ -118,20 +125,4 @@ fn row(what: &str, costs: &[Vec<Cost>; 2]) {
         ratio(&processor),
         verdict(met),
     );
-}
-
-fn verdict(met: bool) -> &'static str {
-    if met { "met" } else { "missed" }
-}
-
-fn quantile(mut values: Vec<f64>, at: f64) -> f64 {
-    values.sort_by(f64::total_cmp);
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        clippy::cast_precision_loss,
-        reason = "a place in a short list"
-    )]
-    let place = (values.len() as f64 * at) as usize;
-    values[place.min(values.len() - 1)]
 }

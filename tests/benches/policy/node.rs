@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read, Write},
-    net::TcpStream,
+    net::{IpAddr, TcpStream},
     os::fd::AsFd,
     path::{Path, PathBuf},
     process::Command,
@@ -14,13 +14,8 @@ use margay_netlink::{
     netns::Namespace,
     nftables::{TableMonitor, Touched},
 };
-use nix::{
-    poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::time::TimeSpec,
-    time::clock_getcpuclockid,
-    unistd::Pid,
-};
-use serde_json::{Value, json};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use serde_json::json;
 
 use crate::{
     change::Change,
@@ -29,6 +24,8 @@ use crate::{
         agent::{Agent, Serving},
         plugin::{Plugin, new_namespace},
     },
+    process::{PEAK, mib, processor_time},
+    result::address,
 };
 
 /// The kernel's table has the last of a change when nothing has come for so long.
@@ -118,9 +115,7 @@ impl Node {
         let pods: Vec<Namespace> = local.iter().map(|_| new_namespace()).collect();
         for (place, pod) in local.iter().zip(&pods) {
             let printed = plugin.call("ADD", &cluster::namespace_name(place.namespace), &place.name(), pod);
-            let result: Value = serde_json::from_slice(&printed).unwrap();
-            let address = result["ips"][0]["address"].as_str().unwrap().split('/').next();
-            put(place.object(NODE, address));
+            put(place.object(NODE, Some(&address::<IpAddr>(&printed).to_string())));
         }
         let monitor = TableMonitor::open("margay").unwrap();
         drop(inside);
@@ -169,11 +164,9 @@ impl Node {
         let agent = self.agent.insert(Agent::start(&self.dir, NODE, &json!({"dataplane": "nftables"})));
         agent.until_ready();
         let wall = begin.elapsed();
-        let status = std::fs::read_to_string(format!("/proc/{}/status", agent.child.id())).unwrap();
+        let peak_mib = mib(agent.child.id(), PEAK);
         drop(inside);
-        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-        let peak: f64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
-        let start = Start { wall, processor: self.processor_time(), peak_mib: peak / 1024.0 };
+        let start = Start { wall, processor: self.processor_time(), peak_mib };
         self.settle();
         start
     }
@@ -213,9 +206,7 @@ impl Node {
     }
 
     fn processor_time(&self) -> Duration {
-        let id = self.agent.as_ref().unwrap().child.id();
-        let clock = clock_getcpuclockid(Pid::from_raw(id.cast_signed())).unwrap();
-        TimeSpec::into(clock.now().unwrap())
+        processor_time(self.agent.as_ref().unwrap().child.id())
     }
 }
 

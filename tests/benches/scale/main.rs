@@ -11,21 +11,29 @@
 )]
 #![expect(clippy::print_stdout, reason = "its result is its output")]
 
+#[path = "../harness/feed.rs"]
+mod feed;
 #[path = "../harness/mod.rs"]
 mod harness;
 mod kernel;
 mod life;
 mod node;
+#[path = "../harness/number.rs"]
+mod number;
 mod object;
+#[path = "../harness/process.rs"]
 mod process;
 mod reflector;
+#[path = "../harness/result.rs"]
+mod result;
 
 use std::time::{Duration, Instant};
 
 use life::{Life, Rate};
 use node::{Node, Start, since};
+use number::{quantile, verdict};
 use object::{NAMESPACES, NODES, PODS, POLICIES};
-use process::{peak_mib, processor_time, resident_mib};
+use process::{PEAK, mib, processor_time};
 use tokio::time::interval;
 
 /// How often each is started.
@@ -62,11 +70,11 @@ fn main() {
         ("speaker, until all routes are in the kernel", &speaker, None),
     ] {
         let median = |of: fn(&Start) -> f64| quantile(starts.iter().map(of).collect(), 0.5);
-        let mib = median(|start| start.peak_mib);
+        let peak = median(|start| start.peak_mib);
         let (goal, met) =
-            goal.map_or((String::new(), ""), |most| (format!("<= {most} MiB"), verdict(mib <= most)));
+            goal.map_or((String::new(), ""), |most| (format!("<= {most} MiB"), verdict(peak <= most)));
         println!(
-            "| {what} | {:.2} | {:.2} | {mib:.0} | {goal} | {met} |",
+            "| {what} | {:.2} | {:.2} | {peak:.0} | {goal} | {met} |",
             median(|start| start.wall.as_secs_f64()),
             median(|start| start.processor.as_secs_f64()),
         );
@@ -99,7 +107,7 @@ fn main() {
         let octets: u64 = since(&sent, &node.api.sent()).values().sum();
         let share = [0, 1]
             .map(|who| processor_time(ids[who]).saturating_sub(before[who]).as_secs_f64() / seconds * 100.0);
-        let mib = ids.map(resident_mib);
+        let held = ids.map(|id| mib(id, "VmRSS:"));
         pause(&runtime, QUIET);
         let (delays, missing) = node.kernel.delays();
         let delays: Vec<f64> = delays.iter().map(|delay| delay.as_secs_f64() * 1e3).collect();
@@ -110,19 +118,19 @@ fn main() {
             f64::from(happened.pod_events) / seconds,
             f64::from(happened.node_reports) / seconds,
             share[0],
-            mib[0],
+            held[0],
             megabytes(octets) / seconds,
             delays.len() + missing,
             share[1],
-            mib[1],
-            verdict(mib[0] <= AGENT_MIB && tail < CHANGE_MS && missing == 0),
+            held[1],
+            verdict(held[0] <= AGENT_MIB && tail < CHANGE_MS && missing == 0),
         );
     }
     println!();
     println!(
         "At most, all in all: agent {:.0} MiB, speaker {:.0} MiB",
-        peak_mib(node.agent_id()),
-        peak_mib(node.speaker_id())
+        mib(node.agent_id(), PEAK),
+        mib(node.speaker_id(), PEAK)
     );
 }
 
@@ -137,22 +145,6 @@ fn pause(runtime: &tokio::runtime::Runtime, time: Duration) {
         tick.tick().await;
         tick.tick().await;
     });
-}
-
-fn verdict(met: bool) -> &'static str {
-    if met { "met" } else { "missed" }
-}
-
-fn quantile(mut values: Vec<f64>, at: f64) -> f64 {
-    values.sort_by(f64::total_cmp);
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        clippy::cast_precision_loss,
-        reason = "a place in a short list"
-    )]
-    let place = (values.len() as f64 * at) as usize;
-    values[place.min(values.len() - 1)]
 }
 
 #[expect(clippy::disallowed_methods, reason = "the wall clock is what is measured")]

@@ -4,7 +4,6 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File},
-    io::Write,
     os::fd::{AsFd, AsRawFd},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -13,10 +12,11 @@ use std::{
 
 use margay_lab::apiserver::{ApiServer, ApiServerConfig};
 use margay_netlink::netns::Namespace;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::time::{interval, timeout};
 
 use crate::{
+    feed::ip,
     harness::{
         agent::{Agent, Serving, built},
         plugin::{Plugin, new_namespace},
@@ -24,8 +24,9 @@ use crate::{
     kernel::Kernel,
     life, now,
     object::{self, NODES, OWN, Phase, REFLECTORS, namespace_name, node_address, node_name},
-    process::{peak_mib, processor_time},
+    process::{PEAK, mib, processor_time},
     reflector::Reflector,
+    result::address,
 };
 
 /// How often it is looked whether all routes are there, and how long that may take.
@@ -63,9 +64,7 @@ struct Speaker {
 
 impl Drop for Speaker {
     fn drop(&mut self) {
-        // Gone already is as good.
-        drop(self.child.kill());
-        drop(self.child.wait());
+        self.end();
     }
 }
 
@@ -92,9 +91,7 @@ impl Node {
         let pods: Vec<Namespace> = local.iter().map(|_| new_namespace()).collect();
         for (pod, netns) in local.iter().zip(&pods) {
             let printed = plugin.call("ADD", &namespace_name(pod.namespace()), &pod.name(), netns);
-            let result: Value = serde_json::from_slice(&printed).unwrap();
-            let address = result["ips"][0]["address"].as_str().unwrap().split('/').next().unwrap();
-            let phase = Phase::Running(address.parse().unwrap());
+            let phase = Phase::Running(address(&printed));
             put(object::pod(pod.namespace(), pod.app(), &pod.name(), OWN, phase));
         }
         let kernel = Kernel::listen();
@@ -128,13 +125,12 @@ impl Node {
         drop(inside);
         let id = agent.child.id();
         let octets = since(&before, &self.api.sent());
-        Start { wall, processor: processor_time(id), peak_mib: peak_mib(id), octets }
+        Start { wall, processor: processor_time(id), peak_mib: mib(id, PEAK), octets }
     }
 
     /// Starts the speaker, and waits until the routes to all nodes are in the kernel, of which there are none before.
     pub(crate) async fn restart_speaker(&mut self) -> Start {
-        drop(self.speaker.child.kill());
-        drop(self.speaker.child.wait());
+        self.speaker.end();
         let _inside = self.namespace.enter().unwrap();
         let flush = Command::new("ip").args(["-4", "route", "flush", "proto", "bgp"]).status();
         assert!(flush.unwrap().success());
@@ -150,7 +146,7 @@ impl Node {
         assert!(complete.is_ok(), "{} routes after {PATIENCE:?}:\n{}", routes(), self.speaker_log());
         let wall = begin.elapsed();
         let id = self.speaker.child.id();
-        Start { wall, processor: processor_time(id), peak_mib: peak_mib(id), octets: BTreeMap::new() }
+        Start { wall, processor: processor_time(id), peak_mib: mib(id, PEAK), octets: BTreeMap::new() }
     }
 
     pub(crate) fn agent_id(&self) -> u32 {
@@ -187,6 +183,12 @@ impl Speaker {
             .unwrap();
         Self { child }
     }
+
+    fn end(&mut self) {
+        // Gone already is as good.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
 }
 
 /// What was sent between two looks.
@@ -214,7 +216,7 @@ fn routes() -> usize {
 fn connect(node: &Namespace, fabric: &Namespace) -> Vec<Reflector> {
     let path = format!("/proc/{}/fd/{}", std::process::id(), fabric.as_fd().as_raw_fd());
     let mut inside = node.enter().unwrap();
-    batch(&format!(
+    ip(&format!(
         "link set lo up\nlink add uplink type veth peer name uplink netns {path}\n\
          address add {}/16 dev uplink\nlink set uplink up\n",
         node_address(OWN)
@@ -222,17 +224,11 @@ fn connect(node: &Namespace, fabric: &Namespace) -> Vec<Reflector> {
     drop(inside);
     inside = fabric.enter().unwrap();
     let addresses = REFLECTORS.map(node_address);
-    batch(&format!(
+    ip(&format!(
         "link set lo up\naddress add {}/16 dev uplink\naddress add {}/16 dev uplink\nlink set uplink up\n",
         addresses[0], addresses[1]
     ));
     let reflectors = addresses.map(Reflector::start).into();
     drop(inside);
     reflectors
-}
-
-fn batch(commands: &str) {
-    let mut child = Command::new("ip").args(["-batch", "-"]).stdin(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(commands.as_bytes()).unwrap();
-    assert!(child.wait().unwrap().success(), "{commands}");
 }

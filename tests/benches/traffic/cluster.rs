@@ -5,7 +5,6 @@ use std::{
     net::IpAddr,
     os::fd::{AsFd, AsRawFd},
     path::Path,
-    process::Command,
     time::Duration,
 };
 
@@ -15,13 +14,16 @@ use margay_netlink::netns::Namespace;
 use serde_json::{Value, json};
 
 use crate::{
+    feed::{feed, ip},
     harness::{
-        agent::{Agent, Serving, ask},
+        agent::{Agent, Serving},
         plugin::{Plugin, container, new_namespace},
     },
-    host::{BpfFs, feed},
+    host::BpfFs,
     iptables,
     measure::{self, End},
+    pair::{self, node_address, node_name, pod_cidr, short_packets},
+    result::address,
 };
 
 /// Where the two ends of a connection are.
@@ -149,7 +151,7 @@ impl Cluster {
             let plugin = Plugin::margay(&dir, 1500);
             for (name, _) in PODS.into_iter().filter(|(_, on)| *on == number) {
                 let namespace = new_namespace();
-                let address = address(&plugin.call("ADD", NAMESPACE, name, &namespace));
+                let address: IpAddr = address(&plugin.call("ADD", NAMESPACE, name, &namespace));
                 put(pod(name, &node_name(number), "yes", Some(&address.to_string())));
                 let link = EndpointId::of(&container(NAMESPACE, name), "eth0").host_ifname();
                 pods.push(Pod { end: End { namespace, address }, link, node: number });
@@ -213,7 +215,7 @@ impl Cluster {
             let far = format!("address add {}/24 dev cable\nlink set cable up", cable_address(number, 2));
             for (end, script) in [(asks, script), (other, far)] {
                 let _inside = end.enter().unwrap();
-                feed("ip", &["-batch", "-"], &script);
+                ip(&script);
             }
         }
         let pods = namespaces.into_iter().enumerate().map(|(number, namespace)| {
@@ -265,15 +267,9 @@ impl Cluster {
             let [from, to] = self.ends(distance);
             let node = &self.nodes[usize::from(distance == Distance::Far)];
             let what = format!("{}: the short way to a pod on {distance}", self.firewall);
-            let count = || {
-                let _inside = node.enter().unwrap();
-                let text = ask("/metrics").unwrap();
-                let way = "margay_short_way_packets_total{way=\"to_pod\"} ";
-                text.lines().find_map(|line| line.strip_prefix(way)?.parse::<u64>().ok()).unwrap_or_default()
-            };
             let short = async || {
-                let before = count();
-                (measure::is_open(from, to) && count() > before).then_some(())
+                let before = short_packets(node);
+                (measure::is_open(from, to) && short_packets(node) > before).then_some(())
             };
             runtime.block_on(clock::until(PATIENCE, &what, short)).unwrap();
         }
@@ -289,29 +285,15 @@ impl Cluster {
         if matches!(self.firewall, Firewall::None | Firewall::Cable) {
             return;
         }
-        for node in &self.nodes {
-            let _inside = node.enter().unwrap();
-            let output = Command::new("conntrack").arg("-F").output().unwrap();
-            assert!(output.status.success(), "conntrack: {}", String::from_utf8_lossy(&output.stderr));
-        }
+        pair::forget_connections(&self.nodes);
     }
-}
-
-/// The address in the result of an ADD.
-fn address(result: &[u8]) -> IpAddr {
-    let result: Value = serde_json::from_slice(result).unwrap();
-    result["ips"][0]["address"].as_str().unwrap().split('/').next().unwrap().parse().unwrap()
 }
 
 /// Nodes, the pods that policies name, and those that they select.
 fn put_cluster(put: &impl Fn(Value)) {
     put(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}));
     for number in 0..2 {
-        put(json!({
-            "apiVersion": "v1", "kind": "Node", "metadata": {"name": node_name(number)},
-            "spec": {"podCIDRs": [pod_cidr(number)]},
-            "status": {"addresses": [{"type": "InternalIP", "address": node_address(number)}]},
-        }));
+        put(pair::node(number));
     }
     for number in 0..GROUPS {
         put(pod(&group_name(number), "elsewhere", &group_name(number), Some(&group_address(number))));
@@ -364,18 +346,6 @@ pub(crate) fn policy_port(policy: usize) -> usize {
     10_000 + policy
 }
 
-fn node_name(number: usize) -> String {
-    format!("n{number}")
-}
-
-fn node_address(number: usize) -> String {
-    format!("192.0.2.{}", number + 1)
-}
-
-fn pod_cidr(number: usize) -> String {
-    format!("10.202.{number}.0/24")
-}
-
 /// Of an end of a cable from pod to pod.
 fn cable_address(cable: usize, end: usize) -> String {
     format!("10.202.{cable}.{end}")
@@ -383,23 +353,9 @@ fn cable_address(cable: usize, end: usize) -> String {
 
 /// A cable between the nodes, and routes to each other's pods.
 fn connect(nodes: &[Namespace; 2]) {
-    let other = format!("/proc/{}/fd/{}", std::process::id(), nodes[1].as_fd().as_raw_fd());
+    pair::connect(nodes);
     for (number, node) in nodes.iter().enumerate() {
         let _inside = node.enter().unwrap();
-        let address = node_address(number);
-        let peer = 1 - number;
-        let cable = if number == 0 {
-            format!("link add uplink type veth peer name uplink netns {other}")
-        } else {
-            String::new()
-        };
-        let script = [
-            "link set lo up".to_owned(),
-            cable,
-            format!("address add {address}/24 dev uplink"),
-            "link set uplink up".to_owned(),
-            format!("route add {} via {} dev uplink onlink", pod_cidr(peer), node_address(peer)),
-        ];
-        feed("ip", &["-batch", "-"], &script.join("\n"));
+        ip(&format!("route add {} via {}", pod_cidr(1 - number), node_address(1 - number)));
     }
 }

@@ -14,6 +14,8 @@
 
 mod chart;
 mod cluster;
+#[path = "../harness/feed.rs"]
+mod feed;
 #[path = "../harness/mod.rs"]
 mod harness;
 #[path = "../harness/host.rs"]
@@ -21,16 +23,19 @@ mod host;
 mod iptables;
 #[path = "../harness/measure.rs"]
 mod measure;
+#[path = "../harness/number.rs"]
+mod number;
+#[path = "../harness/pair.rs"]
+mod pair;
+#[path = "../harness/result.rs"]
+mod result;
 
 use std::path::Path;
 
 use chart::Panel;
 use cluster::{Cluster, Distance, Firewall};
 use measure::Measure;
-use nix::{
-    mount::{MsFlags, mount},
-    sched::{CloneFlags, unshare},
-};
+use number::{quantile, verdict};
 
 /// Numbers of policies that select the pods.
 const POLICIES: [usize; 4] = [0, 10, 1_000, 10_000];
@@ -98,9 +103,7 @@ impl Taken {
 }
 
 fn main() {
-    // What is mounted goes with this process, however that ends.
-    unshare(CloneFlags::CLONE_NEWNS).unwrap();
-    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
+    pair::own_mounts();
     let dir = tempfile::tempdir_in("/dev/shm").unwrap();
     let build = |(number, firewall): (usize, &Firewall)| {
         let cluster = Cluster::new(&dir.path().join(number.to_string()), *firewall);
@@ -145,7 +148,7 @@ fn goals(all: &[Taken]) {
         } else {
             (ratio >= goal, format!(">= {goal}"))
         };
-        let (unit, met) = (measure.unit(), if is_met { "met" } else { "missed" });
+        let (unit, met) = (measure.unit(), verdict(is_met));
         println!("| {what} | {ours:.1} {unit} | {other:.1} {unit} | {ratio:.2} | {goal} | {met} |");
     };
     for (dataplane, first) in [("nftables", MARGAY), ("eBPF", EBPF)] {
@@ -201,7 +204,6 @@ fn panel(taken: &Taken) -> Panel {
     }
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+fn median(values: Vec<f64>) -> f64 {
+    quantile(values, 0.5)
 }
