@@ -20,7 +20,7 @@ use crate::{decide::Tunnels, facts::Facts};
 /// How long a request may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long after one the next that says the same is made: the watch tells of the first meanwhile.
-const PAUSE: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_secs(5);
 
 /// Writes what is to be said, until nobody says anything.
 pub(crate) async fn run(
