@@ -171,14 +171,7 @@ pub(crate) async fn run(sources: Sources, own: Settings, mut log: Log) -> anyhow
     let (followed, to_follow) = watch::channel(settings.clone());
     tasks.spawn(overlay::run(to_follow, paths_known, events.clone(), Arc::clone(&metrics)));
     follower.start(&mut tasks, &client, facts_known.clone(), &events, &notices);
-    let (its_client, its_facts) = (client.clone(), facts_known.clone());
-    tasks.spawn(node_address::run(
-        followed.subscribe(),
-        its_client,
-        its_facts,
-        events.clone(),
-        notices.clone(),
-    ));
+    start_node_address(followed.subscribe(), &mut tasks, &client, facts_known.clone(), &events, &notices);
     watches::start(&mut tasks, &client, &settings.node_name, &events, &notices);
     let pools = start_pools(&settings, &mut tasks, &client, &events, facts_known.clone(), &notices)?;
     let node_name = settings.node_name.clone();
@@ -258,6 +251,18 @@ async fn client(settings: &Settings) -> anyhow::Result<Client> {
     };
     let builder = ClientBuilder::try_from(config).context("prepare the connection to the API server")?;
     Ok(builder.with_layer(&MapRequestLayer::new(of_the_newest)).build())
+}
+
+/// Starts the choice of the node's address, which follows what is sent to it.
+fn start_node_address(
+    settings: watch::Receiver<Settings>,
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+    client: &Client,
+    facts: watch::Receiver<Facts>,
+    events: &mpsc::Sender<Event>,
+    notices: &Notices,
+) {
+    tasks.spawn(node_address::run(settings, client.clone(), facts, events.clone(), notices.clone()));
 }
 
 /// Starts the tests of the ways to other nodes, which follow what is sent to it.
