@@ -41,10 +41,11 @@ lab: build ## bring up a cluster to play with; `target/debug/margay-lab down` en
 	@echo '  $(BIN)/margay-lab reach        the matrix of who reaches whom'
 	@echo '  $(BIN)/margay-lab down         the end'
 
-test: build ebpf ## run all tests but test-kernels, fuzz the BGP speaker for a minute, then run the conformance cases
+test: build ebpf ## run all tests but test-kernels, fuzz all that parses for a minute and a half, then run the conformance cases
 	image/build --profile dev $(if $(filter aarch64,$(shell uname -m)),arm64,amd64)
 	cargo test --locked --workspace
-	bgp/fuzz/run 60
+	fuzz/run 60 bgp
+	fuzz/run 30 node
 	$(MAKE) --no-print-directory conformance
 
 # Another kernel in a machine of software, which is slow: docs/ebpf.md says how long each suite takes there.
@@ -62,14 +63,14 @@ conformance: build
 conformance-%:
 	$(BIN)/margay-lab conformance --ip-families dual --dataplane $* $(CASES)
 
-# Property tests and fuzz targets have fixed seeds in `make test` (.cargo/config.toml, bgp/fuzz/run). A failure prints
+# Property tests and fuzz targets have fixed seeds in `make test` (.cargo/config.toml, fuzz/run). A failure prints
 # what to add as a test of its own, or the file that has it.
 fuzz: setup ## run the property tests and the fuzz targets with a new seed, for longer: make fuzz FUZZ=100
 	@seed=$$(od -An -N4 -tu4 /dev/urandom | tr -d ' '); echo "PROPTEST_RNG_SEED=$$seed"; \
 	PROPTEST_RNG_SEED=$$seed PROPTEST_CASES=$$((256 * $(FUZZ))) MARGAY_FUZZ_FACTOR=$(FUZZ) cargo test --locked --release \
 	    $(foreach crate,$(FUZZED),-p $(crate)) --lib --test simulation && \
 	PROPTEST_RNG_SEED=$$seed MARGAY_FUZZ_FACTOR=$(FUZZ) cargo test --locked --release -p margay-node agreement && \
-	FUZZ_KEEP=1 FUZZ_SEED=$$seed bgp/fuzz/run $$((60 * $(FUZZ)))
+	FUZZ_KEEP=1 FUZZ_SEED=$$seed fuzz/run $$((60 * $(FUZZ)))
 
 plugin: setup ## build the CNI plugin as it is shipped: optimised, static, for any host
 	RUSTFLAGS='-C target-feature=+crt-static' cargo build --locked --release -p margay-cni \
@@ -90,12 +91,12 @@ bench: plugin ebpf ## run the benchmarks, or one of them: make bench BENCH=cni
 fmt: ## format the code
 	cargo fmt
 	cd ebpf && cargo fmt
-	cd bgp/fuzz && cargo fmt
+	cd fuzz && cargo fmt
 
 lint: setup ## check format, lints and licences
 	cargo fmt --check
 	cd ebpf && cargo fmt --check
-	cd bgp/fuzz && cargo fmt --check
+	cd fuzz && cargo fmt --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cargo clippy --locked -p margay-tests --test ipip -- -D warnings
 	ebpf/build clippy

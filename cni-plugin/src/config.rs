@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    env,
+    ffi::OsString,
     net::IpAddr,
     path::{Path, PathBuf},
     time::Duration,
@@ -108,8 +108,9 @@ impl Command {
 pub(crate) struct Environment(BTreeMap<String, String>);
 
 impl Environment {
-    pub(crate) fn of_process() -> Self {
-        let variables = env::vars_os().filter_map(|(key, value)| Some((key.into_string().ok()?, value)));
+    /// Those of these variables.
+    pub(crate) fn of(variables: impl Iterator<Item = (OsString, OsString)>) -> Self {
+        let variables = variables.filter_map(|(key, value)| Some((key.into_string().ok()?, value)));
         Self(
             variables
                 .filter(|(key, _)| key.starts_with("CNI_"))

@@ -19,6 +19,7 @@ mod result;
 mod verb;
 
 use std::{
+    env,
     io::{self, Read, Write},
     process::ExitCode,
 };
@@ -34,7 +35,7 @@ fn main() -> ExitCode {
         .take(MAX_STDIN)
         .read_to_end(&mut stdin)
         .map_err(|error| Failure::new(Code::Io, "read the network configuration from stdin").because(&error))
-        .and_then(|_| verb::run(&config::Environment::of_process(), &stdin));
+        .and_then(|_| verb::run(&config::Environment::of(env::vars_os()), &stdin));
     let (output, status) = match outcome {
         Ok(output) => (output, ExitCode::SUCCESS),
         Err(failure) => (failure.to_json(&config::version_of(&stdin)), ExitCode::FAILURE),

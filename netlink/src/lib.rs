@@ -13,6 +13,8 @@ pub mod conntrack;
 mod error;
 pub mod fdb;
 pub mod filter;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod link;
 mod mac;
 mod monitor;

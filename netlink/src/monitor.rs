@@ -155,7 +155,7 @@ impl AsRawFd for Monitor {
     }
 }
 
-fn event(message: &RouteNetlinkMessage) -> Option<Event> {
+pub(crate) fn event(message: &RouteNetlinkMessage) -> Option<Event> {
     use RouteNetlinkMessage as M;
     match message {
         M::NewLink(message) => Link::parse(message).map(Event::LinkChanged),

@@ -98,8 +98,9 @@ impl Socket {
                 match message.payload {
                     NetlinkPayload::InnerMessage(inner) => found = Some(inner),
                     NetlinkPayload::Error(error) => {
-                        let errno =
-                            error.code.map_or(Errno::UnknownErrno, |code| Errno::from_raw(-code.get()));
+                        let errno = error
+                            .code
+                            .map_or(Errno::UnknownErrno, |code| Errno::from_raw(code.get().saturating_neg()));
                         return Err(Error::Refused { request: request.to_string(), errno });
                     }
                     _ => {}
@@ -129,8 +130,9 @@ impl Socket {
                     NetlinkPayload::InnerMessage(inner) => found.push(inner),
                     NetlinkPayload::Done(_) => return Ok((!interrupted).then_some(found)),
                     NetlinkPayload::Error(error) => {
-                        let errno =
-                            error.code.map_or(Errno::UnknownErrno, |code| Errno::from_raw(-code.get()));
+                        let errno = error
+                            .code
+                            .map_or(Errno::UnknownErrno, |code| Errno::from_raw(code.get().saturating_neg()));
                         return Err(Error::Refused { request: request.to_string(), errno });
                     }
                     _ => {}
@@ -179,7 +181,7 @@ impl Socket {
                     outcome(error.code.map_or(Ok(()), |code| {
                         Err(Error::Refused {
                             request: requests[index].to_string(),
-                            errno: Errno::from_raw(-code.get()),
+                            errno: Errno::from_raw(code.get().saturating_neg()),
                         })
                     }));
                 }

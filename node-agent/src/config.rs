@@ -153,6 +153,9 @@ impl File {
                 mode: self.ipam.mode.or(common.ipam.mode),
                 give_back_seconds: self.ipam.give_back_seconds.or(common.ipam.give_back_seconds),
             },
+            node_address: self.node_address.over(common.node_address),
+            self_test: self.self_test.over(common.self_test),
+            ebpf: self.ebpf.over(common.ebpf),
             routing: self.routing.or(common.routing),
             overlay: self.overlay.over(common.overlay),
             nat_outgoing: self.nat_outgoing.or(common.nat_outgoing),
@@ -270,15 +273,15 @@ impl Sources {
     /// # Errors
     /// When there is no such file, or a field of it is unknown or has no value of its kind.
     pub(crate) fn read(cli: Cli) -> anyhow::Result<Self> {
-        let file = match &cli.config {
-            Some(path) => {
-                let what = || format!("read configuration {}", path.display());
-                let text = std::fs::read_to_string(path).with_context(what)?;
-                serde_saphyr::from_str(&text).with_context(what)?
-            }
-            None => File::default(),
-        };
-        Ok(Self { cli, file })
+        let Some(path) = cli.config.clone() else { return Ok(Self { cli, file: File::default() }) };
+        let what = || format!("read configuration {}", path.display());
+        let text = std::fs::read_to_string(&path).with_context(what)?;
+        Self::of(cli, &text).with_context(what)
+    }
+
+    /// Flags, environment and the text of a file.
+    pub(crate) fn of(cli: Cli, text: &str) -> anyhow::Result<Self> {
+        Ok(Self { cli, file: serde_saphyr::from_str(text)? })
     }
 
     /// What comes of them, with what all nodes have in common.
@@ -374,9 +377,14 @@ impl Settings {
         if self.ipam != new.ipam {
             later.push("ipam");
         }
+        if self.map_sizes != new.map_sizes {
+            later.push("ebpf");
+        }
         self.mtu = new.mtu;
         self.traffic = new.traffic;
         self.log_level = new.log_level;
+        self.node_address = new.node_address;
+        self.self_test = new.self_test;
         later
     }
 }
@@ -424,6 +432,36 @@ mod tests {
     }
 
     #[test]
+    fn node_address_self_test_and_map_sizes_are_taken_field_by_field_too() {
+        let yaml =
+            "nodeName: x\nselfTest: {port: 9100}\nebpf: {flows: 4096}\nnodeAddress: {ipv6: first-found}";
+        let common = common(
+            "{selfTest: {enabled: false, port: 9101}, ebpf: {flows: 2048, embryos: 2048}, \
+             nodeAddress: {ipv4: {interface: [eth0]}, ipv6: {can-reach: '2001:db8::1'}}}",
+        );
+        let got = sources(yaml, &[]).unwrap().settings(Some(&common)).unwrap();
+        assert_eq!(got.self_test, None);
+        let expected = "nodeName: x\nselfTest: {port: 9100, enabled: false}\nebpf: {flows: 4096, embryos: 2048}\n\
+                        nodeAddress: {ipv4: {interface: [eth0]}, ipv6: first-found}";
+        let expected = settings(expected, &[]).unwrap();
+        assert_eq!((got.map_sizes, got.node_address), (expected.map_sizes, expected.node_address));
+        // Without a file, what all nodes have in common counts.
+        let alone = sources("nodeName: x", &[]).unwrap().settings(Some(&common)).unwrap();
+        let expected = "nodeName: x\nebpf: {flows: 2048, embryos: 2048}\n\
+                        nodeAddress: {ipv4: {interface: [eth0]}, ipv6: {can-reach: '2001:db8::1'}}";
+        let expected = settings(expected, &[]).unwrap();
+        assert_eq!((alone.map_sizes, alone.node_address), (expected.map_sizes, expected.node_address));
+        assert_eq!(settings("nodeName: x", &[]).unwrap().self_test, Some(9097));
+        // What the file says in one word, the object says as `method`.
+        for word in ["first-found", "kubernetes-internal-ip"] {
+            let object = self::common(&format!("nodeAddress: {{ipv4: {{method: {word}}}}}"));
+            let got = sources("nodeName: x", &[]).unwrap().settings(Some(&object)).unwrap();
+            let file = settings(&format!("nodeName: x\nnodeAddress: {{ipv4: {word}}}"), &[]).unwrap();
+            assert_eq!(got.node_address, file.node_address);
+        }
+    }
+
+    #[test]
     fn what_is_wrong_of_what_all_nodes_have_in_common_is_named() {
         let sources = sources("nodeName: x", &[]).unwrap();
         for (yaml, words) in [
@@ -433,6 +471,18 @@ mod tests {
             ("overlay: {vni: 0}", "overlay.vni is 0"),
             ("overlay: {encapsulation: GRE}", "GRE"),
             ("ipam: {mode: dhcp}", "dhcp"),
+            ("selfTest: {port: 65536}", "selfTest.port is 65536"),
+            ("ebpf: {flows: 1}", "ebpf.flows is 1; it takes 1024 to"),
+            ("nodeAddress: {ipv4: {interface: ['eth(']}}", "nodeAddress.ipv4: interface[0] is `eth(`"),
+            (
+                "nodeAddress: {ipv4: {interface: ['a)|(?:b']}}",
+                "interface[0] is `a)|(?:b`: it takes a regular expression",
+            ),
+            ("nodeAddress: {ipv6: {method: guess}}", "guess"),
+            (
+                "nodeAddress: {ipv6: {can-reach: 192.0.2.1}}",
+                "nodeAddress.ipv6: can-reach: `192.0.2.1` is not of IPv6",
+            ),
         ] {
             let error = format!("{:#}", sources.settings(Some(&common(yaml))).unwrap_err());
             assert!(error.contains(words), "{yaml}: {error}");
@@ -444,9 +494,13 @@ mod tests {
         let sources = sources("nodeName: x", &[]).unwrap();
         let mut settings = sources.settings(None).unwrap();
         let other = common(
-            "{mtu: 1400, dataplane: nftables, ipam: {mode: pool}, natOutgoing: true, logLevel: debug}",
+            "{mtu: 1400, dataplane: nftables, ipam: {mode: pool}, natOutgoing: true, logLevel: debug, \
+             selfTest: {port: 9100}, nodeAddress: {ipv4: {method: first-found}}, ebpf: {flows: 4096}}",
         );
-        assert_eq!(settings.follow(sources.settings(Some(&other)).unwrap()), ["dataplane", "ipam"]);
+        assert_eq!(settings.follow(sources.settings(Some(&other)).unwrap()), ["dataplane", "ipam", "ebpf"]);
+        assert_eq!(settings.self_test, Some(9100));
+        assert!(!settings.node_address.is_kubernetes());
+        assert_eq!(settings.map_sizes, sources.settings(None).unwrap().map_sizes);
         assert_eq!((settings.dataplane, settings.ipam.mode), (Dataplane::Auto, IpamMode::PodCidr));
         assert_eq!((settings.mtu.unwrap().octets(), settings.log_level.as_str()), (1400, "debug"));
         assert!(settings.traffic.nat.outgoing);

@@ -171,8 +171,7 @@ pub(crate) async fn run(sources: Sources, own: Settings, mut log: Log) -> anyhow
     let (followed, to_follow) = watch::channel(settings.clone());
     overlay::start(&mut tasks, &client, (to_follow, paths_known), &facts_known, &events, &metrics);
     follower.start(&mut tasks, &client, facts_known.clone(), &events, &notices);
-    let (its_client, its_facts) = (client.clone(), facts_known.clone());
-    tasks.spawn(node_address::run(settings.clone(), its_client, its_facts, events.clone(), notices.clone()));
+    start_node_address(followed.subscribe(), &mut tasks, &client, facts_known.clone(), &events, &notices);
     watches::start(&mut tasks, &client, &settings.node_name, &events, &notices);
     let pools = start_pools(&settings, &mut tasks, &client, &events, facts_known.clone(), &notices)?;
     let node_name = settings.node_name.clone();
@@ -254,9 +253,21 @@ async fn client(settings: &Settings) -> anyhow::Result<Client> {
     Ok(builder.with_layer(&MapRequestLayer::new(of_the_newest)).build())
 }
 
+/// Starts the choice of the node's address, which follows what is sent to it.
+fn start_node_address(
+    settings: watch::Receiver<Settings>,
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+    client: &Client,
+    facts: watch::Receiver<Facts>,
+    events: &mpsc::Sender<Event>,
+    notices: &Notices,
+) {
+    tasks.spawn(node_address::run(settings, client.clone(), facts, events.clone(), notices.clone()));
+}
+
 /// Starts the tests of the ways to other nodes, which follow what is sent to it.
 fn start_tests(
-    settings: watch::Receiver<Settings>,
+    mut settings: watch::Receiver<Settings>,
     tasks: &mut JoinSet<anyhow::Result<()>>,
     client: &Client,
     facts: watch::Receiver<Facts>,
@@ -265,7 +276,18 @@ fn start_tests(
     let (peers, known) = watch::channel(None);
     let (passage, passage_known) = watch::channel(None);
     let node_name = settings.borrow().node_name.clone();
-    tasks.spawn(ways::run(settings, known, passage, notices.clone()));
+    let notices = notices.clone();
+    tasks.spawn(async move {
+        loop {
+            // With another port, or when tests are turned on or off, all begins anew.
+            let begun = settings.borrow_and_update().self_test;
+            let tests = ways::run(settings.clone(), known.clone(), passage.clone(), notices.clone());
+            tokio::select! {
+                outcome = tests => return outcome,
+                changed = settings.wait_for(|now| now.self_test != begun) => if changed.is_err() { return Ok(()) },
+            }
+        }
+    });
     tasks.spawn(network_condition::run(client.clone(), node_name, passage_known, facts));
     peers
 }
@@ -866,7 +888,8 @@ impl Core {
         // A tunnel listens on another port when the table guards that one.
         self.followed.send_if_modified(|told| {
             let now = &self.settings;
-            let differs = (told.mtu, &told.traffic) != (now.mtu, &now.traffic);
+            let differs = (told.mtu, &told.traffic, &told.node_address, told.self_test)
+                != (now.mtu, &now.traffic, &now.node_address, now.self_test);
             if differs {
                 told.clone_from(now);
             }

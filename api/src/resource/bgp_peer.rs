@@ -270,6 +270,18 @@ pub enum FilterAction {
     Next,
 }
 
+/// A character of a regular expression that is no parenthesis, an escaped one, or a class of them.
+macro_rules! atom {
+    () => {
+        r"[^\\()\[]|\\.|\[\^?\]?([^\]\\]|\\.)*\]"
+    };
+}
+
+/// A regular expression in which classes and groups end, these in three levels at most. The agents know all of what may be written: this
+/// is for the slips of the pen that are told when it is applied.
+const BALANCED: &str =
+    concat!("^(", atom!(), r"|\((", atom!(), r"|\((", atom!(), r"|\((", atom!(), r")*\))*\))*\))*$");
+
 /// Which routes a rule is about.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -287,7 +299,7 @@ pub struct FilterMatch {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub as_path_contains: Vec<u32>,
     /// Regular expressions of which one fits the AS path, such as `^64501_`; docs/bgp.md says how they are written.
-    #[schemars(length(max = 16), inner(length(min = 1, max = 256)))]
+    #[schemars(length(max = 16), inner(length(min = 1, max = 256), regex(pattern = BALANCED)))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub as_path_regex: Vec<String>,
     /// Who announced the route.

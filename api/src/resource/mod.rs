@@ -28,7 +28,8 @@ pub use bgp_peer::{
 pub use ip_block::{IPBlock, IPBlockSpec, IPBlockStatus};
 pub use ip_pool::{AssignmentMode, Encapsulation, IPPool, IPPoolSpec, IPPoolStatus};
 pub use network_config::{
-    NetworkConfig, NetworkConfigIpam, NetworkConfigOverlay, NetworkConfigSpec, NetworkConfigStatus,
+    NetworkConfig, NetworkConfigEbpf, NetworkConfigIpam, NetworkConfigNodeAddress, NetworkConfigOverlay,
+    NetworkConfigSelfTest, NetworkConfigSpec, NetworkConfigStatus, NodeAddressMethod,
 };
 
 /// The definitions of all kinds, in the order of their names.

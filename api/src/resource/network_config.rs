@@ -65,6 +65,119 @@ pub struct NetworkConfigSpec {
     /// Where nodes' blocks of addresses come from. Takes a restart of the agents.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ipam: Option<NetworkConfigIpam>,
+    /// At which of its addresses other nodes reach a node. Applied live: sessions and tunnels of nodes that get another begin anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_address: Option<NetworkConfigNodeAddress>,
+    /// Whether the ways between nodes are tested. Applied live; while nodes differ in the port, they find each other's closed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub self_test: Option<NetworkConfigSelfTest>,
+    /// Entries in maps of the eBPF dataplane; docs/ebpf.md has what is in them. Takes a restart of the agents, which makes all maps
+    /// anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ebpf: Option<NetworkConfigEbpf>,
+}
+
+/// At which of its addresses other nodes reach a node.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NetworkConfigNodeAddress {
+    /// How that of IPv4 is found; {method: kubernetes-internal-ip} when not set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipv4: Option<NodeAddressMethod>,
+    /// How that of IPv6 is found, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipv6: Option<NodeAddressMethod>,
+}
+
+/// How a node's address is found: exactly one field is set.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(extend("minProperties" = 1, "maxProperties" = 1))]
+#[serde(rename_all = "kebab-case")]
+pub struct NodeAddressMethod {
+    /// kubernetes-internal-ip, the `InternalIP` of the Node object; or first-found, that of the first interface that is not made for
+    /// containers.
+    #[schemars(extend("enum" = ["kubernetes-internal-ip", "first-found"]))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<String>,
+    /// What the node sends to this address from.
+    #[schemars(length(max = 45), regex(pattern = r"^[0-9a-fA-F.:]+$"))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub can_reach: Option<String>,
+    /// That of an interface whose whole name one of these regular expressions is, the first of them first.
+    #[schemars(length(min = 1, max = 32), inner(length(min = 1, max = 256)))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<Vec<String>>,
+    /// As first-found, of the interfaces whose whole name none of these regular expressions is.
+    #[schemars(length(min = 1, max = 32), inner(length(min = 1, max = 256)))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skip_interface: Option<Vec<String>>,
+    /// One in one of these ranges, the first of them first.
+    #[schemars(
+        length(min = 1, max = 32),
+        inner(length(min = 4, max = 49), regex(pattern = r"^[0-9a-fA-F.:]+/[0-9]{1,3}$"))
+    )]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cidr: Option<Vec<String>>,
+}
+
+/// Whether the ways between nodes are tested.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NetworkConfigSelfTest {
+    /// Whether they are; true when not set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enabled: Option<bool>,
+    /// The port of UDP and TCP on which nodes answer each other; 9097 when not set.
+    #[schemars(with = "Option<i32>", range(min = 1, max = 65535))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<i64>,
+}
+
+/// Entries in maps of the eBPF dataplane.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NetworkConfigEbpf {
+    /// Of `ENDPOINTS`, pod links; 4096 when not set.
+    #[schemars(with = "Option<i32>", range(min = 1, max = 16_777_216))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoints: Option<i64>,
+    /// Of `LOCAL`, the addresses of a node's pods; 8192 when not set.
+    #[schemars(with = "Option<i32>", range(min = 1, max = 16_777_216))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local: Option<i64>,
+    /// Of `UPLINKS`, interfaces to other nodes; 1024 when not set.
+    #[schemars(with = "Option<i32>", range(min = 1, max = 16_777_216))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uplinks: Option<i64>,
+    /// Of `ADDRESSES`, those that policy names by a class of their own; 262144 when not set.
+    #[schemars(with = "Option<i32>", range(min = 1, max = 16_777_216))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub addresses: Option<i64>,
+    /// Of `RANGES`, prefixes that policy names; 65536 when not set.
+    #[schemars(with = "Option<i32>", range(min = 1, max = 16_777_216))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ranges: Option<i64>,
+    /// Of `PODS`, blocks of pods' addresses; 16384 when not set.
+    #[schemars(with = "Option<i32>", range(min = 1, max = 16_777_216))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pods: Option<i64>,
+    /// Of `VERDICTS`, what policy sets say; 1048576 when not set.
+    #[schemars(with = "Option<i32>", range(min = 1, max = 16_777_216))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdicts: Option<i64>,
+    /// Of `FLOWS`, flows of which both ends were heard; 262144 when not set.
+    #[schemars(with = "Option<i32>", range(min = 1024, max = 16_777_216))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flows: Option<i64>,
+    /// Of `EMBRYOS`, flows of which one end was heard; 65536 when not set.
+    #[schemars(with = "Option<i32>", range(min = 1024, max = 16_777_216))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub embryos: Option<i64>,
+    /// Of `STACKED`, flows of the stack; 65536 when not set.
+    #[schemars(with = "Option<i32>", range(min = 1024, max = 16_777_216))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stacked: Option<i64>,
+    /// Of `FRAGMENTS`, packets in fragments; 8192 when not set.
+    #[schemars(with = "Option<i32>", range(min = 1024, max = 16_777_216))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fragments: Option<i64>,
 }
 
 /// Tunnels between nodes.

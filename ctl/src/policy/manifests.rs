@@ -11,7 +11,7 @@ use k8s_openapi::api::{
     batch::v1::{CronJob, Job},
     core::v1::PodTemplateSpec,
 };
-use kube::api::ObjectMeta;
+use kube::core::ObjectMeta;
 use serde::{
     Deserialize,
     de::{DeserializeOwned, IgnoredAny},
@@ -98,7 +98,8 @@ struct Document {
     text: String,
 }
 
-fn read(source: &mut Source, file: &Path, text: &str) -> anyhow::Result<()> {
+/// Reads the documents of a file.
+pub(super) fn read(source: &mut Source, file: &Path, text: &str) -> anyhow::Result<()> {
     for document in documents(text) {
         // `None`: a document of comments.
         let head: Option<Head> = yaml(file, &document.text)?;

@@ -9,6 +9,7 @@
 //! objects and changes none.
 
 mod cluster;
+mod expectation;
 mod explain;
 mod judge;
 mod junit;

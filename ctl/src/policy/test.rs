@@ -1,19 +1,18 @@
 //! `margayctl policy test`: expectations, written in YAML, against manifests or a cluster.
 
 use std::{
-    fmt, fs,
+    fs,
     path::{Path, PathBuf},
     process::ExitCode,
 };
 
 use anyhow::{Context, bail};
 use clap::Args;
-use ipnetwork::IpNetwork;
-use serde::Deserialize;
 use serde_json::json;
 
 use super::{
     Answer, ERROR, From,
+    expectation::{Expect, Expectation, File},
     explain::{Explanation, Word, explain},
     junit::{self, Case, Outcome, Suite},
     manifests,
@@ -38,69 +37,11 @@ pub(crate) struct Arguments {
     objects: From,
 }
 
-/// A file with expectations.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct File {
-    name: Option<String>,
-    /// Files and folders, seen from this file's folder.
-    #[serde(default)]
-    manifests: Vec<PathBuf>,
-    /// Where pods without a known address will have one.
-    #[serde(default, rename = "podCIDRs")]
-    pod_cidrs: Vec<IpNetwork>,
-    cases: Vec<Expectation>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Expectation {
-    name: Option<String>,
-    from: String,
-    to: String,
-    port: PortText,
-    expect: Expect,
-    /// The policy that must be the reason, as `NetworkPolicy NAMESPACE/NAME` or `ClusterNetworkPolicy NAME`.
-    because: Option<String>,
-}
-
-/// `80` is a number to YAML.
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum PortText {
-    Number(u64),
-    Text(String),
-}
-
-impl fmt::Display for PortText {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Number(number) => number.fmt(f),
-            Self::Text(text) => text.fmt(f),
-        }
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Expect {
-    Allow,
-    Deny,
-}
-
-impl fmt::Display for Expect {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Allow => "allow",
-            Self::Deny => "deny",
-        })
-    }
-}
-
 pub(crate) fn run(arguments: &Arguments, output: Output) -> anyhow::Result<Answer> {
     let mut files = Vec::new();
     for path in &arguments.files {
-        files.push((path, read(path)?));
+        let text = fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+        files.push((path, File::read(path, &text)?));
     }
     let mut cluster = None;
     let mut suites = Vec::new();
@@ -148,18 +89,6 @@ pub(crate) fn run(arguments: &Arguments, output: Output) -> anyhow::Result<Answe
         () => ExitCode::SUCCESS,
     };
     Ok(Answer { text, status })
-}
-
-fn read(path: &Path) -> anyhow::Result<File> {
-    let text = fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
-    let file: File = serde_saphyr::from_str(&text).map_err(|error| {
-        let line = error.location().map_or_else(String::new, |location| format!(":{}", location.line()));
-        anyhow::anyhow!("{}{line}: {}", path.display(), error.without_snippet())
-    })?;
-    if file.cases.is_empty() {
-        bail!("{}: it has no cases", path.display());
-    }
-    Ok(file)
 }
 
 fn check(source: &Source, file: &File) -> Vec<Case> {

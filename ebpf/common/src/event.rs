@@ -6,7 +6,7 @@
 
 use core::mem::{align_of, offset_of, size_of};
 
-use crate::flow::FlowKey;
+use crate::{address::Address, flow::FlowKey};
 
 /// Octets of the ring: 1,820 events.
 pub const OCTETS: u32 = 131_072;
@@ -29,8 +29,70 @@ pub struct Begun {
     pub state: u32,
 }
 
+impl Begun {
+    /// As it stands in the ring; `None` when it is shorter.
+    pub fn from_octets(octets: &[u8]) -> Option<Self> {
+        let (time, rest) = octets.split_first_chunk::<8>()?;
+        let (low, rest) = rest.split_first_chunk::<16>()?;
+        let (high, rest) = rest.split_first_chunk::<16>()?;
+        let (&[a, b, c, d, protocol, ..], rest) = rest.split_first_chunk::<8>()?;
+        let (numbers, _) = rest.split_first_chunk::<16>()?;
+        let [low_ifindex, high_ifindex, revision, state] = core::array::from_fn(|index| {
+            let octets = numbers.as_chunks::<4>().0.get(index).copied();
+            u32::from_ne_bytes(octets.unwrap_or_default())
+        });
+        let key = FlowKey {
+            low: Address(*low),
+            high: Address(*high),
+            low_port: [a, b],
+            high_port: [c, d],
+            protocol,
+            padding: [0; 3],
+        };
+        Some(Self { time: u64::from_ne_bytes(*time), key, low_ifindex, high_ifindex, revision, state })
+    }
+}
+
 const _: () = assert!(size_of::<Begun>() == 64 && align_of::<Begun>() == 8);
 const _: () = assert!(offset_of!(Begun, key) == 8 && offset_of!(Begun, low_ifindex) == 48);
 const _: () = assert!(offset_of!(Begun, revision) == 56 && offset_of!(Begun, state) == 60);
 
 plain!(Begun);
+
+#[cfg(test)]
+mod tests {
+    use super::Begun;
+    use crate::{
+        address::Address,
+        flow::{FlowKey, OPENED_BY_HIGH, UDP},
+    };
+
+    #[test]
+    fn an_event_is_read_as_it_stands_in_the_ring() {
+        let key = FlowKey {
+            low: Address::from_ipv4([192, 0, 2, 1]),
+            high: Address::from_ipv4([192, 0, 2, 2]),
+            low_port: [1, 2],
+            high_port: [3, 4],
+            protocol: UDP,
+            padding: [0; 3],
+        };
+        let flow =
+            Begun { time: 5, key, low_ifindex: 6, high_ifindex: 0, revision: 8, state: OPENED_BY_HIGH };
+        let mut octets = [0; size_of::<Begun>()];
+        let parts: [&[u8]; 8] = [
+            &flow.time.to_ne_bytes(),
+            &key.low.0,
+            &key.high.0,
+            &[1, 2, 3, 4, UDP, 0, 0, 0],
+            &6_u32.to_ne_bytes(),
+            &[0; 4],
+            &8_u32.to_ne_bytes(),
+            &OPENED_BY_HIGH.to_ne_bytes(),
+        ];
+        let all = parts.into_iter().flatten().copied();
+        octets.iter_mut().zip(all).for_each(|(place, octet)| *place = octet);
+        assert_eq!(Begun::from_octets(&octets), Some(flow));
+        assert_eq!(Begun::from_octets(&octets[1..]), None);
+    }
+}

@@ -42,6 +42,11 @@ pub(super) enum State {
     Retired = 2,
 }
 
+/// What a block's file is called.
+pub(super) fn file_name(network: IpNetwork) -> String {
+    format!("{}-{}.block", network.network(), network.prefix())
+}
+
 /// A block's file, locked, with what it says.
 pub(super) struct OpenBlock {
     path: PathBuf,
@@ -90,6 +95,9 @@ impl OpenBlock {
             let mut octets = Vec::new();
             file.seek(SeekFrom::Start(0)).map_err(failed("read block file"))?;
             file.read_to_end(&mut octets).map_err(failed("read block file"))?;
+            // What is behind its end reads as zeros once a later slot is written: so it does now.
+            let behind = octets.len().saturating_sub(HEADER);
+            octets.resize(octets.len() + behind.next_multiple_of(SLOT) - behind, 0);
             let (header, slots) =
                 octets.split_at_checked(HEADER).ok_or_else(|| damaged("it is shorter than its header"))?;
             if !header.starts_with(MAGIC) {
@@ -102,12 +110,19 @@ impl OpenBlock {
                 .get(10..10 + usize::from(header[9]))
                 .and_then(|text| std::str::from_utf8(text).ok()?.parse().ok())
                 .ok_or_else(|| damaged("its header names no network"))?;
+            let window = Window::of(network)
+                .map_err(|_not_a_block| damaged("its header names a network that is no block"))?;
+            // Else the addresses of another node's block would be handed out here.
+            if path.file_name().is_none_or(|name| name != file_name(network).as_str()) {
+                return Err(damaged("its header names another network than its name does"));
+            }
             let state = match header[8] {
                 1 => State::Active,
                 2 => State::Retired,
                 _ => return Err(damaged("its header has a state that this version does not know")),
             };
-            let block = Block::new(Window::of(network)?, slots.chunks(SLOT).map(decode).collect());
+            let block =
+                Block::new(window, slots.chunks(SLOT).take(window.len() as usize).map(decode).collect());
             return Ok(Self { path: path.to_owned(), state, file, block });
         }
     }

@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use file::{OpenBlock, State};
+use file::{OpenBlock, State, file_name};
 use ipnetwork::IpNetwork;
 
 use crate::{Offset, Owner, Slot, Window, WindowError, allocate::Wish};
@@ -401,7 +401,7 @@ impl Store {
     }
 
     fn path(&self, network: IpNetwork) -> PathBuf {
-        self.blocks.join(format!("{}-{}.block", network.network(), network.prefix()))
+        self.blocks.join(file_name(network))
     }
 
     fn failed(&self, action: &'static str, source: io::Error) -> Error {

@@ -35,6 +35,41 @@ fn file(dir: &tempfile::TempDir, name: &str) -> PathBuf {
 }
 
 #[test]
+fn a_file_under_the_name_of_another_block_hands_nothing_out() {
+    let (dir, store) = store(&["192.0.2.0/28", "192.0.2.128/28"]);
+    fs::rename(file(&dir, "192.0.2.128-28.block"), file(&dir, "192.0.2.0-28.block")).unwrap();
+    let network = "192.0.2.0/28".parse().unwrap();
+    let refused = store.allocate_from(&owner(1), Choice { blocks: &[network], ..Choice::default() });
+    let refused = refused.unwrap_err().to_string();
+    assert!(refused.contains("192.0.2.0-28.block is damaged: its header names another network"), "{refused}");
+}
+
+#[test]
+fn what_is_written_behind_a_block_is_no_address_of_it() {
+    let (dir, store) = store(&["192.0.2.0/28"]);
+    let path = file(&dir, "192.0.2.0-28.block");
+    let mut octets = fs::read(&path).unwrap();
+    octets.resize(HEADER + 40 * SLOT, 0);
+    octets[HEADER + 20 * SLOT..].fill(0xff);
+    fs::write(&path, &octets).unwrap();
+    assert_eq!(store.allocations().unwrap(), []);
+    assert!(store.allocate(&owner(1), &[]).is_ok());
+}
+
+#[test]
+fn a_slot_that_is_cut_off_within_its_zeros_is_whole() {
+    let (dir, store) = store(&["192.0.2.0/28"]);
+    store.allocate(&owner(1), &[]).unwrap();
+    let held = store.allocations().unwrap();
+    let path = file(&dir, "192.0.2.0-28.block");
+    let octets = fs::read(&path).unwrap();
+    fs::write(&path, &octets[..octets.len() - 60]).unwrap();
+    assert_eq!(store.allocations().unwrap(), held);
+    store.allocate(&owner(2), &[]).unwrap();
+    assert_eq!(store.allocations().unwrap()[0], held[0]);
+}
+
+#[test]
 fn an_owner_gets_one_address_of_each_family_and_keeps_it() {
     let (_dir, store) = store(&["2001:db8::/64", "192.0.2.0/24"]);
     let first = store.allocate(&owner(1), &[]).unwrap();

@@ -5,6 +5,8 @@
 //! wants them back as they came.
 
 mod flow;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -224,30 +226,51 @@ fn exchange(
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
             outcome => outcome.map_err(failed)?,
         };
-        let mut rest = received.as_slice();
-        while let Some((header, _)) = rest.split_at_checked(HEADER) {
-            let length = u32_at(header, 0) as usize;
-            let short = || Error::Answer { request: what(), reason: format!("a message of {length} octets") };
-            let kind = u16::from_ne_bytes([header[4], header[5]]);
-            let body = rest.get(HEADER..length).ok_or_else(short)?;
-            match kind {
-                NLMSG_DONE => return Ok(()),
-                NLMSG_ERROR => {
-                    let code = body.get(..4).ok_or_else(short)?;
-                    let code = i32::from_ne_bytes([code[0], code[1], code[2], code[3]]);
-                    return match code {
-                        0 => Ok(()),
-                        code => Err(Error::Refused { request: what(), errno: Errno::from_raw(-code) }),
-                    };
-                }
-                _ => {
-                    let (head, body) = body.split_at_checked(FAMILY_HEADER).ok_or_else(short)?;
-                    each(head[0], &attributes(body));
-                }
-            }
-            rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        if read_answers(&received, what, &mut each)? == Progress::Done {
+            return Ok(());
         }
     }
+}
+
+/// Whether more answers follow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    Going,
+    Done,
+}
+
+/// Reads the answers in a datagram.
+fn read_answers(
+    datagram: &[u8],
+    what: &dyn Fn() -> String,
+    each: &mut impl FnMut(u8, &[(u16, &[u8], &[u8])]),
+) -> Result<Progress, Error> {
+    let mut rest = datagram;
+    while let Some((header, _)) = rest.split_at_checked(HEADER) {
+        let length = u32_at(header, 0) as usize;
+        let short = || Error::Answer { request: what(), reason: format!("a message of {length} octets") };
+        let kind = u16::from_ne_bytes([header[4], header[5]]);
+        let body = rest.get(HEADER..length).ok_or_else(short)?;
+        match kind {
+            NLMSG_DONE => return Ok(Progress::Done),
+            NLMSG_ERROR => {
+                let code = body.get(..4).ok_or_else(short)?;
+                let code = i32::from_ne_bytes([code[0], code[1], code[2], code[3]]);
+                return match code {
+                    0 => Ok(Progress::Done),
+                    code => {
+                        Err(Error::Refused { request: what(), errno: Errno::from_raw(code.saturating_neg()) })
+                    }
+                };
+            }
+            _ => {
+                let (head, body) = body.split_at_checked(FAMILY_HEADER).ok_or_else(short)?;
+                each(head[0], &attributes(body));
+            }
+        }
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    Ok(Progress::Going)
 }
 
 /// Type, value, and the whole of each attribute.
@@ -302,4 +325,26 @@ fn octets(address: IpAddr) -> Vec<u8> {
 
 fn u32_at(octets: &[u8], place: usize) -> u32 {
     u32::from_ne_bytes([octets[place], octets[place + 1], octets[place + 2], octets[place + 3]])
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::errno::Errno;
+
+    use super::read_answers;
+    use crate::Error;
+
+    #[test]
+    fn an_answer_with_any_number_is_an_error_or_the_end() {
+        for (code, errno) in [(0, None), (-17, Some(Errno::EEXIST)), (i32::MIN, Some(Errno::UnknownErrno))] {
+            let octets =
+                [&20_u32.to_ne_bytes()[..], &2_u16.to_ne_bytes(), &[0; 10], &code.to_ne_bytes()].concat();
+            let outcome = read_answers(&octets, &|| "test".to_owned(), &mut |_, _| {});
+            let found = match outcome {
+                Err(Error::Refused { errno, .. }) => Some(errno),
+                _ => None,
+            };
+            assert_eq!(found, errno, "{code}");
+        }
+    }
 }

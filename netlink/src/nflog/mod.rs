@@ -7,6 +7,8 @@
 //! A group has one listener at a time in a network namespace. Without one, such a rule costs the kernel a look whether
 //! there is one, and nothing is kept.
 
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod listener;
 mod packet;
 mod read;

@@ -195,16 +195,16 @@ pub(super) enum Wanted {
 }
 
 /// A message from the kernel.
-struct Message<'a> {
-    kind: u16,
+pub(super) struct Message<'a> {
+    pub(super) kind: u16,
     flags: u16,
     sequence: u32,
-    body: &'a [u8],
+    pub(super) body: &'a [u8],
 }
 
 impl Message<'_> {
     /// The error, and where in the message refused it is; `None` for an acknowledgement.
-    fn refusal(&self) -> Option<(Errno, usize)> {
+    pub(super) fn refusal(&self) -> Option<(Errno, usize)> {
         let code = self.body.get(..4)?.try_into().ok().map(i32::from_ne_bytes)?;
         if code == 0 {
             return None;
@@ -220,7 +220,7 @@ impl Message<'_> {
 }
 
 /// The messages of a datagram.
-fn messages(mut datagram: &[u8]) -> impl Iterator<Item = Result<Message<'_>, String>> {
+pub(super) fn messages(mut datagram: &[u8]) -> impl Iterator<Item = Result<Message<'_>, String>> {
     std::iter::from_fn(move || {
         let (header, _) = datagram.split_first_chunk::<HEADER>()?;
         let [l0, l1, l2, l3, k0, k1, f0, f1, s0, s1, s2, s3, ..] = *header;

@@ -16,6 +16,8 @@ mod change;
 mod connection;
 mod element;
 mod expr;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod monitor;
 mod read;
 mod set;

@@ -54,32 +54,10 @@ impl TableMonitor {
     /// [`io::ErrorKind::WouldBlock`] when nobody has changed anything; any other error is the socket's.
     pub fn read(&mut self) -> io::Result<Touched> {
         match self.raw.recv_from_full() {
-            Ok((datagram, _)) => Ok(Touched::By(self.ports(&datagram))),
+            Ok((datagram, _)) => Ok(Touched::By(ports(&self.table, &datagram))),
             Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => Ok(Touched::Lost),
             Err(error) => Err(error),
         }
-    }
-
-    fn ports(&self, datagram: &[u8]) -> BTreeSet<u32> {
-        let mut ports = BTreeSet::new();
-        let mut rest = datagram;
-        while let Some((header, _)) = rest.split_at_checked(HEADER) {
-            let number = |place| {
-                u32::from_ne_bytes([header[place], header[place + 1], header[place + 2], header[place + 3]])
-            };
-            let length = number(0) as usize;
-            let subsystem = u16::from_ne_bytes([header[4], header[5]]).to_be_bytes()[0];
-            let Some(body) = rest.get(HEADER + FAMILY_HEADER..length) else { break };
-            let is_inet = rest.get(HEADER).is_some_and(|family| i32::from(*family) == libc::NFPROTO_INET);
-            let is_ours = attributes(body).iter().any(|(kind, value, _)| {
-                *kind == TABLE && value.strip_suffix(&[0]) == Some(self.table.as_bytes())
-            });
-            if subsystem == SUBSYSTEM && is_inet && is_ours {
-                ports.insert(number(12));
-            }
-            rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-        }
-        ports
     }
 }
 
@@ -93,4 +71,27 @@ impl AsRawFd for TableMonitor {
     fn as_raw_fd(&self) -> RawFd {
         self.raw.as_raw_fd()
     }
+}
+
+/// Who changed a table, of the changes that a datagram tells of.
+pub(super) fn ports(table: &str, datagram: &[u8]) -> BTreeSet<u32> {
+    let mut ports = BTreeSet::new();
+    let mut rest = datagram;
+    while let Some((header, _)) = rest.split_at_checked(HEADER) {
+        let number = |place| {
+            u32::from_ne_bytes([header[place], header[place + 1], header[place + 2], header[place + 3]])
+        };
+        let length = number(0) as usize;
+        let subsystem = u16::from_ne_bytes([header[4], header[5]]).to_be_bytes()[0];
+        let Some(body) = rest.get(HEADER + FAMILY_HEADER..length) else { break };
+        let is_inet = rest.get(HEADER).is_some_and(|family| i32::from(*family) == libc::NFPROTO_INET);
+        let is_ours = attributes(body)
+            .iter()
+            .any(|(kind, value, _)| *kind == TABLE && value.strip_suffix(&[0]) == Some(table.as_bytes()));
+        if subsystem == SUBSYSTEM && is_inet && is_ours {
+            ports.insert(number(12));
+        }
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    ports
 }

@@ -153,7 +153,7 @@ impl Connection {
 }
 
 /// A named counter and what it has seen.
-fn counter(body: &Attributes<'_>) -> Option<(String, Count)> {
+pub(super) fn counter(body: &Attributes<'_>) -> Option<(String, Count)> {
     if body.number(OBJECT_TYPE) != Some(OBJECT_COUNTER) {
         return None;
     }
@@ -164,7 +164,7 @@ fn counter(body: &Attributes<'_>) -> Option<(String, Count)> {
 }
 
 /// `None` for a chain that others jump to.
-fn base(chain: &Attributes<'_>) -> Option<Base> {
+pub(super) fn base(chain: &Attributes<'_>) -> Option<Base> {
     let hook = chain.nest(CHAIN_HOOK)?;
     let policy = match chain.number(CHAIN_POLICY)? {
         0 => Policy::Drop,
@@ -175,7 +175,7 @@ fn base(chain: &Attributes<'_>) -> Option<Base> {
     Some(Base { kind, hook: Hook::of_number(hook.number(HOOK_NUMBER)?)?, priority, policy })
 }
 
-fn rule(rule: &Attributes<'_>) -> Option<Rule> {
+pub(super) fn rule(rule: &Attributes<'_>) -> Option<Rule> {
     let expressions = rule.nest(RULE_EXPRESSIONS);
     expressions.iter().flat_map(|list| list.nests(LIST_ELEMENT)).map(|expr| Expr::decode(&expr)).collect()
 }

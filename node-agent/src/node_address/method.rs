@@ -11,32 +11,41 @@ use serde::Deserialize;
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(crate) struct File {
-    ipv4: MethodFile,
-    ipv6: MethodFile,
+    ipv4: Option<MethodFile>,
+    ipv6: Option<MethodFile>,
 }
 
 /// A method, not checked.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum MethodFile {
-    #[default]
     KubernetesInternalIp,
     FirstFound,
+    /// One of these two, as `NetworkConfig` says it, whose fields are all objects.
+    Method(Plain),
     CanReach(String),
     Interface(Vec<String>),
     SkipInterface(Vec<String>),
     Cidr(Vec<String>),
 }
 
+/// A method that takes no argument.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Plain {
+    KubernetesInternalIp,
+    FirstFound,
+}
+
 /// How the node's addresses are found, checked.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct NodeAddress {
     ipv4: Method,
     ipv6: Method,
 }
 
 /// How the node's address of a family is found.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(super) enum Method {
     /// The `InternalIP` of the Node object, which the kubelet or the cloud provider has written.
     #[default]
@@ -53,7 +62,7 @@ pub(super) enum Method {
     Cidr(Vec<IpNetwork>),
 }
 
-/// A pattern of names of interfaces.
+/// A pattern of names of interfaces; two of them are the same if they are written so.
 #[derive(Debug, Clone)]
 pub(super) struct Name {
     /// As the operator wrote it.
@@ -63,6 +72,8 @@ pub(super) struct Name {
 
 impl Name {
     fn parse(text: &str) -> anyhow::Result<Self> {
+        // By itself first: `a)|(?:b` would close the group below.
+        let _one = Regex::new(text).context("it takes a regular expression")?;
         // Without the group, `a|b` would be `a` at the beginning or `b` at the end.
         let whole = Regex::new(&format!("^(?:{text})$")).context("it takes a regular expression")?;
         Ok(Self { text: text.to_owned(), whole })
@@ -74,15 +85,29 @@ impl Name {
     }
 }
 
+impl PartialEq for Name {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
 impl File {
+    /// What it says, and of a family of which it says nothing what all nodes have in common.
+    pub(crate) fn over(self, common: Self) -> Self {
+        Self { ipv4: self.ipv4.or(common.ipv4), ipv6: self.ipv6.or(common.ipv6) }
+    }
+
     /// Checks the section.
     ///
     /// # Errors
     /// The field that is not of its form.
     pub(crate) fn check(&self) -> anyhow::Result<NodeAddress> {
+        let of = |method: &Option<MethodFile>, is_ipv4| {
+            method.as_ref().map_or(Ok(Method::default()), |method| method.check(is_ipv4))
+        };
         Ok(NodeAddress {
-            ipv4: self.ipv4.check(true).context("nodeAddress.ipv4")?,
-            ipv6: self.ipv6.check(false).context("nodeAddress.ipv6")?,
+            ipv4: of(&self.ipv4, true).context("nodeAddress.ipv4")?,
+            ipv6: of(&self.ipv6, false).context("nodeAddress.ipv6")?,
         })
     }
 }
@@ -94,8 +119,10 @@ impl MethodFile {
             Ok(address)
         };
         Ok(match self {
-            Self::KubernetesInternalIp => Method::KubernetesInternalIp,
-            Self::FirstFound => Method::FirstFound,
+            Self::KubernetesInternalIp | Self::Method(Plain::KubernetesInternalIp) => {
+                Method::KubernetesInternalIp
+            }
+            Self::FirstFound | Self::Method(Plain::FirstFound) => Method::FirstFound,
             Self::CanReach(text) => {
                 let address: IpAddr = text
                     .parse()

@@ -1,4 +1,4 @@
-//! Keeps the annotation of the own Node as the kernel and the agent's file have it.
+//! Keeps the annotation of the own Node as the kernel and the agent's settings have it.
 
 use std::{
     io,
@@ -56,24 +56,20 @@ const PORT: u16 = 9;
 
 /// Follows the kernel and the Node object for ever.
 pub(crate) async fn run(
-    settings: Settings,
+    mut settings: watch::Receiver<Settings>,
     client: Client,
     mut facts: watch::Receiver<Facts>,
     events: mpsc::Sender<Event>,
     notices: Notices,
 ) -> anyhow::Result<()> {
-    let methods = settings.node_address;
-    // Where objects say it all, the kernel is not asked; the annotation of an agent that was told something else goes.
-    let mut monitor = if methods.is_kubernetes() {
-        None
-    } else {
-        Some(watched(Monitor::open(&[Group::Links, Group::Addresses, Group::Routes])?)?)
-    };
-    let mut reconcile = interval(settings.reconcile);
+    let at_start = settings.borrow_and_update().clone();
+    let methods = at_start.node_address;
+    let mut monitor = monitor_for(&methods)?;
+    let mut reconcile = interval(at_start.reconcile);
     reconcile.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut task = Task {
         api: Api::all(client),
-        node_name: settings.node_name,
+        node_name: at_start.node_name,
         methods,
         events,
         notices,
@@ -89,6 +85,18 @@ pub(crate) async fn run(
                 if changed.is_err() {
                     return Ok(());
                 }
+                due = Some(Instant::now());
+            }
+            changed = settings.changed() => {
+                if changed.is_err() {
+                    return Ok(());
+                }
+                let methods = settings.borrow_and_update().node_address.clone();
+                if methods == task.methods {
+                    continue;
+                }
+                monitor = monitor_for(&methods)?;
+                task.methods = methods;
                 due = Some(Instant::now());
             }
             _ = reconcile.tick() => due = Some(due.unwrap_or_else(Instant::now)),
@@ -113,6 +121,15 @@ pub(crate) async fn run(
             Err(error) => warn!("{error:#}; trying again"),
         }
     }
+}
+
+/// What is heard of the kernel. Where objects say it all, it is not asked; the annotation of an agent that was told something else
+/// goes.
+fn monitor_for(methods: &NodeAddress) -> anyhow::Result<Option<AsyncFd<Monitor>>> {
+    if methods.is_kubernetes() {
+        return Ok(None);
+    }
+    Ok(Some(watched(Monitor::open(&[Group::Links, Group::Addresses, Group::Routes])?)?))
 }
 
 /// Waits for changes in the kernel; whether one of them may be of an address of the node.

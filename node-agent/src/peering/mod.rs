@@ -8,10 +8,12 @@
 //! ```
 //! A task beside the core has the objects, so that none of them ever keeps policy waiting. The speaker is given nothing
 //! before all that decides about its sessions was listed: an agent that comes back must not end those that are there.
-//! What is wrong with an object costs what it says and nothing else, and is told in the log and in the node's status.
+//! What is wrong with an object costs what it says and nothing else, and is told in the log and in the node's status; a `BGPPeer` is as it
+//! was before, if it was right.
 //! Services are watched only where their addresses are announced, and Secrets only by the names that sessions of this
 //! node ask for.
 
+mod in_force;
 mod services;
 mod speaker;
 mod task;

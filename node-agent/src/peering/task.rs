@@ -17,6 +17,7 @@ use tracing::{info, warn};
 
 use super::{
     Message, Plan, QUEUE,
+    in_force::in_force,
     services::{self, Balancing},
     speaker::{self, Known},
 };
@@ -81,6 +82,8 @@ struct Objects {
     /// `None` before the first listing, here and below.
     configuration: Option<BTreeMap<String, ConfigurationFacts>>,
     peers: Option<BTreeMap<String, PeerFacts>>,
+    /// Those as they count.
+    peers_in_force: BTreeMap<String, PeerFacts>,
     /// Those that are watched and were listed, whether they are there or not.
     secrets: BTreeMap<String, Option<SecretFacts>>,
     services: Option<BTreeMap<ServiceName, ServiceFacts>>,
@@ -91,7 +94,12 @@ impl Objects {
     fn note(&mut self, message: Message) {
         match message {
             Message::Configurations(change) => take(&mut self.configuration, change),
-            Message::Peers(change) => take(&mut self.peers, change),
+            Message::Peers(change) => {
+                take(&mut self.peers, change);
+                if let Some(peers) = &self.peers {
+                    self.peers_in_force = in_force(&self.peers_in_force, peers);
+                }
+            }
             Message::Secret(name, change) => {
                 let mut all: BTreeMap<String, SecretFacts> = BTreeMap::new();
                 change.changes(&mut all);
@@ -118,19 +126,18 @@ impl Task {
         let configurations = configurations
             .iter()
             .map(|(name, facts)| (Named::Configuration(name.clone()), &facts.told, &facts.problems[..]));
-        let peers = peers.iter().map(|(name, facts)| {
-            let problems = facts.session.as_ref().err().map(|malformed| &malformed.problems[..]);
-            (Named::Peer(name.clone()), &facts.told, problems.unwrap_or_default())
-        });
+        let peers =
+            peers.iter().map(|(name, facts)| (Named::Peer(name.clone()), &facts.told, &facts.problems[..]));
         let (now, wall) = (Instant::now(), Timestamp::now());
         self.conditions.write(&self.watcher.client, configurations.chain(peers), now, wall)
     }
 
     /// Has watched what is needed, and decides if all of it was listed.
     fn plan(&mut self, topology: &Topology) {
-        let (Some(configurations), Some(peers)) = (&self.objects.configuration, &self.objects.peers) else {
+        let (Some(configurations), Some(_)) = (&self.objects.configuration, &self.objects.peers) else {
             return;
         };
+        let peers = &self.objects.peers_in_force;
         let none = ConfigurationFacts::default();
         let configuration = configurations.values().next().unwrap_or(&none);
         let wanted = speaker::secrets(topology, peers);

@@ -1,6 +1,6 @@
 //! The configuration of all speakers, checked.
 
-use kube::api::ObjectMeta;
+use kube::core::ObjectMeta;
 use margay_api::resource::{Announcement, BGPConfiguration, Bfd, GracefulRestart, Mesh};
 use margay_bgp::{
     Asn, HoldTime, Prefix,

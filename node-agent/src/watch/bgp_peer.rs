@@ -3,13 +3,13 @@
 use std::{collections::BTreeMap, net::IpAddr, num::NonZeroU8};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
-use kube::api::ObjectMeta;
+use kube::core::ObjectMeta;
 use margay_api::resource::{
     AddPathDirection, AddressFamily, AtLimit, BGPPeer, BGPPeerSpec, Filter, FilterAction, FilterDefault,
     FilterMatch, FilterRule, RouteSource, SecretKey,
 };
 use margay_bgp::{
-    Asn, Family, HoldTime,
+    Asn, Family, HoldTime, Prefix,
     config::{
         self, Action, AddPathOption, AsPathMatch, BfdOptions, CommunityChange, DefaultAction,
         GracefulRestartOptions, MatchConfig, MaxPrefixes, PeerMatchConfig, PrefixEntry, SetConfig,
@@ -30,13 +30,20 @@ use super::{
 pub(crate) struct PeerFacts {
     /// The nodes that have the session.
     pub(crate) nodes: Selector,
-    /// The session; or what is wrong with it, and there is none.
+    /// The session; or that there is none.
     pub(crate) session: Result<Session, Malformed>,
+    /// What is wrong with it.
+    pub(crate) problems: Vec<String>,
     /// What its status says, and of what.
     pub(crate) told: Told,
 }
 
 impl PeerFacts {
+    /// Whether all of the session could be read.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.session.as_ref().is_ok_and(|session| session.own.is_whole)
+    }
+
     /// Whether a node with these labels is at an end of the session, as far as can be read.
     pub(crate) fn concerns(&self, labels: &BTreeMap<String, String>) -> bool {
         let peers = match &self.session {
@@ -53,7 +60,6 @@ impl PeerFacts {
 pub(crate) struct Malformed {
     /// Whom it would be with, where that can be read: nobody else may take its place, without its password and filters.
     pub(crate) claim: Option<Claim>,
-    pub(crate) problems: Vec<String>,
 }
 
 /// Whom a session would be with.
@@ -117,6 +123,8 @@ pub(crate) struct OwnOptions {
     pub(crate) route_reflector_client: bool,
     pub(crate) import: Option<FilterFacts>,
     pub(crate) export: Option<FilterFacts>,
+    /// Whether all rules of the filters could be read.
+    pub(crate) is_whole: bool,
 }
 
 /// A filter in the speaker's terms.
@@ -126,6 +134,9 @@ pub(crate) struct FilterFacts {
     pub(crate) terms: Vec<(TermConfig, Vec<PrefixEntry>)>,
     pub(crate) default: DefaultAction,
 }
+
+/// How often the nearest AS is said once more, at most: as the schema has it, and the speaker.
+const MOST_PREPENDED: u8 = 32;
 
 impl Kind for BGPPeer {}
 
@@ -139,26 +150,29 @@ pub(super) fn read(object: &BGPPeer) -> Read<PeerFacts> {
     let nodes = spec.node_selector.as_ref().map(|it| problems.keep("nodeSelector", selector(it)));
     let end = end(spec, &mut problems);
     let options = options(spec, &mut problems);
-    let import = spec.import.as_ref().and_then(|it| filter("import", it, &mut problems));
-    let export = spec.export.as_ref().and_then(|it| filter("export", it, &mut problems));
+    // A rule that cannot be read costs no session.
+    let mut of_rules = Problems::new(format!("BGPPeer {}", key(&object.metadata)));
+    let import = spec.import.as_ref().map(|it| filter("import", it, &mut of_rules));
+    let export = spec.export.as_ref().map(|it| filter("export", it, &mut of_rules));
     let own = OwnOptions {
         next_hop_self: spec.next_hop_self,
         route_reflector_client: spec.route_reflector_client,
         import,
         export,
+        is_whole: of_rules.list.is_empty(),
     };
-    let problems = problems.list;
     let session = match end {
-        Some(end) if problems.is_empty() => {
+        Some(end) if problems.list.is_empty() => {
             Ok(Session { end, options, own, description: spec.description.clone() })
         }
-        _ => Err(Malformed { claim: claim(spec), problems: problems.clone() }),
+        _ => Err(Malformed { claim: claim(spec) }),
     };
+    let problems = [problems.list, of_rules.list].concat();
     // One that cannot be read may mean any node: none has the session, and every node says what is wrong with it.
     let nodes = nodes.flatten().unwrap_or_default();
     let conditions = object.status.as_ref().map(|status| status.conditions.clone()).unwrap_or_default();
     let told = Told { generation: object.metadata.generation, conditions };
-    Read { value: Some(PeerFacts { nodes, session, told }), problems }
+    Read { value: Some(PeerFacts { nodes, session, problems: problems.clone(), told }), problems }
 }
 
 fn end(spec: &BGPPeerSpec, problems: &mut Problems) -> Option<End> {
@@ -265,17 +279,31 @@ fn selector(selector: &LabelSelector) -> Result<Selector, String> {
     Selector::from_api(selector).map_err(|(field, reason)| format!("{field}: {reason}"))
 }
 
-/// The filter in the speaker's terms; `None` when something is wrong with it, which is noted.
-fn filter(direction: &str, filter: &Filter, problems: &mut Problems) -> Option<FilterFacts> {
+/// The filter in the speaker's terms. What is wrong with a rule is noted: it is about no route then, or where it rejects about every
+/// one, so that no route passes that should not.
+fn filter(direction: &str, filter: &Filter, problems: &mut Problems) -> FilterFacts {
     let mut terms = Vec::new();
     for (index, rule) in filter.rules.iter().enumerate() {
-        terms.push(problems.keep(&format!("{direction}.rules[{index}]"), term(rule))?);
+        let instead = match rule.action {
+            FilterAction::Reject => "it rejects all routes until it can be",
+            FilterAction::Accept | FilterAction::Next => "the rule is passed over until it can be",
+        };
+        let read = term(rule).map_err(|reason| format!("{reason}; {instead} read"));
+        match problems.keep(&format!("{direction}.rules[{index}]"), read) {
+            Some(term) => terms.push(term),
+            None if rule.action == FilterAction::Reject => {
+                let (conditions, set) = (MatchConfig::default(), SetConfig::default());
+                let name = rule.name.clone();
+                terms.push((TermConfig { name, conditions, set, then: Action::Reject }, Vec::new()));
+            }
+            None => {}
+        }
     }
     let default = match filter.default {
         FilterDefault::Accept => DefaultAction::Accept,
         FilterDefault::Reject => DefaultAction::Reject,
     };
-    Some(FilterFacts { terms, default })
+    FilterFacts { terms, default }
 }
 
 fn term(rule: &FilterRule) -> Result<(TermConfig, Vec<PrefixEntry>), String> {
@@ -285,7 +313,7 @@ fn term(rule: &FilterRule) -> Result<(TermConfig, Vec<PrefixEntry>), String> {
     let mut entries = Vec::new();
     for range in prefixes {
         let prefix = prefix(&range.cidr).map_err(|reason| of("match.prefixes", reason))?;
-        entries.push(PrefixEntry { prefix, ge: range.ge, le: range.le });
+        entries.push(lengths(prefix, range.ge, range.le).map_err(|reason| of("match.prefixes", reason))?);
     }
     for written in &as_path_regex {
         PathRegex::new(written).map_err(|error| of("match.asPathRegex", error.to_string()))?;
@@ -310,6 +338,9 @@ fn term(rule: &FilterRule) -> Result<(TermConfig, Vec<PrefixEntry>), String> {
     };
     let set = rule.set.clone().unwrap_or_default();
     let add = communities(&set.add_communities).map_err(|reason| of("set.addCommunities", reason))?;
+    if let Some(prepend) = set.prepend.filter(|prepend| *prepend > MOST_PREPENDED) {
+        return Err(of("set.prepend", format!("{prepend}: expected up to {MOST_PREPENDED}")));
+    }
     let remove =
         communities(&set.remove_communities).map_err(|reason| of("set.removeCommunities", reason))?;
     let set = SetConfig {
@@ -327,8 +358,23 @@ fn term(rule: &FilterRule) -> Result<(TermConfig, Vec<PrefixEntry>), String> {
     Ok((TermConfig { name: rule.name.clone(), conditions, set, then }, entries))
 }
 
+/// Prefixes within another one, if there can be any.
+fn lengths(prefix: Prefix, ge: Option<u8>, le: Option<u8>) -> Result<PrefixEntry, String> {
+    let (length, bits) = (prefix.length(), prefix.family().address_bits());
+    let least = ge.unwrap_or(length);
+    let most = le.unwrap_or(if ge.is_some() { bits } else { length });
+    if length <= least && least <= most && most <= bits {
+        return Ok(PrefixEntry { prefix, ge, le });
+    }
+    Err(format!("{prefix}: expected {length} <= ge {least} <= le {most} <= {bits}"))
+}
+
 #[cfg(test)]
 mod tests {
+    use kube::CustomResourceExt;
+    use margay_api::resource::BGPPeer;
+    use margay_bgp::config::{Action, MatchConfig, SetConfig, TermConfig};
+    use margay_bgp::policy::PathRegex;
     use margay_policy::Selector;
 
     use super::{Claim, End, read};
@@ -336,10 +382,10 @@ mod tests {
     fn check(spec: &str, problem: Option<&str>) {
         let read =
             read(&serde_saphyr::from_str(&format!("{{metadata: {{name: tor}}, spec: {spec}}}")).unwrap());
-        let session = read.value.unwrap().session;
-        assert_eq!(session.is_err(), problem.is_some(), "{spec}: {session:?}");
+        let facts = read.value.unwrap();
+        assert_eq!(facts.is_whole(), problem.is_none(), "{spec}: {facts:?}");
+        assert_eq!(facts.problems, read.problems);
         if let Some(problem) = problem {
-            assert_eq!(session.unwrap_err().problems, read.problems);
             let named = format!("BGPPeer tor: spec.{problem}");
             assert!(
                 read.problems.iter().any(|said| said.starts_with(&named)),
@@ -387,6 +433,62 @@ mod tests {
             "{address: 192.0.2.1, asn: 1, export: {rules: [{action: Next, set: {addCommunities: ['1']}}]}}",
             Some("export.rules[0]: set.addCommunities: community `1`"),
         );
+    }
+
+    #[test]
+    fn a_rule_that_cannot_be_read_costs_no_session_and_lets_no_route_pass() {
+        for (rule, rejects_all) in [
+            ("{action: Accept, match: {asPathRegex: ['^(1']}}", false),
+            ("{action: Next, match: {communities: [x]}, set: {med: 1}}", false),
+            ("{action: Reject, match: {asPathRegex: ['^(1']}}", true),
+            ("{action: Accept, set: {prepend: 33}}", false),
+            ("{action: Reject, match: {prefixes: [{cidr: 10.0.0.0/8, ge: 25, le: 24}]}}", true),
+        ] {
+            let text = format!(
+                "{{metadata: {{name: tor}}, spec: {{address: 192.0.2.1, asn: 1, import: {{rules: [{rule}], default: Accept}}}}}}"
+            );
+            let facts = read(&serde_saphyr::from_str(&text).unwrap()).value.unwrap();
+            let import = facts.session.unwrap().own.import.unwrap();
+            let terms = if rejects_all {
+                let (conditions, set) = (MatchConfig::default(), SetConfig::default());
+                vec![(TermConfig { name: None, conditions, set, then: Action::Reject }, vec![])]
+            } else {
+                vec![]
+            };
+            assert_eq!(import.terms, terms, "{rule}");
+            assert!(facts.problems[0].contains("until it can be read"), "{:?}", facts.problems);
+        }
+    }
+
+    #[test]
+    fn the_schema_refuses_what_has_no_end_and_nothing_that_the_speaker_takes() {
+        let definition = serde_json::to_value(BGPPeer::crd()).unwrap();
+        let spec = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+        let conditions = &spec["properties"]["import"]["properties"]["rules"]["items"]["properties"]["match"];
+        let pattern = conditions["properties"]["asPathRegex"]["items"]["pattern"].as_str().unwrap();
+        let pattern = regex::Regex::new(pattern).unwrap();
+        for written in [
+            "^64501_",
+            "^64501 \\{64503,64504\\}$",
+            "^$",
+            "^64501( 64501)*$",
+            "^(64501|64502)_[0-9]+$",
+            "_645[0-9][0-9]_",
+            "^64501[]_]",
+            "^64501[^]_]1",
+            "(((1|2)+ )*3)?",
+            "[(]",
+            "\\(64512\\)",
+            "a]",
+            "(?:1|2)",
+        ] {
+            assert!(PathRegex::new(written).is_ok(), "{written}");
+            assert!(pattern.is_match(written), "{written}");
+        }
+        for written in ["^(64501", "^64501)", "_64501_[", "[0-9", "1\\", "((1)", "(1|2))"] {
+            assert!(PathRegex::new(written).is_err(), "{written}");
+            assert!(!pattern.is_match(written), "{written}");
+        }
     }
 
     #[test]

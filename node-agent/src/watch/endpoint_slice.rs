@@ -1,7 +1,7 @@
 //! Endpoint slices: whether a Service is served, on this node and anywhere.
 
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
-use kube::api::ObjectMeta;
+use kube::core::ObjectMeta;
 
 use super::{Read, guarded::Kind, service::ServiceName};
 

@@ -6,7 +6,7 @@
 
 use std::{borrow::Cow, fmt};
 
-use kube::{Resource, api::ObjectMeta};
+use kube::{Resource, core::ObjectMeta};
 use serde::{
     Deserialize, Deserializer,
     de::{DeserializeOwned, DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor},

@@ -1,7 +1,7 @@
 //! Blocks: who has them.
 
 use ipnetwork::IpNetwork;
-use kube::api::ObjectMeta;
+use kube::core::ObjectMeta;
 use margay_api::resource::IPBlock;
 use margay_ipam::Claimed;
 

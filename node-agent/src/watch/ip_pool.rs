@@ -1,6 +1,6 @@
 //! Pools, checked.
 
-use kube::api::ObjectMeta;
+use kube::core::ObjectMeta;
 use margay_api::resource::{AssignmentMode, Encapsulation, IPPool, IPPoolStatus};
 use margay_ipam::{Assignment, Fault, Pool, Range, Supply};
 use margay_policy::Selector;

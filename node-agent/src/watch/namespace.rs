@@ -1,7 +1,7 @@
 //! Namespaces: their labels, and what their annotations ask for.
 
 use k8s_openapi::api::core::v1::Namespace as Object;
-use kube::api::ObjectMeta;
+use kube::core::ObjectMeta;
 use margay_api::annotation;
 use margay_policy::Namespace;
 

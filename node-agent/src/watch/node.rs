@@ -7,7 +7,7 @@ use std::{
 
 use ipnetwork::IpNetwork;
 use k8s_openapi::api::core::v1::Node as Object;
-use kube::api::ObjectMeta;
+use kube::core::ObjectMeta;
 use margay_api::{
     annotation::{self, BGP_ASN, BGP_ROUTER_ID, NODE_IPS, TUNNELS_RECEIVED, TUNNELS_SENT},
     label::{EXCLUDE_FROM_LOAD_BALANCERS, ROUTE_REFLECTOR},

@@ -3,7 +3,7 @@
 use std::{cell::RefCell, collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use k8s_openapi::api::core::v1::Pod as Object;
-use kube::api::ObjectMeta;
+use kube::core::ObjectMeta;
 use margay_api::annotation;
 use margay_policy::{Pod, PodName, Shared, convert_pod};
 

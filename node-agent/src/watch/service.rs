@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::Service;
-use kube::api::ObjectMeta;
+use kube::core::ObjectMeta;
 
 use super::{Read, guarded::Kind};
 

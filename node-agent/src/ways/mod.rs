@@ -10,6 +10,7 @@
 //! unready: what a test cannot pass may be a firewall in front of the test alone. The one thing that it changes is where the checksums of
 //! packets in a tunnel are computed.
 
+mod file;
 mod judge;
 mod ledger;
 mod listen;
@@ -19,36 +20,5 @@ mod report;
 mod sys;
 mod task;
 
-use serde::Deserialize;
-
+pub(crate) use file::File;
 pub(crate) use task::run;
-
-/// Nobody else's by IANA's list.
-const DEFAULT_PORT: u32 = 9097;
-
-/// The section `selfTest` of the agent's file.
-#[derive(Debug, Clone, Copy, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub(crate) struct File {
-    enabled: bool,
-    port: u32,
-}
-
-impl Default for File {
-    fn default() -> Self {
-        Self { enabled: true, port: DEFAULT_PORT }
-    }
-}
-
-impl File {
-    /// The port of UDP and TCP on which nodes answer each other, if ways are tested.
-    ///
-    /// # Errors
-    /// The field that is out of its range.
-    pub(crate) fn check(self) -> anyhow::Result<Option<u16>> {
-        let port = u16::try_from(self.port).ok().filter(|port| *port > 0);
-        let port =
-            port.ok_or_else(|| anyhow::anyhow!("selfTest.port is {}; it takes 1 to 65535", self.port))?;
-        Ok(self.enabled.then_some(port))
-    }
-}

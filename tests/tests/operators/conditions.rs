@@ -46,6 +46,20 @@ async fn a_peer_and_the_configuration_say_what_cannot_be_read_and_since_when() {
     let table = kubectl(&lab, "get bgppeers").await;
     assert!(table.contains("ACCEPTED") && table.contains("True"), "{table}");
 
+    // A slip in an expression that the API server cannot see, with its place; one that it can is refused by it.
+    let filter = |regex: &str| {
+        peer(&format!(", import: {{rules: [{{action: Accept, match: {{asPathRegex: ['{regex}']}}}}]}}"))
+    };
+    apply(&lab, &filter("^64501{2,1}_")).await;
+    let wrong = until_accepted(&lab, "bgppeer tor", "False", 5).await;
+    let message = wrong["message"].as_str().unwrap();
+    assert!(
+        message.contains("spec.import.rules[0]: match.asPathRegex: `^64501{2,1}_`, column 7"),
+        "{message}"
+    );
+    let refused = lab.kubectl(&["apply", "-f", "-"], &filter("^(64501")).await.unwrap_err();
+    assert!(format!("{refused:#}").contains("asPathRegex"), "{refused:#}");
+
     let configuration = "apiVersion: margay.dev/v1alpha1\nkind: BGPConfiguration\nmetadata: {name: default}\n\
                          spec: {announcements: [{cidr: 10.0.0.1/8}]}\n";
     apply(&lab, configuration).await;

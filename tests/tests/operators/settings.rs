@@ -140,3 +140,60 @@ async fn it_is_followed_live_without_loss_and_what_cannot_be_is_told_and_counts_
     assert!(counted.lost.is_empty(), "lost {} of {}{}", counted.lost.len(), counted.sent, lab.log_tail(40));
     lab.stop().await;
 }
+
+/// The ports of UDP on which the agent of the first node answers tests.
+async fn answers(lab: &Lab, port: u16) -> bool {
+    lab.node(0)
+        .output("ss", &["-Hlun", "sport", "=", &format!(":{port}")])
+        .await
+        .unwrap()
+        .contains(&port.to_string())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_tests_of_ways_and_the_nodes_address_are_followed_live_and_map_sizes_count_from_the_next_start() {
+    let lab = start(LabConfig { nodes: 2, ..LabConfig::default() }).await;
+    leave_it_to_the_cluster(&lab).await;
+    until(&lab, "tests are answered on the port of the default", async || {
+        answers(&lab, 9097).await.then_some(())
+    })
+    .await;
+    apply(&lab, &config("selfTest: {port: 9777}")).await;
+    until(&lab, "on another port, and on that one alone", async || {
+        (answers(&lab, 9777).await && !answers(&lab, 9097).await).then_some(())
+    })
+    .await;
+    apply(&lab, &config("selfTest: {enabled: false}")).await;
+    until(&lab, "on none", async || (!answers(&lab, 9777).await).then_some(())).await;
+
+    // What the API server refuses, and what only an agent knows to be wrong.
+    for (wrong, field) in [
+        ("nodeAddress: {ipv4: {method: first-found, cidr: [10.0.0.0/8]}}", "spec.nodeAddress.ipv4"),
+        ("nodeAddress: {ipv4: {method: guess}}", "spec.nodeAddress.ipv4.method"),
+        ("ebpf: {flows: 1}", "spec.ebpf.flows"),
+        ("selfTest: {port: 0}", "spec.selfTest.port"),
+    ] {
+        let refused = lab.kubectl(&["apply", "-f", "-"], &config(wrong)).await.unwrap_err();
+        assert!(format!("{refused:#}").contains(field), "{wrong}: {refused:#}");
+    }
+    apply(&lab, &config("nodeAddress: {ipv4: {interface: ['eth(']}}")).await;
+    let message = until_accepted(&lab, "False").await;
+    assert!(message.contains("nodeAddress.ipv4: interface[0] is `eth(`"), "{message}");
+
+    let chosen = async || {
+        let node = object(&lab, "node n1").await?;
+        Some(node["metadata"]["annotations"]["margay.dev/node-ips"].as_str().map(str::to_owned))
+    };
+    apply(&lab, &config("nodeAddress: {ipv4: {method: first-found}}")).await;
+    until(&lab, "the node's address is chosen", async || chosen().await.flatten()).await;
+    lab.wait_ready(PATIENCE).await.unwrap();
+    apply(&lab, &config("ebpf: {flows: 4096}")).await;
+    until(&lab, "the choice is gone", async || chosen().await.filter(Option::is_none)).await;
+    until(&lab, "the nodes say that they have to be restarted", async || {
+        let events = kubectl(&lab, "get events").await;
+        events.lines().any(|line| line.contains("RestartNeeded") && line.contains("`ebpf`")).then_some(())
+    })
+    .await;
+    lab.wait_ready(PATIENCE).await.unwrap();
+    lab.stop().await;
+}

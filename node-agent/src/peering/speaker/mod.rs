@@ -72,10 +72,10 @@ pub(super) fn speaker(known: &Known<'_>) -> Option<Outcome> {
     sessions.problems.extend(topology.own.facts.problems.iter().cloned());
     for (name, facts) in known.peers.iter().filter(|(_, facts)| facts.concerns(&topology.own.labels)) {
         let object = format!("BGPPeer {name}");
+        sessions.problems.extend(facts.problems.iter().cloned());
         match &facts.session {
             Ok(session) => known.add(name, &object, facts, session, &config, &mut sessions),
             Err(malformed) => {
-                sessions.problems.extend(malformed.problems.iter().cloned());
                 for address in known.claimed(&facts.nodes, malformed.claim.as_ref()) {
                     sessions.claims.entry(address).or_insert_with(|| object.clone());
                 }
@@ -296,7 +296,8 @@ impl Known<'_> {
         let own = match side {
             Side::Own => session.own.clone(),
             Side::Peer => {
-                OwnOptions { next_hop_self: false, route_reflector_client: false, import: None, export: None }
+                let (import, export, is_whole) = (None, None, true);
+                OwnOptions { next_hop_self: false, route_reflector_client: false, import, export, is_whole }
             }
         };
         neighbor.route_reflector_client = own.route_reflector_client;

@@ -277,12 +277,12 @@ fn what_is_wrong_with_one_peer_costs_no_other() {
     let Outcome { config, problems } = cluster.outcome(1);
     assert_eq!(neighbor(&config, "198.51.100.1").remote_as.number(), 64501);
     let addresses: Vec<String> = config.neighbors.iter().map(|it| it.address.to_string()).collect();
-    // An invalid `ttl` beside `ttlSecurity` is left out, as the object's rule says.
-    assert_eq!(addresses, ["192.0.2.2", "198.51.100.1", "198.51.100.6"]);
+    // An invalid `ttl` beside `ttlSecurity` is left out, as the object's rule says; a rule that cannot be read costs no session.
+    assert_eq!(addresses, ["192.0.2.2", "198.51.100.1", "198.51.100.4", "198.51.100.6"]);
     for words in [
         "BGPPeer b: 198.51.100.1 is with BGPPeer a; the first by name counts",
         "BGPPeer c: route_reflector_client: 198.51.100.3 is not in AS 64512",
-        "BGPPeer d: prefix_lists.bgppeer-d-import-0[0]: 10.0.0.0/8",
+        "BGPPeer d: spec.import.rules[0]: match.prefixes: 10.0.0.0/8",
         "BGPPeer e: address: 0.0.0.0",
     ] {
         assert!(problems.iter().any(|problem| problem.starts_with(words)), "{words}: {problems:?}");

@@ -8,6 +8,7 @@ use std::{
 use anyhow::Context;
 use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel, include_bytes_aligned,
+    maps::MapInfo,
     programs::{ProgramError, SchedClassifier},
 };
 use margay_api::paths;
@@ -135,7 +136,7 @@ pub(super) fn load(bpf_fs: &Path, sizes: &Sizes) -> anyhow::Result<Object> {
         path = bpf_fs.display()
     );
     let pins = Pins::below(bpf_fs);
-    if let Some(difference) = sizes.differing(|name| pins.map(name)) {
+    if let Some(difference) = sizes.differing(|name| entries(&pins.map(name))) {
         info!("{difference}: all maps are made anew, and what takes the short way goes on in the stack");
         pins.set_aside()?;
     }
@@ -199,4 +200,9 @@ fn without_log(error: &ProgramError) -> String {
         }
         other => other.to_string(),
     }
+}
+
+/// The entries that a pinned map has room for; `None` when there is none that can be opened, which whoever loads it finds out.
+fn entries(pin: &Path) -> Option<u32> {
+    Some(MapInfo::from_pin(pin).ok()?.max_entries())
 }

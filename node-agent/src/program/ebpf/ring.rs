@@ -2,12 +2,7 @@
 
 use anyhow::Context;
 use aya::maps::{Map, MapData, PerCpuArray, RingBuf};
-use margay_ebpf_common::{
-    address::Address,
-    counter::UNTOLD,
-    event::Begun,
-    flow::{FlowKey, OPENED_BY_HIGH},
-};
+use margay_ebpf_common::{counter::UNTOLD, event::Begun, flow::OPENED_BY_HIGH};
 
 use super::object::Pins;
 
@@ -56,7 +51,7 @@ impl Ring {
         // Programs on many processors can write faster than one reads.
         for _ in 0..AT_ONCE {
             let Some(item) = self.events.next() else { break };
-            match parse(&item) {
+            match Begun::from_octets(&item) {
                 Some(flow) if told.flows.len() < most => told.flows.push(flow),
                 _ => told.lost += 1,
             }
@@ -70,27 +65,6 @@ impl Ring {
     }
 }
 
-fn parse(octets: &[u8]) -> Option<Begun> {
-    let (time, rest) = octets.split_first_chunk::<8>()?;
-    let (low, rest) = rest.split_first_chunk::<16>()?;
-    let (high, rest) = rest.split_first_chunk::<16>()?;
-    let (&[a, b, c, d, protocol, ..], rest) = rest.split_first_chunk::<8>()?;
-    let (numbers, _) = rest.split_first_chunk::<16>()?;
-    let [low_ifindex, high_ifindex, revision, state] = std::array::from_fn(|index| {
-        let octets = numbers.as_chunks::<4>().0.get(index).copied();
-        u32::from_ne_bytes(octets.unwrap_or_default())
-    });
-    let key = FlowKey {
-        low: Address(*low),
-        high: Address(*high),
-        low_port: [a, b],
-        high_port: [c, d],
-        protocol,
-        padding: [0; 3],
-    };
-    Some(Begun { time: u64::from_ne_bytes(*time), key, low_ifindex, high_ifindex, revision, state })
-}
-
 /// The links of the end that opened a flow and of the other; `None` for one that is on another node.
 pub(crate) fn links(flow: &Begun) -> [Option<u32>; 2] {
     let [low, high] = [flow.low_ifindex, flow.high_ifindex].map(|index| (index != 0).then_some(index));
@@ -99,37 +73,14 @@ pub(crate) fn links(flow: &Begun) -> [Option<u32>; 2] {
 
 #[cfg(test)]
 mod tests {
-    use margay_ebpf_common::{
-        address::Address,
-        event::Begun,
-        flow::{FlowKey, OPENED_BY_HIGH, UDP},
-    };
+    use margay_ebpf_common::{event::Begun, flow::OPENED_BY_HIGH};
 
-    use super::{links, parse};
+    use super::links;
 
     #[test]
-    fn an_event_is_read_as_it_stands_in_the_ring() {
-        let key = FlowKey {
-            low: Address::from_ipv4([192, 0, 2, 1]),
-            high: Address::from_ipv4([192, 0, 2, 2]),
-            low_port: [1, 2],
-            high_port: [3, 4],
-            protocol: UDP,
-            padding: [0; 3],
-        };
-        let flow =
-            Begun { time: 5, key, low_ifindex: 6, high_ifindex: 0, revision: 8, state: OPENED_BY_HIGH };
-        let octets = [
-            &flow.time.to_ne_bytes()[..],
-            &key.low.0,
-            &key.high.0,
-            &[1, 2, 3, 4, UDP, 0, 0, 0],
-            &[6_u32, 0, 8, OPENED_BY_HIGH].map(u32::to_ne_bytes).concat(),
-        ]
-        .concat();
-        assert_eq!(octets.len(), size_of::<Begun>());
-        assert_eq!(parse(&octets), Some(flow));
-        assert_eq!(parse(&octets[1..]), None);
-        assert_eq!(links(&flow), [None, Some(6)]);
+    fn the_end_that_opened_a_flow_comes_first() {
+        let flow = Begun { low_ifindex: 6, high_ifindex: 0, ..Begun::default() };
+        assert_eq!(links(&flow), [Some(6), None]);
+        assert_eq!(links(&Begun { state: OPENED_BY_HIGH, ..flow }), [None, Some(6)]);
     }
 }

@@ -1,12 +1,8 @@
 //! How many entries the maps of the eBPF dataplane have room for.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-};
+use std::collections::BTreeMap;
 
 use anyhow::Context;
-use aya::maps::MapInfo;
 use margay_ebpf_common::capacity;
 use serde::Deserialize;
 
@@ -64,6 +60,12 @@ impl Default for Sizes {
 }
 
 impl SizesFile {
+    /// What it says, and of the maps that it does not name what all nodes have in common.
+    pub(crate) fn over(self, mut common: Self) -> Self {
+        common.0.extend(self.0);
+        common
+    }
+
     /// Checks the section.
     ///
     /// # Errors
@@ -97,19 +99,14 @@ impl Sizes {
         ALL.iter().zip(self.0).map(|(sized, entries)| (sized.field, entries))
     }
 
-    /// A map that is pinned with another size than this, in words.
-    pub(super) fn differing(&self, pin: impl Fn(&str) -> PathBuf) -> Option<String> {
+    /// A map that has room for another number of entries than this, in words; `there` knows those that there are.
+    pub(super) fn differing(&self, there: impl Fn(&str) -> Option<u32>) -> Option<String> {
         ALL.iter().zip(self.0).find_map(|(Sized { name, field, .. }, wanted)| {
-            let there = entries(&pin(name))?;
+            let there = there(name)?;
             (there != wanted)
                 .then(|| format!("the map {name} has room for {there} entries, and ebpf.{field} is {wanted}"))
         })
     }
-}
-
-/// The entries that a pinned map has room for; `None` when there is none that can be opened, which whoever loads it finds out.
-fn entries(pin: &Path) -> Option<u32> {
-    Some(MapInfo::from_pin(pin).ok()?.max_entries())
 }
 
 #[cfg(test)]
