@@ -64,9 +64,6 @@ pub struct PathView {
 /// might change places for ever.
 const RESOLUTIONS: usize = 8;
 
-/// Decided prefixes of which nothing may be left, looked up in the table together while the processor's cache has them.
-const FREED_TOGETHER: usize = 64;
-
 /// Adj-RIB-In of all peers, Loc-RIB, and Adj-RIB-Out of all groups of peers.
 #[derive(Debug)]
 pub struct Rib {
@@ -332,16 +329,9 @@ impl Rib {
             return;
         }
         let mut undecided = std::mem::take(&mut self.undecided);
-        for slots in undecided.chunks(FREED_TOGETHER) {
-            for slot in slots {
-                self.decide_slot(*slot);
-            }
-            // In a loop of its own, whose waits for memory overlap.
-            for slot in slots {
-                self.table.free_unused(*slot);
-            }
+        for slot in undecided.drain(..) {
+            self.decide_slot(slot);
         }
-        undecided.clear();
         self.undecided = undecided;
         for attr in self.interners.received.take_forgotten() {
             for group in self.groups.iter_mut().flatten() {
@@ -538,6 +528,7 @@ impl Rib {
         for index in 0..self.groups.len() {
             self.tell_group(index, id);
         }
+        self.table.free_unused(id);
     }
 
     pub(super) fn is_reachable(&self, path: &Path) -> bool {
