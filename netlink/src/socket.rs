@@ -13,7 +13,7 @@ use crate::{Error, Request};
 const BATCH_OCTETS: usize = 16 * 1024;
 /// Requests put in one send: should all be refused, the answers fit the default `SO_RCVBUF` (212,992 octets,
 /// of which the kernel charges about 768 for an answer).
-const BATCH_REQUESTS: usize = 128;
+const BATCH_REQUESTS: usize = 256;
 
 /// A connection to the kernel, in the network namespace that the thread was in when it was opened: it stays
 /// there, whatever the thread enters later.

@@ -219,7 +219,7 @@ impl CollectorTask {
     async fn tell(
         &mut self,
         writer: &mut Writer<'_>,
-        mut inlet: Inlet<MonitorDelivery>,
+        mut inlet: Inlet,
     ) -> Result<std::convert::Infallible, Ended> {
         let mut report_at = self.collector.statistics_interval.map(|interval| Instant::now() + interval);
         loop {

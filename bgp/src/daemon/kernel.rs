@@ -207,7 +207,8 @@ impl KernelTask {
         let moved =
             (old.table, old.protocol, old.metric) != (settings.table, settings.protocol, settings.metric);
         if moved {
-            self.execute(self.plan.removal()).await;
+            let removal = self.plan.removal();
+            self.execute(removal).await;
         }
         self.plan.reset(settings, moved);
         self.refresh().await;
@@ -257,7 +258,10 @@ impl KernelTask {
     async fn end(&mut self, routes: RoutesOnExit) {
         match routes {
             RoutesOnExit::Keep => self.apply().await,
-            RoutesOnExit::Remove => self.execute(self.plan.removal()).await,
+            RoutesOnExit::Remove => {
+                let removal = self.plan.removal();
+                self.execute(removal).await;
+            }
         }
     }
 

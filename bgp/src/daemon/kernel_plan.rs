@@ -128,9 +128,9 @@ impl KernelPlan {
     }
 
     /// Requests that remove all that is installed.
-    pub(super) fn removal(&self) -> Vec<Operation> {
-        let installed = self.installed.iter();
-        let installed = installed.map(|(prefix, route)| Operation::Delete(*prefix, route.clone()));
+    pub(super) fn removal(&mut self) -> Vec<Operation> {
+        let installed = std::mem::take(&mut self.installed).into_iter();
+        let installed = installed.map(|(prefix, route)| Operation::Delete(prefix, route));
         installed.chain(self.misplaced.iter().cloned().map(Operation::DeleteMisplaced)).collect()
     }
 
@@ -146,29 +146,30 @@ impl KernelPlan {
         !self.dirty.is_empty()
     }
 
-    /// The requests for all that differs, additions first; what needs none is no longer dirty.
+    /// The requests for all that differs, additions first; what needs none is no longer dirty. A route to delete counts as
+    /// gone from here on, until the kernel refuses that.
     pub(super) fn plan(&mut self) -> Vec<Operation> {
         let mut operations = Vec::new();
         let mut deletions = Vec::new();
         let mut dirty = std::mem::take(&mut self.dirty);
-        dirty.sort_unstable_by_key(|prefix| scattered(*prefix));
+        dirty.sort_by_cached_key(|prefix| scattered(*prefix));
         dirty.dedup();
         for prefix in dirty {
             if self.stale.contains(&prefix) {
                 continue;
             }
             let wanted = self.wanted.get(&prefix).filter(|_| self.settings.install);
-            match (wanted, self.installed.get(&prefix)) {
-                (None, None) => {
-                    self.refused.remove(&prefix);
+            let Some(wanted) = wanted else {
+                match self.installed.remove(&prefix) {
+                    Some(installed) => deletions.push(Operation::Delete(prefix, installed)),
+                    None => drop(self.refused.remove(&prefix)),
                 }
-                (Some(wanted), None) => operations.push(Operation::Add(prefix, self.route(prefix, wanted))),
-                (Some(wanted), Some(installed)) => {
-                    if !is_same(wanted, installed) {
-                        operations.push(Operation::Replace(prefix, self.route(prefix, wanted)));
-                    }
-                }
-                (None, Some(installed)) => deletions.push(Operation::Delete(prefix, installed.clone())),
+                continue;
+            };
+            match self.installed.get(&prefix) {
+                None => operations.push(Operation::Add(prefix, self.route(prefix, wanted))),
+                Some(installed) if is_same(wanted, installed) => {}
+                Some(_) => operations.push(Operation::Replace(prefix, self.route(prefix, wanted))),
             }
         }
         if self.settled {
@@ -196,29 +197,33 @@ impl KernelPlan {
             }
             (Operation::Delete(prefix, _), Ok(())) => {
                 self.refused.remove(&prefix);
-                self.installed.remove(&prefix);
             }
             (Operation::DeleteMisplaced(_), Ok(())) => {}
             (Operation::DeleteMisplaced(route), Err(error)) => {
                 tracing::warn!(%error, "remove {route} of an earlier run");
                 self.misplaced.push(route);
             }
-            (
-                Operation::Add(prefix, _) | Operation::Replace(prefix, _) | Operation::Delete(prefix, _),
-                Err(error),
-            ) => {
-                let text = if error.is_present() {
-                    format!("{error}; another route to it has metric {}", self.settings.metric)
-                } else {
-                    error.to_string()
-                };
-                if self.refused.get(&prefix) != Some(&text) {
-                    tracing::warn!("{text}; trying again");
-                    self.refused.insert(prefix, text);
-                }
-                self.dirty.push(prefix);
+            (Operation::Delete(prefix, route), Err(error)) => {
+                self.installed.insert(prefix, route);
+                self.refuse(prefix, &error);
+            }
+            (Operation::Add(prefix, _) | Operation::Replace(prefix, _), Err(error)) => {
+                self.refuse(prefix, &error);
             }
         }
+    }
+
+    fn refuse(&mut self, prefix: Prefix, error: &Error) {
+        let text = if error.is_present() {
+            format!("{error}; another route to it has metric {}", self.settings.metric)
+        } else {
+            error.to_string()
+        };
+        if self.refused.get(&prefix) != Some(&text) {
+            tracing::warn!("{text}; trying again");
+            self.refused.insert(prefix, text);
+        }
+        self.dirty.push(prefix);
     }
 
     fn route(&self, prefix: Prefix, wanted: &FibRoute) -> Route {
@@ -259,14 +264,14 @@ fn is_same(wanted: &FibRoute, installed: &Route) -> bool {
     }
 }
 
-/// A place in an order in which neighbouring prefixes are far apart. The kernel's trie (`fib_trie.c`) is rebalanced over
-/// and over again when one end of it grows or goes before the other.
-fn scattered(prefix: Prefix) -> (u128, Prefix) {
+/// A place in an order in which neighbouring prefixes are far apart; each prefix has its own. The kernel's trie
+/// (`fib_trie.c`) is rebalanced over and over again when one end of it grows or goes before the other.
+fn scattered(prefix: Prefix) -> (u128, u8, bool) {
     let bits = match prefix.address() {
         IpAddr::V4(address) => address.to_bits().reverse_bits().into(),
         IpAddr::V6(address) => address.to_bits().reverse_bits(),
     };
-    (bits, prefix)
+    (bits, prefix.length(), prefix.address().is_ipv4())
 }
 
 #[cfg(test)]
@@ -340,6 +345,21 @@ mod tests {
         plan.done(operation.clone(), Err(refusal()));
         assert!(plan.is_dirty());
         assert_eq!(apply(&mut plan), [operation]);
+    }
+
+    #[test]
+    fn a_route_that_the_kernel_does_not_delete_is_deleted_again_and_one_that_is_gone_is_not() {
+        let mut plan = KernelPlan::new(SETTINGS());
+        plan.change(change("198.51.100.0/24", Some(via("192.0.2.1"))));
+        apply(&mut plan);
+        plan.change(change("198.51.100.0/24", None));
+        let deletion = plan.plan().remove(0);
+        plan.done(deletion.clone(), Err(refusal()));
+        assert_eq!(plan.plan(), std::slice::from_ref(&deletion));
+        let gone = Error::Refused { request: "delete".to_owned(), errno: margay_netlink::Errno::ESRCH };
+        plan.done(deletion, Err(gone));
+        assert!(!plan.is_dirty());
+        assert_eq!(plan.removal(), []);
     }
 
     #[test]

@@ -65,6 +65,8 @@ pub(super) struct Scraped {
     pub(super) state: &'static str,
     pub(super) established: bool,
     pub(super) tally: Tally,
+    /// Messages of all kinds, handed to the socket or about to be.
+    pub(super) sent: u64,
     pub(super) bfd: BfdStatus,
     pub(super) counts: Vec<(crate::Family, Counts)>,
 }
@@ -137,13 +139,14 @@ fn text(scrape: Scrape) -> String {
     let paths = Family::<InState, Gauge>::default();
     let losses = Family::<Neighbor, Counter>::default();
     let prefixes: [Family<OfFamily, Gauge>; 5] = Default::default();
-    for Scraped { neighbor, state, established, tally, bfd, counts } in scrape.neighbors {
+    for Scraped { neighbor, state, established, tally, sent: messages_sent, bfd, counts } in scrape.neighbors
+    {
         let label = || Neighbor { neighbor: neighbor.clone() };
         states.get_or_create(&InState { neighbor: neighbor.clone(), state }).set(i64::from(established));
         up.get_or_create(&label()).inc_by(tally.up);
         down.get_or_create(&label()).inc_by(tally.down);
         messages.get_or_create(&label()).inc_by(tally.received);
-        sent.get_or_create(&label()).inc_by(tally.sent);
+        sent.get_or_create(&label()).inc_by(messages_sent);
         faults.get_or_create(&label()).inc_by(tally.faults);
         if let Some(view) = bfd.view {
             let label = InState { neighbor: neighbor.clone(), state: view.state.name() };

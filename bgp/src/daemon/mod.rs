@@ -19,7 +19,8 @@
 //! - All channels are bounded. A session that cannot hand on what it read stops reading, but keeps its timers: a
 //!   long computation in the rib task never costs a session.
 //! - The rib task never waits for a session or a collector: it has at most two batches of messages under way to each, and forms
-//!   the next when there is room. It waits for the kernel task only in a select, and what changes meanwhile is merged.
+//!   the next when there is room. What is little it writes to a session's socket itself (`sender`), and wakes the session
+//!   only if the socket does not take it. It waits for the kernel task only in a select, and what changes meanwhile is merged.
 //! - The kernel task shows the rib task the routes of others, by which next hops are resolved, and is shown which next
 //!   hops there are, so that it need not look whenever a route changes. Both are the latest values, which nobody waits
 //!   for.
@@ -40,6 +41,7 @@ mod kernel_routes;
 mod listener;
 mod metrics;
 mod rib_task;
+mod sender;
 mod session;
 mod supervisor;
 mod sys;

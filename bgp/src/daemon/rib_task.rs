@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Duration, Instant};
@@ -11,26 +11,18 @@ use tokio::time::{Duration, Instant};
 use super::clock;
 use super::convergence::{Convergence, Marks};
 use super::kernel::{KernelInput, ShownRoutes};
+use super::sender::Sender;
 use super::session::Restart;
 use super::timer::until;
 use crate::bmp::{DownReason, Opened, Timestamp};
 use crate::family::{Family, FamilySet};
 use crate::prefix::Prefix;
 use crate::rib::{
-    Advertisement, Batch, Counts, DecisionOptions, Dump, Excess, Explanation, Fib, LimitReached, MonitorId,
+    Advertisement, Counts, DecisionOptions, Dump, Excess, Explanation, Fib, LimitReached, MonitorId,
     PathView, PeerId, PeerInfo, Policies, ReceivedView, Refused, Rib, Sizes, Speaker, Tallies, Tracking,
     Views,
 };
 use crate::wire::OwnedUpdate;
-
-/// What a session is given.
-#[derive(Debug)]
-pub(super) enum Delivery {
-    /// Messages to send; the next come when these are written.
-    Messages(Batch),
-    /// The peer announces more than it may, and the session is to end.
-    TooManyPrefixes(LimitReached),
-}
 
 /// What a collector is given.
 #[derive(Debug)]
@@ -44,7 +36,7 @@ pub(super) enum MonitorDelivery {
 /// The way to a collector.
 #[derive(Debug)]
 pub(super) struct Station {
-    pub(super) outlet: Outlet<MonitorDelivery>,
+    pub(super) outlet: Outlet,
     /// Where to say how many routes that changed wait for it.
     pub(super) waiting: Arc<AtomicUsize>,
 }
@@ -71,13 +63,7 @@ pub(super) enum RibInput {
     /// The configuration, as far as the tables care.
     Settings(Box<Settings>),
     /// A session came up.
-    Up {
-        peer: PeerId,
-        info: Box<PeerInfo>,
-        marks: Marks,
-        outlet: Outlet<Delivery>,
-        beginning: Box<Beginning>,
-    },
+    Up { peer: PeerId, info: Box<PeerInfo>, marks: Marks, outlet: SessionOutlet, beginning: Box<Beginning> },
     /// The same session is over, for collectors; what becomes of its paths comes next.
     Ended { peer: PeerId, reason: DownReason, time: Timestamp },
     /// A session ended; paths of the families to retain stay, stale, and all others go.
@@ -92,7 +78,7 @@ pub(super) enum RibInput {
     RefreshEnds { peer: PeerId, family: Family },
     /// UPDATEs arrived.
     Updates(Updates),
-    /// A KEEPALIVE arrived on an established session.
+    /// The first KEEPALIVE arrived on an established session.
     Keepalive { peer: PeerId },
     /// The peer wants to be told all again.
     Refresh { peer: PeerId, family: Family },
@@ -154,53 +140,62 @@ const HOLD: Duration = Duration::from_millis(20);
 /// Inputs taken together, before anything is decided or sent.
 const INPUTS: usize = 1024;
 
-/// The way to a session, or to a collector.
+/// The way to a session.
 #[derive(Debug)]
-pub(super) struct Outlet<T> {
-    deliveries: mpsc::Sender<T>,
-    /// Set when there was no room: the session then says when there is.
+pub(super) struct SessionOutlet {
+    /// Gone with its connection.
+    pub(super) sender: Weak<Sender>,
+    /// Takes the word that the peer announces more than it may, and the session is to end.
+    pub(super) limits: mpsc::Sender<LimitReached>,
+}
+
+/// The way to a collector.
+#[derive(Debug)]
+pub(super) struct Outlet {
+    deliveries: mpsc::Sender<MonitorDelivery>,
+    /// Set when there was no room: the collector's task then says when there is.
     waiting: Arc<AtomicBool>,
 }
 
 /// The other end of an [`Outlet`].
 #[derive(Debug)]
-pub(super) struct Inlet<T> {
-    pub(super) deliveries: mpsc::Receiver<T>,
+pub(super) struct Inlet {
+    pub(super) deliveries: mpsc::Receiver<MonitorDelivery>,
     waiting: Arc<AtomicBool>,
 }
 
-/// Batches on their way, beside the one that is written.
+/// Batches on their way to a collector, beside the one that is written.
 const BATCHES: usize = 1;
 
 /// A way with room for batches and one word about its end.
-pub(super) fn outlet<T>() -> (Outlet<T>, Inlet<T>) {
+pub(super) fn outlet() -> (Outlet, Inlet) {
     let (sender, receiver) = mpsc::channel(BATCHES + 1);
     let waiting = Arc::new(AtomicBool::new(false));
     (Outlet { deliveries: sender, waiting: Arc::clone(&waiting) }, Inlet { deliveries: receiver, waiting })
 }
 
-impl<T> Outlet<T> {
+impl Outlet {
     fn is_full(&self) -> bool {
         self.deliveries.capacity() <= 1
     }
 
     #[cfg(test)]
-    pub(super) fn send(&self, delivery: T) {
+    pub(super) fn send(&self, delivery: MonitorDelivery) {
         assert!(self.deliveries.try_send(delivery).is_ok(), "there is no room");
     }
 
-    /// Whether a batch can go; if not, the session will say when.
+    /// Whether a batch can go; if not, the collector's task will say when.
     fn is_ready(&self) -> bool {
         if self.is_full() {
             self.waiting.store(true, Ordering::SeqCst);
-            // Room that was made before the session could see that is seen here.
+            // Room that was made before the task could see that is seen here.
             return !self.is_full();
         }
         true
     }
 }
 
-impl<T> Inlet<T> {
+impl Inlet {
     /// Whether the tables wait for room; they are to be told once.
     pub(super) fn is_awaited(&self) -> bool {
         self.waiting.swap(false, Ordering::SeqCst)
@@ -234,7 +229,7 @@ struct RibTask {
     deferred_until: Option<Instant>,
     /// Whether neighbours need not be told any more that the speaker restarted.
     restart_over: Arc<AtomicBool>,
-    outlets: BTreeMap<PeerId, Outlet<Delivery>>,
+    outlets: BTreeMap<PeerId, SessionOutlet>,
     collectors: BTreeMap<MonitorId, Station>,
     /// Peers of which more can be read at once.
     reading: BTreeSet<PeerId>,
@@ -417,7 +412,7 @@ impl RibTask {
             if reached.excess == Excess::Beyond
                 && reached.limit.enforced
                 && let Some(outlet) = self.outlets.get(&reached.peer)
-                && let Err(error) = outlet.deliveries.try_send(Delivery::TooManyPrefixes(reached))
+                && let Err(error) = outlet.limits.try_send(reached)
             {
                 tracing::debug!(%error, "the session ends already");
             }
@@ -458,12 +453,14 @@ impl RibTask {
         self.rib.decide();
         self.write_pending(idle);
         for (peer, outlet) in &self.outlets {
-            while self.rib.has_news(*peer) && outlet.is_ready() {
+            if !self.rib.has_news(*peer) {
+                continue;
+            }
+            // Without a connection the end of the session is on its way to us.
+            let Some(sender) = outlet.sender.upgrade() else { continue };
+            while self.rib.has_news(*peer) && sender.has_room() {
                 let Some(batch) = self.rib.export(*peer) else { break };
-                // A closed channel belongs to a session whose end is on its way to us.
-                if outlet.deliveries.try_send(Delivery::Messages(batch)).is_err() {
-                    break;
-                }
+                sender.send(batch);
             }
         }
         if !self.collectors.is_empty() {

@@ -18,7 +18,8 @@ use super::bfd::BfdStatus;
 use super::clock;
 use super::convergence::Marks;
 use super::interfaces::local_view;
-use super::rib_task::{self, Beginning, Delivery, Inlet, RibInput, Updates};
+use super::rib_task::{Beginning, RibInput, SessionOutlet, Updates};
+use super::sender::Sent;
 use super::timer::until;
 use super::transport::{self, Amount, Transport};
 use crate::FamilySet;
@@ -27,7 +28,7 @@ use crate::config::CheckedNeighbor;
 use crate::fsm::{
     Direction, Helper, Input, Negotiated, Order, Output, Received, Session, SessionConfig, State,
 };
-use crate::rib::{AddPath, Batch, ExportView, PeerId, PeerInfo};
+use crate::rib::{AddPath, ExportView, LimitReached, PeerId, PeerInfo};
 use crate::wire::{
     Frame, MAX_MESSAGE_LEN, Message, MessageKind, Notification, RefreshKind, RouteRefresh, Update,
     UpdateContext, header,
@@ -62,8 +63,6 @@ pub(super) struct Tally {
     pub(super) down: u64,
     /// Messages of all kinds.
     pub(super) received: u64,
-    /// Messages of all kinds, handed to the socket or about to be.
-    pub(super) sent: u64,
     /// Faulty attributes that did not cost the session.
     pub(super) faults: u64,
 }
@@ -75,6 +74,8 @@ pub(super) struct SessionHandle {
     pub(super) neighbor: CheckedNeighbor,
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) status: watch::Receiver<SessionStatus>,
+    /// Messages of all kinds, handed to the socket or about to be.
+    pub(super) sent: Sent,
     /// What BFD shows of the path to the neighbour.
     pub(super) bfd: watch::Sender<BfdStatus>,
     pub(super) task: JoinHandle<()>,
@@ -101,9 +102,11 @@ struct SessionTask {
     rib: mpsc::Sender<RibInput>,
     /// What the rib task must still get; reading stops while there is any.
     pending: VecDeque<RibInput>,
-    inlet: Option<Inlet<Delivery>>,
-    /// A batch is being written, which the rib task waits for.
-    writing_batch: bool,
+    /// Brings the word that the peer announces more than it may.
+    limits: Option<mpsc::Receiver<LimitReached>>,
+    /// Whether the rib task knows that a KEEPALIVE came.
+    keepalive_told: bool,
+    sent: Sent,
     status: watch::Sender<SessionStatus>,
     bfd: watch::Receiver<BfdStatus>,
     restart: Option<Restart>,
@@ -134,6 +137,7 @@ pub(super) fn start(
     let initial =
         SessionStatus { state: State::Idle, since: epoch, last_error: None, tally: Tally::default() };
     let (status, watched) = watch::channel(initial);
+    let sent = Sent::default();
     let machine = Session::new(SessionConfig {
         local_as: neighbor.local_as,
         local_identifier: neighbor.router_id,
@@ -160,15 +164,16 @@ pub(super) fn start(
         closing: JoinSet::new(),
         rib,
         pending: VecDeque::new(),
-        inlet: None,
-        writing_batch: false,
+        limits: None,
+        keepalive_told: false,
+        sent: Sent::clone(&sent),
         status,
         bfd: bfd.subscribe(),
         restart,
         losses: 0,
     };
     let task = tokio::spawn(task.run(receiver));
-    SessionHandle { peer, neighbor, commands, status: watched, bfd, task }
+    SessionHandle { peer, neighbor, commands, status: watched, sent, bfd, task }
 }
 
 /// Differs between the two ends of a session, and between runs.
@@ -211,7 +216,7 @@ impl SessionTask {
                     }
                     Err(_) => return self.stop(Input::Stop(Notification::administrative_shutdown())).await,
                 },
-                Some(delivery) = next_delivery(&mut self.inlet), if !self.writing_batch => self.deliver(delivery),
+                Some(reached) = next_limit(&mut self.limits) => self.limit_reached(reached),
                 Ok(()) = self.bfd.changed() => self.path_changed(),
                 () = until(deadline) => self.tick(),
             }
@@ -294,7 +299,7 @@ impl SessionTask {
         });
         match local {
             Ok(local) => {
-                let transport = Transport::new(stream, local_view(local).await);
+                let transport = Transport::new(stream, Sent::clone(&self.sent), local_view(local).await);
                 *self.slot(direction) = Some(transport);
                 if self.restart.take_if(|restart| restart.over.load(Ordering::SeqCst)).is_some() {
                     self.machine.restart_is_over();
@@ -345,17 +350,10 @@ impl SessionTask {
     }
 
     fn write(&mut self, direction: Direction) -> io::Result<()> {
-        if let Some(transport) = self.slot(direction) {
-            transport.write()?;
-            let flushed = transport.is_flushed();
-            let established = self.machine.established().is_some_and(|(up, _)| up == direction);
-            if flushed
-                && established
-                && std::mem::take(&mut self.writing_batch)
-                && self.inlet.as_ref().is_some_and(Inlet::is_awaited)
-            {
-                self.pending.push_back(RibInput::Written);
-            }
+        if let Some(transport) = self.slot(direction)
+            && transport.sender.write()?
+        {
+            self.pending.push_back(RibInput::Written);
         }
         Ok(())
     }
@@ -421,7 +419,8 @@ impl SessionTask {
             Message::Keepalive => {
                 let was_up = self.negotiated(direction).is_some();
                 self.step(Input::Message(direction, Received::Keepalive));
-                if was_up {
+                // The tables want to know whether, not how often.
+                if was_up && !std::mem::replace(&mut self.keepalive_told, true) {
                     self.pending.push_back(RibInput::Keepalive { peer });
                 }
             }
@@ -490,37 +489,11 @@ impl SessionTask {
         }
     }
 
-    fn deliver(&mut self, delivery: Delivery) {
-        match delivery {
-            Delivery::Messages(batch) => self.send_batch(batch),
-            Delivery::TooManyPrefixes(reached) => {
-                let Some((direction, _)) = self.machine.established() else { return };
-                let penalty = self.neighbor.penalty;
-                self.step(Input::Exceeded(direction, penalty));
-                let (received, maximum) = (reached.received, reached.limit.maximum);
-                self.note_error(format!("{received} prefixes, {maximum} allowed: {penalty}"));
-            }
-        }
-    }
-
-    fn send_batch(&mut self, batch: Batch) {
+    fn limit_reached(&mut self, LimitReached { received, limit, .. }: LimitReached) {
         let Some((direction, _)) = self.machine.established() else { return };
-        self.writing_batch = true;
-        let mut count = 0;
-        if let Some(transport) = self.slot(direction) {
-            for segment in batch {
-                count += header::count(&segment);
-                transport.queue(segment);
-            }
-        }
-        self.status.send_modify(|status| status.tally.sent += count);
-        self.flush(direction);
-    }
-
-    fn flush(&mut self, direction: Direction) {
-        if let Err(error) = self.write(direction) {
-            self.lost(direction, &error);
-        }
+        let penalty = self.neighbor.penalty;
+        self.step(Input::Exceeded(direction, penalty));
+        self.note_error(format!("{received} prefixes, {} allowed: {penalty}", limit.maximum));
     }
 
     fn tick(&mut self) {
@@ -557,7 +530,9 @@ impl SessionTask {
     /// Tells the machine whether the neighbour takes what is sent.
     fn watch_sending(&mut self) {
         for direction in [Direction::Outgoing, Direction::Incoming] {
-            if let Some(sending) = self.slot(direction).as_mut().and_then(Transport::sending) {
+            if let Some(sending) =
+                self.slot(direction).as_ref().and_then(|transport| transport.sender.sending())
+            {
                 self.step(Input::Sending(direction, sending));
             }
         }
@@ -592,6 +567,9 @@ impl SessionTask {
             }
             Output::SendKeepalive(direction) => self.send(direction, header::encode_keepalive),
             Output::SendNotification(direction, notification) => {
+                if let Some(transport) = self.slot(direction) {
+                    transport.sender.end();
+                }
                 self.send(direction, |out| notification.encode(out));
             }
             Output::Close(direction) => {
@@ -611,8 +589,7 @@ impl SessionTask {
                     reason: (&reason).into(),
                     time: clock::timestamp(),
                 });
-                self.inlet = None;
-                self.writing_batch = false;
+                self.limits = None;
                 let mut orders = Vec::new();
                 match self.session.take() {
                     Some(session) => self.helper.down(self.now(), &session, &reason, &mut orders),
@@ -632,11 +609,10 @@ impl SessionTask {
         let mut message = Vec::new();
         encode(&mut message);
         if let Some(transport) = self.slot(direction) {
-            transport.queue(message.into());
-            if let Err(error) = transport.write() {
-                tracing::debug!(neighbor = %self.neighbor.address, %error, "write");
-            }
-            self.status.send_modify(|status| status.tally.sent += 1);
+            transport.sender.queue(message);
+        }
+        if let Err(error) = self.write(direction) {
+            tracing::debug!(neighbor = %self.neighbor.address, %error, "write");
         }
     }
 
@@ -682,9 +658,15 @@ impl SessionTask {
         self.order(orders);
         self.session = Some(*negotiated);
         self.status.send_modify(|status| status.tally.up += 1);
-        let (outlet, inlet) = rib_task::outlet();
-        self.inlet = Some(inlet);
-        self.writing_batch = false;
+        let (limits, receiver) = mpsc::channel(1);
+        self.limits = Some(receiver);
+        self.keepalive_told = false;
+        let sender = self.slot(direction).as_ref().map(|transport| Arc::clone(&transport.sender));
+        if let Some(sender) = &sender {
+            sender.begin();
+        }
+        let sender = sender.as_ref().map(Arc::downgrade).unwrap_or_default();
+        let outlet = SessionOutlet { sender, limits };
         let marks = match negotiated.graceful_restart {
             Some(restart) if !restart.restarting => Marks::Sends,
             _ => Marks::MaySend,
@@ -713,9 +695,9 @@ async fn ready_dial(dial: &mut Option<Dial>) -> io::Result<TcpStream> {
     }
 }
 
-async fn next_delivery(inlet: &mut Option<Inlet<Delivery>>) -> Option<Delivery> {
-    match inlet {
-        Some(inlet) => inlet.deliveries.recv().await,
+async fn next_limit(limits: &mut Option<mpsc::Receiver<LimitReached>>) -> Option<LimitReached> {
+    match limits {
+        Some(limits) => limits.recv().await,
         None => std::future::pending().await,
     }
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::net::TcpStream;
 use tokio::signal::unix::{SignalKind, signal};
@@ -460,6 +460,7 @@ impl Supervisor {
                 state: status.state.name(),
                 established: status.state == State::Established,
                 tally: status.tally,
+                sent: session.sent.load(Ordering::Relaxed),
                 bfd: session.bfd.borrow().clone(),
                 counts: Family::ALL.into_iter().filter_map(of).collect(),
             }

@@ -1,22 +1,21 @@
 //! One TCP connection with its buffers.
 
-use std::collections::VecDeque;
+use std::future::Future;
 use std::io;
-use std::io::IoSlice;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Shutdown, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::SockRef;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest, Ready};
+use tokio::io::Ready;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 use super::interfaces::LocalView;
+use super::sender::{Sender, Sent};
 use super::sys;
 use crate::config::CheckedNeighbor;
-use crate::fsm::Sending;
 use crate::prefix::Prefix;
-use crate::rib::Segment;
 use crate::wire::Notification;
 
 /// How long a dial may take.
@@ -25,8 +24,6 @@ const DIAL_TIME: Duration = Duration::from_secs(10);
 const CLOSE_TIME: Duration = Duration::from_secs(1);
 /// Octets read at a time.
 const READ_OCTETS: usize = 128 * 1024;
-/// Segments in one system call.
-const SEGMENTS: usize = 64;
 /// Internetwork control (RFC 4271 does not say; everyone marks BGP so).
 const TRAFFIC_CLASS: u32 = 0xc0;
 
@@ -42,14 +39,10 @@ pub(super) enum Amount {
 /// A connection; nothing in it waits.
 #[derive(Debug)]
 pub(super) struct Transport {
-    stream: TcpStream,
+    /// The rib task has it while the session is established, but not for longer than the session.
+    pub(super) sender: Arc<Sender>,
     /// What was read and is not yet a whole message.
     pub(super) received: Vec<u8>,
-    queue: VecDeque<Segment>,
-    /// Octets of the first segment that are written already.
-    written: usize,
-    /// Whether the peer has taken anything since this was last asked.
-    progress: bool,
     pub(super) local: LocalView,
     /// The OPENs of the session, whole, for collectors.
     pub(super) opens: Opens,
@@ -63,13 +56,10 @@ pub(super) struct Opens {
 }
 
 impl Transport {
-    pub(super) fn new(stream: TcpStream, local: LocalView) -> Self {
+    pub(super) fn new(stream: TcpStream, sent: Sent, local: LocalView) -> Self {
         Self {
-            stream,
+            sender: Arc::new(Sender::new(stream, sent)),
             received: Vec::new(),
-            queue: VecDeque::new(),
-            written: 0,
-            progress: false,
             local,
             opens: Opens::default(),
         }
@@ -77,71 +67,13 @@ impl Transport {
 
     /// Resolves when the socket can be read, if that is wanted, or written, if there is something to write.
     pub(super) async fn ready(&self, reading: bool) -> io::Result<Ready> {
-        let interest = match (reading, self.queue.is_empty()) {
-            (true, true) => Interest::READABLE,
-            (true, false) => Interest::READABLE | Interest::WRITABLE,
-            (false, false) => Interest::WRITABLE,
-            (false, true) => Interest::ERROR,
-        };
-        self.stream.ready(interest).await
+        self.sender.ready(reading).await
     }
 
     /// Our end and the other one; `None` of a connection that is gone already.
     pub(super) fn ends(&self) -> Option<(SocketAddr, SocketAddr)> {
-        Some((self.stream.local_addr().ok()?, self.stream.peer_addr().ok()?))
-    }
-
-    /// Whether everything queued is written.
-    pub(super) fn is_flushed(&self) -> bool {
-        self.queue.is_empty()
-    }
-
-    pub(super) fn queue(&mut self, segment: Segment) {
-        if !segment.is_empty() {
-            self.queue.push_back(segment);
-        }
-    }
-
-    /// Writes what the socket takes now.
-    pub(super) fn write(&mut self) -> io::Result<()> {
-        while !self.queue.is_empty() {
-            let skip = self.written;
-            let slices: Vec<IoSlice<'_>> = self
-                .queue
-                .iter()
-                .take(SEGMENTS)
-                .enumerate()
-                .map(|(index, segment)| {
-                    IoSlice::new(segment.get(if index == 0 { skip } else { 0 }..).unwrap_or_default())
-                })
-                .collect();
-            match self.stream.try_write_vectored(&slices) {
-                Ok(octets) => self.advance(octets),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether the socket takes what is queued; `None` while there was nothing to take.
-    pub(super) fn sending(&mut self) -> Option<Sending> {
-        if std::mem::take(&mut self.progress) {
-            return Some(Sending::Progress);
-        }
-        (!self.is_flushed()).then_some(Sending::Blocked)
-    }
-
-    fn advance(&mut self, octets: usize) {
-        self.progress |= octets > 0;
-        self.written += octets;
-        while let Some(first) = self.queue.front() {
-            if self.written < first.len() {
-                return;
-            }
-            self.written -= first.len();
-            self.queue.pop_front();
-        }
+        let stream = &self.sender.stream;
+        Some((stream.local_addr().ok()?, stream.peer_addr().ok()?))
     }
 
     /// Reads once what is there, behind what was there before, into the buffer of this thread.
@@ -150,7 +82,7 @@ impl Transport {
         if buffer.len() < filled + READ_OCTETS {
             buffer.resize(filled + READ_OCTETS, 0);
         }
-        match self.stream.try_read(&mut buffer[filled..]) {
+        match self.sender.stream.try_read(&mut buffer[filled..]) {
             Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(octets) => {
                 buffer[..filled].copy_from_slice(&self.received);
@@ -165,19 +97,34 @@ impl Transport {
 
     /// Delivers what is queued, then closes so that the peer can read it: closing with unread data in our buffer
     /// would send a reset, which discards the NOTIFICATION at the peer.
-    pub(super) async fn close(mut self) {
-        let deliver = async {
-            for (index, segment) in self.queue.iter().enumerate() {
-                let rest = segment.get(if index == 0 { self.written } else { 0 }..).unwrap_or_default();
-                self.stream.write_all(rest).await?;
+    pub(super) fn close(self) -> impl Future<Output = ()> {
+        // At once, whenever the rest gets its turn.
+        self.sender.end();
+        let deliver = async move {
+            let Self { sender, .. } = &self;
+            loop {
+                sender.write()?;
+                if sender.is_flushed() {
+                    break;
+                }
+                sender.stream.writable().await?;
             }
-            self.stream.shutdown().await?;
+            SockRef::from(&sender.stream).shutdown(Shutdown::Write)?;
             let mut rest = [0; 1024];
-            while self.stream.read(&mut rest).await? > 0 {}
-            io::Result::Ok(())
+            loop {
+                sender.stream.readable().await?;
+                match sender.stream.try_read(&mut rest) {
+                    Ok(0) => return io::Result::Ok(()),
+                    Ok(_) => {}
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(error) => return Err(error),
+                }
+            }
         };
-        // The connection goes in any case; a peer that does not read is the peer's loss.
-        drop(timeout(CLOSE_TIME, deliver).await);
+        async {
+            // The connection goes in any case; a peer that does not read is the peer's loss.
+            drop(timeout(CLOSE_TIME, deliver).await);
+        }
     }
 }
 
@@ -185,8 +132,8 @@ impl Transport {
 pub(super) async fn refuse(stream: TcpStream) {
     let mut message = Vec::new();
     Notification::connection_rejected().encode(&mut message);
-    let mut transport = Transport::new(stream, LocalView::default());
-    transport.queue(message.into());
+    let transport = Transport::new(stream, Sent::default(), LocalView::default());
+    transport.sender.queue(message);
     transport.close().await;
 }
 
