@@ -14,6 +14,9 @@ mod addresses {
     }
 }
 
+#[path = "../../node-agent/src/tunnels.rs"]
+mod tunnels;
+
 mod program {
     pub(crate) mod network_condition {
         /// As in the agent.

@@ -38,6 +38,7 @@ mod program;
 mod readiness;
 mod serve;
 mod traffic;
+mod tunnels;
 mod watch;
 mod ways;
 

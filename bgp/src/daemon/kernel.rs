@@ -266,22 +266,27 @@ impl KernelTask {
     }
 
     async fn execute(&mut self, operations: Vec<Operation>) {
+        let operations = Arc::new(operations);
+        let shared = Arc::clone(&operations);
         let exchange = move |socket: &mut Socket| {
+            let operations = shared;
             let mut results = Vec::with_capacity(operations.len());
             for piece in operations.chunks(PIECE) {
                 let requests: Vec<Request> = piece.iter().map(Operation::request).collect();
                 results.append(&mut socket.execute_all(&requests)?);
             }
-            Ok((operations, results))
+            Ok(results)
         };
-        match self.blocking(exchange).await {
-            Some((operations, results)) => {
-                for (operation, result) in operations.into_iter().zip(results) {
-                    self.plan.done(operation, result);
-                }
-            }
+        let results = self.blocking(exchange).await;
+        let operations = Arc::unwrap_or_clone(operations);
+        let Some(results) = results else {
             // Nobody knows how far it came: look, which marks all that differs.
-            None => self.look = Some(Instant::now() + RETRY),
+            self.plan.undone(operations);
+            self.look = Some(Instant::now() + RETRY);
+            return;
+        };
+        for (operation, result) in operations.into_iter().zip(results) {
+            self.plan.done(operation, result);
         }
     }
 

@@ -213,6 +213,20 @@ impl KernelPlan {
         }
     }
 
+    /// Takes it that the kernel answered nothing: what was to go may be there, and is this run's.
+    pub(super) fn undone(&mut self, operations: Vec<Operation>) {
+        for operation in operations {
+            match operation {
+                Operation::Delete(prefix, route) => {
+                    self.installed.insert(prefix, route);
+                    self.dirty.push(prefix);
+                }
+                Operation::DeleteMisplaced(route) => self.misplaced.push(route),
+                Operation::Add(prefix, _) | Operation::Replace(prefix, _) => self.dirty.push(prefix),
+            }
+        }
+    }
+
     fn refuse(&mut self, prefix: Prefix, error: &Error) {
         let text = if error.is_present() {
             format!("{error}; another route to it has metric {}", self.settings.metric)
@@ -360,6 +374,20 @@ mod tests {
         plan.done(deletion, Err(gone));
         assert!(!plan.is_dirty());
         assert_eq!(plan.removal(), []);
+    }
+
+    #[test]
+    fn a_withdrawn_route_whose_removal_nobody_answered_is_no_route_of_an_earlier_run() {
+        let mut plan = KernelPlan::new(SETTINGS());
+        plan.change(change("198.51.100.0/24", Some(via("192.0.2.1"))));
+        apply(&mut plan);
+        let route = installed(&plan, "198.51.100.0/24", &via("192.0.2.1"));
+        plan.change(change("198.51.100.0/24", None));
+        let deletion = plan.plan();
+        assert_eq!(deletion, [Operation::Delete(prefix("198.51.100.0/24"), route.clone())]);
+        plan.undone(deletion.clone());
+        plan.found(vec![route]);
+        assert_eq!(plan.plan(), deletion);
     }
 
     #[test]

@@ -132,12 +132,13 @@ impl Sender {
             return true;
         }
         self.awaited.store(true, Ordering::SeqCst);
-        // Room that was made before the session could see that is seen here.
-        self.sees_room()
+        // Room that was made before the session could see that is seen here. Whoever has the lock is waited for: it need not be
+        // for a write that it is held, and then nobody would say that there is room.
+        self.lock().next.is_empty()
     }
 
     fn sees_room(&self) -> bool {
-        // Who has the lock is the session that writes.
+        // Mostly it is the session that has the lock, and writes.
         self.backlog.try_lock().is_ok_and(|backlog| backlog.next.is_empty())
     }
 

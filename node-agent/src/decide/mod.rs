@@ -24,7 +24,7 @@ pub(crate) use doubles::Doubles;
 pub(crate) use masquerade::Masquerade;
 #[cfg(test)]
 pub(crate) use overlay::Block;
-pub(crate) use overlay::{Carrier, Conditions, Hop, Kind, Paths, Tunnel, TunnelEnds, Tunnels, Uplink, Ways};
+pub(crate) use overlay::{Carrier, Conditions, Hop, Paths, Tunnel, TunnelEnds, Uplink, Ways};
 pub(crate) use peers::Peers;
 pub(crate) use state::{Announcement, State};
 

@@ -279,19 +279,21 @@ fn selector(selector: &LabelSelector) -> Result<Selector, String> {
     Selector::from_api(selector).map_err(|(field, reason)| format!("{field}: {reason}"))
 }
 
-/// The filter in the speaker's terms. What is wrong with a rule is noted: it is about no route then, or where it rejects about every
-/// one, so that no route passes that should not.
+/// The filter in the speaker's terms. What is wrong with a rule is noted: it is about no route then, or, where it rejects or sets
+/// anything, rejects every one: so no route passes that should not, nor otherwise than it should.
 fn filter(direction: &str, filter: &Filter, problems: &mut Problems) -> FilterFacts {
     let mut terms = Vec::new();
     for (index, rule) in filter.rules.iter().enumerate() {
-        let instead = match rule.action {
-            FilterAction::Reject => "it rejects all routes until it can be",
-            FilterAction::Accept | FilterAction::Next => "the rule is passed over until it can be",
+        let is_needed = rule.action == FilterAction::Reject || rule.set.is_some();
+        let instead = if is_needed {
+            "it rejects all routes until it can be"
+        } else {
+            "the rule is passed over until it can be"
         };
         let read = term(rule).map_err(|reason| format!("{reason}; {instead} read"));
         match problems.keep(&format!("{direction}.rules[{index}]"), read) {
             Some(term) => terms.push(term),
-            None if rule.action == FilterAction::Reject => {
+            None if is_needed => {
                 let (conditions, set) = (MatchConfig::default(), SetConfig::default());
                 let name = rule.name.clone();
                 terms.push((TermConfig { name, conditions, set, then: Action::Reject }, Vec::new()));
@@ -436,12 +438,13 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_that_cannot_be_read_costs_no_session_and_lets_no_route_pass() {
+    fn a_rule_that_cannot_be_read_costs_no_session_and_lets_no_route_pass_nor_with_other_attributes() {
         for (rule, rejects_all) in [
             ("{action: Accept, match: {asPathRegex: ['^(1']}}", false),
-            ("{action: Next, match: {communities: [x]}, set: {med: 1}}", false),
+            ("{action: Next, match: {communities: [x]}}", false),
+            ("{action: Next, match: {communities: [x]}, set: {med: 1}}", true),
             ("{action: Reject, match: {asPathRegex: ['^(1']}}", true),
-            ("{action: Accept, set: {prepend: 33}}", false),
+            ("{action: Accept, set: {prepend: 33}}", true),
             ("{action: Reject, match: {prefixes: [{cidr: 10.0.0.0/8, ge: 25, le: 24}]}}", true),
         ] {
             let text = format!(

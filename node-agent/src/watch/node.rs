@@ -19,7 +19,7 @@ use super::{
     Read,
     guarded::{Field, Kind, METADATA},
 };
-use crate::{decide::Tunnels, program::network_condition};
+use crate::{program::network_condition, tunnels::Tunnels};
 
 /// What the API says of a node, for those who need it: policy has a form of its own.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -195,7 +195,7 @@ mod tests {
     use std::net::IpAddr;
 
     use super::{NodeFacts, read};
-    use crate::decide::Tunnels;
+    use crate::tunnels::Tunnels;
 
     #[test]
     fn addresses_and_pod_cidrs_are_read_and_what_is_malformed_is_named() {

@@ -14,7 +14,10 @@ use margay_netlink::{
 use sha2::{Digest, Sha256};
 
 use super::State;
-use crate::traffic::{Routing, Traffic};
+use crate::{
+    traffic::{Routing, Traffic},
+    tunnels::{Kind, Tunnels},
+};
 
 /// What the ways follow, as far as the API has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,35 +36,6 @@ pub(crate) struct Paths {
     pub(crate) kinds: BTreeMap<Kind, String>,
     /// What each of the other nodes says of its tunnels, if it does. Where no tunnel is needed, those alone that may be waited for.
     pub(crate) said: BTreeMap<String, Option<Tunnels>>,
-    /// The tunnels that this node last said that it has, in the time of an earlier agent too.
-    pub(crate) had: BTreeSet<Kind>,
-}
-
-/// What a node says of its tunnels to the others.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Tunnels {
-    /// Those that it has.
-    pub(crate) received: BTreeSet<Kind>,
-    /// Those that it sends packets of pods through.
-    pub(crate) sent: BTreeSet<Kind>,
-}
-
-impl Tunnels {
-    /// What the annotations [`TUNNELS_RECEIVED`] and [`TUNNELS_SENT`] say; `None` without both. Kinds that a later agent may have
-    /// are passed over.
-    pub(crate) fn read([received, sent]: [Option<&str>; 2]) -> Option<Self> {
-        let kinds = |text: &str| {
-            let known = |word: &str| Kind::ALL.into_iter().find(|kind| kind.word() == word);
-            text.split(',').filter_map(known).collect()
-        };
-        Some(Self { received: kinds(received?), sent: kinds(sent?) })
-    }
-
-    /// The same, as it is to be written.
-    pub(crate) fn written(&self) -> [String; 2] {
-        [&self.received, &self.sent]
-            .map(|kinds| kinds.iter().map(|kind| kind.word()).collect::<Vec<_>>().join(","))
-    }
 }
 
 /// A block of another node.
@@ -69,44 +43,6 @@ impl Tunnels {
 pub(crate) struct Block {
     pub(crate) node: String,
     pub(crate) encapsulation: Encapsulation,
-}
-
-/// How a tunnel wraps packets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Kind {
-    /// In Ethernet frames in UDP (RFC 7348), of both families over either.
-    Vxlan,
-    /// In an outer header alone (RFC 2003), IPv4 in IPv4.
-    Ipip,
-}
-
-impl Kind {
-    pub(crate) const ALL: [Self; 2] = [Self::Vxlan, Self::Ipip];
-
-    /// As an `IPPool` names it.
-    pub(crate) fn word(self) -> &'static str {
-        match self {
-            Self::Vxlan => "VXLAN",
-            Self::Ipip => "IPIP",
-        }
-    }
-
-    /// What takes it for all packets.
-    pub(crate) fn encapsulation(self) -> Encapsulation {
-        match self {
-            Self::Vxlan => Encapsulation::Vxlan,
-            Self::Ipip => Encapsulation::Ipip,
-        }
-    }
-
-    /// What an encapsulation takes, if any.
-    pub(crate) fn of(encapsulation: Encapsulation) -> Option<Self> {
-        match encapsulation {
-            Encapsulation::None => None,
-            Encapsulation::Vxlan | Encapsulation::VxlanCrossSubnet => Some(Self::Vxlan),
-            Encapsulation::Ipip | Encapsulation::IpipCrossSubnet => Some(Self::Ipip),
-        }
-    }
 }
 
 /// A device that tunnels run through, of which a node has one each: the kind, and the family of the addresses between which they run.
@@ -294,7 +230,6 @@ pub(super) fn paths(state: &State, settings: &Traffic, has_speaker: bool) -> Opt
         blocks: BTreeMap::new(),
         kinds,
         said: BTreeMap::new(),
-        had: own.tunnels.as_ref().map(|said| said.received.clone()).unwrap_or_default(),
     };
     let others = || state.nodes().filter(|(other, _)| *other != name);
     let said = others().map(|(name, node)| (name, &node.tunnels));
@@ -357,6 +292,29 @@ impl Paths {
             )
         };
         is_nowhere.then(fault)
+    }
+
+    /// The same while others may not have heard of it: they may still send through tunnels that there were before, and may not have
+    /// yet those that are new, through which nothing is sent.
+    pub(crate) fn between(&self, before: &Self) -> Self {
+        let is_known =
+            |encapsulation| Kind::of(encapsulation).is_none_or(|kind| before.kinds.contains_key(&kind));
+        let mut paths = self.clone();
+        for (range, block) in &mut paths.blocks {
+            if !is_known(block.encapsulation) {
+                let as_before = before.blocks.get(range).map(|block| block.encapsulation);
+                block.encapsulation =
+                    as_before.filter(|before| is_known(*before)).unwrap_or(Encapsulation::None);
+            }
+        }
+        // Where all is the speaker's, the nodes do not matter, but they say which tunnels there were.
+        if paths.nodes.is_empty() {
+            paths.nodes.clone_from(&before.nodes);
+        }
+        for (kind, who) in &before.kinds {
+            paths.kinds.entry(*kind).or_insert_with(|| who.clone());
+        }
+        paths
     }
 
     /// How much smaller than the uplink's packets those of pods have to be.

@@ -1,15 +1,12 @@
 //! Which way leads where.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-};
+use std::{collections::BTreeMap, net::IpAddr};
 
 use ipnetwork::IpNetwork;
 use margay_api::resource::Encapsulation;
 use margay_netlink::link::{IfIndex, Mtu};
 
-use super::{Block, Carrier, Conditions, Hop, Kind, Paths, Uplink, Ways, gateway, mac_of};
+use super::{Block, Carrier, Conditions, Hop, Kind, Paths, Tunnel, Uplink, Ways, gateway, mac_of};
 use crate::traffic::{Routing, Traffic};
 
 fn ip(text: &str) -> IpAddr {
@@ -46,7 +43,6 @@ fn paths(encapsulation: Encapsulation) -> Paths {
             .into_iter()
             .collect(),
         said: BTreeMap::new(),
-        had: BTreeSet::new(),
     }
 }
 
@@ -254,6 +250,27 @@ fn an_mtu_that_was_given_counts_and_an_address_that_no_interface_has_is_named() 
     let ways = world.ways(&paths);
     assert!(ways.tunnels.is_empty() && ways.routes.is_empty() && ways.problems.is_empty(), "{ways:?}");
     assert!(ways.faults[0].contains("192.0.2.1") && ways.faults[0].contains("no interface"), "{ways:?}");
+}
+
+#[test]
+fn between_tunnels_and_none_there_is_a_time_in_which_they_receive_and_nobody_sends() {
+    for (routing, has_speaker, near) in [(Routing::Bgp, true, None), (Routing::Direct, true, Some("direct"))]
+    {
+        let world = World::new(routing, has_speaker);
+        let (tunnels, mut none) = (paths(Encapsulation::Vxlan), paths(Encapsulation::None));
+        if routing == Routing::Bgp {
+            (none.nodes, none.blocks) = (BTreeMap::new(), BTreeMap::new());
+        }
+        for between in [tunnels.between(&none), none.between(&tunnels)] {
+            let ways = world.ways(&between);
+            assert_eq!(short(&ways), expected(near, None, false), "{routing:?}");
+            let settled = world.ways(&tunnels);
+            let [between, after] = [&ways, &settled].map(|ways| &ways.tunnels[&Carrier::Vxlan4]);
+            let made = |tunnel: &Tunnel| tunnel.frames.as_ref().map(|frames| (frames.mac, frames.vni));
+            assert_eq!((made(between), between.local), (made(after), after.local));
+            assert_eq!((between.mtu, &between.addresses), (after.mtu, &after.addresses));
+        }
+    }
 }
 
 #[test]

@@ -48,6 +48,8 @@ const TUNNEL_PORTS: &str = "tunnel_ports";
 const TUNNEL_PROTOCOLS: &str = "tunnel_protocols";
 /// The chain of what comes to them.
 const TUNNELLED: &str = "tunnelled";
+/// Asks whether it is this node that does.
+const OWN_TUNNEL: &str = "own_tunnel";
 
 /// Neighbour discovery and multicast membership, which never leave the pod's own link: types of `ICMPv6`.
 const LINK_TYPES: [u32; 6] = [131, 132, 133, 135, 136, 143];
@@ -574,6 +576,7 @@ pub(crate) fn put_base(table: &mut Table) {
     let [by_port, by_protocol] = for_others_tunnel();
     table.put_chain("outset", Chain::regular(vec![jump("antispoof"), by_port, by_protocol]));
     table.put_chain(TUNNELLED, Chain::regular(tunnelled()));
+    table.put_chain(OWN_TUNNEL, Chain::regular(own_tunnel()));
     table.put_chain("egress", Chain::regular(egress()));
     table.put_chain("input_egress", Chain::regular(input_egress()));
     table.put_chain("ingress", Chain::regular(ingress()));
@@ -614,7 +617,7 @@ const OUTPUT_RAW: &str = "output_raw";
 pub(crate) fn put_untracked(table: &mut Table) {
     // What is for others may be a pod's, whatever its port.
     let comes = [(Address::Source, Ends::Theirs), (Address::Destination, Ends::Own)];
-    let goes = [(Address::Destination, Ends::Theirs)];
+    let goes = [(Address::Source, Ends::Own), (Address::Destination, Ends::Theirs)];
     for (name, ends) in [(FROM_TUNNEL, &comes[..]), (TO_TUNNEL, &goes)] {
         let rules = Family::ALL.map(|family| {
             let are_ends = ends
@@ -756,6 +759,15 @@ fn tunnel_packets() -> [Vec<Expr>; 2] {
     [rule::udp_to(TUNNEL_PORTS), rule::ipip_in(TUNNEL_PROTOCOLS)]
 }
 
+/// What this node puts into a tunnel.
+fn own_tunnel() -> Vec<Rule> {
+    let own = Family::ALL.map(|family| {
+        let is_own = rule::address_in(family, Address::Source, Ends::Own.set(family), Found::Is);
+        rule([is_own, verdict(nftables::Verdict::Accept)])
+    });
+    own.to_vec()
+}
+
 /// Behind a service there may be a node's port, so that what a pod sends comes here all the same.
 fn tunnelled() -> Vec<Rule> {
     let ends = Family::ALL.map(|family| {
@@ -791,9 +803,9 @@ fn forward() -> Vec<Rule> {
 
 fn output() -> Vec<Rule> {
     let [by_port, by_protocol] = for_others_tunnel();
-    // What is untracked in `output_raw` is a node's: tracking began with all else before it came there.
-    let [tunnel, tunnelled] = tunnel_packets()
-        .map(|packets| rule([packets, rule::is_untracked(), verdict(nftables::Verdict::Accept)]));
+    // As `output_raw` left it. Whatever else is untracked, of IPVS for one, goes on.
+    let [tunnel, tunnelled] =
+        tunnel_packets().map(|packets| rule([packets, rule::is_untracked(), jump(OWN_TUNNEL)]));
     let mut rules = vec![
         established(),
         tunnel,

@@ -19,7 +19,10 @@ mod publish;
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use kube::Client;
-use margay_api::endpoint::HOST_IFNAME_PREFIX;
+use margay_api::{
+    annotation::{TUNNELS_RECEIVED, TUNNELS_SENT},
+    endpoint::HOST_IFNAME_PREFIX,
+};
 use margay_netlink::{
     Event as KernelEvent, Group, Monitor, Socket,
     link::{IfIndex, Link},
@@ -35,15 +38,16 @@ use tracing::{error, info, warn};
 pub(crate) use self::difference::name_of;
 use self::{
     kernel::{Applied, Settings},
-    phase::{Phases, Plan},
+    phase::{PATIENCE, Phase},
 };
 use crate::{
     config,
     core::Event,
-    decide::{Paths, Tunnels},
+    decide::Paths,
     facts::Facts,
     metrics::Metrics,
     traffic::Routing,
+    tunnels::Tunnels,
     watch::drift::{heard, watched},
 };
 
@@ -93,8 +97,9 @@ async fn run(
         problems: BTreeSet::new(),
         told: None,
         due: None,
-        phases: Phases::default(),
+        phase: Phase::default(),
         until: None,
+        last: None,
     };
     reconcile.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -103,7 +108,9 @@ async fn run(
                 if changed.is_err() {
                     return Ok(());
                 }
-                task.due = Some(Instant::now());
+                // Many nodes may say something at once.
+                let now = Instant::now();
+                task.due = Some(task.last.map_or(now, |last| now.max(last + QUIET)));
             }
             changed = followed.changed() => {
                 if changed.is_err() {
@@ -161,9 +168,11 @@ struct Task {
     /// When the next attempt is made, if there is anything to do.
     due: Option<Instant>,
     /// How far it is from what was wanted before to what is wanted now.
-    phases: Phases,
-    /// When the next of these begins by itself.
+    phase: Phase,
+    /// When that may end by itself.
     until: Option<Instant>,
+    /// When the last attempt was made.
+    last: Option<Instant>,
 }
 
 impl Task {
@@ -195,9 +204,12 @@ impl Task {
 
     /// Whether the ways are there; if not, why.
     async fn attempt(&mut self, wanted: &Arc<Paths>) -> Result<(), String> {
-        let Plan { paths, problems: waited, until } = self.phases.plan(wanted, Instant::now());
-        (self.until, self.due) = (until, until);
-        match self.apply(&paths).await {
+        let now = Instant::now();
+        self.phase = std::mem::take(&mut self.phase).next(wanted, now);
+        self.until = self.phase.until(now);
+        (self.due, self.last) = (self.until, Some(now));
+        let waited = waited_for(&self.phase.waited_for(wanted, now));
+        match self.apply(&self.phase.paths(wanted)).await {
             Ok(applied) => {
                 let Applied { changes, faults, refused, problems, tunnels, said } = applied;
                 if said.is_some() {
@@ -274,6 +286,19 @@ impl Task {
         }
         self.problems = problems;
     }
+}
+
+/// Why a change takes so long, if it does.
+fn waited_for(nodes: &BTreeSet<&str>) -> Option<String> {
+    let nodes: Vec<String> = nodes.iter().map(|node| (*node).to_owned()).collect();
+    (!nodes.is_empty()).then(|| {
+        format!(
+            "the change of encapsulation waits, for {} s at most, for nodes that do not say that they are so far (annotations {TUNNELS_RECEIVED} \
+             and {TUNNELS_SENT}): {}",
+            PATIENCE.as_secs(),
+            in_short(&nodes)
+        )
+    })
 }
 
 /// The first few of what is missing, which may be a route for each node: the log has them all.

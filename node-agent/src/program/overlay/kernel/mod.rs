@@ -16,8 +16,9 @@ use tracing::debug;
 use super::difference::{self, Device, Found, name_of};
 use crate::{
     config,
-    decide::{Carrier, Conditions, Hop, Kind, Paths, Tunnels, Uplink, Ways},
+    decide::{Carrier, Conditions, Hop, Paths, Uplink, Ways},
     traffic::Traffic,
+    tunnels::{Kind, Tunnels},
 };
 
 /// What came of an attempt.
@@ -122,8 +123,8 @@ fn said(paths: &Paths, wanted: &Ways, found: &Found, was_refused: bool) -> Tunne
     // One that has no device at all.
     received.retain(|kind| found.devices.keys().any(|carrier| carrier.kind() == *kind));
     let sent = wanted.routes.values().filter_map(|hop| match hop {
-        Hop::Tunnel { carrier, .. } => Some(carrier.kind()),
-        Hop::Direct { .. } | Hop::Nowhere => None,
+        Hop::Tunnel { carrier, .. } if found.devices.contains_key(carrier) => Some(carrier.kind()),
+        Hop::Tunnel { .. } | Hop::Direct { .. } | Hop::Nowhere => None,
     });
     let mut sent: BTreeSet<Kind> = sent.collect();
     if was_refused {

@@ -1,7 +1,7 @@
 //! Tunnels of the real kernel, between namespaces of the test's own.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     net::{IpAddr, UdpSocket},
     os::fd::AsFd,
     process::Command,
@@ -18,8 +18,9 @@ use nix::sched::{CloneFlags, unshare};
 
 use super::{Applied, Settings, apply};
 use crate::{
-    decide::{Block, Kind, Paths},
+    decide::{Block, Paths},
     traffic::{Routing, Traffic},
+    tunnels::Kind,
 };
 
 /// How long a packet may take, and how often one is sent.
@@ -59,7 +60,6 @@ impl Node {
             blocks: blocks(other).map(block).into(),
             kinds: [(Kind::Vxlan, "a test".into())].into(),
             said: BTreeMap::new(),
-            had: BTreeSet::new(),
         };
         let traffic = Traffic { routing: Routing::Bgp, ..Traffic::default() };
         Self { namespace: namespace(), paths, settings: Settings { traffic, has_speaker: false, mtu: None } }
@@ -288,4 +288,25 @@ fn a_kernel_that_makes_no_ip_in_ip_says_so_and_who_asks_for_it() {
         assert!(mended.faults.is_empty(), "{mended:?}");
         assert_eq!(node.apply().changes, 0);
     }
+}
+
+#[test]
+fn a_node_says_which_tunnels_it_has_and_which_it_sends_through() {
+    // The cable goes with the other end.
+    let [mut node, _other] = nodes("192.0.2.", 24);
+    let said = |node: &Node| node.apply().said.unwrap().written();
+    node.ip("link add thief type vxlan id 4096 dstport 4789");
+    assert_eq!(said(&node), ["", ""]);
+    node.ip("link delete thief");
+    assert_eq!(said(&node), ["VXLAN", "VXLAN"]);
+    // It waits for others, or does so no more.
+    for block in node.paths.blocks.values_mut() {
+        block.encapsulation = Encapsulation::None;
+    }
+    assert_eq!(said(&node), ["VXLAN", ""]);
+    let addresses = std::mem::take(&mut node.paths.addresses);
+    assert_eq!(node.apply().said, None, "it is not known");
+    node.paths.addresses = addresses;
+    node.paths.kinds.clear();
+    assert_eq!(said(&node), ["", ""]);
 }
