@@ -23,7 +23,7 @@ pub(crate) const ENTRIES: u32 = 4096;
 pub(crate) const PROGRAMS: [&str; 4] = ["from_pod", "from_uplink", "to_pod", "to_uplink"];
 
 /// How often a program is loaded that could not be for a passing reason.
-const ATTEMPTS: usize = 5;
+const ATTEMPTS: usize = 100;
 
 /// The programs, loaded, and their maps, of which only `CONTROL` has something in it: revision 2, and flows may begin.
 pub(crate) struct Dataplane {
