@@ -44,6 +44,8 @@ mod watch {
     mod node;
     #[path = "../../node-agent/src/watch/pod.rs"]
     mod pod;
+    #[path = "../../node-agent/src/watch/read.rs"]
+    mod read;
     #[path = "../../node-agent/src/watch/service.rs"]
     mod service;
 
@@ -56,7 +58,7 @@ mod watch {
         },
         apimachinery::pkg::apis::meta::v1::Condition,
     };
-    use margay_api::resource::{BGPConfiguration, BGPPeer, IPBlock, IPPool};
+    use margay_api::resource::{IPBlock, IPPool};
     use margay_bgp::{
         Asn,
         config::{Config, Neighbor, PolicyConfig},
@@ -66,19 +68,8 @@ mod watch {
     use self::{
         bgp_peer::{FilterFacts, PeerFacts},
         guarded::{Guarded, Kind},
+        read::Read,
     };
-
-    /// As in the agent.
-    struct Read<V> {
-        value: Option<V>,
-        problems: Vec<String>,
-    }
-
-    impl<V> Read<V> {
-        fn clean(value: V) -> Self {
-            Self { value: Some(value), problems: Vec::new() }
-        }
-    }
 
     /// As in the agent.
     #[derive(Debug, Clone, Default, PartialEq)]

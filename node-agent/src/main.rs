@@ -30,6 +30,7 @@ mod metrics;
 mod network_config;
 mod news;
 mod node_address;
+mod node_status;
 mod notice;
 mod observe;
 mod pace;

@@ -269,9 +269,8 @@ impl KernelTask {
         let operations = Arc::new(operations);
         let shared = Arc::clone(&operations);
         let exchange = move |socket: &mut Socket| {
-            let operations = shared;
-            let mut results = Vec::with_capacity(operations.len());
-            for piece in operations.chunks(PIECE) {
+            let mut results = Vec::with_capacity(shared.len());
+            for piece in shared.chunks(PIECE) {
                 let requests: Vec<Request> = piece.iter().map(Operation::request).collect();
                 results.append(&mut socket.execute_all(&requests)?);
             }

@@ -221,17 +221,7 @@ fn a_chain_that_masquerades_reads_back_as_written_and_as_nft_says_it() {
     in_new_namespace(|| {
         let base =
             Base { kind: ChainKind::Nat, hook: Hook::Postrouting, priority: 100, policy: Policy::Accept };
-        let changes = vec![
-            Change::AddTable,
-            Change::AddChain { name: "out".into(), base: Some(base) },
-            Change::AddRule { chain: "out".into(), rule: vec![Expr::Masquerade] },
-        ];
-        let mut connection = Connection::open().unwrap();
-        commit(&mut connection, changes).unwrap();
-        let outline = connection.outline(TABLE).unwrap();
-        assert_eq!(outline.chains["out"], Some(base));
-        assert_eq!(outline.rules["out"], [Some(vec![Expr::Masquerade])]);
-        let listing = listed();
+        let listing = listed_with(base, Expr::Masquerade);
         assert!(listing.contains("type nat hook postrouting priority srcnat; policy accept;"), "{listing}");
         assert!(listing.contains("\t\tmasquerade fully-random\n"), "{listing}");
     });
@@ -242,18 +232,25 @@ fn a_chain_that_leaves_packets_untracked_reads_back_as_written_and_as_nft_says_i
     in_new_namespace(|| {
         let base =
             Base { kind: ChainKind::Filter, hook: Hook::Output, priority: -300, policy: Policy::Accept };
-        let changes = vec![
-            Change::AddTable,
-            Change::AddChain { name: "raw".into(), base: Some(base) },
-            Change::AddRule { chain: "raw".into(), rule: vec![Expr::NoTrack] },
-        ];
-        let mut connection = Connection::open().unwrap();
-        commit(&mut connection, changes).unwrap();
-        let outline = connection.outline(TABLE).unwrap();
-        assert_eq!(outline.rules["raw"], [Some(vec![Expr::NoTrack])]);
-        let listing = listed();
+        let listing = listed_with(base, Expr::NoTrack);
         assert!(listing.contains("\t\tnotrack\n"), "{listing}");
     });
+}
+
+/// What `nft` says of a base chain with one expression, which reads back as it was written.
+fn listed_with(base: Base, expression: Expr) -> String {
+    let rule = vec![expression];
+    let changes = vec![
+        Change::AddTable,
+        Change::AddChain { name: "chain".into(), base: Some(base) },
+        Change::AddRule { chain: "chain".into(), rule: rule.clone() },
+    ];
+    let mut connection = Connection::open().unwrap();
+    commit(&mut connection, changes).unwrap();
+    let outline = connection.outline(TABLE).unwrap();
+    assert_eq!(outline.chains["chain"], Some(base));
+    assert_eq!(outline.rules["chain"], [Some(rule)]);
+    listed()
 }
 
 /// A table with a chain of these rules, what they may refer to, and a base chain that jumps there.

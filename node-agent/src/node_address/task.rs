@@ -8,10 +8,7 @@ use std::{
 
 use anyhow::Context;
 use k8s_openapi::api::core::v1::Node;
-use kube::{
-    Api, Client,
-    api::{Patch, PatchParams},
-};
+use kube::{Api, Client};
 use margay_api::{
     annotation::{self, NODE_IPS},
     endpoint::HOST_IFNAME_PREFIX,
@@ -26,7 +23,7 @@ use tokio::{
     io::unix::AsyncFd,
     sync::{mpsc, watch},
     task::spawn_blocking,
-    time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 use tracing::{info, warn};
 
@@ -38,6 +35,7 @@ use crate::{
     config::Settings,
     core::Event,
     facts::Facts,
+    node_status,
     notice::{Notices, Reason},
     watch::{
         Identity,
@@ -244,15 +242,8 @@ impl Task {
     }
 
     async fn write(&mut self, node: &Identity, text: Option<&str>) {
-        // The status subresource takes annotations too, and the agent may write no more of a node. Only into that very one.
-        let patch = json!({"metadata": {"uid": node.uid, "annotations": {NODE_IPS: text}}});
-        let (parameters, patch) = (PatchParams::default(), Patch::Merge(&patch));
-        let request = self.api.patch_status(&self.node_name, &parameters, &patch);
-        let written = match timeout(PATIENCE, request).await {
-            Ok(written) => written.map(drop).map_err(|error| error.to_string()),
-            Err(_elapsed) => Err(format!("no answer within {PATIENCE:?}")),
-        };
-        match written {
+        let annotations = json!({NODE_IPS: text});
+        match node_status::annotate(&self.api, &self.node_name, node, annotations, PATIENCE).await {
             Ok(()) => {
                 info!(
                     address = text.unwrap_or("its InternalIP"),

@@ -7,18 +7,15 @@
 use std::time::Duration;
 
 use k8s_openapi::{api::core::v1::Node, jiff::Timestamp};
-use kube::{
-    Api, Client,
-    api::{Patch, PatchParams},
-};
+use kube::{Api, Client};
 use serde_json::json;
 use tokio::{
     sync::watch,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep_until},
 };
 use tracing::{info, warn};
 
-use crate::facts::Facts;
+use crate::{facts::Facts, node_status};
 
 /// How long a write may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -118,14 +115,7 @@ pub(crate) async fn run<C: Condition>(
             condition["lastTransitionTime"] = now.clone().into();
         }
         condition["lastHeartbeatTime"] = now.into();
-        // Merged by type, so that the kubelet's conditions stay; and only into that very node.
-        let patch = json!({"metadata": {"uid": node.uid}, "status": {"conditions": [condition]}});
-        let (parameters, patch) = (PatchParams::default(), Patch::Strategic(&patch));
-        let outcome = match timeout(PATIENCE, api.patch_status(&node_name, &parameters, &patch)).await {
-            Ok(outcome) => outcome.map(drop).map_err(|error| error.to_string()),
-            Err(_elapsed) => Err(format!("no answer within {PATIENCE:?}")),
-        };
-        match outcome {
+        match node_status::set_condition(&api, &node_name, &node, condition, PATIENCE).await {
             Ok(()) => {
                 info!(status, reason, "the node's condition {}", C::KIND);
                 failing = false;

@@ -23,6 +23,7 @@ mod network_policy;
 mod node;
 mod pod;
 mod presence;
+mod read;
 mod secret;
 mod service;
 
@@ -37,6 +38,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{Api, Client, Resource, api::ObjectMeta, runtime::watcher};
 use margay_policy::{ClusterPolicy, PodName, Policy, PolicyRef};
 use presence::{Absence, Presence};
+use read::Read;
 use tokio::{sync::mpsc, task::JoinSet};
 use tracing::{info, warn};
 
@@ -329,18 +331,6 @@ struct Feed<E> {
 enum Need {
     Always,
     IfInstalled,
-}
-
-/// An object as the core wants it, with what could not be read of it.
-struct Read<V> {
-    value: Option<V>,
-    problems: Vec<String>,
-}
-
-impl<V> Read<V> {
-    fn clean(value: V) -> Self {
-        Self { value: Some(value), problems: Vec::new() }
-    }
 }
 
 impl<E> Feed<E> {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use margay_api::resource::{Encapsulation, IPPoolSpec};
-use margay_lab::{Daemon, FabricKind, IpamMode, Lab, LabConfig, Routing};
+use margay_lab::{Daemon, FabricKind, IpamMode, Lab, LabConfig, Routing, Stream};
 
 use crate::cluster::{
     attach_outside, inside, key, margayctl, passes, pod, seen_outside, start, until, until_connected,
@@ -51,6 +51,11 @@ async fn until_no_device(lab: &Lab) {
         })
         .await;
     }
+}
+
+async fn nothing_was_lost(stream: Stream) {
+    let counted = stream.finish().await.unwrap();
+    assert_eq!(counted.lost, [0_u64; 0], "{counted:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -108,8 +113,7 @@ async fn on_one_subnet_without_bgp_each_mode_connects_all() {
     }
     until_no_device(&lab).await;
     stream.sends(50).await.unwrap();
-    let counted = stream.finish().await.unwrap();
-    assert_eq!(counted.lost, [0_u64; 0], "{counted:?}");
+    nothing_was_lost(stream).await;
 
     // The router in front of the outside knows pods of podCIDRs alone.
     attach_outside(&mut lab).await;
@@ -149,8 +153,7 @@ async fn while_the_agent_of_a_node_is_away_others_wait_for_it_and_no_packet_is_l
     }
     until_no_device(&lab).await;
     stream.sends(50).await.unwrap();
-    let counted = stream.finish().await.unwrap();
-    assert_eq!(counted.lost, [0_u64; 0], "{counted:?}");
+    nothing_was_lost(stream).await;
     lab.stop().await;
 }
 
@@ -174,8 +177,7 @@ async fn a_node_that_cannot_make_ip_in_ip_is_not_ready_for_it_and_its_pods_go_on
     if is_alone {
         let mut stream = lab.stream(&pod("a"), &pod("b"), Duration::from_millis(10)).unwrap();
         stream.sends(800).await.unwrap();
-        let counted = stream.finish().await.unwrap();
-        assert_eq!(counted.lost, [0_u64; 0], "{counted:?}");
+        nothing_was_lost(stream).await;
     }
     node.output("sh", &["-c", "ip link delete thief || true"]).await.unwrap();
     edit(&lab, r#"{"encapsulation": "None"}"#).await;

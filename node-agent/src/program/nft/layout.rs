@@ -619,14 +619,7 @@ pub(crate) fn put_untracked(table: &mut Table) {
     let comes = [(Address::Source, Ends::Theirs), (Address::Destination, Ends::Own)];
     let goes = [(Address::Source, Ends::Own), (Address::Destination, Ends::Theirs)];
     for (name, ends) in [(FROM_TUNNEL, &comes[..]), (TO_TUNNEL, &goes)] {
-        let rules = Family::ALL.map(|family| {
-            let are_ends = ends
-                .iter()
-                .flat_map(|(which, whose)| rule::address_in(family, *which, whose.set(family), Found::Is));
-            let accept = Expr::Verdict(nftables::Verdict::Accept);
-            are_ends.chain([Expr::NoTrack, accept]).collect()
-        });
-        table.put_chain(name, Chain::regular(rules.to_vec()));
+        table.put_chain(name, Chain::regular(between(ends, &[Expr::NoTrack])));
     }
     let asked = |chain| tunnel_packets().map(|packets| rule([packets, jump(chain)])).to_vec();
     put_prerouting(table, asked(FROM_TUNNEL));
@@ -759,22 +752,26 @@ fn tunnel_packets() -> [Vec<Expr>; 2] {
     [rule::udp_to(TUNNEL_PORTS), rule::ipip_in(TUNNEL_PROTOCOLS)]
 }
 
+/// Packets between these ends of tunnels are treated so, and accepted.
+fn between(ends: &[(Address, Ends)], so: &[Expr]) -> Vec<Rule> {
+    let of_family = |family| {
+        let are_ends = ends
+            .iter()
+            .flat_map(|(which, whose)| rule::address_in(family, *which, whose.set(family), Found::Is));
+        let accept = verdict(nftables::Verdict::Accept);
+        are_ends.chain(so.iter().cloned()).chain(accept).collect()
+    };
+    Family::ALL.map(of_family).to_vec()
+}
+
 /// What this node puts into a tunnel.
 fn own_tunnel() -> Vec<Rule> {
-    let own = Family::ALL.map(|family| {
-        let is_own = rule::address_in(family, Address::Source, Ends::Own.set(family), Found::Is);
-        rule([is_own, verdict(nftables::Verdict::Accept)])
-    });
-    own.to_vec()
+    between(&[(Address::Source, Ends::Own)], &[])
 }
 
 /// Behind a service there may be a node's port, so that what a pod sends comes here all the same.
 fn tunnelled() -> Vec<Rule> {
-    let ends = Family::ALL.map(|family| {
-        let is_end = rule::address_in(family, Address::Source, Ends::Theirs.set(family), Found::Is);
-        rule([is_end, verdict(nftables::Verdict::Accept)])
-    });
-    ends.into_iter().chain([goto(toward(Interface::Out, TUNNEL))]).collect()
+    [between(&[(Address::Source, Ends::Theirs)], &[]), vec![goto(toward(Interface::Out, TUNNEL))]].concat()
 }
 
 /// NetworkPolicy never comes between a pod and its node; a policy of the cluster may close the node to the pod.

@@ -98,7 +98,6 @@ async fn run(
         told: None,
         due: None,
         phase: Phase::default(),
-        until: None,
         last: None,
     };
     reconcile.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -169,8 +168,6 @@ struct Task {
     due: Option<Instant>,
     /// How far it is from what was wanted before to what is wanted now.
     phase: Phase,
-    /// When that may end by itself.
-    until: Option<Instant>,
     /// When the last attempt was made.
     last: Option<Instant>,
 }
@@ -179,7 +176,7 @@ impl Task {
     /// Whether all ways are the speaker's: what others do is nothing to us then, and a look at all routes is not cheap.
     fn is_idle(&self) -> bool {
         self.settings.traffic.routing == Routing::Bgp
-            && self.until.is_none()
+            && !self.phase.is_changing()
             && self.done.as_ref().is_some_and(|paths| !paths.has_tunnels())
     }
 
@@ -206,8 +203,7 @@ impl Task {
     async fn attempt(&mut self, wanted: &Arc<Paths>) -> Result<(), String> {
         let now = Instant::now();
         self.phase = std::mem::take(&mut self.phase).next(wanted, now);
-        self.until = self.phase.until(now);
-        (self.due, self.last) = (self.until, Some(now));
+        (self.due, self.last) = (self.phase.until(now), Some(now));
         let waited = waited_for(&self.phase.waited_for(wanted, now));
         match self.apply(&self.phase.paths(wanted)).await {
             Ok(applied) => {
@@ -235,7 +231,7 @@ impl Task {
                 let missing: Vec<String> = faults.into_iter().chain(refused).collect();
                 self.tell(problems.into_iter().chain(waited).chain(missing.iter().cloned()).collect());
                 if missing.is_empty() {
-                    if self.until.is_none() {
+                    if !self.phase.is_changing() {
                         self.done = Some(Arc::clone(wanted));
                     }
                     return Ok(());

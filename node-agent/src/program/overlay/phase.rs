@@ -62,6 +62,11 @@ impl Phase {
         }
     }
 
+    /// Whether it is on the way from one to another.
+    pub(super) fn is_changing(&self) -> bool {
+        matches!(self, Self::Changing { .. })
+    }
+
     /// When it may end without anybody saying anything.
     pub(super) fn until(&self, now: Instant) -> Option<Instant> {
         match self {

@@ -3,19 +3,16 @@
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Node;
-use kube::{
-    Api, Client,
-    api::{Patch, PatchParams},
-};
+use kube::{Api, Client};
 use margay_api::annotation::{TUNNELS_RECEIVED, TUNNELS_SENT};
 use serde_json::json;
 use tokio::{
     sync::watch,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep_until},
 };
 use tracing::warn;
 
-use crate::{facts::Facts, tunnels::Tunnels};
+use crate::{facts::Facts, node_status, tunnels::Tunnels};
 
 /// How long a request may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -54,19 +51,11 @@ pub(crate) async fn run(
         }
         let [received, sent] = &wanted;
         let annotations = json!({TUNNELS_RECEIVED: received, TUNNELS_SENT: sent});
-        // The status subresource takes annotations too, and the agent may write no more of a node. Only into that very one.
-        let patch = json!({"metadata": {"uid": node.uid, "annotations": annotations}});
-        let (parameters, patch) = (PatchParams::default(), Patch::Merge(&patch));
-        let request = api.patch_status(&node_name, &parameters, &patch);
-        let error = match timeout(PATIENCE, request).await {
-            Ok(Ok(_)) => None,
-            Ok(Err(error)) => Some(error.to_string()),
-            Err(_elapsed) => Some(format!("no answer within {PATIENCE:?}")),
-        };
+        let written = node_status::annotate(&api, &node_name, &node, annotations, PATIENCE).await;
         let now = Instant::now();
         due = Some(now + PAUSE);
         last = Some((wanted, now));
-        if let Some(error) = error
+        if let Err(error) = written
             && !std::mem::replace(&mut is_failing, true)
         {
             warn!(

@@ -114,21 +114,19 @@ pub(super) fn apply(socket: &mut Socket, paths: &Paths, settings: &Settings) -> 
 
 /// A kind is received by all of its devices, or not at all; and sent where a route may be that leads through one.
 fn said(paths: &Paths, wanted: &Ways, found: &Found, was_refused: bool) -> Tunnels {
-    let mut received: BTreeSet<Kind> = paths.kinds.keys().copied().collect();
-    for carrier in paths.carriers() {
-        if !found.devices.contains_key(&carrier) {
-            received.remove(&carrier.kind());
-        }
-    }
-    // One that has no device at all.
-    received.retain(|kind| found.devices.keys().any(|carrier| carrier.kind() == *kind));
+    let there: BTreeSet<Kind> = found.devices.keys().map(|carrier| carrier.kind()).collect();
+    let carriers = paths.carriers();
+    let lacking = carriers.iter().filter(|carrier| !found.devices.contains_key(carrier));
+    let lacking: BTreeSet<Kind> = lacking.map(|carrier| carrier.kind()).collect();
+    let received =
+        paths.kinds.keys().filter(|kind| there.contains(kind) && !lacking.contains(kind)).copied().collect();
     let sent = wanted.routes.values().filter_map(|hop| match hop {
         Hop::Tunnel { carrier, .. } if found.devices.contains_key(carrier) => Some(carrier.kind()),
         Hop::Tunnel { .. } | Hop::Direct { .. } | Hop::Nowhere => None,
     });
     let mut sent: BTreeSet<Kind> = sent.collect();
     if was_refused {
-        sent.extend(found.devices.keys().map(|carrier| carrier.kind()));
+        sent.extend(there);
     }
     Tunnels { received, sent }
 }
