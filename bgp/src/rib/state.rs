@@ -329,9 +329,11 @@ impl Rib {
             return;
         }
         let mut undecided = std::mem::take(&mut self.undecided);
-        for slot in undecided.drain(..) {
-            self.decide_slot(slot);
+        for slot in &undecided {
+            self.decide_slot(*slot);
         }
+        self.table.free_unused(&undecided);
+        undecided.clear();
         self.undecided = undecided;
         for attr in self.interners.received.take_forgotten() {
             for group in self.groups.iter_mut().flatten() {
@@ -372,11 +374,11 @@ impl Rib {
         self.decide();
         let marks = std::mem::take(&mut self.fib_marks);
         let mut changes = Vec::with_capacity(marks.len());
-        for id in marks {
-            self.table.slot_mut(id).fib_marked = false;
-            changes.push(FibChange { prefix: self.table.slot(id).prefix, route: self.fib_route(id) });
-            self.table.free_unused(id);
+        for id in &marks {
+            self.table.slot_mut(*id).fib_marked = false;
+            changes.push(FibChange { prefix: self.table.slot(*id).prefix, route: self.fib_route(*id) });
         }
+        self.table.free_unused(&marks);
         changes
     }
 
@@ -528,7 +530,6 @@ impl Rib {
         for index in 0..self.groups.len() {
             self.tell_group(index, id);
         }
-        self.table.free_unused(id);
     }
 
     pub(super) fn is_reachable(&self, path: &Path) -> bool {

@@ -161,19 +161,22 @@ impl Table {
         &mut self.slots[id.index()]
     }
 
-    /// Frees the number of a prefix that nothing is left of.
-    pub(super) fn free_unused(&mut self, id: SlotId) {
-        let slot = &self.slots[id.index()];
-        if slot.undecided || slot.fib_marked || !matches!(slot.paths, Paths::None) {
-            return;
-        }
-        if let Ok(entry) = self.ids.find_entry(hash(slot.prefix), |other| *other == id) {
-            entry.remove();
-            self.free.push(id);
-            if self.ids.is_empty() {
-                // The memory of a table that was large goes back.
-                *self = Self::default();
+    /// Frees the numbers of those prefixes that nothing is left of; each is named once. In a loop of its own, whose waits
+    /// for memory overlap.
+    pub(super) fn free_unused(&mut self, ids: &[SlotId]) {
+        let Self { slots, free, ids: numbers } = self;
+        let is_unused =
+            |slot: &Slot| !slot.undecided && !slot.fib_marked && matches!(slot.paths, Paths::None);
+        let unused = ids.iter().map(|id| (*id, &slots[id.index()])).filter(|(_, slot)| is_unused(slot));
+        for (id, slot) in unused {
+            if let Ok(entry) = numbers.find_entry(hash(slot.prefix), |other| *other == id) {
+                entry.remove();
+                free.push(id);
             }
+        }
+        if numbers.is_empty() {
+            // The memory of a table that was large goes back.
+            *self = Self::default();
         }
     }
 

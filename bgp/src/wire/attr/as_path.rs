@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use smallvec::{SmallVec, smallvec};
+
 use super::AsWidth;
 use crate::asn::Asn;
 use crate::wire::reader::Reader;
@@ -27,7 +29,8 @@ pub struct Segment {
 /// The autonomous systems that a route passed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AsPath {
-    segments: Vec<Segment>,
+    /// Nearly every path has one, which needs no memory of its own for that.
+    segments: SmallVec<[Segment; 1]>,
 }
 
 const SET: u8 = 1;
@@ -86,14 +89,18 @@ impl AsPath {
     /// The path after passing one more AS.
     #[must_use]
     pub fn prepended(&self, asn: Asn) -> Self {
-        let mut path = self.clone();
-        match path.segments.first_mut() {
-            Some(first) if first.kind == SegmentKind::Sequence && first.asns.len() < SEGMENT_LIMIT => {
-                first.asns.insert(0, asn);
+        let (first, rest) = match self.segments.split_first() {
+            Some((first, rest))
+                if first.kind == SegmentKind::Sequence && first.asns.len() < SEGMENT_LIMIT =>
+            {
+                (&first.asns[..], rest)
             }
-            _ => path.segments.insert(0, Segment { kind: SegmentKind::Sequence, asns: vec![asn] }),
-        }
-        path
+            _ => (&[][..], &self.segments[..]),
+        };
+        let asns = [&[asn], first].concat();
+        let mut segments = smallvec![Segment { kind: SegmentKind::Sequence, asns }];
+        segments.extend(rest.iter().cloned());
+        Self { segments }
     }
 
     /// The first `count` steps of this path followed by all of `tail`, as `AS4_PATH` is merged (RFC 6793 section 4.2.3).
@@ -130,7 +137,7 @@ impl AsPath {
     /// Reads the attribute's value; `None` if it is malformed (RFC 7606 section 7.2, RFC 7607).
     pub(super) fn decode(value: &[u8], width: AsWidth) -> Option<Self> {
         let mut reader = Reader::new(value);
-        let mut segments = Vec::new();
+        let mut segments = SmallVec::new();
         while !reader.is_empty() {
             // Confederation segments are malformed too: we are member of none (RFC 5065 section 5).
             let kind = match reader.u8()? {
@@ -142,13 +149,15 @@ impl AsPath {
             if count == 0 {
                 return None;
             }
-            let asns = (0..count)
-                .map(|_| match width {
-                    AsWidth::Two => reader.u16().map(u32::from),
-                    AsWidth::Four => reader.u32(),
-                })
-                .map(|number| number.and_then(Asn::new))
-                .collect::<Option<Vec<_>>>()?;
+            // Not collected: of what may be missing the length is not known beforehand, and memory would be asked for again and again.
+            let mut asns = Vec::with_capacity(count.into());
+            for _ in 0..count {
+                let number = match width {
+                    AsWidth::Two => u32::from(reader.u16()?),
+                    AsWidth::Four => reader.u32()?,
+                };
+                asns.push(Asn::new(number)?);
+            }
             segments.push(Segment { kind, asns });
         }
         Some(Self { segments })
