@@ -11,7 +11,8 @@ use anyhow::Context;
 use margay_api::paths::CNI_TYPE;
 use tracing::info;
 
-/// The names under which the one binary is installed; the second because runtimes want a `loopback` plugin.
+/// The names under which the one binary is installed; the first because runtimes want a `loopback` plugin. It comes first, as
+/// what is there of the other tells whose it is.
 const NAMES: [&str; 2] = ["loopback", CNI_TYPE];
 
 /// Copies the plugin under each of its names. Each copy is written beside its place and renamed into it, so that
@@ -21,12 +22,15 @@ pub(crate) fn run(from: &Path, to: &Path) -> anyhow::Result<()> {
     let source = from.join(CNI_TYPE);
     let binary = fs::read(&source).with_context(|| format!("read {}", source.display()))?;
     fs::create_dir_all(to).with_context(|| format!("create {}", to.display()))?;
+    // Of the version before: a copy of it is ours too.
+    let before = fs::read(to.join(CNI_TYPE)).ok();
     for name in NAMES {
         let target = to.join(name);
-        if fs::read(&target).is_ok_and(|present| present == binary) {
+        let present = fs::read(&target).ok();
+        if present.as_ref() == Some(&binary) {
             continue;
         }
-        if name != CNI_TYPE && target.exists() {
+        if name != CNI_TYPE && target.exists() && (present.is_none() || present != before) {
             info!(target = %target.display(), "a plugin of others is there already; it stays");
             continue;
         }
@@ -50,7 +54,7 @@ fn replace(folder: &Path, name: &str, content: &[u8]) -> io::Result<()> {
 mod tests {
     use std::{fs, os::unix::fs::PermissionsExt};
 
-    use super::run;
+    use super::{NAMES, run};
 
     #[test]
     fn plugins_are_installed_whole_and_executable_and_a_foreign_loopback_stays() {
@@ -64,5 +68,17 @@ mod tests {
         let mode = fs::metadata(to.path().join("margay")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o755);
         assert_eq!(fs::read_dir(to.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn an_upgrade_takes_our_own_loopback_along() {
+        let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        for version in ["old", "new"] {
+            fs::write(from.path().join("margay"), version).unwrap();
+            run(from.path(), to.path()).unwrap();
+        }
+        for name in NAMES {
+            assert_eq!(fs::read(to.path().join(name)).unwrap(), b"new", "{name}");
+        }
     }
 }
