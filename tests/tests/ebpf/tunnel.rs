@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use margay_ebpf_common::{counter::Counter, endpoint::PEER};
+use nix::sys::socket::{setsockopt, sockopt::UdpGsoSegment};
 
 use crate::{
     site::{Site, connect, families, ping, transfer, udp, with_site},
@@ -58,6 +59,24 @@ fn datagrams_arrive_in_one_piece_and_in_fragments() {
             }
             assert!(site.dataplane.counted(Counter::ToTunnel) - before >= 5);
             assert_eq!(packets("vxlan")[0], sent);
+        }
+    });
+}
+
+#[test]
+fn datagrams_that_the_kernel_is_to_cut_apart_arrive_as_many() {
+    with_site(PEER, |site| {
+        site.tunnel();
+        for f in families() {
+            let (client, remote) = (udp(&site.client, f.client), udp(&site.remote, f.remote));
+            ping(&client, &remote, remote.local_addr().unwrap(), 1);
+            let before = site.dataplane.counted(Counter::ToTunnel);
+            setsockopt(&client, UdpGsoSegment, &1000).unwrap();
+            client.send_to(&[5; 8500], remote.local_addr().unwrap()).unwrap();
+            let mut buffer = [0; 2000];
+            let sizes: Vec<usize> = (0..9).map(|_| remote.recv(&mut buffer).unwrap()).collect();
+            assert_eq!(sizes, [vec![1000; 8], vec![500]].concat());
+            assert_eq!(site.dataplane.counted(Counter::ToTunnel), before + 1, "in one piece until then");
         }
     });
 }
