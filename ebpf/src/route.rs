@@ -103,12 +103,12 @@ fn routed(packet: Packet, headers: &Headers, length: u32) -> Option<i32> {
         lookup.__bindgen_anon_4.ipv4_dst = last(headers.destination.0);
     }
     find(packet, lookup)?;
+    // Not to a pod of this node that may not talk yet; nor through a tunnel whose device has no programs yet that would know the answer.
+    value!(UPLINKS, &lookup.ifindex)?;
     match tunnel::enter(packet, headers, lookup, length) {
         TC_ACT_UNSPEC => {}
         action => return Some(action),
     }
-    // Not to a pod of this node that may not talk yet.
-    value!(UPLINKS, &lookup.ifindex)?;
 
     one_hop_less::<NETWORK>(packet, headers)?;
     packet.set_tc_index(SHORT_MARK);

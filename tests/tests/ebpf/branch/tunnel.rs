@@ -144,6 +144,16 @@ fn what_no_entry_is_for_is_left_to_the_device() {
 }
 
 #[test]
+fn a_device_without_programs_is_no_way_of_the_programs() {
+    with_tunnels(|world, key| {
+        let packet = datagram(world);
+        world.dataplane.hash::<u32, u32>("UPLINKS").remove(&key.ifindex).unwrap();
+        // What comes back by it would be the stack's.
+        world.expect(From::Client, &packet, Counter::Unroutable);
+    });
+}
+
+#[test]
 fn what_has_no_way_outside_the_tunnel_is_left_to_the_device() {
     with_tunnels(|world, _| {
         let packet = datagram(world);
