@@ -21,6 +21,7 @@ use margay_ebpf_common::{
     counter::Counter,
     endpoint::{Endpoint, PEER},
     flow::{Flow, FlowKey, HIGH_FIN, LOW_FIN, RESET, TCP, UDP},
+    tunnel::{Tunnel, TunnelKey},
     verdict::{ALLOW, ANY_CLASS, INGRESS, TELL, VerdictKey},
 };
 use margay_policy::Protocol;
@@ -102,6 +103,8 @@ fn status(maps: &Maps) -> anyhow::Result<Table> {
     table.push(["revision of the policy".into(), control.revision.to_string()]);
     let tells = if control.tells() { "yes" } else { "no: no `margayctl monitor --flows` runs" };
     table.push(["tells of flows".into(), tells.into()]);
+    let tunnels: BTreeMap<TunnelKey, Tunnel> = maps.hash("TUNNELS")?;
+    table.push(["ways into tunnels round the device".into(), tunnels.len().to_string()]);
     let counters: PerCpuArray<MapData, u64> = PerCpuArray::try_from(maps.open("COUNTERS")?)?;
     for counter in Counter::ALL {
         let by_cpu = counters.get(&counter.index(), 0).context("read the map COUNTERS")?;
@@ -115,12 +118,14 @@ fn words(counter: Counter) -> &'static str {
     match counter {
         Counter::ToPod => "packets straight into a pod",
         Counter::ToNode => "packets straight to another node",
+        Counter::ToTunnel => "packets straight to another node, in a tunnel",
         Counter::Stacked => "to the stack: its flow",
         Counter::NoFlow => "to the stack: of no flow that is known",
         Counter::NotAllowed => "to the stack: not plainly allowed",
         Counter::BeingWritten => "to the stack: maps were being written",
         Counter::Unroutable => "to the stack: no way, too large, or no hops left",
         Counter::Unparsed => "to the stack: headers that are not understood",
+        Counter::Lost => "lost on the way into a tunnel",
     }
 }
 

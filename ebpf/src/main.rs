@@ -32,6 +32,7 @@ mod note;
 mod parse;
 mod route;
 mod tell;
+mod tunnel;
 mod way;
 mod words;
 

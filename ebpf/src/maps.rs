@@ -15,6 +15,7 @@ use margay_ebpf_common::{
     endpoint::Endpoint,
     event,
     flow::{Flow, FlowKey, FragmentKey, Stacked},
+    tunnel::{Tunnel, TunnelKey},
     verdict::VerdictKey,
 };
 
@@ -33,6 +34,11 @@ pub(crate) static LOCAL: HashMap<Address, u32> = HashMap::with_max_entries(capac
 /// The interfaces that lead to other nodes.
 #[map(name = "UPLINKS")]
 pub(crate) static UPLINKS: HashMap<u32, u32> = HashMap::with_max_entries(capacity::UPLINKS, 0);
+
+/// What is put before packets to other nodes, by device and next hop.
+#[map(name = "TUNNELS")]
+pub(crate) static TUNNELS: HashMap<TunnelKey, Tunnel> =
+    HashMap::with_max_entries(capacity::TUNNELS, BPF_F_NO_PREALLOC);
 
 /// Classes of addresses.
 #[map(name = "ADDRESSES")]

@@ -20,6 +20,7 @@ use margay_ebpf_common::{
 use crate::{
     maps::{UPLINKS, count, value},
     parse::{ETHERNET, Headers, NETWORK, Packet},
+    tunnel,
     words::{Zero, zero},
 };
 
@@ -28,7 +29,7 @@ unsafe impl Zero for Lookup {}
 // SAFETY: likewise.
 unsafe impl Zero for NextHop {}
 
-const AF_INET: u8 = 2;
+pub(crate) const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
 /// To an end of a flow. `None`: only the stack can tell the way, or what is wrong with the packet.
@@ -56,7 +57,7 @@ fn to_pod(packet: Packet, headers: &Headers, to: &End, length: u32) -> Option<i3
     if length > to.mtu {
         return None;
     }
-    one_hop_less(packet, headers)?;
+    one_hop_less::<NETWORK>(packet, headers)?;
     // The pod's interface takes frames to its own address only. A redirect to the peer does not look at it again
     // (`skb_do_redirect`; seen with 6.18), but who captures packets in the pod does, and a bridge in it.
     packet.write(0, to.mac)?;
@@ -101,19 +102,36 @@ fn routed(packet: Packet, headers: &Headers, length: u32) -> Option<i32> {
         lookup.__bindgen_anon_3.ipv4_src = last(headers.source.0);
         lookup.__bindgen_anon_4.ipv4_dst = last(headers.destination.0);
     }
+    find(packet, lookup)?;
+    // Not to a pod of this node that may not talk yet; nor through a tunnel whose device has no programs yet that would know the answer.
+    value!(UPLINKS, &lookup.ifindex)?;
+    match tunnel::enter(packet, headers, lookup, length) {
+        TC_ACT_UNSPEC => {}
+        action => return Some(action),
+    }
+
+    one_hop_less::<NETWORK>(packet, headers)?;
+    packet.set_tc_index(SHORT_MARK);
+    count(Counter::ToNode);
+    Some(to_neighbour(lookup))
+}
+
+/// Asks the kernel for the way of a packet: its interface and its next hop are there then.
+#[inline(always)]
+pub(crate) fn find(packet: Packet, lookup: &mut Lookup) -> Option<()> {
     let octets = const { size_of::<Lookup>() as i32 };
     // SAFETY: the context of this run, and a structure of as many octets as are told.
     let result = unsafe { bpf_fib_lookup(packet.as_ptr().cast(), &raw mut *lookup, octets, 0) };
     // Both have an interface and a next hop. The link-layer address in the first is not used: only the kernel's own output
     // asks an old neighbour again whether it still has it.
-    if result != i64::from(BPF_FIB_LKUP_RET_SUCCESS) && result != i64::from(BPF_FIB_LKUP_RET_NO_NEIGH) {
-        return None;
-    }
-    // Not to a pod of this node that may not talk yet.
-    value!(UPLINKS, &lookup.ifindex)?;
+    let is_found =
+        result == i64::from(BPF_FIB_LKUP_RET_SUCCESS) || result == i64::from(BPF_FIB_LKUP_RET_NO_NEIGH);
+    is_found.then_some(())
+}
 
-    one_hop_less(packet, headers)?;
-    packet.set_tc_index(SHORT_MARK);
+/// Out of the interface that was found, to the next hop.
+#[inline(always)]
+pub(crate) fn to_neighbour(lookup: &Lookup) -> i32 {
     let mut next_hop = MaybeUninit::uninit();
     let next_hop = &mut zero::<NextHop, 3>(&mut next_hop).0;
     next_hop.nh_family = u32::from(lookup.family);
@@ -122,27 +140,26 @@ fn routed(packet: Packet, headers: &Headers, length: u32) -> Option<i32> {
     let octets = const { size_of::<NextHop>() as i32 };
     // SAFETY: a structure of as many octets as are told.
     let action = unsafe { bpf_redirect_neigh(lookup.ifindex, &raw mut *next_hop, octets, 0) };
-    count(Counter::ToNode);
-    Some(action as i32)
+    action as i32
 }
 
-/// Counts the hop, as routers do.
+/// Counts the hop, as routers do, in the IP header that stands at a place.
 #[inline(always)]
-fn one_hop_less(packet: Packet, headers: &Headers) -> Option<()> {
+pub(crate) fn one_hop_less<const AT: usize>(packet: Packet, headers: &Headers) -> Option<()> {
     let hops = headers.hops - 1;
     if headers.is_ipv6 {
-        packet.write(NETWORK + 7, [hops])?;
+        packet.write(AT + 7, [hops])?;
         // Where the network card summed the packet up, the sum is of what it was. IPv4 has a checksum that undoes the change.
         let one = u32::from(1_u16.to_be());
         // SAFETY: the context of this run.
         unsafe { bpf_csum_update(packet.as_ptr(), !one) };
     } else {
-        let checksum = u16::from_be_bytes(packet.read(NETWORK + 10)?);
+        let checksum = u16::from_be_bytes(packet.read(AT + 10)?);
         // RFC 1624 section 3 for a word that becomes smaller by 0x100.
         let sum = u32::from(checksum) + 0x100;
         let checksum = (sum + u32::from(sum >= 0xffff)) & 0xffff;
         let word = u32::from(hops) << 24 | u32::from(headers.protocol) << 16 | checksum;
-        packet.write(NETWORK + 8, word.to_be())?;
+        packet.write(AT + 8, word.to_be())?;
     }
     Some(())
 }

@@ -1,5 +1,5 @@
-//! Links, queueing disciplines, filters, addresses, routes, neighbours, forwarding entries, namespaces, nftables, NFLOG and tracked
-//! connections of the kernel, typed and thin.
+//! Links, queueing disciplines, filters, addresses, routes, neighbours, forwarding entries, namespaces, nftables, NFLOG, tracked
+//! connections and policies of xfrm of the kernel, typed and thin.
 //!
 //! Everything here is synchronous. The CNI plugin must not start a runtime, and a netlink request is answered
 //! within the system call that sends it, so waiting for one costs nothing. Asynchronous callers run a batch on
@@ -26,6 +26,7 @@ pub mod qdisc;
 mod request;
 pub mod route;
 mod socket;
+pub mod xfrm;
 
 pub use error::Error;
 pub use mac::{MacAddr, MacAddrError};

@@ -169,7 +169,6 @@ pub(crate) async fn run(sources: Sources, own: Settings, mut log: Log) -> anyhow
     }
     let (paths, paths_known) = watch::channel(None);
     let (followed, to_follow) = watch::channel(settings.clone());
-    overlay::start(&mut tasks, &client, (to_follow, paths_known), &facts_known, &events, &metrics);
     follower.start(&mut tasks, &client, facts_known.clone(), &events, &notices);
     start_node_address(followed.subscribe(), &mut tasks, &client, facts_known.clone(), &events, &notices);
     watches::start(&mut tasks, &client, &settings.node_name, &events, &notices);
@@ -184,8 +183,8 @@ pub(crate) async fn run(sources: Sources, own: Settings, mut log: Log) -> anyhow
     ));
     let (network, network_known) = watch::channel(None);
     let peers = start_tests(followed.subscribe(), &mut tasks, &client, facts_known.clone(), &notices);
-    tasks.spawn(network_condition::run(client.clone(), node_name, network_known, facts_known));
-    let short_way = ShortWay::start(&settings, &mut tasks, &events, flows_asked, &notices).await?;
+    tasks.spawn(network_condition::run(client.clone(), node_name, network_known, facts_known.clone()));
+    let mut short_way = ShortWay::start(&settings, &mut tasks, &events, flows_asked, &notices).await?;
     info!(
         node = settings.node_name,
         version = env!("CARGO_PKG_VERSION"),
@@ -196,6 +195,8 @@ pub(crate) async fn run(sources: Sources, own: Settings, mut log: Log) -> anyhow
         let note = format!("nftables carries everything, as eBPF does not go here: {why}");
         notices.of_node(Reason::DATAPLANE_FALLBACK, note);
     }
+    let follows = overlay::Follows { settings: to_follow, paths: paths_known, facts: facts_known };
+    overlay::start(&mut tasks, &client, follows, short_way.take_tunnels(), &events, &metrics);
     let store = Store::new(&settings.state_dir.join(paths::IPAM));
     let (takedowns, sweeper) = Takedowns::new(settings.run_dir.clone(), store, events.clone());
     tasks.spawn(sweeper);

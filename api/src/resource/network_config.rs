@@ -146,6 +146,10 @@ pub struct NetworkConfigEbpf {
     #[schemars(with = "Option<i32>", range(min = 1, max = 16_777_216))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uplinks: Option<i64>,
+    /// Of `TUNNELS`, blocks of other nodes behind a tunnel; 16384 when not set.
+    #[schemars(with = "Option<i32>", range(min = 1, max = 16_777_216))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tunnels: Option<i64>,
     /// Of `ADDRESSES`, those that policy names by a class of their own; 262144 when not set.
     #[schemars(with = "Option<i32>", range(min = 1, max = 16_777_216))]
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -6,6 +6,8 @@ pub const ENDPOINTS: u32 = 4096;
 pub const LOCAL: u32 = 8192;
 /// Of `UPLINKS`: interfaces to other nodes.
 pub const UPLINKS: u32 = 1024;
+/// Of `TUNNELS`: ways to other nodes through a tunnel, one for each block of theirs.
+pub const TUNNELS: u32 = 16_384;
 /// Of `ADDRESSES`: those that policy names by a class of their own.
 pub const ADDRESSES: u32 = 262_144;
 /// Of `RANGES`: prefixes of addresses that policy names.

@@ -6,8 +6,10 @@
 pub enum Counter {
     /// It went straight into a pod of this node.
     ToPod,
-    /// It went straight to another node.
+    /// It went straight to another node, or to the device of a tunnel.
     ToNode,
+    /// It went straight to another node, put into a tunnel here.
+    ToTunnel,
     /// To the stack: its flow is the stack's.
     Stacked,
     /// To the stack: it is of no flow that is known, and begins none.
@@ -21,19 +23,23 @@ pub enum Counter {
     Unroutable,
     /// To the stack: its headers are not ones that the programs understand.
     Unparsed,
+    /// It is lost: it could not be written to after room for a tunnel was made. No kernel that keeps its promises lets that be.
+    Lost,
 }
 
 impl Counter {
     /// All of them, in the order of their indices.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::ToPod,
         Self::ToNode,
+        Self::ToTunnel,
         Self::Stacked,
         Self::NoFlow,
         Self::NotAllowed,
         Self::BeingWritten,
         Self::Unroutable,
         Self::Unparsed,
+        Self::Lost,
     ];
 
     /// Index in the map.
@@ -43,7 +49,7 @@ impl Counter {
 }
 
 /// Index in the map of the flows that began and for which `EVENTS` had no room.
-pub const UNTOLD: u32 = Counter::Unparsed.index() + 1;
+pub const UNTOLD: u32 = Counter::Lost.index() + 1;
 const _: () = assert!(Counter::ALL.len() == UNTOLD as usize);
 
 /// Entries of the map.

@@ -12,6 +12,9 @@ unsafe impl<const N: usize> Plain for [u8; N] {}
 // SAFETY: a number.
 unsafe impl Plain for u32 {}
 
+// SAFETY: numbers.
+unsafe impl<const N: usize> Plain for [u32; N] {}
+
 macro_rules! plain {
     ($of:ty) => {
         // SAFETY: `repr(C)` of octets and arrays of octets.

@@ -23,7 +23,7 @@ pub(crate) use bgp::{PeerNode, Topology};
 pub(crate) use doubles::Doubles;
 pub(crate) use masquerade::Masquerade;
 #[cfg(test)]
-pub(crate) use overlay::Block;
+pub(crate) use overlay::{Block, Frames};
 pub(crate) use overlay::{Carrier, Conditions, Hop, Paths, Tunnel, TunnelEnds, Uplink, Ways};
 pub(crate) use peers::Peers;
 pub(crate) use state::{Announcement, State};

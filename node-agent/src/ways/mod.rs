@@ -21,4 +21,7 @@ mod sys;
 mod task;
 
 pub(crate) use file::File;
+pub(crate) use sys::has_tx_checksum_offload;
+#[cfg(test)]
+pub(crate) use sys::set_tx_checksum_offload;
 pub(crate) use task::run;

@@ -41,12 +41,12 @@ pub(super) fn without_checksum(socket: &impl AsRawFd, is_ipv4: bool) -> io::Resu
 }
 
 /// Whether a device has checksums computed by what is beneath it.
-pub(super) fn has_tx_checksum_offload(device: &IfName) -> io::Result<bool> {
+pub(crate) fn has_tx_checksum_offload(device: &IfName) -> io::Result<bool> {
     Ok(ethtool(device, IS_TX_CHECKSUM_ON, 0)? != 0)
 }
 
 /// Has it do so, or the kernel before the packets come to it. Takes `CAP_NET_ADMIN`.
-pub(super) fn set_tx_checksum_offload(device: &IfName, on: bool) -> io::Result<()> {
+pub(crate) fn set_tx_checksum_offload(device: &IfName, on: bool) -> io::Result<()> {
     ethtool(device, SET_TX_CHECKSUM, u32::from(on)).map(drop)
 }
 
@@ -60,8 +60,8 @@ fn set(socket: &impl AsRawFd, level: c_int, name: c_int, value: c_int) -> io::Re
 }
 
 fn ethtool(device: &IfName, command: u32, data: u32) -> io::Result<u32> {
-    // Any socket will do: it says which network namespace is meant.
-    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    // Any socket will do: it says which network namespace is meant, whose loopback interface may be down.
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
     let mut value = EthtoolValue { command, data };
     // SAFETY: it is a structure of numbers and pointers, for which zero is a value.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };

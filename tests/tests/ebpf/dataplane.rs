@@ -165,7 +165,7 @@ impl Dataplane {
     }
 
     /// All of them, in the order of [`Counter::ALL`].
-    pub(crate) fn all_counted(&self) -> [u64; 8] {
+    pub(crate) fn all_counted(&self) -> [u64; Counter::ALL.len()] {
         Counter::ALL.map(|counter| self.counted(counter))
     }
 }

@@ -17,4 +17,5 @@ mod packet;
 mod site;
 mod size;
 mod traffic;
+mod tunnel;
 mod world;

@@ -19,6 +19,8 @@ pub(crate) struct Packet {
     pub(crate) protocol: u8,
     pub(crate) flags: u8,
     pub(crate) hops: u8,
+    /// IPv4's type of service, IPv6's traffic class.
+    pub(crate) service: u8,
     pub(crate) payload: Vec<u8>,
     /// IPv4 options.
     pub(crate) options: Vec<u8>,
@@ -38,6 +40,7 @@ impl Packet {
             protocol,
             flags: ACK,
             hops: 64,
+            service: 0,
             payload: b"payload".to_vec(),
             options: Vec::new(),
             extensions: Vec::new(),
@@ -86,7 +89,8 @@ impl Packet {
             (IpAddr::V4(source), IpAddr::V4(destination)) => {
                 let octets = 20 + self.options.len();
                 let length = u16::try_from(octets + rest.len()).unwrap().to_be_bytes();
-                let mut header = vec![0x40 | u8::try_from(octets / 4).unwrap(), 0, length[0], length[1]];
+                let mut header =
+                    vec![0x40 | u8::try_from(octets / 4).unwrap(), self.service, length[0], length[1]];
                 header.extend(self.fragment.0.to_be_bytes());
                 header.extend(self.fragment.1.to_be_bytes());
                 header.extend([self.hops, next, 0, 0]);
@@ -99,7 +103,8 @@ impl Packet {
             }
             (IpAddr::V6(source), IpAddr::V6(destination)) => {
                 let length = u16::try_from(rest.len()).unwrap().to_be_bytes();
-                let mut header = vec![0x60, 0, 0, 0, length[0], length[1], next, self.hops];
+                let mut header = vec![0x60 | self.service >> 4, self.service << 4, 0, 0];
+                header.extend([length[0], length[1], next, self.hops]);
                 header.extend(source.octets());
                 header.extend(destination.octets());
                 [header, rest].concat()

@@ -7,7 +7,7 @@
 //! ```
 
 use std::{
-    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::AsFd,
     process::{Command, Stdio},
     thread,
@@ -18,7 +18,10 @@ use aya::{
     programs::tc::{TcAttachType, qdisc_add_clsact},
     util::KernelVersion,
 };
-use margay_ebpf_common::endpoint::Endpoint;
+use margay_ebpf_common::{
+    endpoint::Endpoint,
+    tunnel::{Tunnel, TunnelKey},
+};
 use margay_netlink::{
     MacAddr, Socket,
     link::{self, End, Mtu, Veth},
@@ -49,6 +52,9 @@ pub(crate) struct Site {
     pub(crate) router: Namespace,
     pub(crate) remote: Namespace,
 }
+
+/// Octets of a packet in the tunnel, at most.
+const TUNNEL_MTU: u32 = 1450;
 
 const fn mac(last: u8) -> [u8; 6] {
     [2, 0, 0, 0, 0, last]
@@ -130,6 +136,39 @@ impl Site {
         site
     }
 
+    /// Has what goes between the node and the router be in a tunnel of VXLAN, with the device `vxlan` on either side, and its entries
+    /// in `TUNNELS`.
+    pub(crate) fn tunnel(&mut self) {
+        for (namespace, device) in [(&self.client, "eth0"), (&self.server, "eth0"), (&self.remote, "eth0")] {
+            let _inside = namespace.enter().unwrap();
+            ip(&format!("link set {device} mtu {TUNNEL_MTU}"));
+        }
+        let [v4, _] = families();
+        let (IpAddr::V4(node), IpAddr::V4(router)) = (v4.node, v4.router) else { panic!("IPv4 comes first") };
+        tunnel_end(node, router, [21, 22], |family| family.pods[1]);
+        {
+            let _inside = self.router.enter().unwrap();
+            tunnel_end(router, node, [22, 21], |family| family.pods[0]);
+        }
+        let ifindex = ifindex("vxlan");
+        self.dataplane.add_uplink(ifindex);
+        self.attach("vxlan", "from_uplink", "to_uplink");
+        let tunnel = Tunnel {
+            local: node.octets(),
+            remote: router.octets(),
+            vni: [0, 0, 7, 0],
+            destination_mac: mac(22),
+            source_mac: mac(21),
+            port: 4789_u16.to_be_bytes(),
+            padding: [0; 6],
+        };
+        for gateway in ["10.2.0.0", "fe80::22"] {
+            let next_hop = gateway.parse::<IpAddr>().unwrap().into();
+            let key = TunnelKey { ifindex, padding: [0; 4], next_hop };
+            self.dataplane.hash("TUNNELS").insert(key, tunnel, 0).unwrap();
+        }
+    }
+
     fn attach(&mut self, link: &str, ingress: &str, egress: &str) {
         // Without tcx they are filters of a discipline, which has to be there.
         if KernelVersion::current().unwrap() < KernelVersion::new(6, 6, 0) {
@@ -172,6 +211,23 @@ impl Site {
             neighbour(f.gateway, 4, "eth0");
             ip(&format!("route add default via {} dev eth0 onlink", f.gateway));
         }
+    }
+}
+
+/// One end of the tunnel, in the current namespace: the last octets of its and the other's link-layer addresses, and the pods behind it.
+fn tunnel_end(local: Ipv4Addr, remote: Ipv4Addr, [own, other]: [u8; 2], to: fn(&Family) -> (IpAddr, u32)) {
+    let (address, far) = (MacAddr::new(mac(own)), MacAddr::new(mac(other)));
+    ip(&format!(
+        "link add vxlan address {address} mtu {TUNNEL_MTU} type vxlan id 7 local {local} dstport 4789 nolearning"
+    ));
+    ip("link set vxlan up");
+    let fdb = format!("fdb replace {far} dev vxlan dst {remote} self permanent");
+    assert!(Command::new("bridge").args(fdb.split(' ')).status().unwrap().success(), "{fdb}");
+    for family in families() {
+        let (network, bits) = to(&family);
+        let gateway = if network.is_ipv4() { network.to_string() } else { format!("fe80::{other}") };
+        ip(&format!("route replace {network}/{bits} via {gateway} dev vxlan onlink"));
+        ip(&format!("neigh replace {gateway} lladdr {far} dev vxlan nud permanent"));
     }
 }
 

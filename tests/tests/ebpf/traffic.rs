@@ -172,7 +172,7 @@ fn through_service(site: &Site, f: &Family, is_here: bool) {
 }
 
 /// Asserts that so many packets at least went that way, and no more to the stack than the first could.
-fn assert_short(site: &Site, before: [u64; 8], way: Counter, at_least: u64) {
+fn assert_short(site: &Site, before: [u64; Counter::ALL.len()], way: Counter, at_least: u64) {
     let after = site.dataplane.all_counted();
     let grown = |counter: Counter| after[counter.index() as usize] - before[counter.index() as usize];
     assert!(grown(way) >= at_least, "{way:?}: {before:?} {after:?}");

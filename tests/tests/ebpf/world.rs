@@ -83,12 +83,7 @@ impl World {
             ip(&format!("link add {name} type veth peer name {name}-far"));
             ip(&format!("link set {name}-far up"));
             ip(&format!("link set {name} up mtu {}", if name == "uplink" { UPLINK_MTU } else { 1500 }));
-            let shown = Command::new("ip").args(["-o", "link", "show", name]).output().unwrap();
-            let shown = String::from_utf8(shown.stdout).unwrap();
-            let ifindex = shown.split(':').next().unwrap().parse().unwrap();
-            let mac = shown.split("link/ether ").nth(1).unwrap().split(' ').next().unwrap();
-            let mac: Vec<u8> = mac.split(':').map(|octet| u8::from_str_radix(octet, 16).unwrap()).collect();
-            (ifindex, mac.try_into().unwrap())
+            link(name)
         });
         let address = |v4: &str, v6: &str| -> IpAddr { if is_ipv6 { v6 } else { v4 }.parse().unwrap() };
         let mut world = Self {
@@ -167,7 +162,8 @@ impl World {
             other => panic!("action {other}"),
         };
         assert!(is_short || after_octets == octets, "what goes to the stack is as it was");
-        let is_counted_short = matches!(counted.as_slice(), [Counter::ToPod | Counter::ToNode]);
+        let is_counted_short =
+            matches!(counted.as_slice(), [Counter::ToPod | Counter::ToNode | Counter::ToTunnel]);
         assert_eq!(is_short, is_counted_short);
         Fate { is_short, counted: counted.first().copied(), octets: after_octets }
     }
@@ -220,6 +216,16 @@ impl World {
 pub(crate) fn now() -> u64 {
     let now = Duration::from(clock_gettime(ClockId::CLOCK_MONOTONIC).unwrap());
     now.as_nanos().try_into().unwrap()
+}
+
+/// The index and the link-layer address of a link.
+pub(crate) fn link(name: &str) -> (u32, [u8; 6]) {
+    let shown = Command::new("ip").args(["-o", "link", "show", name]).output().unwrap();
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    let ifindex = shown.split(':').next().unwrap().parse().unwrap();
+    let mac = shown.split("link/ether ").nth(1).unwrap().split(' ').next().unwrap();
+    let mac: Vec<u8> = mac.split(':').map(|octet| u8::from_str_radix(octet, 16).unwrap()).collect();
+    (ifindex, mac.try_into().unwrap())
 }
 
 /// Runs `ip`.

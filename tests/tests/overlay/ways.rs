@@ -51,6 +51,13 @@ async fn condition(lab: &Lab, node: &str, kind: &str) -> String {
     lab.kubectl(&["get", "node", node, "-o", &path], "").await.unwrap()
 }
 
+/// How many ways into tunnels the programs of the eBPF dataplane know, which then need no device of this node.
+async fn round_the_device(lab: &Lab, node: usize) -> String {
+    let told = margayctl(lab, node, "ebpf status").await;
+    let row = told.lines().find(|line| line.starts_with("ways into tunnels")).unwrap_or_default();
+    row.split(' ').next_back().unwrap_or_default().to_owned()
+}
+
 /// Whether an Event of a node has a reason.
 async fn has_event(lab: &Lab, reason: &str) -> bool {
     let selector = format!("reason={reason}");
@@ -140,6 +147,7 @@ fn half_checksum(from: Ipv4Addr, to: Ipv4Addr) -> u16 {
 async fn checksums_that_a_network_card_gets_wrong_are_computed_by_the_kernel() {
     let lab = start(config(Encapsulation::Vxlan)).await;
     until_well(&lab).await;
+    until(&lab, "packets go round the device", async || round_the_device(&lab, 0).await == "1").await;
     // What leaves n1 with the checksum left to the card is lost, as if the card had got it wrong. Behind the outer header of UDP are
     // those of VXLAN, Ethernet and IPv4, and 16 octets of TCP.
     let [from, to] = [1, 2].map(|number| Ipv4Addr::new(10, 244, number, 0));
@@ -153,6 +161,7 @@ async fn checksums_that_a_network_card_gets_wrong_are_computed_by_the_kernel() {
     restart(&lab).await;
     until_told(&lab, 0, &["ok", "checksums of packets in margay.vxlan4 are computed by the kernel"]).await;
     until(&lab, "an Event says so", async || has_event(&lab, "WayCorrected").await).await;
+    until(&lab, "pods' packets go through the device", async || round_the_device(&lab, 0).await == "0").await;
     // That of the other node is well.
     until_told(&lab, 1, &["1 of 1 to other nodes tested and well"]).await;
     assert!(!ways(&lab, 1).await.contains("checksums"));

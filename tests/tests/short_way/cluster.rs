@@ -37,13 +37,13 @@ fn programs() -> tempfile::TempDir {
 
 /// Two nodes, of which both have the eBPF dataplane; and what is to be kept as long as they are.
 pub(crate) async fn start() -> (Lab, tempfile::TempDir) {
+    start_with(LabConfig::default()).await
+}
+
+/// Likewise, with another network between them.
+pub(crate) async fn start_with(config: LabConfig) -> (Lab, tempfile::TempDir) {
     let programs = programs();
-    let config = LabConfig {
-        nodes: 2,
-        dataplane: Dataplane::Ebpf,
-        ip_families: IpFamilies::Dual,
-        ..LabConfig::default()
-    };
+    let config = LabConfig { nodes: 2, dataplane: Dataplane::Ebpf, ip_families: IpFamilies::Dual, ..config };
     let config = LabConfig { binaries: Some(programs.path().to_owned()), ..config };
     let lab = Lab::start(config).await.unwrap();
     lab.wait_ready(PATIENCE).await.unwrap();

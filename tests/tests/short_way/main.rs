@@ -10,3 +10,4 @@ mod operate;
 mod policy;
 mod restart;
 mod service;
+mod tunnel;

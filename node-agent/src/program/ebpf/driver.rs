@@ -31,6 +31,7 @@ use super::{
     occupancy::Tables,
     ring::Ring,
     sizes::Sizes,
+    tunnels::TunnelMap,
 };
 use crate::decide::{Admitted, Wanted};
 
@@ -60,6 +61,7 @@ pub(crate) struct Loaded {
     pub(super) programs: Programs,
     pub(super) tables: Tables,
     pub(super) ring: Ring,
+    pub(super) tunnels: TunnelMap,
 }
 
 /// What most changes leave as it is.
@@ -104,7 +106,8 @@ impl Driver {
         // Who listened to the agent before is gone.
         driver.tell(false)?;
         let (tables, ring) = (Tables::open(&pins)?, Ring::open(&pins)?);
-        Ok(Loaded { driver, programs: Programs::new(programs, pins, means), tables, ring })
+        let tunnels = TunnelMap::open(&pins)?;
+        Ok(Loaded { driver, programs: Programs::new(programs, pins, means), tables, ring, tunnels })
     }
 
     /// Forgets what is wanted, as if another agent began over the same maps.

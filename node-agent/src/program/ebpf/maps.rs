@@ -35,11 +35,12 @@ pub(super) struct Maps {
 }
 
 /// The names of all maps, those that only the programs use too.
-pub(super) const NAMES: [&str; 14] = [
+pub(super) const NAMES: [&str; 15] = [
     "CONTROL",
     "ENDPOINTS",
     "LOCAL",
     "UPLINKS",
+    "TUNNELS",
     "ADDRESSES",
     "RANGES",
     "PODS",

@@ -3,6 +3,7 @@
 //! ```text
 //!  core ─ what has changed ─> ShortWay ─> maps <─ programs at the pods' links and at all other interfaces
 //!    └── links that may talk ─> links::run ─ attaches those ─┘
+//!  program/overlay ─ what its tunnels write before packets ─> TunnelMap ─> one map more
 //! ```
 //!
 //! The programs let nothing in that nftables would not, and drop nothing: what they do not plainly allow goes on to the stack,
@@ -31,8 +32,12 @@ mod ring;
 mod short_way;
 mod sizes;
 mod sys;
+mod tunnels;
 
 pub(crate) use links::Attachments;
 pub(crate) use ring::{Ring, links as links_of};
 pub(crate) use short_way::ShortWay;
 pub(crate) use sizes::{Sizes, SizesFile};
+pub(crate) use tunnels::TunnelMap;
+#[cfg(test)]
+pub(crate) use {own::with_bpf_fs, tunnels::for_test as tunnels_for_test};

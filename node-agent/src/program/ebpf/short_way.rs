@@ -16,6 +16,7 @@ use super::{
     links::{self, Attachments},
     occupancy,
     sizes::Sizes,
+    tunnels::TunnelMap,
 };
 use crate::{
     config::{Dataplane, Settings},
@@ -43,6 +44,8 @@ struct Open {
     links: watch::Sender<Option<BTreeSet<String>>>,
     /// Who wants the flows counted.
     counts: mpsc::Sender<oneshot::Sender<()>>,
+    /// For the task that makes the tunnels, until it takes it.
+    tunnels: Option<TunnelMap>,
 }
 
 /// Scrapes that may wait for the flows to be counted; more of them do not.
@@ -73,7 +76,7 @@ impl ShortWay {
                 }
             }
         };
-        let open = loaded.map(|Loaded { driver, programs, tables, ring }| {
+        let open = loaded.map(|Loaded { driver, programs, tables, ring, tunnels }| {
             let (links, wanted) = watch::channel(None);
             tasks.spawn(links::run(programs, wanted, events.clone()));
             tasks.spawn(observe::run_flows(ring, listeners, events.clone()));
@@ -82,7 +85,7 @@ impl ShortWay {
             for (map, entries) in settings.map_sizes.of_fields() {
                 metrics.map_capacity.get_or_create(&MapLabels { map }).set(entries.into());
             }
-            Open { driver, links, counts }
+            Open { driver, links, counts, tunnels: Some(tunnels) }
         });
         let short_way = Self { open, refused, notices: notices.clone(), counted: [0; Counter::ALL.len()] };
         let labels = DataplaneLabels { dataplane: short_way.dataplane() };
@@ -98,6 +101,12 @@ impl ShortWay {
     /// What carries and judges packets, in a word.
     pub(crate) fn dataplane(&self) -> &'static str {
         if self.open.is_some() { "ebpf" } else { "nftables" }
+    }
+
+    /// The map by which the programs put packets into tunnels themselves, for who makes the tunnels: once. There is none without a
+    /// short way.
+    pub(crate) fn take_tunnels(&mut self) -> Option<TunnelMap> {
+        self.open.as_mut()?.tunnels.take()
     }
 
     /// Takes note of which interfaces are attached.
@@ -195,12 +204,14 @@ fn word(counter: Counter) -> &'static str {
     match counter {
         Counter::ToPod => "to_pod",
         Counter::ToNode => "to_node",
+        Counter::ToTunnel => "to_tunnel",
         Counter::Stacked => "stack_flow",
         Counter::NoFlow => "stack_no_flow",
         Counter::NotAllowed => "stack_not_allowed",
         Counter::BeingWritten => "stack_being_written",
         Counter::Unroutable => "stack_unroutable",
         Counter::Unparsed => "stack_unparsed",
+        Counter::Lost => "lost",
     }
 }
 

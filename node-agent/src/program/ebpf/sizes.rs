@@ -24,7 +24,7 @@ struct Sized {
 }
 
 impl Sized {
-    /// One that the agent writes: what does not fit closes the short way.
+    /// One that the agent writes: what does not fit closes the short way, but for `TUNNELS`, of which the rest is for the device.
     const fn table(name: &'static str, field: &'static str, default: u32) -> Self {
         Self { name, field, default, least: 1 }
     }
@@ -39,10 +39,11 @@ impl Sized {
 /// At most: `FLOWS` of that size takes 2.8 GB of the kernel's memory.
 const MOST: u32 = 16_777_216;
 
-const ALL: [Sized; 11] = [
+const ALL: [Sized; 12] = [
     Sized::table("ENDPOINTS", "endpoints", capacity::ENDPOINTS),
     Sized::table("LOCAL", "local", capacity::LOCAL),
     Sized::table("UPLINKS", "uplinks", capacity::UPLINKS),
+    Sized::table("TUNNELS", "tunnels", capacity::TUNNELS),
     Sized::table("ADDRESSES", "addresses", capacity::ADDRESSES),
     Sized::table("RANGES", "ranges", capacity::RANGES),
     Sized::table("PODS", "pods", capacity::PODS),

@@ -613,7 +613,8 @@ const TO_TUNNEL: &str = "to_tunnel";
 const OUTPUT_RAW: &str = "output_raw";
 
 /// Wants connection tracking to leave the tunnels between nodes alone: what is in them is tracked, and twice costs twice. There
-/// only with tunnels, as each packet is asked.
+/// only with tunnels, as each packet is asked. What the programs of the eBPF dataplane put into a tunnel never comes to the hook of output; at
+/// the other node it comes like any other.
 pub(crate) fn put_untracked(table: &mut Table) {
     // What is for others may be a pod's, whatever its port.
     let comes = [(Address::Source, Ends::Theirs), (Address::Destination, Ends::Own)];

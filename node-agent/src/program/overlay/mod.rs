@@ -4,6 +4,7 @@
 //!   core --Paths (nodes, blocks, encapsulations)--> task --> decide/overlay (pure): Ways
 //!   kernel --links, addresses, what others do-------->  |      with the kernel's addresses and MTU
 //!                                                       +--> difference (pure) --> kernel: devices, entries, routes
+//!   kernel --policies of xfrm (`IPsec`)---------------->  |  bypass: the map by which the eBPF programs go round a device
 //!              core <--Event::Overlay (the tunnels are there, or why not)
 //!       other nodes <--annotations of the Node (which kinds of tunnels it has, and sends through)
 //! ```
@@ -11,12 +12,18 @@
 //! the main table; what else there is it never touches. What is there is read at every attempt, so that it needs not know
 //! what an earlier agent wrote, and mends what others do.
 
+mod bypass;
 mod difference;
 mod kernel;
 mod phase;
 mod publish;
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    sync::Arc,
+    time::Duration,
+};
 
 use kube::Client;
 use margay_api::{
@@ -27,8 +34,10 @@ use margay_netlink::{
     Event as KernelEvent, Group, Monitor, Socket,
     link::{IfIndex, Link},
     route::Protocol,
+    xfrm,
 };
 use tokio::{
+    io::unix::AsyncFd,
     sync::{mpsc, watch},
     task::{JoinSet, spawn_blocking},
     time::{Instant, MissedTickBehavior, interval, sleep_until},
@@ -37,6 +46,7 @@ use tracing::{error, info, warn};
 
 pub(crate) use self::difference::name_of;
 use self::{
+    bypass::Bypass,
     kernel::{Applied, Settings},
     phase::{PATIENCE, Phase},
 };
@@ -45,7 +55,8 @@ use crate::{
     core::Event,
     decide::Paths,
     facts::Facts,
-    metrics::Metrics,
+    metrics::{MapLabels, Metrics},
+    program::ebpf::TunnelMap,
     traffic::Routing,
     tunnels::Tunnels,
     watch::drift::{heard, watched},
@@ -58,96 +69,43 @@ const MOST_TOLD: usize = 3;
 /// Changes by others are looked at once for all that come within this time.
 const QUIET: Duration = Duration::from_millis(100);
 
-/// Starts what follows the settings and the paths, and what tells other nodes.
+/// What the task follows.
+pub(crate) struct Follows {
+    pub(crate) settings: watch::Receiver<config::Settings>,
+    pub(crate) paths: watch::Receiver<Option<Arc<Paths>>>,
+    pub(crate) facts: watch::Receiver<Facts>,
+}
+
+/// Starts what follows the settings and the paths, and what tells other nodes. `map` is there where there are programs that can go round a
+/// tunnel's device.
 pub(crate) fn start(
     tasks: &mut JoinSet<anyhow::Result<()>>,
     client: &Client,
-    (followed, paths): (watch::Receiver<config::Settings>, watch::Receiver<Option<Arc<Paths>>>),
-    facts: &watch::Receiver<Facts>,
+    follows: Follows,
+    map: Option<TunnelMap>,
     events: &mpsc::Sender<Event>,
     metrics: &Arc<Metrics>,
 ) {
+    let Follows { settings, paths, facts } = follows;
     let (said, to_publish) = watch::channel(None);
-    let node_name = followed.borrow().node_name.clone();
-    tasks.spawn(publish::run(client.clone(), node_name, facts.clone(), to_publish));
-    tasks.spawn(run(followed, paths, events.clone(), said, Arc::clone(metrics)));
-}
-
-/// Follows `paths` until the core is gone.
-async fn run(
-    mut followed: watch::Receiver<config::Settings>,
-    mut paths: watch::Receiver<Option<Arc<Paths>>>,
-    events: mpsc::Sender<Event>,
-    said: watch::Sender<Option<Tunnels>>,
-    metrics: Arc<Metrics>,
-) -> anyhow::Result<()> {
-    let monitor = Monitor::open(&[Group::Links, Group::Addresses, Group::Routes, Group::Neighbours])?;
-    let socket = Socket::open()?;
-    // A socket that takes the place of this one after a failure is not ignored: that costs a look for nothing.
-    monitor.ignore(&socket)?;
-    let mut monitor = watched(monitor)?;
-    let mut reconcile = interval(followed.borrow().reconcile);
-    let mut task = Task {
-        settings: Settings::of(&followed.borrow_and_update()),
-        socket: Some(socket),
+    let node_name = settings.borrow().node_name.clone();
+    tasks.spawn(publish::run(client.clone(), node_name, facts, to_publish));
+    let task = Task {
+        settings: Settings::of(&settings.borrow()),
+        socket: None,
+        map,
         said,
-        metrics,
+        metrics: Arc::clone(metrics),
         done: None,
         tunnels: BTreeSet::new(),
         problems: BTreeSet::new(),
+        hindrance: None,
         told: None,
         due: None,
         phase: Phase::default(),
         last: None,
     };
-    reconcile.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            changed = paths.changed() => {
-                if changed.is_err() {
-                    return Ok(());
-                }
-                // Many nodes may say something at once.
-                let now = Instant::now();
-                task.due = Some(task.last.map_or(now, |last| now.max(last + QUIET)));
-            }
-            changed = followed.changed() => {
-                if changed.is_err() {
-                    return Ok(());
-                }
-                let settings = Settings::of(&followed.borrow_and_update());
-                if settings != task.settings {
-                    task.settings = settings;
-                    task.done = None;
-                    task.due = Some(Instant::now());
-                }
-            }
-            _ = reconcile.tick() => if !task.is_idle() { task.due = Some(Instant::now()) },
-            concerns = heard(&mut monitor, |event| task.concerns(event)) => {
-                if concerns? && !task.is_idle() {
-                    let soon = Instant::now() + QUIET;
-                    task.due = Some(task.due.map_or(soon, |due| due.min(soon)));
-                }
-                continue;
-            }
-            () = sleep_until(task.due.unwrap_or_else(Instant::now)), if task.due.is_some() => {}
-        }
-        if task.due.is_none_or(|due| due > Instant::now()) {
-            continue;
-        }
-        let wanted = paths.borrow_and_update().clone();
-        let Some(wanted) = wanted else {
-            task.due = None;
-            continue;
-        };
-        let outcome = task.attempt(&wanted).await;
-        if task.told.as_ref() != Some(&outcome) {
-            task.told = Some(outcome.clone());
-            if events.send(Event::Overlay(outcome)).await.is_err() {
-                return Ok(());
-            }
-        }
-    }
+    tasks.spawn(task.run(settings, paths, events.clone()));
 }
 
 struct Task {
@@ -156,12 +114,16 @@ struct Task {
     socket: Option<Socket>,
     /// What other nodes are to know of the tunnels here.
     said: watch::Sender<Option<Tunnels>>,
+    /// By which the programs go round the device of a tunnel; missing where there are none, and while an attempt has it.
+    map: Option<TunnelMap>,
     metrics: Arc<Metrics>,
     /// What the kernel was last made to hold, all of it.
     done: Option<Arc<Paths>>,
     tunnels: BTreeSet<IfIndex>,
     /// What is known to be wrong, so that it is told once.
     problems: BTreeSet<String>,
+    /// Why the programs do not go round the device, where they could.
+    hindrance: Option<String>,
     /// What the core was told.
     told: Option<Result<(), String>>,
     /// When the next attempt is made, if there is anything to do.
@@ -173,6 +135,98 @@ struct Task {
 }
 
 impl Task {
+    /// Follows `paths` until the core is gone.
+    async fn run(
+        mut self,
+        mut followed: watch::Receiver<config::Settings>,
+        mut paths: watch::Receiver<Option<Arc<Paths>>>,
+        events: mpsc::Sender<Event>,
+    ) -> anyhow::Result<()> {
+        let monitor = Monitor::open(&[
+            Group::Links,
+            Group::Addresses,
+            Group::Routes,
+            Group::Neighbours,
+            Group::Qdiscs,
+        ])?;
+        let socket = Socket::open()?;
+        // A socket that takes the place of this one after a failure is not ignored: that costs a look for nothing.
+        monitor.ignore(&socket)?;
+        self.socket = Some(socket);
+        let mut monitor = watched(monitor)?;
+        let mut policies = match &self.map {
+            Some(_) => xfrm::Monitor::open()?.map(watched).transpose()?,
+            None => None,
+        };
+        // Those that came while there was no agent, whenever the paths come.
+        self.yield_to_encryption()?;
+        let mut reconcile = interval(followed.borrow().reconcile);
+        reconcile.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                changed = paths.changed() => {
+                    if changed.is_err() {
+                        return Ok(());
+                    }
+                    // Many nodes may say something at once.
+                    let now = Instant::now();
+                    self.due = Some(self.last.map_or(now, |last| now.max(last + QUIET)));
+                }
+                changed = followed.changed() => {
+                    if changed.is_err() {
+                        return Ok(());
+                    }
+                    let settings = Settings::of(&followed.borrow_and_update());
+                    if settings != self.settings {
+                        self.settings = settings;
+                        self.done = None;
+                        self.due = Some(Instant::now());
+                    }
+                }
+                _ = reconcile.tick() => if !self.is_idle() { self.due = Some(Instant::now()) },
+                concerns = heard(&mut monitor, |event| self.concerns(event)) => {
+                    if concerns? && !self.is_idle() {
+                        let soon = Instant::now() + QUIET;
+                        self.due = Some(self.due.map_or(soon, |due| due.min(soon)));
+                    }
+                    continue;
+                }
+                changed = changed(&mut policies) => {
+                    changed?;
+                    self.yield_to_encryption()?;
+                    if !self.is_idle() {
+                        self.due = Some(self.due.unwrap_or_else(|| Instant::now() + QUIET));
+                    }
+                    continue;
+                }
+                () = sleep_until(self.due.unwrap_or_else(Instant::now)), if self.due.is_some() => {}
+            }
+            if self.due.is_none_or(|due| due > Instant::now()) {
+                continue;
+            }
+            let wanted = paths.borrow_and_update().clone();
+            let Some(wanted) = wanted else {
+                self.due = None;
+                continue;
+            };
+            let outcome = self.attempt(&wanted).await;
+            if self.told.as_ref() != Some(&outcome) {
+                self.told = Some(outcome.clone());
+                if events.send(Event::Overlay(outcome)).await.is_err() {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Has all packets go through the tunnel's device at once, if what it sends may be encrypted: the programs would send it as it is.
+    fn yield_to_encryption(&mut self) -> anyhow::Result<()> {
+        match &mut self.map {
+            Some(map) if bypass::encryption().is_some() => map.retain(&BTreeMap::new()),
+            _ => Ok(()),
+        }
+    }
+
     /// Whether all ways are the speaker's: what others do is nothing to us then, and a look at all routes is not cheap.
     fn is_idle(&self) -> bool {
         self.settings.traffic.routing == Routing::Bgp
@@ -186,7 +240,9 @@ impl Task {
         match event {
             KernelEvent::LinkChanged(link) | KernelEvent::LinkGone(link) => !is_pods(link),
             KernelEvent::AddressChanged(_) | KernelEvent::AddressGone(_) | KernelEvent::Lost => true,
-            KernelEvent::QdiscChanged(_) | KernelEvent::QdiscGone(_) => false,
+            KernelEvent::QdiscChanged(qdisc) | KernelEvent::QdiscGone(qdisc) => {
+                self.tunnels.contains(&qdisc.link)
+            }
             KernelEvent::RouteChanged(route) | KernelEvent::RouteGone(route) => {
                 route.protocol == Protocol::MARGAY_OVERLAY
             }
@@ -207,7 +263,10 @@ impl Task {
         let waited = waited_for(&self.phase.waited_for(wanted, now));
         match self.apply(&self.phase.paths(wanted)).await {
             Ok(applied) => {
-                let Applied { changes, faults, refused, problems, tunnels, said } = applied;
+                let Applied { changes, faults, refused, mut problems, tunnels, said, bypass } = applied;
+                if self.map.is_some() {
+                    self.note(bypass, &mut problems);
+                }
                 if said.is_some() {
                     self.said.send_if_modified(|before| {
                         let is_news = *before != said;
@@ -260,17 +319,45 @@ impl Task {
     /// On a thread that may block: a thousand nodes are a few thousand entries.
     async fn apply(&mut self, wanted: &Arc<Paths>) -> anyhow::Result<Applied> {
         let (socket, paths, settings) = (self.socket.take(), Arc::clone(wanted), self.settings.clone());
-        let (socket, applied) = spawn_blocking(move || {
-            let mut socket = match socket {
-                Some(socket) => socket,
-                None => Socket::open()?,
+        let mut map = self.map.take();
+        let (map, applied) = spawn_blocking(move || {
+            let applied = (|| {
+                let mut socket = match socket {
+                    Some(socket) => socket,
+                    None => Socket::open()?,
+                };
+                let applied = kernel::apply(&mut socket, &paths, &settings, map.as_mut())?;
+                Ok::<_, anyhow::Error>((socket, applied))
+            })();
+            // Nobody knows then what the kernel has been made to hold: all of it goes through the device.
+            let cleared = match &mut map {
+                Some(map) if applied.is_err() => map.retain(&BTreeMap::new()),
+                _ => Ok(()),
             };
-            let applied = kernel::apply(&mut socket, &paths, &settings)?;
-            Ok::<_, anyhow::Error>((socket, applied))
+            (map, cleared.and(applied))
         })
-        .await??;
+        .await?;
+        self.map = map;
+        let (socket, applied) = applied?;
         self.socket = Some(socket);
         Ok(applied)
+    }
+
+    /// Tells what the programs do in the place of the tunnel's device.
+    fn note(&mut self, bypass: Option<Bypass>, problems: &mut Vec<String>) {
+        let wanted = bypass.as_ref().map_or(0, |bypass| bypass.wanted);
+        let entries = self.metrics.map_entries.get_or_create(&MapLabels { map: "tunnels" }).clone();
+        entries.set(i64::try_from(wanted).unwrap_or(i64::MAX));
+        let Some(Bypass { hindrance, problem, .. }) = bypass else { return };
+        problems.extend(problem);
+        if hindrance != self.hindrance {
+            if let Some(why) = &hindrance {
+                info!("all packets to other nodes go through the tunnel's device: {why}");
+            } else {
+                info!("packets of the short way go round the tunnel's device again");
+            }
+            self.hindrance = hindrance;
+        }
     }
 
     fn tell(&mut self, problems: BTreeSet<String>) {
@@ -282,6 +369,14 @@ impl Task {
         }
         self.problems = problems;
     }
+}
+
+/// Waits for a change of the policies of xfrm; for ever, where there are none.
+async fn changed(policies: &mut Option<AsyncFd<xfrm::Monitor>>) -> io::Result<()> {
+    let Some(monitor) = policies else { return std::future::pending().await };
+    let mut ready = monitor.readable_mut().await?;
+    // That there was nothing to read after all is a look for nothing.
+    ready.try_io(|monitor| monitor.get_mut().read()).unwrap_or(Ok(()))
 }
 
 /// Why a change takes so long, if it does.

@@ -5,6 +5,7 @@ mod judge;
 mod note;
 mod parse;
 mod tell;
+mod tunnel;
 mod way;
 
 use margay_ebpf_common::{

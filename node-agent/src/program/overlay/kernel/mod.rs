@@ -13,10 +13,14 @@ use margay_netlink::{
 };
 use tracing::debug;
 
-use super::difference::{self, Device, Found, name_of};
+use super::{
+    bypass::{self, Bypass},
+    difference::{self, Device, Found, name_of},
+};
 use crate::{
     config,
     decide::{Carrier, Conditions, Hop, Paths, Uplink, Ways},
+    program::ebpf::TunnelMap,
     traffic::Traffic,
     tunnels::{Kind, Tunnels},
 };
@@ -36,6 +40,8 @@ pub(super) struct Applied {
     pub(super) tunnels: BTreeSet<IfIndex>,
     /// What other nodes are to know of them; `None`: as before.
     pub(super) said: Option<Tunnels>,
+    /// What the programs do in the place of the tunnel's device; `None` where there are none, and as long as not all is as wanted.
+    pub(super) bypass: Option<Bypass>,
 }
 
 /// The agent's settings as far as the ways follow them.
@@ -53,8 +59,13 @@ impl Settings {
     }
 }
 
-/// Makes the kernel hold what these paths come to here. A second time changes nothing.
-pub(super) fn apply(socket: &mut Socket, paths: &Paths, settings: &Settings) -> anyhow::Result<Applied> {
+/// Makes the kernel hold what these paths come to here, and the map of the programs say so. A second time changes nothing.
+pub(super) fn apply(
+    socket: &mut Socket,
+    paths: &Paths,
+    settings: &Settings,
+    mut map: Option<&mut TunnelMap>,
+) -> anyhow::Result<Applied> {
     let names = names()?;
     let links = tunnels(socket, &names)?;
     if let Some(fault) = paths.is_nowhere() {
@@ -77,6 +88,9 @@ pub(super) fn apply(socket: &mut Socket, paths: &Paths, settings: &Settings) -> 
         uplinks: &uplinks,
         present: &present,
     });
+    if let Some(map) = &mut map {
+        bypass::before(map, socket, &wanted, unchanged(&links, &wanted, &names))?;
+    }
     let (mut made, mut faults) = (0, wanted.faults.clone());
     for (carrier, tunnel) in &wanted.tunnels {
         let Some(name) = names.get(carrier) else { continue };
@@ -102,6 +116,13 @@ pub(super) fn apply(socket: &mut Socket, paths: &Paths, settings: &Settings) -> 
     found.routes = route::list(socket, filter)?;
     let (written, refused) = execute(socket, &difference::entries(&found, &wanted))?;
     let said = said(paths, &wanted, &found, !refused.is_empty());
+    let is_well = faults.is_empty() && refused.is_empty();
+    let bypass = match (map, found.devices.get(&Carrier::Vxlan4)) {
+        (Some(map), Some(device)) if is_well && wanted.tunnels.contains_key(&Carrier::Vxlan4) => {
+            Some(bypass::after(map, socket, &wanted, &device.link)?)
+        }
+        _ => None,
+    };
     Ok(Applied {
         changes: made + written,
         faults,
@@ -109,7 +130,19 @@ pub(super) fn apply(socket: &mut Socket, paths: &Paths, settings: &Settings) -> 
         problems: wanted.problems,
         tunnels: found.devices.values().map(|device| device.link.index).collect(),
         said: Some(said),
+        bypass,
     })
+}
+
+/// The device that the programs go round, if it is as it is wanted.
+fn unchanged<'a>(
+    links: &'a BTreeMap<Carrier, Link>,
+    wanted: &Ways,
+    names: &BTreeMap<Carrier, IfName>,
+) -> Option<&'a Link> {
+    let carrier = Carrier::Vxlan4;
+    let (link, tunnel) = (links.get(&carrier)?, wanted.tunnels.get(&carrier)?);
+    difference::device(Some(link), tunnel, names.get(&carrier)?).is_empty().then_some(link)
 }
 
 /// A kind is received by all of its devices, or not at all; and sent where a route may be that leads through one.

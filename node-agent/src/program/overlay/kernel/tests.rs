@@ -19,8 +19,10 @@ use nix::sched::{CloneFlags, unshare};
 use super::{Applied, Settings, apply};
 use crate::{
     decide::{Block, Paths},
+    program::ebpf::{TunnelMap, tunnels_for_test, with_bpf_fs},
     traffic::{Routing, Traffic},
     tunnels::Kind,
+    ways::set_tx_checksum_offload,
 };
 
 /// How long a packet may take, and how often one is sent.
@@ -66,14 +68,22 @@ impl Node {
     }
 
     fn apply(&self) -> Applied {
+        self.apply_with(None)
+    }
+
+    fn apply_with(&self, map: Option<&mut TunnelMap>) -> Applied {
         let _inside = self.namespace.enter().unwrap();
-        apply(&mut Socket::open().unwrap(), &self.paths, &self.settings).unwrap()
+        apply(&mut Socket::open().unwrap(), &self.paths, &self.settings, map).unwrap()
     }
 
     fn ip(&self, arguments: &str) -> String {
+        self.run("ip", arguments)
+    }
+
+    fn run(&self, program: &str, arguments: &str) -> String {
         let _inside = self.namespace.enter().unwrap();
-        let output = Command::new("ip").args(arguments.split(' ')).output().unwrap();
-        assert!(output.status.success(), "ip {arguments}: {output:?}");
+        let output = Command::new(program).args(arguments.split(' ')).output().unwrap();
+        assert!(output.status.success(), "{program} {arguments}: {output:?}");
         String::from_utf8(output.stdout).unwrap()
     }
 
@@ -206,7 +216,7 @@ fn a_link_of_another_kind_with_our_name_is_named() {
     let [node, _] = nodes("192.0.2.", 24);
     node.ip("link add margay.vxlan4 type bridge");
     let _inside = node.namespace.enter().unwrap();
-    let error = apply(&mut Socket::open().unwrap(), &node.paths, &node.settings).unwrap_err();
+    let error = apply(&mut Socket::open().unwrap(), &node.paths, &node.settings, None).unwrap_err();
     let words = "make the VXLAN device margay.vxlan4: there is a link of that name and of kind `bridge`";
     assert!(error.to_string().contains(words), "{error}");
 }
@@ -309,4 +319,73 @@ fn a_node_says_which_tunnels_it_has_and_which_it_sends_through() {
     node.paths.addresses = addresses;
     node.paths.kinds.clear();
     assert_eq!(said(&node), ["", ""]);
+}
+
+#[test]
+fn the_map_of_the_programs_says_what_the_device_does_and_is_empty_where_that_is_more() {
+    with_bpf_fs(|bpf_fs| {
+        let mut map = tunnels_for_test(bpf_fs);
+        let [mut node, _other] = nodes("192.0.2.", 24);
+        let first = node.apply_with(Some(&mut map)).bypass.unwrap();
+        assert_eq!((first.wanted, first.hindrance, first.problem), (2, None, None));
+        let entries = map.entries();
+        let remotes: Vec<[u8; 4]> = entries.values().map(|tunnel| tunnel.remote).collect();
+        assert_eq!(remotes, [[192, 0, 2, 2]; 2]);
+        node.apply_with(Some(&mut map));
+        assert_eq!(map.entries(), entries, "a second time changes nothing");
+
+        for (program, begin, why, end) in [
+            (
+                "ip",
+                "xfrm policy add src 192.0.2.1 dst 192.0.2.2 dir out priority 1",
+                "IPsec",
+                "xfrm policy flush",
+            ),
+            (
+                "tc",
+                "qdisc add dev margay.vxlan4 root pfifo",
+                "discipline pfifo",
+                "qdisc delete dev margay.vxlan4 root",
+            ),
+        ] {
+            node.run(program, begin);
+            let hindrance = node.apply_with(Some(&mut map)).bypass.unwrap().hindrance;
+            assert!(hindrance.as_ref().is_some_and(|it| it.contains(why)), "{begin}: {hindrance:?}");
+            assert!(map.entries().is_empty(), "{begin}");
+            node.run(program, end);
+            node.apply_with(Some(&mut map));
+            assert_eq!(map.entries(), entries, "{end}");
+        }
+
+        let offload = |on: bool| {
+            let _inside = node.namespace.enter().unwrap();
+            set_tx_checksum_offload(&"margay.vxlan4".parse().unwrap(), on).unwrap();
+        };
+        offload(false);
+        let hindrance = node.apply_with(Some(&mut map)).bypass.unwrap().hindrance;
+        assert!(hindrance.as_ref().is_some_and(|it| it.contains("checksums")), "{hindrance:?}");
+        assert!(map.entries().is_empty());
+        offload(true);
+        node.apply_with(Some(&mut map));
+        assert_eq!(map.entries(), entries);
+
+        // A new device has another number, and the entries are its own.
+        node.ip("link delete margay.vxlan4");
+        node.apply_with(Some(&mut map));
+        assert_eq!(map.entries().len(), 2);
+        assert!(map.entries().keys().all(|key| !entries.contains_key(key)));
+        // What the kernel refuses leaves all to the device.
+        node.ip("route add 10.0.9.0/24 via 192.0.2.2 metric 128 proto static");
+        node.paths.blocks.insert(
+            "10.0.9.0/24".parse().unwrap(),
+            Block { node: "n2".into(), encapsulation: Encapsulation::Vxlan },
+        );
+        let refused = node.apply_with(Some(&mut map));
+        assert!(!refused.refused.is_empty() && refused.bypass.is_none(), "{refused:?}");
+        assert_eq!(map.entries().len(), 2, "those that stay as they are stay");
+        node.paths.kinds.clear();
+        node.paths.blocks.clear();
+        assert_eq!(node.apply_with(Some(&mut map)).bypass, None);
+        assert!(map.entries().is_empty());
+    });
 }
