@@ -4,7 +4,7 @@
 //!   core --Paths (nodes, blocks, encapsulations)--> task --> decide/overlay (pure): Ways
 //!   kernel --links, addresses, what others do-------->  |      with the kernel's addresses and MTU
 //!                                                       +--> difference (pure) --> kernel: devices, entries, routes
-//!              core <--Event::Overlay (the tunnels are there, or why not)
+//!              core <--Event::Overlay (the tunnels are there, or why not; what they take of a packet)
 //!       other nodes <--annotations of the Node (which kinds of tunnels it has, and sends through)
 //! ```
 //! It owns the devices `margay.vxlan4`, `margay.vxlan6` and `margay.ipip`, all that is on them, and the routes of its protocol number in
@@ -57,6 +57,16 @@ const RETRY: Duration = Duration::from_secs(1);
 const MOST_TOLD: usize = 3;
 /// Changes by others are looked at once for all that come within this time.
 const QUIET: Duration = Duration::from_millis(100);
+
+/// How the ways to other nodes are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Told {
+    /// Whether they are there; if not, why.
+    pub(crate) ways: Result<(), String>,
+    /// How many octets the tunnels take of a packet of a pod at most: those that are wanted, and while a change is under way
+    /// those that others may still send through.
+    pub(crate) overhead: u32,
+}
 
 /// Starts what follows the settings and the paths, and what tells other nodes.
 pub(crate) fn start(
@@ -140,10 +150,11 @@ async fn run(
             task.due = None;
             continue;
         };
-        let outcome = task.attempt(&wanted).await;
-        if task.told.as_ref() != Some(&outcome) {
-            task.told = Some(outcome.clone());
-            if events.send(Event::Overlay(outcome)).await.is_err() {
+        let ways = task.attempt(&wanted).await;
+        let now = Told { ways, overhead: task.phase.paths(&wanted).overhead() };
+        if task.told.as_ref() != Some(&now) {
+            task.told = Some(now.clone());
+            if events.send(Event::Overlay(now)).await.is_err() {
                 return Ok(());
             }
         }
@@ -163,7 +174,7 @@ struct Task {
     /// What is known to be wrong, so that it is told once.
     problems: BTreeSet<String>,
     /// What the core was told.
-    told: Option<Result<(), String>>,
+    told: Option<Told>,
     /// When the next attempt is made, if there is anything to do.
     due: Option<Instant>,
     /// How far it is from what was wanted before to what is wanted now.
@@ -243,7 +254,7 @@ impl Task {
                 self.socket = None;
                 self.retry();
                 let error = format!("{error:#}");
-                if self.told.as_ref() != Some(&Err(error.clone())) {
+                if self.told.as_ref().is_none_or(|told| told.ways != Err(error.clone())) {
                     error!("the ways to other nodes' pods cannot be made: {error}; trying again");
                 }
                 Err(error)
