@@ -111,8 +111,8 @@ pub(crate) enum Event {
     TableMissed,
     /// Whether the speaker has its configuration.
     Bgp(Result<(), String>),
-    /// Whether the tunnels to other nodes are there.
-    Overlay(Result<(), String>),
+    /// Whether the tunnels to other nodes are there, and what they take.
+    Overlay(overlay::Told),
     /// Whether other nodes know where this one is.
     NodeAddress(Result<(), String>),
     /// The blocks that the node has claimed.
@@ -268,7 +268,7 @@ fn start_node_address(
 
 /// Starts the tests of the ways to other nodes, which follow what is sent to it.
 fn start_tests(
-    mut settings: watch::Receiver<Settings>,
+    settings: watch::Receiver<Settings>,
     tasks: &mut JoinSet<anyhow::Result<()>>,
     client: &Client,
     facts: watch::Receiver<Facts>,
@@ -277,18 +277,7 @@ fn start_tests(
     let (peers, known) = watch::channel(None);
     let (passage, passage_known) = watch::channel(None);
     let node_name = settings.borrow().node_name.clone();
-    let notices = notices.clone();
-    tasks.spawn(async move {
-        loop {
-            // With another port, or when tests are turned on or off, all begins anew.
-            let begun = settings.borrow_and_update().self_test;
-            let tests = ways::run(settings.clone(), known.clone(), passage.clone(), notices.clone());
-            tokio::select! {
-                outcome = tests => return outcome,
-                changed = settings.wait_for(|now| now.self_test != begun) => if changed.is_err() { return Ok(()) },
-            }
-        }
-    });
+    tasks.spawn(ways::run(settings, known, passage, notices.clone()));
     tasks.spawn(network_condition::run(client.clone(), node_name, passage_known, facts));
     peers
 }
@@ -347,6 +336,8 @@ struct Core {
     blocks: Vec<IpNetwork>,
     bgp: Result<(), String>,
     overlay: Result<(), String>,
+    /// What the tunnels take of a packet that there are, wanted or not.
+    tunnels_take: u32,
     node_address: Result<(), String>,
     /// Something has changed since the last attempt.
     changed: Changed,
@@ -481,6 +472,7 @@ impl Core {
                 Ok(())
             },
             overlay: Err("the ways to other nodes are not made yet".into()),
+            tunnels_take: 0,
             node_address: if settings.node_address.is_kubernetes() {
                 Ok(())
             } else {
@@ -613,11 +605,11 @@ impl Core {
                 // The runtime may be told of the node only once its routes are announced.
                 self.changed.note(true);
             }
-            Event::Overlay(outcome) => {
-                if let Err(error) = &outcome {
+            Event::Overlay(overlay::Told { ways, overhead }) => {
+                if let Err(error) = &ways {
                     self.notices.of_node(Reason::NO_WAY_TO_PODS, error);
                 }
-                self.overlay = outcome;
+                (self.overlay, self.tunnels_take) = (ways, overhead);
                 self.node_changed = true;
                 // Nor before there is a way to the pods of others.
                 self.changed.note(true);
@@ -977,10 +969,11 @@ impl Core {
         Ok(())
     }
 
-    /// How many octets a tunnel takes of each packet of a pod.
+    /// How many octets a tunnel takes of each packet of a pod: of a pod that is added while tunnels change, the most before and after,
+    /// as it keeps its MTU.
     fn overhead(&self) -> u32 {
         let paths = self.programmed.as_ref().and_then(|programmed| programmed.paths.as_ref());
-        paths.map_or(0, |paths| paths.overhead())
+        paths.map_or(0, |paths| paths.overhead()).max(self.tunnels_take)
     }
 
     /// Looks at the disk and the kernel, and repairs.

@@ -15,7 +15,7 @@
 //! having events queued for it.
 //!
 //! What a real API server does and this one does not:
-//! - No TLS, admission webhooks, quotas or audit. Who brings no token is an administrator, to whom all reviews are granted; who
+//! - No TLS, admission webhooks or policies (which are stored), quotas or audit. Who brings no token is an administrator, to whom all reviews are granted; who
 //!   brings one is the service account that [`ApiServer::admit`] gave it to, and may do what RBAC says (`authorize`) and read
 //!   what describes the server. Server-side apply asks for `patch` alone, also where it makes the object.
 //! - No controllers: only cluster-wide objects of one owner, itself cluster-wide, go with it; no service account, token or `kube-root-ca.crt` appears

@@ -252,6 +252,10 @@ mod tests {
         check("", "spec.nodeName!=n1", false);
         check("", "status.phase==Pending", false);
         check("", "spec.hostNetwork=false", true);
+        check("", "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed", true);
+        check("", "spec.nodeName!=n2,status.phase!=Running", false);
+        check("", "spec.nodeName=", false);
+        check("", "status.nominatedNodeName=", true);
     }
 
     #[test]
@@ -260,5 +264,7 @@ mod tests {
         for (labels, fields) in [("a b", ""), ("a in b", ""), ("", "spec.other=1"), ("", "metadata.name")] {
             assert!(Selector::parse(&pods, None, labels, fields).is_err(), "{labels} {fields}");
         }
+        let error = Selector::parse(&pods, None, "", "spec.other!=1").unwrap_err();
+        assert_eq!((error.code, error.message.as_str()), (400, "field label not supported: spec.other"));
     }
 }

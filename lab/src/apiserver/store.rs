@@ -354,6 +354,39 @@ mod tests {
     }
 
     #[test]
+    fn what_leaves_a_selection_is_deleted_as_it_was_and_what_enters_it_is_added() {
+        let pods = Resources::built_in().find("", "v1", "pods").unwrap();
+        let fields = "spec.nodeName!=,status.phase!=Succeeded";
+        let selector = Selector::parse(&pods, None, "", fields).unwrap();
+        let mut store = Store::new(100);
+        let mut seen = Vec::new();
+        let states = [
+            json!({}),
+            json!({"spec": {"nodeName": "n"}}),
+            json!({"spec": {"nodeName": "n"}, "status": {"phase": "Running"}}),
+            json!({"spec": {"nodeName": "n"}, "status": {"phase": "Succeeded"}}),
+            json!({"spec": {"nodeName": "n"}, "status": {"phase": "Succeeded", "reason": "x"}}),
+            json!({"spec": {"nodeName": "n"}, "status": {"phase": "Running"}}),
+        ];
+        for mut state in states {
+            let before = store.version();
+            state["metadata"] = json!({"name": "1", "namespace": "x"});
+            store.put("pods", key(1), state);
+            let changes = store.changes("pods", before).unwrap();
+            let phase = |object: &Stored| object.value["status"]["phase"].as_str().unwrap_or("").to_owned();
+            seen.extend(changes.iter().map(|change| match change.seen_through(&selector) {
+                Some(WatchEvent::Added(object)) => format!("added {}", phase(&object)),
+                Some(WatchEvent::Modified(object)) => format!("modified {}", phase(&object)),
+                Some(WatchEvent::Deleted(object)) => format!("deleted {}", phase(&object)),
+                None => "nothing".to_owned(),
+            }));
+        }
+        let expected =
+            ["nothing", "added ", "modified Running", "deleted Running", "nothing", "added Running"];
+        assert_eq!(seen, expected);
+    }
+
+    #[test]
     fn compacted_versions_cannot_be_watched_but_the_current_one_can() {
         let mut store = Store::new(100);
         apply(&mut store, &Step::Put { name: 1, label: 0 });

@@ -5,6 +5,7 @@ mod doubles;
 mod masquerade;
 mod overlay;
 mod peers;
+mod pods;
 mod state;
 
 use std::{

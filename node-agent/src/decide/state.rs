@@ -10,7 +10,10 @@ use ipnetwork::IpNetwork;
 use margay_api::endpoint::{Endpoint, EndpointId, PodRef};
 use margay_policy::{Objects, PodName, PolicyId, compile};
 
-use super::doubles::{self, Doubles};
+use super::{
+    doubles::{self, Doubles},
+    pods::Pods,
+};
 use crate::{
     addresses::PoolTraffic,
     watch::{Announced, ApiEvent, Change, NamespaceFacts, Node, NodeFacts, PodFacts},
@@ -24,7 +27,7 @@ use crate::{
 pub(crate) struct State {
     node_name: String,
     objects: Objects,
-    pods: BTreeMap<PodName, PodFacts>,
+    pods: Pods,
     nodes: BTreeMap<String, Node>,
     endpoints: BTreeMap<EndpointId, Arc<Endpoint>>,
     /// The endpoints of each pod.
@@ -70,6 +73,7 @@ struct Listed {
     nodes: bool,
     namespaces: bool,
     pods: bool,
+    own_pods: bool,
     policies: bool,
     cluster_policies: bool,
     records: bool,
@@ -90,7 +94,7 @@ impl State {
         Self {
             node_name,
             objects: Objects::default(),
-            pods: BTreeMap::new(),
+            pods: Pods::default(),
             nodes: BTreeMap::new(),
             endpoints: BTreeMap::new(),
             of_pod: BTreeMap::new(),
@@ -106,11 +110,12 @@ impl State {
 
     /// What has not been listed yet, in words; `None` when the state is complete.
     pub(crate) fn missing(&self) -> Option<String> {
-        let Listed { nodes, namespaces, pods, policies, cluster_policies, records, blocks } = &self.listed;
+        let Listed { nodes, namespaces, pods, own_pods, policies, cluster_policies, records, blocks } =
+            &self.listed;
         let parts = [
             (nodes, "nodes"),
             (namespaces, "namespaces"),
-            (pods, "pods"),
+            (&(*pods && *own_pods), "pods"),
             (policies, "networkpolicies"),
             (cluster_policies, "clusternetworkpolicies"),
             (records, "endpoint records"),
@@ -277,7 +282,11 @@ impl State {
     /// Endpoints whose pod the API does not know, once it has said what it knows.
     pub(crate) fn orphans(&self) -> BTreeSet<EndpointId> {
         let orphans = self.endpoints.iter().filter(|(_, endpoint)| self.pod_of(endpoint).is_err());
-        if self.listed.pods { orphans.map(|(id, _)| id.clone()).collect() } else { BTreeSet::new() }
+        if self.listed.pods && self.listed.own_pods {
+            orphans.map(|(id, _)| id.clone()).collect()
+        } else {
+            BTreeSet::new()
+        }
     }
 
     /// Takes what the API server said; true when that changes anything. Much of it does not: nodes report that they
@@ -311,29 +320,26 @@ impl State {
                 self.touched.policy.policies.extend(applied.touched.into_iter().map(PolicyId::Cluster));
                 changed
             }
-            ApiEvent::Pods(mut change) => {
+            ApiEvent::Pods(change) => {
+                let applied = apply(&mut self.pods.others, &mut self.listed.pods, change);
+                self.refresh_applied(applied)
+            }
+            ApiEvent::OwnPods(mut change) => {
+                // Of our own pods the records tell.
                 match &mut change {
-                    Change::Replaced(pods) => {
-                        for facts in pods.values_mut() {
-                            self.forget_own_announcement(facts);
-                        }
-                    }
-                    Change::Applied(_, facts) => self.forget_own_announcement(facts),
+                    Change::Replaced(pods) => pods.values_mut().for_each(|facts| facts.announced = None),
+                    Change::Applied(_, facts) => facts.announced = None,
                     Change::Deleted(_) => {}
                 }
-                let applied = apply(&mut self.pods, &mut self.listed.pods, change);
-                let changed = !applied.is_same();
-                for name in applied.touched {
-                    self.refresh(&name);
-                }
-                changed
+                let applied = apply(&mut self.pods.own, &mut self.listed.own_pods, change);
+                self.refresh_applied(applied)
             }
         }
     }
 
     /// Which announcements are believed depends on whose blocks are where; true when there are any.
     fn refresh_announced(&mut self) -> bool {
-        let announced = self.pods.iter().filter(|(_, facts)| facts.announced.is_some());
+        let announced = self.pods.others.iter().filter(|(_, facts)| facts.announced.is_some());
         let announced: Vec<PodName> = announced.map(|(name, _)| name.clone()).collect();
         for name in &announced {
             self.refresh(name);
@@ -341,11 +347,12 @@ impl State {
         !announced.is_empty()
     }
 
-    /// Of our own pods the records tell.
-    fn forget_own_announcement(&self, facts: &mut PodFacts) {
-        if facts.announced.as_ref().is_some_and(|announced| announced.node == self.node_name) {
-            facts.announced = None;
+    fn refresh_applied(&mut self, applied: Applied<PodName>) -> bool {
+        let changed = !applied.is_same();
+        for name in applied.touched {
+            self.refresh(&name);
         }
+        changed
     }
 
     /// Takes the endpoint records as they are now; true when that changes anything.

@@ -68,6 +68,7 @@ fn node(address: &str, cidr: &str) -> NodeFacts {
     NodeFacts { node, peer }
 }
 
+/// `pods` are of this node.
 fn complete(pods: &[(PodName, PodFacts)], endpoints: &[Endpoint]) -> State {
     let mut state = State::new("n1".into());
     let nodes = [("n1", node("192.0.2.1", "10.0.0.0/24")), ("n2", node("192.0.2.2", "10.0.1.0/24"))];
@@ -76,7 +77,8 @@ fn complete(pods: &[(PodName, PodFacts)], endpoints: &[Endpoint]) -> State {
     state.apply(ApiEvent::Namespaces(Change::Replaced(BTreeMap::new())));
     state.apply(ApiEvent::Policies(Change::Replaced(BTreeMap::new())));
     state.apply(ApiEvent::ClusterPolicies(Change::Replaced(BTreeMap::new())));
-    state.apply(ApiEvent::Pods(Change::Replaced(pods.iter().cloned().collect())));
+    state.apply(ApiEvent::Pods(Change::Replaced(BTreeMap::new())));
+    state.apply(ApiEvent::OwnPods(Change::Replaced(pods.iter().cloned().collect())));
     state.set_endpoints(endpoints.iter().map(|endpoint| (endpoint.id(), endpoint.clone())).collect());
     state
 }
@@ -89,11 +91,11 @@ fn wanted(state: &mut State) -> Option<Wanted> {
 fn nothing_is_wanted_before_everything_is_listed() {
     let mut state = State::new("n1".into());
     assert!(wanted(&mut state).is_none());
+    let rest = "networkpolicies, clusternetworkpolicies, endpoint records";
     state.apply(ApiEvent::Pods(Change::Replaced(BTreeMap::new())));
-    assert_eq!(
-        state.missing().unwrap(),
-        "nodes, namespaces, networkpolicies, clusternetworkpolicies, endpoint records"
-    );
+    assert_eq!(state.missing().unwrap(), format!("nodes, namespaces, pods, {rest}"));
+    state.apply(ApiEvent::OwnPods(Change::Replaced(BTreeMap::new())));
+    assert_eq!(state.missing().unwrap(), format!("nodes, namespaces, {rest}"));
     assert!(wanted(&mut state).is_none());
     assert!(wanted(&mut complete(&[], &[])).is_some());
 }
@@ -152,6 +154,54 @@ fn an_endpoint_is_admitted_only_when_its_very_pod_is_known() {
 }
 
 #[test]
+fn an_interface_whose_pod_has_finished_keeps_its_policy_and_is_closed_once_the_pod_is_gone() {
+    let (name, mut facts) = facts("a", "u1");
+    let pod = Arc::make_mut(&mut facts.pod);
+    (pod.finished, pod.labels) = (true, Arc::new([("label".to_owned(), "0".to_owned())].into()));
+    let endpoint = endpoint(Some(("a", Some("u1"))));
+    let mut state = complete(&[(name.clone(), facts)], std::slice::from_ref(&endpoint));
+    let (policy, isolates) = policy(0, 0, &["Ingress"]);
+    state.apply(ApiEvent::Policies(Change::Applied(policy, isolates)));
+    assert_eq!(wanted(&mut state).unwrap().endpoints[&endpoint.id()].ways, [Way::Ingress]);
+    assert!(state.objects().owners().is_empty(), "it owns no address");
+    assert!(state.orphans().is_empty());
+    state.apply(ApiEvent::OwnPods(Change::Deleted(name)));
+    let wanted = wanted(&mut state).unwrap();
+    assert!(wanted.endpoints.is_empty() && wanted.waiting.contains_key(&endpoint.id()));
+    assert_eq!(state.orphans(), [endpoint.id()].into());
+}
+
+#[test]
+fn of_two_pods_of_a_name_on_two_nodes_the_one_that_is_left_counts_in_whatever_order_the_watches_tell() {
+    let of = |uid: &str, created| {
+        let (name, mut facts) = facts("a", uid);
+        Arc::make_mut(&mut facts.pod).created = created;
+        Change::Applied(name, facts)
+    };
+    let gone = || Change::Deleted(PodName::new("x", "a"));
+    let uid = |state: &State| {
+        let pod = PodRef { namespace: "x".into(), name: "a".into(), uid: None };
+        state.pod(&pod).map(|facts| facts.uid.clone())
+    };
+    let check = |first: fn(_) -> ApiEvent, second: fn(_) -> ApiEvent| {
+        for seconds in [0, 5] {
+            let mut state = complete(&[], &[]);
+            state.apply(first(of("old", 0)));
+            state.apply(second(of("new", seconds)));
+            // Within a second nobody can tell which is the younger.
+            assert!(seconds == 0 || uid(&state) == Ok("new".into()), "{:?}", uid(&state));
+            assert!(state.apply(first(gone())));
+            assert_eq!(uid(&state), Ok("new".into()));
+            assert!(state.objects().pods.contains_key(&PodName::new("x", "a")));
+            assert!(state.apply(second(gone())));
+            assert!(uid(&state).is_err() && state.objects().pods.is_empty());
+        }
+    };
+    check(ApiEvent::OwnPods, ApiEvent::Pods);
+    check(ApiEvent::Pods, ApiEvent::OwnPods);
+}
+
+#[test]
 fn a_local_pod_has_the_address_of_its_record_as_long_as_there_is_one() {
     let mut state = complete(&[facts("a", "u1")], &[]);
     let name = PodName::new("x", "a");
@@ -176,7 +226,9 @@ fn an_announced_address_is_believed_where_it_is_in_a_block_of_the_pods_node_unti
         let (name, mut facts) = facts("a", "u1");
         let address: IpAddr = announced.parse().unwrap();
         facts.announced = Some(Box::new(Announced { node: node.into(), addresses: vec![address] }));
-        let mut state = complete(&[(name.clone(), facts.clone())], &[]);
+        let mut state = complete(&[], &[]);
+        let pods = if node == "n1" { ApiEvent::OwnPods } else { ApiEvent::Pods };
+        state.apply(pods(Change::Applied(name, facts)));
         assert_eq!(state.objects().owners().contains_key(&address), believed, "{announced} of {node}");
         // The block is another node's from now on, or a node's at all.
         let moved = self::node("192.0.2.3", "10.0.1.0/24");
@@ -191,7 +243,8 @@ fn where_blocks_are_claimed_an_announced_address_is_believed_in_a_block_of_the_p
     let (name, mut facts) = facts("a", "u1");
     let addresses = ["10.1.0.70", "10.1.0.7", "10.0.1.7"].map(|text| text.parse().unwrap());
     facts.announced = Some(Box::new(Announced { node: "n2".into(), addresses: addresses.to_vec() }));
-    let mut state = complete(&[(name.clone(), facts)], &[]);
+    let mut state = complete(&[], &[]);
+    state.apply(ApiEvent::Pods(Change::Applied(name.clone(), facts)));
     let holders = [("10.1.0.0/26", "n3"), ("10.1.0.64/26", "n2"), ("10.1.0.128/26", "n3")];
     let holders = holders.map(|(block, node)| (block.parse().unwrap(), node.to_owned()));
     state.set_claimed(vec![], Arc::new(holders.into()), Arc::default());
@@ -222,8 +275,8 @@ fn the_topology_has_the_nodes_with_their_labels_and_the_own_blocks() {
 /// Something that happens to a node with few pods, so that much of it is about the same ones.
 #[derive(Debug, Clone)]
 enum Event {
-    /// A pod with a UID and a label, or none any more.
-    Pod(u8, Option<(u8, u8)>),
+    /// A pod of this node, or of another, with a UID and a label, or none any more.
+    Pod(Where, u8, Option<(u8, u8)>),
     /// The record of an interface.
     Record(u8, Of),
     /// There is none any more.
@@ -234,6 +287,12 @@ enum Event {
     Policy(u8, Option<(u8, Vec<&'static str>)>),
 }
 
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Where {
+    Here,
+    Elsewhere,
+}
+
 /// The pod of a record, by number and perhaps UID, or none.
 type Of = Option<(u8, Option<u8>)>;
 
@@ -241,7 +300,12 @@ fn event() -> impl Strategy<Value = Event> {
     let of_pod = || proptest::option::of((0_u8..3, proptest::option::of(0_u8..2)));
     let ways = prop_oneof![Just(vec!["Ingress"]), Just(vec!["Egress"]), Just(vec!["Ingress", "Egress"])];
     prop_oneof![
-        (0_u8..3, proptest::option::of((0_u8..2, 0_u8..2))).prop_map(|(pod, facts)| Event::Pod(pod, facts)),
+        (
+            prop_oneof![3 => Just(Where::Here), 1 => Just(Where::Elsewhere)],
+            0_u8..3,
+            proptest::option::of((0_u8..2, 0_u8..2))
+        )
+            .prop_map(|(place, pod, facts)| Event::Pod(place, pod, facts)),
         (0_u8..4, of_pod()).prop_map(|(number, pod)| Event::Record(number, pod)),
         (0_u8..4).prop_map(Event::Forgotten),
         vec((0_u8..4, of_pod()), 0..4).prop_map(Event::Records),
@@ -273,15 +337,16 @@ fn policy(name: u8, label: u8, ways: &[&str]) -> (PolicyRef, Policy) {
 
 fn happen(state: &mut State, event: Event) {
     match event {
-        Event::Pod(number, is) => {
+        Event::Pod(place, number, is) => {
+            let pods = if place == Where::Here { ApiEvent::OwnPods } else { ApiEvent::Pods };
             let (name, mut facts) = facts(&format!("p{number}"), "");
             let Some((uid, label)) = is else {
-                state.apply(ApiEvent::Pods(Change::Deleted(name)));
+                state.apply(pods(Change::Deleted(name)));
                 return;
             };
             facts.uid = format!("u{uid}");
             Arc::make_mut(&mut facts.pod).labels = Arc::new([("label".to_owned(), label.to_string())].into());
-            state.apply(ApiEvent::Pods(Change::Applied(name, facts)));
+            state.apply(pods(Change::Applied(name, facts)));
         }
         Event::Record(number, pod) => {
             let (id, endpoint) = record(number, pod);

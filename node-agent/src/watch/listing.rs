@@ -20,17 +20,17 @@ use super::{
 /// What a watcher says.
 pub(super) type Event<O> = watcher::Result<watcher::Event<Guarded<O>>>;
 
-/// All objects of a kind, or the one of that name, and what happens to them.
+/// All objects of a kind, or those that a field selector selects, and what happens to them.
 pub(super) fn watched<O>(
     api: Api<Guarded<O>>,
-    name: Option<&str>,
+    fields: Option<&str>,
     resource: &'static str,
 ) -> BoxStream<'static, Event<O>>
 where
     O: Kind + Clone + Debug + Send + 'static,
 {
-    let base = match name {
-        Some(name) => watcher::Config::default().fields(&format!("metadata.name={name}")),
+    let base = match fields {
+        Some(fields) => watcher::Config::default().fields(fields),
         None => watcher::Config::default(),
     };
     let listing = Listing::Stream;

@@ -5,7 +5,8 @@
 //! is away, restarts, or has forgotten the history (410 Gone), with a growing wait between attempts. What it lists
 //! arrives as one [`Change::Replaced`], so that an object that vanished meanwhile is missed there and nowhere else.
 //! A list comes as a stream of the watch itself, which no server has to hold in whole, or in pages from servers that do not
-//! have that: see [`listing`]. Of each object no more is parsed than is read: see [`guarded`].
+//! have that: see [`listing`]. Of each object no more is parsed than is read: see [`guarded`]. Of pods no more are asked for than
+//! are needed: see [`pod`].
 //! A kind that a cluster may be without has an empty listing as long as it is: see [`presence`].
 
 mod bgp_configuration;
@@ -148,7 +149,10 @@ impl<K: Ord, V> Change<K, V> {
 pub(crate) enum ApiEvent {
     Nodes(Change<String, NodeFacts>),
     Namespaces(Change<String, NamespaceFacts>),
+    /// Pods of other nodes, those that have finished left out.
     Pods(Change<PodName, PodFacts>),
+    /// Pods of this node.
+    OwnPods(Change<PodName, PodFacts>),
     Policies(Change<PolicyRef, Policy>),
     ClusterPolicies(Change<String, ClusterPolicy>),
 }
@@ -178,9 +182,14 @@ pub(crate) fn start(
         namespace::key,
         ApiEvent::Namespaces,
     ));
-    let labels = pod::Labels::default();
-    let read_pod = move |object: &_| pod::read(object, &labels);
-    tasks.spawn(follow(Api::all(client.clone()), feed("pods"), read_pod, pod::key, ApiEvent::Pods));
+    let mut pods = |fields: String, wrap: fn(Change<PodName, PodFacts>) -> ApiEvent| {
+        let feed = Feed { fields: Some(fields), ..feed("pods") };
+        let labels = pod::Labels::default();
+        let read = move |object: &_| pod::read(object, &labels);
+        tasks.spawn(follow(Api::all(client.clone()), feed, read, pod::key, wrap));
+    };
+    pods(pod::of_node(node_name), ApiEvent::OwnPods);
+    pods(pod::of_others(node_name), ApiEvent::Pods);
     tasks.spawn(follow(
         Api::all(client.clone()),
         feed("networkpolicies"),
@@ -299,7 +308,8 @@ pub(crate) fn start_secret(
     events: &mpsc::Sender<peering::Message>,
     notices: &Notices,
 ) {
-    let feed = Feed { name: Some(name.to_owned()), ..optional("secrets", events, notices) };
+    let fields = Some(format!("metadata.name={name}"));
+    let feed = Feed { fields, ..optional("secrets", events, notices) };
     let name = name.to_owned();
     tasks.spawn(follow(
         Api::default_namespaced(client.clone()),
@@ -318,12 +328,14 @@ fn optional<E>(resource: &'static str, events: &mpsc::Sender<E>, notices: &Notic
 struct Feed<E> {
     resource: &'static str,
     need: Need,
-    /// Of which object alone; of all when there is none.
-    name: Option<String>,
+    /// The field selector of the objects that it is about; all when there is none.
+    fields: Option<String>,
     events: mpsc::Sender<E>,
     notices: Notices,
     /// The objects that were told to be wrong.
     wrong: BTreeSet<notice::Object>,
+    /// How many of them the metrics have, where another feed of the same resource has its own.
+    counted: i64,
 }
 
 /// Whether a cluster can be without a kind.
@@ -340,7 +352,7 @@ impl<E> Feed<E> {
         drop(notices.metrics().unreadable.get_or_create(&label));
         drop(notices.metrics().invalid.get_or_create(&label));
         let (events, notices) = (events.clone(), notices.clone());
-        Self { resource, need, name: None, events, notices, wrong: BTreeSet::new() }
+        Self { resource, need, fields: None, events, notices, wrong: BTreeSet::new(), counted: 0 }
     }
 
     /// Reads an object and reports what is wrong with it; the core gets the rest.
@@ -379,7 +391,8 @@ impl<E> Feed<E> {
             if problems.is_empty() { self.wrong.remove(&object) } else { !self.wrong.insert(object.clone()) };
         let label = crate::metrics::Resource { resource: self.resource };
         let count = i64::try_from(self.wrong.len()).unwrap_or(i64::MAX);
-        self.notices.metrics().invalid.get_or_create(&label).set(count);
+        self.notices.metrics().invalid.get_or_create(&label).inc_by(count - self.counted);
+        self.counted = count;
         let reason = match self.resource {
             // Their status says it, and who writes that tells.
             "ippools" => return,
@@ -418,7 +431,7 @@ where
     let mut before = BTreeSet::new();
     let mut failing = false;
     let mut presence = Presence::default();
-    let mut stream = listing::watched(api, feed.name.as_deref(), feed.resource);
+    let mut stream = listing::watched(api, feed.fields.as_deref(), feed.resource);
     while let Some(event) = stream.next().await {
         if matches!(
             event,

@@ -1,4 +1,14 @@
 //! Pods, with what an agent knows them by.
+//!
+//! There are two watches of them. Of other nodes' pods policy needs those that have addresses, so that the API server is asked to leave
+//! out pods that have no node yet and pods that have finished: a finished pod owns no address, whatever its `podIP` says, and to
+//! everything that is done with other nodes' pods it is the same as one that is gone. When a pod leaves the selection the API
+//! server sends `DELETED` with the object as it was before; no more of it is read than its name.
+//!
+//! Of its own node an agent asks for all pods, as there the two are not the same. The object may say that a pod has finished while its
+//! interface is still there: its last octets are under way until the sandbox is taken down, a controller has written the
+//! phase of a pod that its node still runs, or the mirror of a static pod still says what the pod was before a reboot. Such a pod keeps its
+//! policy, and its ADD an answer; the interface of a pod that is gone is closed.
 
 use std::{cell::RefCell, collections::BTreeMap, net::IpAddr, sync::Arc};
 
@@ -74,6 +84,17 @@ impl Kind for Object {
         ),
         Field::with("status", &[Field::whole("phase"), Field::whole("podIP"), Field::whole("podIPs")]),
     ];
+}
+
+/// The field selector of the pods of a node.
+pub(super) fn of_node(node: &str) -> String {
+    format!("spec.nodeName={node}")
+}
+
+/// The field selector of the pods of other nodes that have not finished. To `spec.hostNetwork`, which would leave out more, older
+/// servers answer 400.
+pub(super) fn of_others(node: &str) -> String {
+    format!("spec.nodeName!={node},spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed")
 }
 
 pub(super) fn key(meta: &ObjectMeta) -> PodName {

@@ -67,10 +67,7 @@ impl Listeners {
 
     fn listen(&self, address: IpAddr) -> io::Result<JoinSet<()>> {
         let at = SocketAddr::new(address, self.port);
-        let datagrams = std::net::UdpSocket::bind(at)?;
-        sys::without_checksum(&datagrams, address.is_ipv4())?;
-        datagrams.set_nonblocking(true)?;
-        let datagrams = UdpSocket::from_std(datagrams)?;
+        let datagrams = datagrams(at)?;
         let connections = std::net::TcpListener::bind(at)?;
         connections.set_nonblocking(true)?;
         let connections = TcpListener::from_std(connections)?;
@@ -81,7 +78,15 @@ impl Listeners {
     }
 }
 
-async fn answer_datagrams(socket: UdpSocket, nodes: watch::Receiver<Nodes>) {
+/// A socket for the answers to datagrams, which have no checksum.
+pub(super) fn datagrams(at: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = std::net::UdpSocket::bind(at)?;
+    sys::without_checksum(&socket, at.is_ipv4())?;
+    socket.set_nonblocking(true)?;
+    UdpSocket::from_std(socket)
+}
+
+pub(super) async fn answer_datagrams(socket: UdpSocket, nodes: watch::Receiver<Nodes>) {
     let mut message = vec![0; LONGEST];
     loop {
         let Ok((octets, from)) = socket.recv_from(&mut message).await else { continue };

@@ -115,23 +115,36 @@ pub(super) async fn needs_checksums(target: &Target, port: u16) -> bool {
         }
     }
     let Some(to) = reached(target, port).await else { return false };
-    let mut is_so = true;
+    let mut trial = Trial { device, is_kept: false };
     for (offload, passes) in [(false, true), (true, false), (false, true)] {
         if let Err(error) = sys::set_tx_checksum_offload(device, offload) {
             debug!(%device, %error, "it cannot be changed where checksums are computed");
-            is_so = false;
-            break;
+            return false;
         }
-        is_so = (carried(target.source, to).await == Carried::Whole) == passes;
-        if !is_so {
-            break;
+        if (carried(target.source, to).await == Carried::Whole) != passes {
+            return false;
         }
     }
-    // What cannot be set back costs some time of the processor.
-    if !is_so && let Err(error) = sys::set_tx_checksum_offload(device, true) {
-        debug!(%device, %error, "checksums go on being computed by the kernel");
+    trial.is_kept = true;
+    true
+}
+
+/// A device whose offload is tried out. Whatever ends that puts the offload back, unless it is known to be wrong: the tests may be turned
+/// off, or the agent stopped, in the middle of a connection.
+struct Trial<'a> {
+    device: &'a IfName,
+    is_kept: bool,
+}
+
+impl Drop for Trial<'_> {
+    fn drop(&mut self) {
+        // What cannot be set back costs some time of the processor.
+        if !self.is_kept
+            && let Err(error) = sys::set_tx_checksum_offload(self.device, true)
+        {
+            debug!(device = %self.device, %error, "checksums go on being computed by the kernel");
+        }
     }
-    is_so
 }
 
 /// What became of a connection.
@@ -201,4 +214,89 @@ async fn question_and_answer(source: IpAddr, to: SocketAddr, octets: u32) -> io:
 /// Octets of a packet of UDP before what it carries.
 fn headers(to: IpAddr) -> u32 {
     if to.is_ipv4() { 20 + 8 } else { 40 + 8 }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::IpAddr, sync::Arc, thread, time::Duration};
+
+    use margay_netlink::{
+        Socket, addr,
+        link::{self, Bridge, IfName},
+    };
+    use nix::sched::{CloneFlags, unshare};
+    use tokio::{sync::watch, time::timeout};
+
+    use super::{Target, Tunnel, Way, needs_checksums, sys};
+    use crate::ways::listen::{answer_datagrams, datagrams};
+
+    const PORT: u16 = 4000;
+
+    /// Runs a test beside a device with this address, which a tunnel is to be beneath, in a network namespace of its own.
+    fn beside(address: IpAddr, test: impl AsyncFnOnce(IfName) + Send) {
+        thread::scope(|scope| {
+            let test = scope.spawn(|| {
+                unshare(CloneFlags::CLONE_NEWNET)
+                    .expect("a network namespace of its own: run the tests as root");
+                let mut socket = Socket::open().unwrap();
+                for name in ["lo", "tunnel"] {
+                    let name: IfName = name.parse().unwrap();
+                    if link::by_name(&mut socket, &name).unwrap().is_none() {
+                        socket.execute(&link::add_bridge(&Bridge { name: &name })).unwrap();
+                    }
+                    let index = link::by_name(&mut socket, &name).unwrap().unwrap().index;
+                    socket.execute(&link::set_up(index)).unwrap();
+                    if name.to_string() == "tunnel" {
+                        socket.execute(&addr::add(index, address.into())).unwrap();
+                    }
+                }
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                runtime.block_on(test("tunnel".parse().unwrap()));
+            });
+            if let Err(panic) = test.join() {
+                std::panic::resume_unwind(panic);
+            }
+        });
+    }
+
+    fn target(address: IpAddr, device: &IfName) -> Target {
+        Target {
+            way: Way { node: "n2".into(), by: None },
+            source: address,
+            to: vec![address],
+            full: 1500,
+            tunnel: Some(Tunnel { device: device.clone(), source: address, to: address }),
+        }
+    }
+
+    #[test]
+    fn a_test_of_checksums_that_is_cut_off_leaves_the_offload_as_it_was() {
+        let address: IpAddr = "192.0.2.1".parse().unwrap();
+        beside(address, async |device| {
+            // Datagrams are answered; a connection is taken, and nothing comes back.
+            let (_nodes, known) = watch::channel(Arc::new([address].into()));
+            tokio::spawn(answer_datagrams(datagrams((address, PORT).into()).unwrap(), known));
+            let _silent = std::net::TcpListener::bind((address, PORT)).unwrap();
+            assert!(sys::has_tx_checksum_offload(&device).unwrap());
+            let target = target(address, &device);
+            let mut test = Box::pin(needs_checksums(&target, PORT));
+            while sys::has_tx_checksum_offload(&device).unwrap() {
+                let ended = timeout(Duration::from_millis(1), &mut test).await;
+                assert!(ended.is_err(), "it ended without having tried anything: {ended:?}");
+            }
+            drop(test);
+            assert!(sys::has_tx_checksum_offload(&device).unwrap());
+        });
+    }
+
+    #[test]
+    fn a_connection_that_nobody_wants_says_nothing_about_checksums() {
+        let address: IpAddr = "192.0.2.1".parse().unwrap();
+        beside(address, async |device| {
+            let (_nodes, known) = watch::channel(Arc::new([address].into()));
+            tokio::spawn(answer_datagrams(datagrams((address, PORT).into()).unwrap(), known));
+            assert!(!needs_checksums(&target(address, &device), PORT).await);
+            assert!(sys::has_tx_checksum_offload(&device).unwrap());
+        });
+    }
 }

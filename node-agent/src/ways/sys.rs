@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "there is no other way to set these options")]
 
 use std::{
-    ffi::{c_int, c_ulong},
+    ffi::{c_char, c_int, c_ulong},
     io,
     net::{Ipv4Addr, UdpSocket},
     os::fd::AsRawFd,
@@ -65,9 +65,9 @@ fn ethtool(device: &IfName, command: u32, data: u32) -> io::Result<u32> {
     let mut value = EthtoolValue { command, data };
     // SAFETY: it is a structure of numbers and pointers, for which zero is a value.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    // A name of an interface is shorter than the field, which stays ended by a zero.
+    // A name of an interface is shorter than the field, which stays ended by a zero. A character of C has a sign on some machines.
     for (to, from) in request.ifr_name.iter_mut().zip(device.to_string().bytes()) {
-        *to = from.cast_signed();
+        *to = c_char::from_ne_bytes([from]);
     }
     request.ifr_ifru.ifru_data = std::ptr::from_mut(&mut value).cast();
     let number: c_ulong = libc::SIOCETHTOOL;

@@ -50,8 +50,27 @@ const ANYWAY: Duration = Duration::from_mins(1);
 /// As many blocks of a node are tried to find the one whose first address its tunnels have.
 const MOST_TRIED: usize = 4;
 
-/// Tests for ever, if that is to be.
+/// Tests for ever, if that is to be, and as it is to be: with another port, or when tests are turned on or off, all begins anew.
+///
+/// What was under way is dropped then, at any point where it waits; a test that has changed something puts it back.
 pub(crate) async fn run(
+    mut settings: watch::Receiver<Settings>,
+    peers: watch::Receiver<Option<Arc<Peers>>>,
+    passage: watch::Sender<Option<Passage>>,
+    notices: Notices,
+) -> anyhow::Result<()> {
+    loop {
+        let begun = settings.borrow_and_update().self_test;
+        let tests = tests(settings.clone(), peers.clone(), passage.clone(), notices.clone());
+        tokio::select! {
+            outcome = tests => return outcome,
+            changed = settings.wait_for(|now| now.self_test != begun) => if changed.is_err() { return Ok(()) },
+        }
+    }
+}
+
+/// Tests as the settings say that there are now.
+async fn tests(
     mut settings: watch::Receiver<Settings>,
     mut peers: watch::Receiver<Option<Arc<Peers>>>,
     passage: watch::Sender<Option<Passage>>,
@@ -99,7 +118,6 @@ pub(crate) async fn run(
                 if changed.is_err() {
                     return Ok(());
                 }
-                // The port of the tests is that of the agent's start; so are those on the other nodes.
                 let now = settings.borrow_and_update();
                 task.follow(now.mtu.map(link::Mtu::octets), now.traffic.overlay.port);
                 look = Some(look.unwrap_or_else(Instant::now));

@@ -58,7 +58,7 @@ fn a_malformed_object_is_counted_and_hides_no_other() {
         malformed["metadata"]["name"] = json!("malformed");
         malformed["spec"]["podSelector"] = json!("oops");
         node.api.put_raw(malformed.clone()).unwrap();
-        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "broken"}, "spec": {"containers": 3}});
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "broken"}, "spec": {"nodeName": "n2", "containers": 3}});
         node.api.put_raw(pod).unwrap();
         start(node).await;
         until_closed(node, "a", true).await;

@@ -14,6 +14,7 @@ mod faults;
 mod monitoring;
 mod node;
 mod plugin;
+mod pods;
 mod readiness;
 mod rollout;
 mod sequence;

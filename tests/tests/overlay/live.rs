@@ -43,6 +43,12 @@ async fn until_expected(lab: &Lab, devices: &[(&str, &str)]) {
     until_ways(lab, 0, &wanted.iter().map(String::as_str).collect::<Vec<_>>()).await;
 }
 
+/// Whether pods that are added to n1 get this MTU.
+fn gives_mtu(lab: &Lab, octets: u32) -> bool {
+    let path = lab.node(0).path("/etc/cni/net.d/10-margay.conflist");
+    std::fs::read_to_string(path).unwrap().contains(&format!("\"mtu\": {octets},"))
+}
+
 /// Waits until no node has a tunnel any more.
 async fn until_no_device(lab: &Lab) {
     for node in lab.nodes() {
@@ -81,11 +87,7 @@ async fn what_a_pool_says_holds_on_all_nodes_and_bgp_has_the_rest() {
     assert!(lab.reach(&pod("a"), &pod("c"), crate::cluster::PORT).await.unwrap().is_open());
     // The router in between does not know it.
     assert!(!lab.reach(&pod("a"), &pod("b"), crate::cluster::PORT).await.unwrap().is_open());
-    until(&lab, "new pods have room for what a tunnel took", async || {
-        let path = lab.node(0).path("/etc/cni/net.d/10-margay.conflist");
-        std::fs::read_to_string(path).unwrap().contains("\"mtu\": 1500")
-    })
-    .await;
+    until(&lab, "new pods have room for what a tunnel took", async || gives_mtu(&lab, 1500)).await;
     edit(&lab, r#"{"encapsulation": "VXLANCrossSubnet"}"#).await;
     until_connected(&lab).await;
     lab.stop().await;
@@ -147,11 +149,16 @@ async fn while_the_agent_of_a_node_is_away_others_wait_for_it_and_no_packet_is_l
             lab.node(0).output("ip", &["link"]).await.unwrap().contains("margay.vxlan4")
         })
         .await;
+        assert!(
+            gives_mtu(&lab, 1450),
+            "a pod that is added meanwhile has room for the tunnel, whether it comes or goes"
+        );
         away.start_daemon(Daemon::Agent).await;
         until_expected(&lab, &[("n2", device), ("n3", device)]).await;
         stream.sends(50).await.unwrap();
     }
     until_no_device(&lab).await;
+    until(&lab, "new pods have room for what a tunnel took", async || gives_mtu(&lab, 1500)).await;
     stream.sends(50).await.unwrap();
     nothing_was_lost(stream).await;
     lab.stop().await;

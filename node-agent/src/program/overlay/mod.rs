@@ -5,7 +5,7 @@
 //!   kernel --links, addresses, what others do-------->  |      with the kernel's addresses and MTU
 //!                                                       +--> difference (pure) --> kernel: devices, entries, routes
 //!   kernel --policies of xfrm (`IPsec`)---------------->  |  bypass: the map by which the eBPF programs go round a device
-//!              core <--Event::Overlay (the tunnels are there, or why not)
+//!              core <--Event::Overlay (the tunnels are there, or why not; what they take of a packet)
 //!       other nodes <--annotations of the Node (which kinds of tunnels it has, and sends through)
 //! ```
 //! It owns the devices `margay.vxlan4`, `margay.vxlan6` and `margay.ipip`, all that is on them, and the routes of its protocol number in
@@ -69,6 +69,16 @@ const MOST_TOLD: usize = 3;
 /// Changes by others are looked at once for all that come within this time.
 const QUIET: Duration = Duration::from_millis(100);
 
+/// How the ways to other nodes are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Told {
+    /// Whether they are there; if not, why.
+    pub(crate) ways: Result<(), String>,
+    /// How many octets the tunnels take of a packet of a pod at most: those that are wanted, and while a change is under way
+    /// those that others may still send through.
+    pub(crate) overhead: u32,
+}
+
 /// What the task follows.
 pub(crate) struct Follows {
     pub(crate) settings: watch::Receiver<config::Settings>,
@@ -125,7 +135,7 @@ struct Task {
     /// Why the programs do not go round the device, where they could.
     hindrance: Option<String>,
     /// What the core was told.
-    told: Option<Result<(), String>>,
+    told: Option<Told>,
     /// When the next attempt is made, if there is anything to do.
     due: Option<Instant>,
     /// How far it is from what was wanted before to what is wanted now.
@@ -209,10 +219,11 @@ impl Task {
                 self.due = None;
                 continue;
             };
-            let outcome = self.attempt(&wanted).await;
-            if self.told.as_ref() != Some(&outcome) {
-                self.told = Some(outcome.clone());
-                if events.send(Event::Overlay(outcome)).await.is_err() {
+            let ways = self.attempt(&wanted).await;
+            let now = Told { ways, overhead: self.phase.paths(&wanted).overhead() };
+            if self.told.as_ref() != Some(&now) {
+                self.told = Some(now.clone());
+                if events.send(Event::Overlay(now)).await.is_err() {
                     return Ok(());
                 }
             }
@@ -302,7 +313,7 @@ impl Task {
                 self.socket = None;
                 self.retry();
                 let error = format!("{error:#}");
-                if self.told.as_ref() != Some(&Err(error.clone())) {
+                if self.told.as_ref().is_none_or(|told| told.ways != Err(error.clone())) {
                     error!("the ways to other nodes' pods cannot be made: {error}; trying again");
                 }
                 Err(error)

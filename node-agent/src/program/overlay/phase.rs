@@ -248,6 +248,24 @@ mod tests {
     }
 
     #[test]
+    fn pods_that_are_made_while_others_may_send_through_a_tunnel_have_room_for_it() {
+        use Encapsulation::{Ipip, None, Vxlan};
+        let check = |from, to, expected: &[(u64, u32)]| {
+            let (from, to) = (paths_of(from, "n2"), paths_of(to, "n2"));
+            let start = Instant::now();
+            let mut phase = Phase::default().next(&from, start);
+            for (seconds, octets) in expected {
+                phase = phase.next(&to, start + Duration::from_secs(*seconds));
+                assert_eq!(phase.paths(&to).overhead(), *octets, "at {seconds} s: {phase:?}");
+            }
+        };
+        check(None, Vxlan, &[(9, 50), (13, 50), (14, 50)]);
+        check(Vxlan, None, &[(9, 50), (13, 50), (14, 0)]);
+        check(Vxlan, Ipip, &[(9, 50), (14, 50), (18, 50), (19, 20)]);
+        check(Ipip, Vxlan, &[(9, 50), (14, 50), (19, 50)]);
+    }
+
+    #[test]
     fn what_a_node_said_long_ago_changes_nothing_while_nothing_changes() {
         let tunnels = paths(true, "n2");
         check(&[(0, &said(&tunnels, "", ""), TUNNELS), (99, &said(&tunnels, "", "VXLAN"), TUNNELS)]);

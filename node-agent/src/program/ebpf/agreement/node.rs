@@ -224,7 +224,8 @@ impl Node {
         for event in [
             ApiEvent::Nodes(Change::Replaced(peers.chain(nodes).collect())),
             ApiEvent::Namespaces(Change::Replaced(namespaces.collect())),
-            ApiEvent::Pods(Change::Replaced(pods)),
+            ApiEvent::Pods(Change::Replaced(BTreeMap::new())),
+            ApiEvent::OwnPods(Change::Replaced(pods)),
             ApiEvent::Policies(Change::Replaced(self.objects.policies.clone())),
             ApiEvent::ClusterPolicies(Change::Replaced(self.objects.cluster_policies.clone())),
         ] {
