@@ -10,6 +10,7 @@ pub mod asn;
 pub mod bfd;
 #[path = "../../../bgp/src/bmp/mod.rs"]
 pub mod bmp;
+#[expect(unused_imports, reason = "the daemon uses more of it than what parses does")]
 #[path = "../../../bgp/src/config/mod.rs"]
 pub mod config;
 #[path = "../../../bgp/src/family.rs"]
