@@ -275,4 +275,19 @@ mod tests {
         assert!(text.contains("margay_nft_transactions_total{outcome=\"applied\"} 1"), "{text}");
         assert!(text.contains("margay_endpoints 0"), "{text}");
     }
+
+    #[test]
+    fn each_metric_is_explained_to_operators() {
+        let docs = include_str!("../../docs/operating.md");
+        // The text has no metric that nothing has been counted of yet: the source has all.
+        let registered = include_str!("metrics.rs").split(concat!("registry", ".register(")).skip(1);
+        let names: Vec<&str> = registered.filter_map(|rest| rest.split('"').nth(1)).collect();
+        assert!(names.contains(&"ready"), "{names:?}");
+        for name in names {
+            assert!(
+                docs.contains(&format!("`margay_{name}")),
+                "docs/operating.md does not name margay_{name}"
+            );
+        }
+    }
 }

@@ -234,3 +234,19 @@ pub(crate) struct Inbox(Receiver<Message>);
 
 /// What the core tells the task.
 pub(crate) type Told = watch::Receiver<Facts>;
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn each_reason_of_an_event_is_explained_to_operators() {
+        let docs = include_str!("../../../docs/operating.md");
+        let source = include_str!("mod.rs");
+        let of = |severity| source.split(severity).skip(1).filter_map(|rest| rest.split('"').next());
+        let words: Vec<&str> =
+            of(concat!("Self::", "warning(\"")).chain(of(concat!("Self::", "normal(\""))).collect();
+        assert!(words.contains(&"MargayNotReady") && words.contains(&"MargayReady"), "{words:?}");
+        for word in words {
+            assert!(docs.contains(&format!("`{word}`")), "docs/operating.md does not name {word}");
+        }
+    }
+}

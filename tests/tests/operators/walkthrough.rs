@@ -59,6 +59,12 @@ fn server() -> PodKey {
     PodKey::new("app", "my-app")
 }
 
+fn node_of(lab: &Lab, pod: &PodKey) -> String {
+    let pods = lab.ready_pods();
+    let (_, node) = pods.iter().find(|(key, _)| key == pod).unwrap();
+    node.clone()
+}
+
 async fn is_let_in(lab: &Lab) -> bool {
     let (from, to) = (Party::from(client()), Party::from(server()));
     lab.reach(&from, &to, Port::tcp(80)).await.unwrap().is_open()
@@ -68,17 +74,38 @@ async fn is_let_in(lab: &Lab) -> bool {
 async fn every_line_does_what_the_text_around_it_says() {
     let lab = start(LabConfig { nodes: 2, ..LabConfig::default() }).await;
     let mut seen = 0;
+    // What a line gives a name to is there in those that follow.
+    let mut named = String::new();
     for line in commands() {
         if ELSEWHERE.iter().any(|start| line.starts_with(start)) {
             continue;
         }
         seen += 1;
+        if let Some((name, _)) = line.split_once("=$(") {
+            named += &format!("{line}\n");
+            let (said, status) = shell(&lab, &format!("set -e\n{named}echo ${name}")).await;
+            assert_eq!(status, Some(0), "{line}: {said}");
+            match name {
+                "node" => assert_eq!(said.trim(), node_of(&lab, &server()), "{line}"),
+                // The lab has no pods of a DaemonSet; that its pods would be found is what their label says.
+                "agent" => {
+                    let installed = std::fs::read_to_string(project().join("manifests/margay.yaml")).unwrap();
+                    let (label, value) = ("app.kubernetes.io/name", "margay");
+                    assert!(
+                        installed.contains(&format!("        {label}: {value}\n")),
+                        "pods have the label"
+                    );
+                    assert!(line.contains(&format!("-l {label}={value} ")), "{line}");
+                    assert!(line.contains(r#""spec.nodeName=$node""#), "{line}");
+                }
+                other => panic!("a name that nobody looks at: {other}"),
+            }
+            continue;
+        }
         if let Some(arguments) = line.strip_prefix(ON_A_NODE) {
             // The first packet that is told of ends it.
             let command = format!("{}/margayctl {arguments} | head -n 1", programs().display());
-            let pods = lab.ready_pods();
-            let (_, on) = pods.iter().find(|(key, _)| *key == server()).unwrap();
-            let node = lab.node_named(on).unwrap();
+            let node = lab.node_named(&node_of(&lab, &server())).unwrap();
             let arguments = ["-c", command.as_str()];
             let watching = node.output("sh", &arguments);
             let trying = async {
