@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test helper fails its test by panicking")]
 
 mod cluster;
+mod fallback;
 mod flows;
 mod full;
 mod operate;
