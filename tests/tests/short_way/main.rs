@@ -7,6 +7,7 @@ mod cluster;
 mod fallback;
 mod flows;
 mod full;
+mod load;
 mod operate;
 mod policy;
 mod restart;
