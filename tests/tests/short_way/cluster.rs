@@ -9,7 +9,13 @@ use std::{
     time::Duration,
 };
 
+use aya::programs::{SchedClassifier, tc::TcAttachType};
 use margay_lab::{Daemon, Dataplane, IpFamilies, Lab, LabConfig, Party, PodKey, PodSpec, Port, Protocol};
+use margay_netlink::{
+    Socket,
+    filter::{self, Direction},
+    link,
+};
 
 pub(crate) const TCP: Port = Port::tcp(8080);
 pub(crate) const UDP: Port = Port { protocol: Protocol::Udp, number: 8081 };
@@ -168,6 +174,30 @@ pub(crate) async fn until_condition(lab: &Lab, status: &str, reason: &str, word:
         })
     })
     .await;
+}
+
+/// The programs that are at the interfaces of the first node, as `interface: program`: of each interface those that see what comes in, in their order, then the others.
+pub(crate) async fn programs_at(lab: &Lab) -> Vec<String> {
+    let look = || {
+        let mut found = Vec::new();
+        for interface in &nix::net::if_::if_nameindex().unwrap() {
+            let name = interface.name().to_str().unwrap();
+            let mut socket = Socket::open().unwrap();
+            let index = link::by_name(&mut socket, &name.parse().unwrap()).unwrap().unwrap().index;
+            for (hook, direction) in
+                [(TcAttachType::Ingress, Direction::Ingress), (TcAttachType::Egress, Direction::Egress)]
+            {
+                let filters = filter::list_on(&mut socket, index, direction).unwrap();
+                found.extend(filters.iter().map(|filter| format!("{name}: {}", filter.name)));
+                // A kernel without tcx has the filters.
+                let Ok((_, programs)) = SchedClassifier::query_tcx(name, hook) else { continue };
+                let names = programs.iter().map(|program| program.name_as_str().unwrap_or_default());
+                found.extend(names.map(|program| format!("{name}: {program}")));
+            }
+        }
+        found
+    };
+    lab.node(0).run(look).await.unwrap()
 }
 
 /// The metrics of a node's agent with this name: labels to number.

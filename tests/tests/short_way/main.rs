@@ -9,6 +9,7 @@ mod flows;
 mod full;
 mod load;
 mod operate;
+mod others;
 mod policy;
 mod restart;
 mod service;
