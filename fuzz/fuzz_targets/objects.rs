@@ -20,7 +20,7 @@ mod tunnels;
 mod program {
     pub(crate) mod network_condition {
         /// As in the agent.
-        pub(crate) const KINDS: [&str; 2] = ["PodNetworkImpaired", "NetworkUnavailable"];
+        pub(crate) const KINDS: [&str; 3] = ["PodNetworkImpaired", "PodShortWayClosed", "NetworkUnavailable"];
     }
 }
 

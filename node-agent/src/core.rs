@@ -58,7 +58,7 @@ use crate::{
         connections::{self, Found},
         ebpf::{Attachments, ShortWay},
         endpoint, leak,
-        network_condition::{self, Network},
+        network_condition::{self, Condition, Network},
         nft::Driver,
         overlay, sysctl,
         takedown::{Progress, Takedowns},
@@ -173,18 +173,18 @@ pub(crate) async fn run(sources: Sources, own: Settings, mut log: Log) -> anyhow
     start_node_address(followed.subscribe(), &mut tasks, &client, facts_known.clone(), &events, &notices);
     watches::start(&mut tasks, &client, &settings.node_name, &events, &notices);
     let pools = start_pools(&settings, &mut tasks, &client, &events, facts_known.clone(), &notices)?;
-    let node_name = settings.node_name.clone();
     tasks.spawn(notice::run(
         client.clone(),
-        node_name.clone(),
+        settings.node_name.clone(),
         noticed,
         facts_known.clone(),
         Arc::clone(&metrics),
     ));
-    let (network, network_known) = watch::channel(None);
-    let peers = start_tests(followed.subscribe(), &mut tasks, &client, facts_known.clone(), &notices);
-    tasks.spawn(network_condition::run(client.clone(), node_name, network_known, facts_known.clone()));
-    let mut short_way = ShortWay::start(&settings, &mut tasks, &events, flows_asked, &notices).await?;
+    let network = start_condition(&settings, &mut tasks, &client, &facts_known);
+    let detour = start_condition(&settings, &mut tasks, &client, &facts_known);
+    let peers = start_tests(followed.subscribe(), &mut tasks, &client, &facts_known, &notices);
+    let mut short_way =
+        ShortWay::start(&settings, &mut tasks, &events, flows_asked, &notices, detour).await?;
     info!(
         node = settings.node_name,
         version = env!("CARGO_PKG_VERSION"),
@@ -271,15 +271,25 @@ fn start_tests(
     settings: watch::Receiver<Settings>,
     tasks: &mut JoinSet<anyhow::Result<()>>,
     client: &Client,
-    facts: watch::Receiver<Facts>,
+    facts: &watch::Receiver<Facts>,
     notices: &Notices,
 ) -> watch::Sender<Option<Arc<Peers>>> {
     let (peers, known) = watch::channel(None);
-    let (passage, passage_known) = watch::channel(None);
-    let node_name = settings.borrow().node_name.clone();
+    let passage = start_condition(&settings.borrow(), tasks, client, facts);
     tasks.spawn(ways::run(settings, known, passage, notices.clone()));
-    tasks.spawn(network_condition::run(client.clone(), node_name, passage_known, facts));
     peers
+}
+
+/// Starts who keeps a condition of the own Node as is sent to it.
+fn start_condition<C: Condition + 'static>(
+    settings: &Settings,
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+    client: &Client,
+    facts: &watch::Receiver<Facts>,
+) -> watch::Sender<Option<C>> {
+    let (said, known) = watch::channel(None);
+    tasks.spawn(network_condition::run(client.clone(), settings.node_name.clone(), known, facts.clone()));
+    said
 }
 
 /// What the core has of the task of mode `pool`.

@@ -160,6 +160,13 @@ fn check_node(name: &str, node: &Node, objects: &Objects, problems: &mut Problem
             "docs/operating.md, Tests of the ways between nodes; `margayctl node status` there",
         );
     }
+    if let Some(condition) = condition(node, "PodShortWayClosed").filter(|it| it.status == "True") {
+        problems.push(
+            &of,
+            format!("what pods send does not go round the stack: {}", message(condition)),
+            "policy is in force all the same, and packets cost more: docs/ebpf.md, Sizes",
+        );
+    }
     if networks(name, node, objects).is_empty() {
         problems.push(
             &of,
@@ -549,6 +556,14 @@ mod tests {
         check(
             |it| it.nodes = vec![object(node("n1", &unavailable))],
             &["node n1", "its network is marked as unavailable: NoRouteCreated"],
+        );
+        let closed = json!([
+            {"type": "Ready", "status": "True"},
+            {"type": "PodShortWayClosed", "status": "True", "reason": "MapsLackEntries"},
+        ]);
+        check(
+            |it| it.nodes = vec![object(node("n1", &closed))],
+            &["node n1", "does not go round the stack: MapsLackEntries", "docs/ebpf.md, Sizes"],
         );
         check(|it| it.agents.clear(), &["node n1", "no agent is there", "describe daemonset margay"]);
         let crashing = json!([{

@@ -1,7 +1,7 @@
 //! Keeps the conditions of the own Node that are the agent's as they are.
 //!
 //! `NetworkUnavailable` some cloud providers set when they make a node, and nothing is scheduled there until the network plugin has taken
-//! it back; `PodNetworkImpaired` nobody goes by but who looks. Each is written when the Node says something else, so that whoever writes over it is corrected; and never before
+//! it back; `PodNetworkImpaired` and `PodShortWayClosed` nobody goes by but who looks. Each is written when the Node says something else, so that whoever writes over it is corrected; and never before
 //! the agent knows.
 
 use std::time::Duration;
@@ -40,8 +40,20 @@ pub(crate) enum Passage {
     Untested,
 }
 
+/// Whether what pods send may go round the node's stack.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Detour {
+    Open,
+    /// Not before something is done, and what.
+    Closed(String),
+    /// Nobody wants it.
+    Unwanted,
+    /// It is wanted, and the kernel cannot; why.
+    Refused(String),
+}
+
 /// The types of the conditions.
-pub(crate) const KINDS: [&str; 2] = [Network::KIND, Passage::KIND];
+pub(crate) const KINDS: [&str; 3] = [Network::KIND, Passage::KIND, Detour::KIND];
 
 /// What a condition says.
 pub(crate) trait Condition: Clone + Send + Sync {
@@ -62,6 +74,20 @@ impl Condition for Passage {
             }
             Self::Impaired(why) => ("True", "WaysAreImpaired", why),
             Self::Untested => ("Unknown", "WaysAreNotTested", "selfTest is off on this node"),
+        }
+    }
+}
+
+impl Condition for Detour {
+    const KIND: &'static str = "PodShortWayClosed";
+
+    fn words(&self) -> (&'static str, &'static str, &str) {
+        match self {
+            Self::Open => ("False", "ShortWayIsOpen", "what policy allows between pods goes round the stack"),
+            Self::Closed(why) => ("True", "MapsLackEntries", why),
+            // Also over what an agent with eBPF has left there.
+            Self::Unwanted => ("Unknown", "DataplaneIsNftables", "dataplane is nftables on this node"),
+            Self::Refused(why) => ("Unknown", "EbpfDoesNotGoHere", why),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The programs of the dataplane with maps of their own.
 
-use std::{io::ErrorKind, net::IpAddr, path::PathBuf};
+use std::{fs::File, io::ErrorKind, iter, net::IpAddr, path::PathBuf, thread};
 
 use aya::{
     Ebpf, EbpfLoader, Pod, VerifierLogLevel,
@@ -15,6 +15,10 @@ use margay_ebpf_common::{
     flow::{Flow, FlowKey, Stacked},
     verdict::VerdictKey,
 };
+use nix::{
+    errno::Errno,
+    sched::{CloneFlags, unshare},
+};
 
 /// Entries of most maps: as many as tests need.
 pub(crate) const ENTRIES: u32 = 4096;
@@ -24,6 +28,9 @@ pub(crate) const PROGRAMS: [&str; 4] = ["from_pod", "from_uplink", "to_pod", "to
 
 /// How often a program is loaded that could not be for a passing reason.
 const ATTEMPTS: usize = 100;
+
+/// Descriptors that a thread may have to use up.
+const MOST_DESCRIPTORS: usize = 1 << 21;
 
 /// The programs, loaded, and their maps, of which only `CONTROL` has something in it: revision 2, and flows may begin.
 pub(crate) struct Dataplane {
@@ -38,30 +45,39 @@ impl Dataplane {
 
     /// Likewise, for a machine that keeps the order of memory (0) or one that does not (1).
     pub(crate) fn load_for(weakly_ordered: u32) -> Self {
-        let object = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/bpf/margay-dataplane");
-        assert!(object.exists(), "{} is not built: run `make ebpf`", object.display());
-        let mut loader = EbpfLoader::new();
-        // Without it all that the verifier thinks is written down, each time.
-        loader.verifier_log_level(VerifierLogLevel::STATS);
-        loader.override_global("WEAKLY_ORDERED", &weakly_ordered, true);
-        for map in ["ADDRESSES", "VERDICTS", "FLOWS", "EMBRYOS", "STACKED", "FRAGMENTS"] {
-            loader.map_max_entries(map, ENTRIES);
-        }
-        let mut loaded = Self { ebpf: loader.load_file(&object).unwrap() };
+        let mut loaded = Self { ebpf: read(weakly_ordered) };
         for name in PROGRAMS {
-            let mut outcome = loaded.program(name).load();
-            for _ in 1..ATTEMPTS {
-                // The verifier stops when a signal is to be taken, as when another test's child has ended.
-                let is_stopped = |error: &ProgramError| matches!(error, ProgramError::LoadError { io_error, .. } if io_error.kind() == ErrorKind::WouldBlock);
-                if !outcome.as_ref().is_err_and(is_stopped) {
-                    break;
-                }
-                outcome = loaded.program(name).load();
-            }
+            let outcome = load(loaded.program(name));
             outcome.unwrap_or_else(|error| panic!("{name}: {error:#?}"));
         }
         loaded.control(2, 1);
         loaded
+    }
+
+    /// What the verifier says of a program that it accepts, for a machine as in [`Dataplane::load_for`].
+    ///
+    /// It is heard only when a program is not loaded: so the kernel is left without a descriptor for it, which is the last thing that it
+    /// needs. That is done to a thread with descriptors of its own.
+    pub(crate) fn verifier_log(name: &'static str, weakly_ordered: u32) -> String {
+        let alone = thread::spawn(move || {
+            unshare(CloneFlags::CLONE_FILES).unwrap();
+            let mut loaded = Self { ebpf: read(weakly_ordered) };
+            let one = File::open("/dev/null").unwrap();
+            let all: Vec<File> = iter::from_fn(|| one.try_clone().ok()).take(MOST_DESCRIPTORS).collect();
+            assert!(
+                all.len() < MOST_DESCRIPTORS,
+                "too many descriptors are allowed: ulimit -n {MOST_DESCRIPTORS}"
+            );
+            match load(loaded.program(name)) {
+                Err(ProgramError::LoadError { io_error, verifier_log })
+                    if io_error.raw_os_error() == Some(Errno::EMFILE as i32) =>
+                {
+                    verifier_log.to_string()
+                }
+                other => panic!("{name}: expected that it lacks a descriptor: {other:#?}"),
+            }
+        });
+        alone.join().unwrap()
     }
 
     /// One of the programs.
@@ -168,6 +184,38 @@ impl Dataplane {
     pub(crate) fn all_counted(&self) -> [u64; Counter::ALL.len()] {
         Counter::ALL.map(|counter| self.counted(counter))
     }
+}
+
+/// Where the object is.
+pub(crate) fn object() -> PathBuf {
+    let object = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/bpf/margay-dataplane");
+    assert!(object.exists(), "{} is not built: run `make ebpf`", object.display());
+    object
+}
+
+/// The object with maps as small as tests need, and no program in the kernel.
+fn read(weakly_ordered: u32) -> Ebpf {
+    let mut loader = EbpfLoader::new();
+    // Without it all that the verifier thinks is written down, each time.
+    loader.verifier_log_level(VerifierLogLevel::STATS);
+    loader.override_global("WEAKLY_ORDERED", &weakly_ordered, true);
+    for map in ["ADDRESSES", "VERDICTS", "FLOWS", "EMBRYOS", "STACKED", "FRAGMENTS"] {
+        loader.map_max_entries(map, ENTRIES);
+    }
+    loader.load_file(object()).unwrap()
+}
+
+fn load(program: &mut SchedClassifier) -> Result<(), ProgramError> {
+    let mut outcome = program.load();
+    for _ in 1..ATTEMPTS {
+        // The verifier stops when a signal is to be taken, as when another test's child has ended.
+        let is_stopped = |error: &ProgramError| matches!(error, ProgramError::LoadError { io_error, .. } if io_error.kind() == ErrorKind::WouldBlock);
+        if !outcome.as_ref().is_err_and(is_stopped) {
+            break;
+        }
+        outcome = program.load();
+    }
+    outcome
 }
 
 fn prefix((address, bits): (IpAddr, u32)) -> Key<Address> {

@@ -16,6 +16,7 @@ mod model;
 mod packet;
 mod site;
 mod size;
+mod stack;
 mod traffic;
 mod tunnel;
 mod world;

@@ -4,7 +4,8 @@ use margay_lab::Lab;
 use serde_json::json;
 
 use crate::cluster::{
-    PATIENCE, TCP, apply, is_open, metrics, only, party, restart_agent_with, run, start, took, until,
+    PATIENCE, TCP, apply, is_open, metrics, only, party, restart_agent, restart_agent_with, run, start, took,
+    until, until_condition, until_told,
 };
 
 /// A number that the agent of the first node has of a map.
@@ -15,14 +16,6 @@ async fn of_map(lab: &Lab, metric: &str, map: &str) -> Option<u64> {
 async fn until_open(lab: &Lab, open: u64) {
     until(lab, &format!("margay_short_way_open is {open}"), async || {
         metrics(lab, 0, "margay_short_way_open").await.values().next() == Some(&open)
-    })
-    .await;
-}
-
-async fn until_told(lab: &Lab, reason: &str, word: &str) {
-    until(lab, &format!("{reason}: {word}"), async || {
-        let events = lab.kubectl(&["get", "events"], "").await.unwrap();
-        events.lines().any(|line| [reason, word, "node/n1"].iter().all(|word| line.contains(word)))
     })
     .await;
 }
@@ -59,6 +52,7 @@ async fn what_does_not_fit_closes_the_short_way_and_says_so_and_is_in_force_all_
     let sizes = json!({"flows": 2048, "verdicts": 8, "addresses": 4});
     restart_agent_with(&lab, 0, "ebpf", |settings| settings["ebpf"] = sizes).await;
     until_open(&lab, 1).await;
+    until_condition(&lab, "False", "ShortWayIsOpen", "").await;
     for (map, capacity) in [("flows", 2048), ("verdicts", 8), ("addresses", 4), ("embryos", 65_536)] {
         assert_eq!(of_map(&lab, "capacity", map).await, Some(capacity), "{map}");
     }
@@ -81,6 +75,7 @@ async fn what_does_not_fit_closes_the_short_way_and_says_so_and_is_in_force_all_
     apply(&lab, &many_ports(20)).await;
     until_open(&lab, 0).await;
     until_told(&lab, "ShortWayClosed", "ebpf.verdicts").await;
+    until_condition(&lab, "True", "MapsLackEntries", "ebpf.verdicts").await;
     assert!(of_map(&lab, "entries", "verdicts").await > Some(20));
     assert!(!is_open(&lab, "other", "near", TCP).await, "the policy is in force");
     assert!(!short().await);
@@ -93,6 +88,7 @@ async fn what_does_not_fit_closes_the_short_way_and_says_so_and_is_in_force_all_
     apply(&lab, &only("client", "near")).await;
     until_open(&lab, 1).await;
     until_told(&lab, "ShortWayOpen", "round the stack").await;
+    until_condition(&lab, "False", "ShortWayIsOpen", "").await;
     until(&lab, "flows take the short way again", async || short().await).await;
     assert!(!is_open(&lab, "other", "near", TCP).await);
 
@@ -100,9 +96,14 @@ async fn what_does_not_fit_closes_the_short_way_and_says_so_and_is_in_force_all_
     apply(&lab, ALL_PODS).await;
     until_open(&lab, 0).await;
     until_told(&lab, "ShortWayClosed", "ebpf.addresses").await;
+    until_condition(&lab, "True", "MapsLackEntries", "ebpf.addresses").await;
     assert!(is_open(&lab, "other", "near", TCP).await, "the policy is in force");
     for kept in [&mut kept, &mut begun] {
         assert!(kept.is_alive(PATIENCE).await, "the policy allows it");
     }
+
+    // Without eBPF there is nothing to be closed, and what was said of it does not stay.
+    restart_agent(&lab, 0, "nftables").await;
+    until_condition(&lab, "Unknown", "DataplaneIsNftables", "").await;
     lab.stop().await;
 }

@@ -4,9 +4,12 @@
 #![expect(clippy::unwrap_used, reason = "a test helper fails its test by panicking")]
 
 mod cluster;
+mod fallback;
 mod flows;
 mod full;
+mod load;
 mod operate;
+mod others;
 mod policy;
 mod restart;
 mod service;

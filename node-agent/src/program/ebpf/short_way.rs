@@ -23,8 +23,10 @@ use crate::{
     core::Event,
     decide::Wanted,
     metrics::{DataplaneLabels, MapLabels, Metrics, WayLabels},
+    news::tell,
     notice::{Notices, Reason},
     observe::{self, Subscription},
+    program::network_condition::Detour,
 };
 
 /// The eBPF dataplane, or none.
@@ -34,6 +36,8 @@ pub(crate) struct ShortWay {
     refused: Option<String>,
     /// Who tells the operator.
     notices: Notices,
+    /// Who says it in a condition of the Node.
+    detour: watch::Sender<Option<Detour>>,
     /// What was counted when it was last looked.
     counted: [u64; Counter::ALL.len()],
 }
@@ -60,6 +64,7 @@ impl ShortWay {
         events: &mpsc::Sender<Event>,
         listeners: mpsc::Receiver<Subscription>,
         notices: &Notices,
+        detour: watch::Sender<Option<Detour>>,
     ) -> anyhow::Result<Self> {
         let metrics = notices.metrics();
         let bpf_fs = settings.bpf_dir.clone();
@@ -87,7 +92,14 @@ impl ShortWay {
             }
             Open { driver, links, counts, tunnels: Some(tunnels) }
         });
-        let short_way = Self { open, refused, notices: notices.clone(), counted: [0; Counter::ALL.len()] };
+        match (&open, &refused) {
+            // Nobody knows before the maps are written.
+            (Some(_), _) => {}
+            (None, None) => tell(&detour, Some(Detour::Unwanted)),
+            (None, Some(why)) => tell(&detour, Some(Detour::Refused(why.clone()))),
+        }
+        let counted = [0; Counter::ALL.len()];
+        let short_way = Self { open, refused, notices: notices.clone(), detour, counted };
         let labels = DataplaneLabels { dataplane: short_way.dataplane() };
         metrics.dataplane.get_or_create(&labels).set(1);
         Ok(short_way)
@@ -157,6 +169,12 @@ impl ShortWay {
                 self.notices.of_node(Reason::SHORT_WAY_OPEN, "what policy allows goes round the stack again");
             }
             _ => {}
+        }
+        match driver.closed() {
+            Some(why) => tell(&self.detour, Some(Detour::Closed(why.to_owned()))),
+            None if driver.is_open() => tell(&self.detour, Some(Detour::Open)),
+            // It waits for its interfaces.
+            None => {}
         }
         ends
     }
