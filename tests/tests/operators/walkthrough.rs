@@ -82,7 +82,7 @@ async fn every_line_does_what_the_text_around_it_says() {
         }
         seen += 1;
         if let Some((name, _)) = line.split_once("=$(") {
-            named += &format!("{line}\n");
+            named.extend([line.as_str(), "\n"]);
             let (said, status) = shell(&lab, &format!("set -e\n{named}echo ${name}")).await;
             assert_eq!(status, Some(0), "{line}: {said}");
             match name {
