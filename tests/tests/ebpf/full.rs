@@ -6,6 +6,11 @@ use margay_ebpf_common::{
     verdict::{ALLOW, ANY_CLASS, EGRESS, INGRESS, VerdictKey},
 };
 
+use nix::{
+    sched::{CpuSet, sched_getcpu, sched_setaffinity},
+    unistd::Pid,
+};
+
 use crate::{
     dataplane::{ENTRIES, key},
     packet::{ACK, Packet, SYN},
@@ -19,12 +24,21 @@ const BETWEEN: u32 = 256;
 
 fn with_open_worlds(test: impl Fn(&mut World) + Sync) {
     with_worlds(|world| {
+        stay();
         for (set, way) in [(CLIENT_EGRESS, EGRESS), (SERVER_INGRESS, INGRESS)] {
             let any = VerdictKey { set, class: ANY_CLASS, way, ..VerdictKey::default() };
             world.dataplane.decide(VerdictKey::REST, any, ALLOW);
         }
         test(world);
     });
+}
+
+/// Has the thread stay on its processor. Each has the newest of its entries to itself, a hundred or so, and passes them on as it makes others
+/// (`bpf_lru_list.c`): of a thread that has moved they would stay behind, however old they become.
+fn stay() {
+    let mut here = CpuSet::new();
+    here.set(sched_getcpu().unwrap()).unwrap();
+    sched_setaffinity(Pid::from_raw(0), &here).unwrap();
 }
 
 /// The first packet of a connection of the two pods: no two numbers have the same ports.
