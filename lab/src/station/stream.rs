@@ -65,6 +65,11 @@ impl Stream {
         Ok(Self { stop, total, sent, sender, receiver })
     }
 
+    /// How many were sent until now.
+    pub fn sent(&self) -> u64 {
+        *self.sent.borrow()
+    }
+
     /// Waits until so many more were sent.
     ///
     /// # Errors

@@ -54,6 +54,7 @@ async fn from_one_kind_of_tunnel_to_another_and_to_none_no_packet_is_lost() {
     until_connected(&lab).await;
     let mut stream = lab.stream(&pod("a"), &pod("b"), Duration::from_millis(10)).unwrap();
     stream.sends(50).await.unwrap();
+    let mut steps = Vec::new();
     for (mode, device, gone) in [
         ("IPIP", "margay.ipip", "margay.vxlan4"),
         ("VXLAN", "margay.vxlan4", "margay.ipip"),
@@ -61,18 +62,26 @@ async fn from_one_kind_of_tunnel_to_another_and_to_none_no_packet_is_lost() {
         ("None", "eth0", "margay.ipip"),
     ] {
         let patch = format!("{{\"spec\": {{\"encapsulation\": \"{mode}\"}}}}");
+        steps.push((stream.sent(), mode));
         lab.kubectl(&["patch", "ippool", "pods", "--type=merge", "-p", &patch], "").await.unwrap();
         until_devices(&lab, [("n2", device), ("n3", device)]).await;
+        steps.push((stream.sent(), device));
         for node in lab.nodes() {
             until(&lab, &format!("{gone} of {} is gone", node.name()), async || {
                 !node.output("ip", &["link"]).await.unwrap().contains(gone)
             })
             .await;
         }
+        steps.push((stream.sent(), "alone"));
         stream.sends(50).await.unwrap();
     }
     let counted = stream.finish().await.unwrap();
-    assert_eq!(counted.lost, [0_u64; 0], "{counted:?}");
+    assert_eq!(
+        counted.lost,
+        [0_u64; 0],
+        "{counted:?}, steps by what was sent: {steps:?}{}",
+        lab.log_tail(400)
+    );
     until_connected(&lab).await;
     lab.stop().await;
 }

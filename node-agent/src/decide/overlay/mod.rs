@@ -126,8 +126,8 @@ pub(crate) struct Ways {
 pub(crate) struct Tunnel {
     pub(crate) local: IpAddr,
     pub(crate) mtu: Mtu,
-    /// Of the first tunnel, the addresses from the node's blocks: what the node itself sends through a tunnel comes back
-    /// through one.
+    /// Those from the node's blocks: what the node itself sends through a tunnel comes back through one. Each tunnel has them: where one
+    /// takes the place of another, an address that moved would take along the routes that name it.
     pub(crate) addresses: BTreeSet<IpAddr>,
     /// What it has besides when it takes Ethernet frames. Else the gateway of a route is where its packets are sent to.
     pub(crate) frames: Option<Frames>,
@@ -332,9 +332,9 @@ impl Paths {
                 Err(fault) => ways.faults.push(fault),
             }
         }
-        if let Some((carrier, first)) = ways.tunnels.iter_mut().next() {
+        for (carrier, tunnel) in &mut ways.tunnels {
             let fits = |address: &&IpAddr| *carrier != Carrier::Ipip || address.is_ipv4();
-            first.addresses = addresses.iter().filter(fits).copied().collect();
+            tunnel.addresses = addresses.iter().filter(fits).copied().collect();
         }
         let mut lost: BTreeMap<&str, &'static str> = BTreeMap::new();
         let mut is_nobodys = false;

@@ -189,14 +189,15 @@ fn a_node_without_ipv4_is_told_who_asks_for_ip_in_ip() {
 }
 
 #[test]
-fn pools_of_both_kinds_have_both_devices_and_the_node_is_known_by_vxlans() {
+fn pools_of_both_kinds_have_both_devices_and_the_node_has_its_addresses_on_each() {
     let mut paths = paths(Encapsulation::Vxlan);
     paths.kinds.insert(Kind::Ipip, "another".into());
     let ipip = Block { node: "far".into(), encapsulation: Encapsulation::Ipip };
     paths.blocks.insert(net("10.0.3.0/24"), ipip);
     let ways = World::new(Routing::Direct, true).ways(&paths);
     assert_eq!(ways.tunnels.keys().copied().collect::<Vec<_>>(), [Carrier::Vxlan4, Carrier::Ipip]);
-    assert!(ways.tunnels[&Carrier::Ipip].addresses.is_empty());
+    assert_eq!(ways.tunnels[&Carrier::Vxlan4].addresses, [ip("10.0.1.0"), ip("fd00:1::")].into());
+    assert_eq!(ways.tunnels[&Carrier::Ipip].addresses, [ip("10.0.1.0")].into(), "no IPv6 on it");
     assert!(matches!(ways.routes[&net("10.0.3.0/24")], Hop::Tunnel { carrier: Carrier::Ipip, .. }));
     assert!(matches!(ways.routes[&net("10.0.2.0/24")], Hop::Tunnel { carrier: Carrier::Vxlan4, .. }));
     assert_eq!(paths.overhead(), 50, "the larger one");
@@ -212,7 +213,8 @@ fn nodes_without_ipv4_have_a_tunnel_over_ipv6_and_those_with_nothing_in_common_h
     let forwarding = |carrier| ways.tunnels[&carrier].frames.as_ref().unwrap().forwarding.clone();
     assert_eq!(forwarding(Carrier::Vxlan6), [(mac_of("far"), ip("2001:db8:f::3"))].into());
     assert_eq!(forwarding(Carrier::Vxlan4), [(mac_of("near"), ip("192.0.2.2"))].into());
-    assert!(ways.tunnels[&Carrier::Vxlan6].addresses.is_empty(), "they are on the other one");
+    let addresses = |carrier| &ways.tunnels[&carrier].addresses;
+    assert_eq!(addresses(Carrier::Vxlan6), addresses(Carrier::Vxlan4));
     assert_eq!(paths.overhead(), 70);
 
     paths.addresses.retain(IpAddr::is_ipv4);
