@@ -45,6 +45,10 @@ impl Log {
     }
 }
 
+/// Each failed request of the client is told by who made it, with its cause and not at every attempt.
+const TOLD_BY_OTHERS: &str = "kube_client::client::builder=off";
+
 fn parse(level: &str) -> anyhow::Result<EnvFilter> {
-    EnvFilter::try_new(level).map_err(|error| anyhow::anyhow!("log level `{level}`: {error}"))
+    EnvFilter::try_new(format!("{TOLD_BY_OTHERS},{level}"))
+        .map_err(|error| anyhow::anyhow!("log level `{level}`: {error}"))
 }

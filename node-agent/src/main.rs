@@ -17,6 +17,7 @@
 //! before the first complete state from the API is known, and what an earlier run wrote stays until then.
 
 mod addresses;
+mod causes;
 mod conditions;
 mod config;
 mod core;

@@ -24,6 +24,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
+    causes::in_full,
     conditions::{Conditions, Named},
     config::{Settings, Sources},
     core::Event,
@@ -56,8 +57,12 @@ pub(crate) async fn at_start(client: &Client, sources: Sources, state_dir: &Path
     let copy = Copy::below(state_dir);
     let kept = copy.read();
     let limit = if kept.is_some() { AGAIN } else { FIRST };
-    let asked = timeout(limit, ask(client, kept.is_none())).await;
-    let asked = asked.unwrap_or_else(|_elapsed| Err(format!("no answer within {limit:?}")));
+    let mut last = None;
+    let asked = timeout(limit, ask(client, kept.is_none(), &mut last)).await;
+    let asked = asked.unwrap_or_else(|_elapsed| {
+        let why = last.map(|error| format!(": {error}")).unwrap_or_default();
+        Err(format!("no answer within {limit:?}{why}"))
+    });
     let taken = asked.and_then(|common| {
         let settings = sources.settings(common.as_ref()).map_err(|error| format!("{error:#}"))?;
         Ok((settings, common))
@@ -81,8 +86,12 @@ pub(crate) async fn at_start(client: &Client, sources: Sources, state_dir: &Path
     Ok(Start { settings, follower: Follower { sources, common, copy } })
 }
 
-/// What the API server has, if it is there; else in words why not.
-async fn ask(client: &Client, patiently: bool) -> Result<Option<NetworkConfigSpec>, String> {
+/// What the API server has, if it is there; else in words why not. Who is patient may see the `last` failure meanwhile.
+async fn ask(
+    client: &Client,
+    patiently: bool,
+    last: &mut Option<String>,
+) -> Result<Option<NetworkConfigSpec>, String> {
     let api: Api<NetworkConfig> = Api::all(client.clone());
     // By listing: the role has no other verb that the watch does not need.
     let only = ListParams::default().fields(&format!("metadata.name={NETWORK_CONFIG}"));
@@ -94,8 +103,8 @@ async fn ask(client: &Client, patiently: bool) -> Result<Option<NetworkConfigSpe
             // No such kind: not yet, or not for the moment, if there was an object of it.
             Err(kube::Error::Api(status)) if status.code == 404 && patiently => return Ok(None),
             Err(kube::Error::Api(status)) if status.code == 403 => return Err(status.to_string()),
-            Err(error) if !patiently => return Err(error.to_string()),
-            Err(_) => {}
+            Err(error) if !patiently => return Err(in_full(&error)),
+            Err(error) => *last = Some(in_full(&error)),
         }
     }
 }

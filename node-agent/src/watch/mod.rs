@@ -57,6 +57,7 @@ pub(crate) use service::{ServiceFacts, ServiceName, TrafficPolicy};
 
 use crate::{
     addresses::Message,
+    causes::in_full,
     config::Sources,
     core::Event,
     notice::{self, Notices, Reason},
@@ -448,9 +449,14 @@ where
                 let Some(absence) = absence else {
                     // Once, not at every attempt.
                     if !failing && !presence.is_absent() {
-                        warn!(resource = feed.resource, %error, "the API server does not serve the watch; trying again");
+                        let is_denied = status(&error) == Some(403);
+                        let error = in_full(&error);
+                        warn!(
+                            resource = feed.resource,
+                            error, "the API server does not serve the watch; trying again"
+                        );
                         failing = true;
-                        if status(&error) == Some(403) {
+                        if is_denied {
                             feed.denied::<O>();
                         }
                     }

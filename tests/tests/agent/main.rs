@@ -19,3 +19,4 @@ mod readiness;
 mod rollout;
 mod sequence;
 mod status;
+mod tls;

@@ -18,7 +18,7 @@ use tokio::{
     time::{interval, timeout},
 };
 
-const API: &str = "127.0.0.1:6443";
+pub(crate) const API: &str = "127.0.0.1:6443";
 const HTTP: &str = "127.0.0.1:9099";
 /// How long anything may take before a test fails.
 const PATIENCE: Duration = Duration::from_secs(30);
