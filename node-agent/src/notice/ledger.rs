@@ -13,7 +13,8 @@ use super::{About, Notice, Object, Reason};
 const SAME: Duration = Duration::from_mins(10);
 /// Between two writes of one Event's number.
 const PAUSE: Duration = Duration::from_secs(30);
-/// Events that one object may have at once, and how long until it may have another.
+/// Events of one reason that one object may have at once, and how long until it may have another: that all is well again is not to be lost
+/// over what went wrong.
 const OBJECT_BURST: u32 = 5;
 const OBJECT_PRICE: Duration = Duration::from_mins(2);
 /// The same of all that this node writes, numbers included.
@@ -36,7 +37,7 @@ pub(super) enum Write {
 pub(super) struct Ledger {
     /// By object, reason and note.
     series: BTreeMap<(About, Reason), Vec<Series>>,
-    objects: BTreeMap<About, Bucket>,
+    objects: BTreeMap<(About, Reason), Bucket>,
     node: Bucket,
     standing: BTreeMap<(Object, Reason), BTreeSet<String>>,
     /// This node tells what is wrong with objects that all read.
@@ -76,14 +77,15 @@ impl Bucket {
 impl Ledger {
     /// Takes a notice; false when it is too many and is lost.
     pub(super) fn take(&mut self, notice: Notice, now: Instant) -> bool {
-        let series = self.series.entry((notice.about.clone(), notice.reason)).or_default();
+        let key = (notice.about.clone(), notice.reason);
+        let series = self.series.entry(key.clone()).or_default();
         series.retain(|series| now.duration_since(series.seen) < SAME);
         if let Some(same) = series.iter_mut().find(|series| series.note == notice.note) {
             same.count = same.count.saturating_add(1);
             same.seen = now;
             return true;
         }
-        let object = self.objects.entry(notice.about.clone()).or_default();
+        let object = self.objects.entry(key).or_default();
         let mut of_object = *object;
         let mut of_node = self.node;
         let is_affordable =
@@ -216,6 +218,17 @@ mod tests {
         // Another object's are its own.
         assert!(ledger.take(notice("b", "0"), start + PAUSE));
         assert_eq!(ledger.due(start + PAUSE).len(), 1);
+    }
+
+    #[test]
+    fn what_an_object_has_of_one_reason_leaves_room_for_another() {
+        let (mut ledger, start) = (Ledger::default(), Instant::now());
+        for number in 0..1000 {
+            ledger.take(notice("a", &number.to_string()), start);
+        }
+        let other = Notice { reason: Reason::READY, ..notice("a", "well") };
+        assert!(ledger.take(other.clone(), start));
+        assert!(ledger.due(start).contains(&Write::New(other)));
     }
 
     #[test]

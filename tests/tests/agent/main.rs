@@ -10,6 +10,7 @@ mod announce;
 mod connections;
 mod containerd;
 mod drops;
+mod events;
 mod faults;
 mod monitoring;
 mod node;
