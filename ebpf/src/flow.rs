@@ -158,33 +158,38 @@ impl Entry {
         }
     }
 
-    /// Writes what policy says of it now.
+    /// Writes what policy says of it now: the ends and the revision of what was judged.
     #[inline(always)]
-    pub(crate) fn stamp(self, revision: u32, low: &OnStack<End>, high: &OnStack<End>) {
+    pub(crate) fn stamp(self, judged: &Flow) {
         // SAFETY: as in `note`.
-        copy(low, unsafe { &raw mut (*self.flow).low });
+        copy(&judged.low, unsafe { &raw mut (*self.flow).low });
         // SAFETY: as in `note`.
-        copy(high, unsafe { &raw mut (*self.flow).high });
+        copy(&judged.high, unsafe { &raw mut (*self.flow).high });
         // SAFETY: as in `note`.
         let place = unsafe { &raw mut (*self.flow).revision };
         // Last: who finds the new revision on another CPU shall find the new ends.
         barrier();
         // SAFETY: as in `note`.
-        unsafe { place.write_volatile(revision) };
+        unsafe { place.write_volatile(judged.revision) };
     }
 
     /// Moves it to the flows of which both ends were heard, when this packet is an answer to the one that opened it.
     #[inline(always)]
     pub(crate) fn answered(self, key: &OnStack<FlowKey>, from_high: bool) {
-        if !self.is_embryo || self.was_opened_by(from_high) {
-            return;
+        if self.is_embryo && !self.was_opened_by(from_high) {
+            establish(key, self.flow);
         }
-        // SAFETY: as in `seen`.
-        let flow = unsafe { self.flow.read() };
-        // A full map gives up its least recently used entry; where it cannot, the embryo stays one.
-        if FLOWS.insert(&key.0, &flow, 0).is_ok() {
-            forget(EMBRYOS.remove(&key.0));
-        }
+    }
+}
+
+/// Copies an embryo to the established flows, and takes it away. Not inlined, as the copy wants the stack to itself.
+#[inline(never)]
+fn establish(key: &OnStack<FlowKey>, embryo: *const Flow) {
+    // SAFETY: as in `Entry::seen`, whose pointer this is.
+    let flow = unsafe { embryo.read() };
+    // A full map gives up its least recently used entry; where it cannot, the embryo stays one.
+    if FLOWS.insert(&key.0, &flow, 0).is_ok() {
+        forget(EMBRYOS.remove(&key.0));
     }
 }
 

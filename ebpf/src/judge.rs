@@ -7,7 +7,7 @@ use aya_ebpf::maps::lpm_trie::Key;
 use margay_ebpf_common::{
     address::Address,
     endpoint::Endpoint,
-    flow::End,
+    flow::{End, Flow, FlowKey, OPENED_BY_HIGH},
     verdict::{ALLOW, ANY_CLASS, EGRESS, INGRESS, NO_CLASS, TELL, VerdictKey},
 };
 
@@ -19,34 +19,12 @@ use crate::{
 /// Bits of an address.
 const HOST: u32 = 128;
 
-/// A flow that asks to begin: what its opener sends, but for the addresses.
-#[derive(Clone, Copy)]
-#[repr(C, align(8))]
-pub(crate) struct Opening {
-    /// Link of the end that opens it; 0: on another node.
-    pub(crate) source_ifindex: u32,
-    /// Link of the other end, likewise.
-    pub(crate) destination_ifindex: u32,
-    /// Port of the other end, in network order.
-    pub(crate) port: [u8; 2],
-    /// Protocol number.
-    pub(crate) protocol: u8,
-    /// Whether it has begun, and is judged anew; 0 or 1.
-    pub(crate) has_begun: u8,
-    /// Zero.
-    pub(crate) padding: [u8; 4],
-    /// Set by [`judge`]: how packets to the first end go.
-    pub(crate) source_end: OnStack<End>,
-    /// Set by [`judge`]: how packets to the second end go.
-    pub(crate) destination_end: OnStack<End>,
-}
-
 // SAFETY: integers and octets.
-unsafe impl Zero for Opening {}
+unsafe impl Zero for Flow {}
 
 /// A key of a trie on the stack, where the verifier wants what stands behind the length of the prefix to be aligned.
 #[repr(C, align(8))]
-struct Prefix<T> {
+pub(crate) struct Prefix<T> {
     padding: u32,
     key: Key<T>,
 }
@@ -58,67 +36,88 @@ impl<T> Prefix<T> {
     }
 }
 
+/// A whole address, which the hashes take too.
+impl Prefix<Address> {
+    /// A copy of an address, on the stack.
+    #[inline(always)]
+    pub(crate) const fn of(address: &Address) -> Self {
+        Self::new(HOST, *address)
+    }
+
+    /// The link of a pod of this node; 0 when the address is of none.
+    #[inline(always)]
+    pub(crate) fn local(&self) -> u32 {
+        local(&self.key.data)
+    }
+
+    /// Whether the address is of a pod, on whatever node.
+    #[inline(always)]
+    pub(crate) fn is_pod(&self) -> bool {
+        PODS.get(&self.key).is_some()
+    }
+
+    #[inline(always)]
+    fn class(&self) -> u32 {
+        if let Some(class) = value!(ADDRESSES, &self.key.data) {
+            return class;
+        }
+        RANGES.get(&self.key).copied().unwrap_or(NO_CLASS)
+    }
+}
+
 /// The link of a pod of this node; 0 when the address is of none.
 #[inline(always)]
 pub(crate) fn local(address: &Address) -> u32 {
     value!(LOCAL, address).unwrap_or(0)
 }
 
-/// Whether the address is of a pod, on whatever node.
-#[inline(always)]
-pub(crate) fn is_pod(address: &Address) -> bool {
-    let key = Prefix::new(HOST, *address);
-    PODS.get(&key.key).is_some()
+/// Whether policy allows a flow at each end that is on this node. The flow has the links of its ends, and who opens it; set is how packets
+/// to the ends go.
+///
+/// Not inlined, as its keys want the stack to themselves.
+#[inline(never)]
+pub(crate) fn judge(key: &OnStack<FlowKey>, flow: &mut Flow, has_begun: bool) -> bool {
+    let FlowKey { low, high, low_port, high_port, protocol, .. } = &key.0;
+    let opened_by_high = flow.state & OPENED_BY_HIGH != 0;
+    let port = if opened_by_high { *low_port } else { *high_port };
+    let to = To { port, protocol: *protocol, has_begun };
+    // One end at least is here, or nobody has judged anything.
+    (flow.low.ifindex != 0 || flow.high.ifindex != 0)
+        && allows_at(&mut flow.low, high, !opened_by_high, to)
+        && allows_at(&mut flow.high, low, opened_by_high, to)
 }
 
-/// Whether policy allows it at each end that is on this node, and how packets go to these.
-#[inline(never)]
-pub(crate) fn judge(source: &Address, destination: &Address, opening: &mut Opening) -> bool {
-    let protocol = opening.protocol;
-    let has_begun = opening.has_begun != 0;
-    if opening.source_ifindex != 0 {
-        let Some(endpoint) = value!(ENDPOINTS, &opening.source_ifindex) else {
-            return false;
-        };
-        opening.source_end.0 = end(opening.source_ifindex, &endpoint);
-        if endpoint.egress != 0 {
-            let what = OnStack(VerdictKey {
-                set: endpoint.egress,
-                class: class(destination),
-                way: EGRESS,
-                protocol,
-                port: opening.port,
-            });
-            if !allows(what, has_begun) {
-                return false;
-            }
-        }
+/// What a flow is for.
+#[derive(Clone, Copy)]
+struct To {
+    /// Of the end that did not open it, in network order.
+    port: [u8; 2],
+    protocol: u8,
+    /// Whether it has begun, and is judged anew.
+    has_begun: bool,
+}
+
+/// Whether policy allows it at one end, if that is here.
+#[inline(always)]
+fn allows_at(end: &mut End, other: &Address, is_opener: bool, to: To) -> bool {
+    if end.ifindex == 0 {
+        return true;
     }
-    if opening.destination_ifindex != 0 {
-        let Some(endpoint) = value!(ENDPOINTS, &opening.destination_ifindex) else {
-            return false;
-        };
-        opening.destination_end.0 = end(opening.destination_ifindex, &endpoint);
-        if endpoint.ingress != 0 {
-            let what = OnStack(VerdictKey {
-                set: endpoint.ingress,
-                class: class(source),
-                way: INGRESS,
-                protocol,
-                port: opening.port,
-            });
-            if !allows(what, has_begun) {
-                return false;
-            }
-        }
+    let Some(endpoint) = value!(ENDPOINTS, &end.ifindex) else {
+        return false;
+    };
+    *end = end_of(end.ifindex, &endpoint);
+    let (set, way) = if is_opener { (endpoint.egress, EGRESS) } else { (endpoint.ingress, INGRESS) };
+    if set == 0 {
+        return true;
     }
-    // One end at least is here, or nobody has judged anything.
-    opening.source_ifindex != 0 || opening.destination_ifindex != 0
+    let class = Prefix::of(other).class();
+    allows(VerdictKey { set, class, way, protocol: to.protocol, port: to.port }, to.has_begun)
 }
 
 /// How packets to a pod of this node go.
 #[inline(always)]
-const fn end(ifindex: u32, endpoint: &Endpoint) -> End {
+const fn end_of(ifindex: u32, endpoint: &Endpoint) -> End {
     End {
         ifindex,
         mtu: endpoint.mtu,
@@ -129,20 +128,11 @@ const fn end(ifindex: u32, endpoint: &Endpoint) -> End {
     }
 }
 
-#[inline(always)]
-fn class(address: &Address) -> u32 {
-    if let Some(class) = value!(ADDRESSES, address) {
-        return class;
-    }
-    let key = Prefix::new(HOST, *address);
-    RANGES.get(&key.key).copied().unwrap_or(NO_CLASS)
-}
-
 /// The entry with the longest prefix; where the class has none at all, that of the classes without entries of their own.
 #[inline(always)]
-fn allows(what: OnStack<VerdictKey>, has_begun: bool) -> bool {
+fn allows(what: VerdictKey, has_begun: bool) -> bool {
     let passes = |verdict: u32| verdict == ALLOW || (has_begun && verdict == TELL);
-    let mut key = Prefix::new(VerdictKey::PORT, what.0);
+    let mut key = Prefix::new(VerdictKey::PORT, what);
     if let Some(verdict) = VERDICTS.get(&key.key) {
         return passes(*verdict);
     }

@@ -94,7 +94,8 @@ pub(crate) fn count_at(index: u32) {
     if let Some(packets) = COUNTERS.get_ptr_mut(index) {
         // SAFETY: the kernel gave this pointer, not null, to this CPU's own value, which lives as long as the map.
         let now = unsafe { packets.read() };
-        // SAFETY: likewise. A tc program is not preempted by another one on its CPU.
+        // SAFETY: likewise. A program is preempted by another one on its CPU by real-time kernels alone (`PREEMPT_RT`, since Linux 6.18 without
+        // `PREEMPT_RT_NEEDS_BH_LOCK`): there, one of their packets may not be counted.
         unsafe { packets.write(now.wrapping_add(1)) };
     }
 }

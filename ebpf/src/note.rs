@@ -9,7 +9,7 @@ use margay_ebpf_common::{
 
 use crate::{
     flow::{self, Whose},
-    judge,
+    judge::{self, Prefix},
     parse::{self, Headers, Kind, Packet},
     words::zero,
 };
@@ -43,5 +43,5 @@ pub(crate) fn note(packet: Packet) {
 
 #[inline(always)]
 fn is_pod(address: &Address) -> bool {
-    judge::local(address) != 0 || judge::is_pod(address)
+    judge::local(address) != 0 || Prefix::of(address).is_pod()
 }

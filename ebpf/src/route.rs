@@ -6,8 +6,8 @@ use core::mem::{MaybeUninit, size_of, transmute};
 
 use aya_ebpf::{
     bindings::{
-        BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, TC_ACT_UNSPEC, bpf_fib_lookup as Lookup,
-        bpf_redir_neigh as NextHop,
+        BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, TC_ACT_SHOT, TC_ACT_UNSPEC,
+        bpf_fib_lookup as Lookup, bpf_redir_neigh as NextHop,
     },
     helpers::{bpf_csum_update, bpf_fib_lookup, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer},
 };
@@ -20,8 +20,8 @@ use margay_ebpf_common::{
 use crate::{
     maps::{UPLINKS, count, value},
     parse::{ETHERNET, Headers, NETWORK, Packet},
-    tunnel,
-    words::{Zero, zero},
+    tunnel::{self, Entered},
+    words::{OnStack, Zero, clear, zero},
 };
 
 // SAFETY: integers, and unions of integers.
@@ -81,16 +81,42 @@ fn to_node(packet: Packet, headers: &Headers, length: u32) -> i32 {
     routed(packet, headers, length).unwrap_or(TC_ACT_UNSPEC)
 }
 
-/// As the node's own routes say, rules included, as if the packet came in where it did.
 #[inline(always)]
 fn routed(packet: Packet, headers: &Headers, length: u32) -> Option<i32> {
-    let mut lookup = MaybeUninit::uninit();
-    let lookup = &mut zero::<Lookup, 8>(&mut lookup).0;
+    let mut way = MaybeUninit::uninit();
+    let way = zero::<Lookup, 8>(&mut way);
+    if !find_way(packet, headers, length, way) {
+        return None;
+    }
+    match tunnel::enter(packet, headers, way, length) {
+        Entered::TUNNEL => {}
+        Entered::LOST => return Some(TC_ACT_SHOT),
+        not => {
+            if not == Entered::NOT_AND_WAY_LOST {
+                clear::<Lookup, 8>(way);
+                if !find_way(packet, headers, length, way) {
+                    return None;
+                }
+            }
+            one_hop_less::<NETWORK>(packet, headers)?;
+            packet.set_tc_index(SHORT_MARK);
+            count(Counter::ToNode);
+        }
+    }
+    Some(to_neighbour(&way.0))
+}
+
+/// Sets the way of a packet, in a place where all is zero: as the node's own routes say, rules included, as if the packet came in where it
+/// did. False when that is none to another node.
+#[inline(never)]
+fn find_way(packet: Packet, headers: &Headers, length: u32, way: &mut OnStack<Lookup>) -> bool {
+    let Ok(length) = u16::try_from(length) else { return false };
+    let lookup = &mut way.0;
     lookup.l4_protocol = headers.protocol;
     lookup.sport = u16::from_ne_bytes(headers.source_port);
     lookup.dport = u16::from_ne_bytes(headers.destination_port);
     lookup.ifindex = packet.ifindex();
-    lookup.__bindgen_anon_1.tot_len = u16::try_from(length).ok()?;
+    lookup.__bindgen_anon_1.tot_len = length;
     if headers.is_ipv6 {
         lookup.family = AF_INET6;
         lookup.__bindgen_anon_2.flowinfo = (headers.class & 0x0fff_ffff).to_be();
@@ -102,18 +128,8 @@ fn routed(packet: Packet, headers: &Headers, length: u32) -> Option<i32> {
         lookup.__bindgen_anon_3.ipv4_src = last(headers.source.0);
         lookup.__bindgen_anon_4.ipv4_dst = last(headers.destination.0);
     }
-    find(packet, lookup)?;
     // Not to a pod of this node that may not talk yet; nor through a tunnel whose device has no programs yet that would know the answer.
-    value!(UPLINKS, &lookup.ifindex)?;
-    match tunnel::enter(packet, headers, lookup, length) {
-        TC_ACT_UNSPEC => {}
-        action => return Some(action),
-    }
-
-    one_hop_less::<NETWORK>(packet, headers)?;
-    packet.set_tc_index(SHORT_MARK);
-    count(Counter::ToNode);
-    Some(to_neighbour(lookup))
+    find(packet, lookup).is_some() && value!(UPLINKS, &lookup.ifindex).is_some()
 }
 
 /// Asks the kernel for the way of a packet: its interface and its next hop are there then.
@@ -131,7 +147,7 @@ pub(crate) fn find(packet: Packet, lookup: &mut Lookup) -> Option<()> {
 
 /// Out of the interface that was found, to the next hop.
 #[inline(always)]
-pub(crate) fn to_neighbour(lookup: &Lookup) -> i32 {
+fn to_neighbour(lookup: &Lookup) -> i32 {
     let mut next_hop = MaybeUninit::uninit();
     let next_hop = &mut zero::<NextHop, 3>(&mut next_hop).0;
     next_hop.nh_family = u32::from(lookup.family);

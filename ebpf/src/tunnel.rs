@@ -3,13 +3,13 @@
 //!
 //! Nothing of a packet is changed before it is certain that it goes; what does not is left to the device.
 
-use core::mem::{MaybeUninit, transmute};
+use core::mem::transmute;
 
 use aya_ebpf::{
     bindings::{
         BPF_ADJ_ROOM_ENCAP_L2_SHIFT, BPF_F_ADJ_ROOM_ENCAP_L2_ETH, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
-        BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO, TC_ACT_SHOT, TC_ACT_UNSPEC,
-        bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_fib_lookup as Lookup,
+        BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
+        bpf_fib_lookup as Lookup,
     },
     helpers::{bpf_get_hash_recalc, bpf_get_prandom_u32, bpf_skb_adjust_room},
 };
@@ -22,8 +22,8 @@ use margay_ebpf_common::{
 use crate::{
     maps::{TUNNELS, UPLINKS, count, value},
     parse::{ETHERNET, Headers, NETWORK, Packet},
-    route::{AF_INET, find, one_hop_less, to_neighbour},
-    words::{OnStack, zero},
+    route::{AF_INET, find, one_hop_less},
+    words::{OnStack, clear},
 };
 
 /// What `bpf_skb_adjust_room` is told: the size of segments stays as it is, as it was compared with the MTU of the outer route, and
@@ -50,27 +50,43 @@ const ECT_0: u32 = 2;
 const INNER: usize = NETWORK + OVERHEAD as usize;
 const INNER_ETHERTYPE: usize = INNER - 2;
 
-/// Puts a packet into the tunnel that a route of the node leads to, if there is an entry for it: `TC_ACT_UNSPEC` if not. `length` is
-/// that of the packet, or of each of its segments, from the IP header on.
+/// What [`enter`] has done with a packet: a number, as a function that is not inlined cannot return more.
+pub(crate) struct Entered;
+
+impl Entered {
+    /// Nothing, and the look-up is as it was: there is no entry for it, or it is too large.
+    pub(crate) const NOT: u32 = 0;
+    /// Nothing, but the look-up is that of the outer packet.
+    pub(crate) const NOT_AND_WAY_LOST: u32 = 1;
+    /// It is in the tunnel, and is to go where the look-up leads, which is that of the outer packet.
+    pub(crate) const TUNNEL: u32 = 2;
+    /// It can neither go on nor back.
+    pub(crate) const LOST: u32 = 3;
+}
+
+/// Puts a packet into the tunnel that a route of the node leads to, if there is an entry for it. `length` is that of the packet, or of
+/// each of its segments, from the IP header on. The route of the outer packet is looked up in the place of that of the inner one: there
+/// is no room on the stack for two.
 ///
 /// Not inlined, as its variables want the stack to themselves.
 #[inline(never)]
-pub(crate) fn enter(packet: Packet, headers: &Headers, way: &Lookup, length: u32) -> i32 {
-    let Some(to) = end(way) else { return TC_ACT_UNSPEC };
+pub(crate) fn enter(packet: Packet, headers: &Headers, way: &mut OnStack<Lookup>, length: u32) -> u32 {
+    let Some(to) = end(&way.0) else { return Entered::NOT };
     let [local, remote, .., port] = to;
     // With all that stands behind it, as of a short packet in a frame of 60 octets.
     let octets = packet.len() - ETHERNET + OVERHEAD;
     let longest = if packet.gso_size() == 0 { octets } else { length + OVERHEAD };
     let (Ok(total), Ok(longest)) = (u16::try_from(octets), u16::try_from(longest)) else {
-        return TC_ACT_UNSPEC;
+        return Entered::NOT;
     };
     // Of the flow that is inside, so that routers and network cards keep its packets in their order.
     // SAFETY: the context of this run.
     let hash = unsafe { bpf_get_hash_recalc(packet.as_ptr()) };
     let source_port = u32::from(FIRST_SOURCE_PORT) | ((hash ^ hash >> 16) & 0x3fff);
 
-    let mut lookup = MaybeUninit::uninit();
-    let lookup = &mut zero::<Lookup, 8>(&mut lookup).0;
+    let device = way.0.ifindex;
+    clear::<Lookup, 8>(way);
+    let lookup = &mut way.0;
     lookup.family = AF_INET;
     lookup.l4_protocol = UDP;
     lookup.sport = (source_port as u16).to_be();
@@ -81,10 +97,10 @@ pub(crate) fn enter(packet: Packet, headers: &Headers, way: &Lookup, length: u32
     lookup.__bindgen_anon_4.ipv4_dst = remote;
     // A route of the outer packet into its own tunnel is for the device to complain of.
     if find(packet, lookup).is_none()
-        || lookup.ifindex == way.ifindex
+        || lookup.ifindex == device
         || value!(UPLINKS, &lookup.ifindex).is_none()
     {
-        return TC_ACT_UNSPEC;
+        return Entered::NOT_AND_WAY_LOST;
     }
 
     // It refuses what is in a tunnel already, and what is cut up other than TCP and UDP are, and leaves that as it was
@@ -92,17 +108,17 @@ pub(crate) fn enter(packet: Packet, headers: &Headers, way: &Lookup, length: u32
     let room = const { OVERHEAD as i32 };
     // SAFETY: the context of this run. No pointer into the packet exists here.
     if unsafe { bpf_skb_adjust_room(packet.as_ptr(), room, BPF_ADJ_ROOM_MAC, FLAGS) } != 0 {
-        return TC_ACT_UNSPEC;
+        return Entered::NOT_AND_WAY_LOST;
     }
     // From here on it cannot go back. Nor need it: the headers that were read in place are in place still, in memory of the packet's own
     // (`skb_cow_head`), and what was made room for is before them.
     if write(packet, headers, &to, u32::from(total), source_port).is_none() {
         count(Counter::Lost);
-        return TC_ACT_SHOT;
+        return Entered::LOST;
     }
     packet.set_tc_index(SHORT_MARK);
     count(Counter::ToTunnel);
-    to_neighbour(lookup)
+    Entered::TUNNEL
 }
 
 /// What is known of the other end of the tunnel, by words: [`Tunnel`](margay_ebpf_common::tunnel::Tunnel), without its padding.

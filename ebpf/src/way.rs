@@ -4,7 +4,6 @@ use core::mem::{MaybeUninit, transmute};
 
 use aya_ebpf::bindings::TC_ACT_UNSPEC;
 use margay_ebpf_common::{
-    address::Address,
     control::Control,
     counter::Counter,
     flow::{End, Flow, FragmentKey, OPENED_BY_HIGH, TCP},
@@ -13,7 +12,7 @@ use margay_ebpf_common::{
 use crate::{
     barrier::barrier,
     flow::{self, Entry, Whose},
-    judge::{self, Opening},
+    judge::{self, Prefix},
     maps::{FRAGMENTS, control, count, value},
     parse::{self, Headers, Kind, Packet},
     route, tell,
@@ -74,9 +73,9 @@ enum Outcome {
 /// Finds the end that the packet goes to.
 #[inline(always)]
 fn find(packet: Packet, at: At, kind: Kind, headers: &Headers) -> Result<End, Outcome> {
+    let mut whose = Whose::of(headers);
     let now = flow::now();
     let ifindex = packet.ifindex();
-    let mut whose = Whose::of(headers);
     if matches!(kind, Kind::Whole | Kind::First)
         && !headers.is_opening()
         && let Some(entry) = Entry::established(&whose.key, now)
@@ -186,9 +185,8 @@ unsafe extern "C" fn consider(ifindex: u32, at: u32, headers: *const Headers, wh
 fn considered(ifindex: u32, at: At, headers: &Headers, whose: &Whose) -> Outcome {
     let now = flow::now();
     let from_high = whose.from_high;
-    // Copies on the stack: on old kernels what an argument leads to is no key of a map (seen with 6.1).
+    // A copy on the stack: on old kernels what an argument leads to is no key of a map (seen with 6.1).
     let key = whose.key;
-    let (source, destination) = (OnStack(headers.source), OnStack(headers.destination));
     let before = control();
     // What is judged from here on is read after it.
     barrier();
@@ -211,15 +209,11 @@ fn considered(ifindex: u32, at: At, headers: &Headers, whose: &Whose) -> Outcome
         }
     }
 
-    let mut opening = MaybeUninit::uninit();
-    let opening = &mut zero::<Opening, 8>(&mut opening).0;
     // An old flow whose pod is not known here, now, is not over for that.
-    if !ends(at, &source.0, &destination.0, opening) {
+    let mut links = Links { source: 0, destination: 0 };
+    if !ends(at, headers, &mut links) {
         return Outcome::Nobodys;
     }
-    opening.port = headers.destination_port;
-    opening.protocol = headers.protocol;
-    opening.has_begun = u8::from(old.is_some());
     if old.is_none() {
         if flow::is_stacked(&key, now) {
             return Outcome::Stack(Counter::Stacked);
@@ -232,19 +226,20 @@ fn considered(ifindex: u32, at: At, headers: &Headers, whose: &Whose) -> Outcome
         return Outcome::Stack(Counter::BeingWritten);
     }
     // An old flow stays: it is not its fault that somebody uses its addresses.
-    if !is_from(ifindex, at, opening) {
+    if !is_from(ifindex, at, &links) {
         return Outcome::Stack(Counter::NotAllowed);
     }
+
+    let mut flow = MaybeUninit::uninit();
+    let flow = &mut zero::<Flow, 8>(&mut flow).0;
+    flow.seen = now;
+    flow.revision = before.revision;
     // A flow is judged as its opener began it, whoever sends now.
-    let from_opener = old.is_none_or(|entry| entry.was_opened_by(from_high));
-    let is_allowed = if from_opener {
-        judge::judge(&source.0, &destination.0, opening)
-    } else {
-        (opening.source_ifindex, opening.destination_ifindex) =
-            (opening.destination_ifindex, opening.source_ifindex);
-        opening.port = headers.source_port;
-        judge::judge(&destination.0, &source.0, opening)
-    };
+    let opened_by_high = old.map_or(from_high, |entry| entry.was_opened_by(true));
+    flow.state = flow::bits(from_high, headers.flags) | if opened_by_high { OPENED_BY_HIGH } else { 0 };
+    (flow.low.ifindex, flow.high.ifindex) =
+        if from_high { (links.destination, links.source) } else { (links.source, links.destination) };
+    let is_allowed = judge::judge(&key, flow, old.is_some());
     // All that was judged was read before it.
     barrier();
     if control().revision != before.revision {
@@ -256,26 +251,17 @@ fn considered(ifindex: u32, at: At, headers: &Headers, whose: &Whose) -> Outcome
         }
         return Outcome::Stack(Counter::NotAllowed);
     }
-    // Whether the lower end is the source of what was judged.
-    let (low, high) = if from_high == from_opener {
-        (&opening.destination_end, &opening.source_end)
-    } else {
-        (&opening.source_end, &opening.destination_end)
-    };
     if let Some(entry) = old {
-        entry.stamp(before.revision, low, high);
+        entry.stamp(flow);
         entry.note(from_high, headers.flags, now);
         entry.answered(&key, from_high);
         return Outcome::Short;
     }
-    let opener = if from_high { OPENED_BY_HIGH } else { 0 };
-    let state = opener | flow::bits(from_high, headers.flags);
-    let begun = Flow { seen: now, revision: before.revision, state, low: low.0, high: high.0 };
-    if !flow::begin(&key, &begun) {
+    if !flow::begin(&key, flow) {
         return Outcome::Stack(Counter::NoFlow);
     }
     if before.tells() {
-        tell::begun(&key, &begun);
+        tell::begun(&key, flow);
     }
     Outcome::Short
 }
@@ -286,16 +272,26 @@ const fn is_whole(control: Control) -> bool {
     control.revision != 0 && control.revision & 1 == 0
 }
 
+/// The links of the two ends of a packet; 0 of one that is not on this node.
+struct Links {
+    source: u32,
+    destination: u32,
+}
+
 /// Sets where the two ends of a packet are; false when one is no pod, or none that can be reached from here.
-#[inline(always)]
-fn ends(at: At, source: &Address, destination: &Address, opening: &mut Opening) -> bool {
-    opening.destination_ifindex = judge::local(destination);
-    if opening.destination_ifindex == 0 && (at == At::Uplink || !judge::is_pod(destination)) {
+///
+/// Not inlined, as its keys want the stack to themselves.
+#[inline(never)]
+fn ends(at: At, headers: &Headers, links: &mut Links) -> bool {
+    let destination = Prefix::of(&headers.destination);
+    links.destination = destination.local();
+    if links.destination == 0 && (at == At::Uplink || !destination.is_pod()) {
         return false;
     }
-    opening.source_ifindex = judge::local(source);
+    let source = Prefix::of(&headers.source);
+    links.source = source.local();
     // The node's own packets come this way too, and those of everybody whom it routes for.
-    if opening.source_ifindex == 0 && !judge::is_pod(source) {
+    if links.source == 0 && !source.is_pod() {
         return false;
     }
     true
@@ -303,10 +299,10 @@ fn ends(at: At, source: &Address, destination: &Address, opening: &mut Opening) 
 
 /// Whether a packet comes from where its source is, and not from the pod that it is for.
 #[inline(always)]
-fn is_from(ifindex: u32, at: At, opening: &Opening) -> bool {
+fn is_from(ifindex: u32, at: At, links: &Links) -> bool {
     match at {
-        At::Pod => opening.source_ifindex == ifindex && opening.destination_ifindex != opening.source_ifindex,
-        At::Uplink => opening.source_ifindex == 0,
+        At::Pod => links.source == ifindex && links.destination != links.source,
+        At::Uplink => links.source == 0,
     }
 }
 
@@ -378,11 +374,6 @@ fn reported(packet: Packet, at: At, headers: &Headers, whose: &mut Whose) -> Opt
 /// Of no flow that is known; counted if it is between two pods.
 #[inline(always)]
 fn of_nothing(at: At, headers: &Headers) -> Outcome {
-    let mut opening = MaybeUninit::uninit();
-    let opening = &mut zero::<Opening, 8>(&mut opening).0;
-    if ends(at, &headers.source, &headers.destination, opening) {
-        Outcome::Stack(Counter::NoFlow)
-    } else {
-        Outcome::Nobodys
-    }
+    let mut links = Links { source: 0, destination: 0 };
+    if ends(at, headers, &mut links) { Outcome::Stack(Counter::NoFlow) } else { Outcome::Nobodys }
 }

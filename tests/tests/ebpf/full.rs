@@ -2,7 +2,7 @@
 
 use margay_ebpf_common::{
     counter::Counter,
-    flow::TCP,
+    flow::{TCP, UDP},
     verdict::{ALLOW, ANY_CLASS, EGRESS, INGRESS, VerdictKey},
 };
 
@@ -113,6 +113,88 @@ fn a_flood_of_first_packets_ends_no_connection() {
         // In the middle of the flood a connection is opened, as its answer comes before so many others.
         connect(world, flood.end);
         world.expect(From::Client, &later(world, flood.end), Counter::ToPod);
+    });
+}
+
+/// A datagram of the two pods, of a flow of its own for each number.
+fn datagram(world: &World, number: u32) -> Packet {
+    let (client, server) = ends(world, number);
+    Packet::udp(client, server)
+}
+
+fn is_stacked(world: &mut World, number: u32) -> bool {
+    let (client, server) = ends(world, number);
+    world.dataplane.is_stacked(key(UDP, client, server))
+}
+
+#[test]
+fn a_full_table_of_the_stacks_flows_forgets_what_was_silent_longest_which_is_then_judged_as_a_flow_of_its_own()
+ {
+    with_open_worlds(|world| {
+        let answers = |world: &mut World, counted| {
+            for number in 0..BUSY {
+                world.expect(From::Server, &datagram(world, number).answer(0), counted);
+            }
+        };
+        // As if a Service had translated them.
+        let last = BUSY + 2 * ENTRIES;
+        for number in 0..last {
+            world.stack_sends("to_pod", &datagram(world, number));
+            if number >= BUSY && number % BETWEEN == 0 {
+                answers(world, Counter::Stacked);
+            }
+        }
+        answers(world, Counter::Stacked);
+        for number in last - BETWEEN..last {
+            world.expect(From::Server, &datagram(world, number).answer(0), Counter::Stacked);
+        }
+        for number in BUSY..BUSY + BETWEEN {
+            assert!(!is_stacked(world, number), "{number}");
+            world.expect(From::Server, &datagram(world, number).answer(0), Counter::ToPod);
+            // The stack has it again once it has sent a packet of it.
+            world.stack_sends("to_pod", &datagram(world, number));
+            world.expect(From::Server, &datagram(world, number).answer(0), Counter::Stacked);
+        }
+        answers(world, Counter::Stacked);
+    });
+}
+
+/// A fragment of the packet of this number, of the one flow that there is: its first, or its last.
+fn fragment(world: &World, number: u32, is_first: bool) -> Packet {
+    let identification = u16::try_from(number).unwrap();
+    let (offset, more) = if is_first { (0, 1) } else { (1, 0) };
+    let whole = Packet { payload: vec![7; 16], ..datagram(world, 0) };
+    if world.is_ipv6 {
+        let [i0, i1] = identification.to_be_bytes();
+        Packet { extensions: vec![(44, vec![0, 0, 0, offset << 3 | more, 0, 0, i0, i1])], ..whole }
+    } else {
+        let word = u16::from(more) << 13 | u16::from(offset);
+        Packet { fragment: (identification, word), ..whole }
+    }
+}
+
+#[test]
+fn a_full_table_of_fragments_leaves_the_rest_of_the_oldest_packets_to_the_stack_and_no_newer_ones() {
+    with_open_worlds(|world| {
+        // So many packets lack their last fragment.
+        let last = 2 * ENTRIES;
+        for number in 0..last {
+            world.expect(From::Client, &fragment(world, number, true), Counter::ToPod);
+            // Fragments that come one behind the other all go the same way, however full it is.
+            if number % BETWEEN == 0 {
+                world.expect(From::Client, &fragment(world, number, false), Counter::ToPod);
+            }
+        }
+        for number in last - BETWEEN..last {
+            world.expect(From::Client, &fragment(world, number, false), Counter::ToPod);
+        }
+        for number in 1..BETWEEN {
+            world.expect(From::Client, &fragment(world, number, false), Counter::NoFlow);
+        }
+        // The flow itself is none the worse, nor is a packet that its sender begins again.
+        world.expect(From::Client, &datagram(world, 0), Counter::ToPod);
+        world.expect(From::Client, &fragment(world, 1, true), Counter::ToPod);
+        world.expect(From::Client, &fragment(world, 1, false), Counter::ToPod);
     });
 }
 

@@ -7,8 +7,10 @@ use margay_tests::programs::object;
 
 use crate::dataplane::{Dataplane, PROGRAMS};
 
-/// Octets that functions which call each other may have on the stack together (`MAX_BPF_STACK`).
-const LIMIT: usize = 512;
+/// Octets that functions which call each other may have on the stack together by what the kernel says (`MAX_BPF_STACK`).
+const KERNELS_LIMIT: usize = 512;
+/// By what we say: another compiler, or a variable more, shall not be what makes the programs fail to load.
+const OUR_LIMIT: usize = KERNELS_LIMIT / 4 * 3;
 /// What a function takes is rounded up to that by old kernels, and by new ones that compile programs to less: what is loaded here may
 /// not be there.
 const UNIT: usize = 32;
@@ -17,7 +19,7 @@ const CALL: u8 = 0x85;
 
 #[test]
 #[expect(clippy::print_stdout, reason = "the numbers are what one wants to see")]
-fn the_deepest_calls_of_all_programs_have_a_place_on_the_stack_of_old_kernels_too() {
+fn the_deepest_calls_of_all_programs_leave_a_quarter_of_the_stack_of_old_kernels() {
     for (name, weakly_ordered) in PROGRAMS.into_iter().flat_map(|name| [(name, 0), (name, 1)]) {
         let log = Dataplane::verifier_log(name, weakly_ordered);
         let told = log.lines().find_map(|line| line.strip_prefix("stack depth "));
@@ -28,9 +30,12 @@ fn the_deepest_calls_of_all_programs_have_a_place_on_the_stack_of_old_kernels_to
         assert_eq!(calls.len(), depths.len(), "{name}: functions");
         let deepest = deepest(0, &calls, &depths);
         println!(
-            "{name}, weakly ordered {weakly_ordered}: {deepest} of {LIMIT} octets of stack; functions by themselves: {told}"
+            "{name}, weakly ordered {weakly_ordered}: {deepest} of {KERNELS_LIMIT} octets of stack, at most {OUR_LIMIT} of them; functions by themselves: {told}"
         );
-        assert!(deepest <= LIMIT, "{name}: old kernels would refuse {deepest} octets of stack");
+        assert!(
+            deepest <= OUR_LIMIT,
+            "{name}: {deepest} octets of stack by the count of old kernels; split a function whose variables need not live through its calls"
+        );
     }
 }
 

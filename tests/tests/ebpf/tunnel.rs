@@ -7,7 +7,7 @@ use nix::sys::socket::{setsockopt, sockopt::UdpGsoSegment};
 
 use crate::{
     site::{Site, connect, families, ping, transfer, udp, with_site},
-    world::ip,
+    world::{ip, link},
 };
 
 const LARGE: usize = 8 << 20;
@@ -104,6 +104,32 @@ fn what_is_too_large_for_the_way_outside_goes_through_the_device_and_arrives() {
         let before = site.dataplane.counted(Counter::ToTunnel);
         ping(&client, &remote, remote.local_addr().unwrap(), 1000);
         assert_eq!(site.dataplane.counted(Counter::ToTunnel), before + 1);
+    });
+}
+
+#[test]
+fn what_has_no_way_outside_by_an_uplink_goes_through_the_device_and_arrives() {
+    with_site(PEER, |site| {
+        site.tunnel();
+        let uplink = link("uplink").0;
+        for f in families() {
+            let (client, remote) = (udp(&site.client, f.client), udp(&site.remote, f.remote));
+            let to = remote.local_addr().unwrap();
+            ping(&client, &remote, to, 100);
+            let [sent, _] = packets("vxlan");
+            // The look-up of the outer packet took the place of that of the inner one, which is the way that it is to go now.
+            site.dataplane.hash::<u32, u32>("UPLINKS").remove(&uplink).unwrap();
+            let (before, arrived) = (site.dataplane.all_counted(), received(site));
+            ping(&client, &remote, to, 100);
+            let after = site.dataplane.all_counted();
+            for (counter, packets) in [(Counter::ToTunnel, 0), (Counter::ToNode, 1), (Counter::ToPod, 1)] {
+                let index = counter.index() as usize;
+                assert_eq!(after[index] - before[index], packets, "{counter:?}");
+            }
+            assert_eq!(packets("vxlan")[0], sent + 1, "the device has sent it");
+            assert!(received(site) > arrived, "in the tunnel");
+            site.dataplane.add_uplink(uplink);
+        }
     });
 }
 

@@ -3,7 +3,10 @@
 use margay_api::resource::Encapsulation;
 use margay_lab::{Daemon, Lab, LabConfig, Routing};
 
-use crate::cluster::{TCP, UDP, apply, is_open, metrics, only, restart_agent, run, start_with, took, until};
+use crate::cluster::{
+    TCP, UDP, apply, is_open, metrics, only, party, restart_agent, restart_agent_with, run, start_with, took,
+    until,
+};
 
 async fn start() -> (Lab, tempfile::TempDir) {
     let config =
@@ -81,6 +84,59 @@ async fn packets_to_another_node_go_round_the_device_of_the_tunnel_under_the_sam
     assert!(is_open(&lab, "client", "far", TCP).await);
     restart_agent(&lab, 0, "ebpf").await;
     until_entries(&lab, 0, 2).await;
+    lab.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ways_that_the_map_has_no_room_for_go_through_the_device_under_the_same_policy() {
+    let (lab, _programs) = start().await;
+    until_entries(&lab, 0, 2).await;
+    let sizes = serde_json::json!({"tunnels": 1});
+    restart_agent_with(&lab, 0, "ebpf", |settings| settings["ebpf"] = sizes).await;
+    until_entries(&lab, 0, 2).await;
+    let said = || lab.node(0).log(Daemon::Agent, 2000).join("\n");
+    until(&lab, "the log names the map", async || {
+        said().contains(
+            "the map TUNNELS has room for 1 entries, and 2 are needed: make it larger (ebpf.tunnels)",
+        )
+    })
+    .await;
+    // One family goes round the device, and the other through it.
+    let far = lab.pod_addresses(&margay_lab::PodKey::new("default", "far"));
+    let sent = async || {
+        let mut ways = Vec::new();
+        for address in &far {
+            let counted = async || (took(&lab, 0, "to_tunnel").await, took(&lab, 0, "to_node").await);
+            let before = counted().await;
+            for port in [TCP, UDP] {
+                let reach = lab.reach_address(&party("client"), *address, port).await.unwrap();
+                assert!(reach.is_open(), "{address} {port:?}{}", lab.log_tail(30));
+            }
+            let after = counted().await;
+            ways.push((after.0 > before.0, after.1 > before.1));
+        }
+        ways.sort_unstable();
+        ways
+    };
+    until(&lab, "one of two ways goes round the device", async || {
+        sent().await == [(false, true), (true, false)]
+    })
+    .await;
+    apply(&lab, &only("near", "far")).await;
+    until(&lab, "far is closed", async || !is_open(&lab, "client", "far", TCP).await).await;
+    for address in &far {
+        for port in [TCP, UDP] {
+            let reach = async |from| lab.reach_address(&party(from), *address, port).await.unwrap().is_open();
+            assert!(reach("near").await && !reach("client").await, "{address} {port:?}");
+        }
+    }
+    lab.kubectl(&["delete", "networkpolicy", "only-far"], "").await.unwrap();
+    until(&lab, "far is open", async || is_open(&lab, "client", "far", TCP).await).await;
+
+    // Room again.
+    restart_agent_with(&lab, 0, "ebpf", |settings| settings["ebpf"] = serde_json::json!({"tunnels": 2}))
+        .await;
+    until(&lab, "both go round the device", async || sent().await == [(true, false), (true, false)]).await;
     lab.stop().await;
 }
 

@@ -73,6 +73,61 @@ fn a_malformed_header_is_the_stacks() {
     });
 }
 
+/// The octets of a packet of the client, of which the IP header says that so many come after it.
+fn shortened(world: &World, packet: &Packet, after: u8) -> Vec<u8> {
+    let mut octets = Packet { mac: world.mac(From::Client), ..packet.clone() }.octets();
+    let (at, length) = if world.is_ipv6 { (19, after) } else { (17, 20 + after) };
+    octets[at - 1] = 0;
+    octets[at] = length;
+    octets
+}
+
+#[test]
+fn a_packet_that_is_shorter_than_its_transports_header_is_the_stacks_whatever_stands_behind_it() {
+    with_open_worlds(|world| {
+        let connection = connect(world);
+        world.expect(From::Client, &datagram(world), Counter::ToPod);
+        for (packet, header) in [(connection, 20), (datagram(world), 8)] {
+            for after in [1, 4, header - 1] {
+                let octets = shortened(world, &packet, after);
+                let fate = world.run_octets(From::Client, &octets, 0);
+                assert_eq!(fate.counted, Some(Counter::Unparsed), "{after} of {header}");
+            }
+            let whole = shortened(world, &packet, header);
+            assert_eq!(world.run_octets(From::Client, &whole, 0).counted, Some(Counter::ToPod));
+        }
+        // Less of ICMP than its header has.
+        let protocol = if world.is_ipv6 { 58 } else { 1 };
+        let error = Packet { protocol, payload: vec![3; 7], ..datagram(world) };
+        world.expect(From::Client, &error, Counter::Unparsed);
+    });
+}
+
+#[test]
+fn headers_of_ipv6_that_end_too_early_are_the_stacks_wherever_they_end() {
+    with_open_worlds(|world| {
+        if !world.is_ipv6 {
+            return;
+        }
+        let options = (60, vec![0, 0, 1, 4, 0, 0, 0, 0]);
+        let fragment = (44, vec![0, 0, 0, 1, 0, 0, 0, 9]);
+        for extensions in [vec![options.clone()], vec![options.clone(), fragment.clone()], vec![fragment]] {
+            for packet in [syn(world), datagram(world)] {
+                let packet = Packet { extensions: extensions.clone(), ..packet };
+                world.expect(From::Client, &packet, Counter::ToPod);
+                let header = if packet.protocol == TCP { 20 } else { 8 };
+                let octets = Packet { mac: world.mac(From::Client), ..packet }.octets();
+                for length in 55..54 + 8 * extensions.len() + header {
+                    let mut cut = octets[..length].to_vec();
+                    cut[19] = u8::try_from(length - 54).unwrap();
+                    let fate = world.run_octets(From::Client, &cut, 0);
+                    assert_eq!(fate.counted, Some(Counter::Unparsed), "{extensions:?}: {length}");
+                }
+            }
+        }
+    });
+}
+
 #[test]
 fn a_frame_with_a_tag_is_nobodys() {
     with_open_worlds(|world| {
@@ -193,6 +248,34 @@ fn later_fragments_go_where_the_first_went() {
 }
 
 #[test]
+fn later_fragments_of_a_flow_that_has_ended_or_of_nobody_here_are_not_taken() {
+    with_open_worlds(|world| {
+        let whole = Packet { payload: vec![7; 64], ..datagram(world) };
+        world.expect(From::Client, &fragment(world, &whole, 1, 0, true), Counter::ToPod);
+        let later = fragment(world, &whole, 1, 8, false);
+        world.expect(From::Client, &later, Counter::ToPod);
+        world.stack_sends("to_pod", &whole);
+        world.expect(From::Client, &later, Counter::NoFlow);
+        // Between ends that are not both pods, of other protocols, and between pods of other nodes.
+        let out = Packet { payload: vec![7; 64], ..Packet::udp(world.client, world.outside) };
+        let passing = Packet { payload: vec![7; 64], ..Packet::udp(world.remote, world.remote) };
+        let sctp = Packet { protocol: 132, ..whole.clone() };
+        let echo = Packet { protocol: if world.is_ipv6 { 58 } else { 1 }, ..whole };
+        for (from, packet) in
+            [(From::Client, out), (From::Uplink, passing), (From::Client, sctp), (From::Client, echo)]
+        {
+            for (offset, has_more) in [(0, true), (8, false)] {
+                if from == From::Client && packet.protocol == UDP && offset == 0 {
+                    continue;
+                }
+                let fate = world.run(from, &fragment(world, &packet, 2, offset, has_more));
+                assert_eq!((fate.is_short, fate.counted), (false, None), "{packet:?} {offset}");
+            }
+        }
+    });
+}
+
+#[test]
 fn a_first_fragment_without_all_of_its_transports_header_is_the_stacks() {
     with_open_worlds(|world| {
         if world.is_ipv6 {
@@ -276,5 +359,35 @@ fn icmp_errors_about_no_known_flow_are_the_stacks() {
         // The flow is to be judged anew.
         world.dataplane.control(4, 1);
         world.expect(From::Uplink, &error, Counter::NoFlow);
+    });
+}
+
+#[test]
+fn icmp_errors_about_what_is_no_plain_packet_are_not_taken() {
+    with_open_worlds(|world| {
+        let packet = Packet::udp(world.client, world.remote);
+        world.expect(From::Client, &packet, Counter::ToNode);
+        let error = packet.error(world.router, too_big(world));
+        world.expect(From::Uplink, &error, Counter::ToPod);
+        // In the packet that it tells of, which stands behind eight octets: another version, a protocol without ports, and of IPv4 options,
+        // a header that is too short, and a later fragment.
+        let mut cases = vec![(0, 0x55), (if world.is_ipv6 { 6 } else { 9 }, 132)];
+        if !world.is_ipv6 {
+            cases.extend([(0, 0x46), (0, 0x44), (7, 1), (6, 0x1f)]);
+        }
+        for (at, octet) in cases {
+            let mut error = error.clone();
+            error.payload[8 + at] = octet;
+            let fate = world.run(From::Uplink, &error);
+            assert_eq!((fate.is_short, fate.counted), (false, None), "{at}: {octet:#x}");
+        }
+        // What is to be cut up further, and what may not be, is plain.
+        if !world.is_ipv6 {
+            for octet in [0x20, 0x40] {
+                let mut error = error.clone();
+                error.payload[8 + 6] = octet;
+                world.expect(From::Uplink, &error, Counter::ToPod);
+            }
+        }
     });
 }
