@@ -7,6 +7,7 @@ mod ipv6;
 mod life;
 mod live;
 mod modes;
+mod mtu;
 mod tunnel;
 mod uplinks;
 mod ways;
