@@ -8,6 +8,7 @@ mod life;
 mod live;
 mod modes;
 mod mtu;
+mod sources;
 mod tunnel;
 mod uplinks;
 mod ways;
