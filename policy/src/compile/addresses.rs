@@ -89,12 +89,6 @@ impl Addresses {
         let mut wishes = BTreeMap::new();
         let mut touched = Cow::Borrowed(touched);
         if turnover.blocks {
-            // The blocks that these are in are those of other addresses, too.
-            let tunnels = objects.nodes.values().flat_map(|node| &node.tunnels);
-            let tunnels: Vec<IpAddr> = tunnels.filter(|tunnel| !touched.contains(tunnel)).copied().collect();
-            if !tunnels.is_empty() {
-                touched.to_mut().extend(tunnels);
-            }
             let before = std::mem::take(&mut self.ranges);
             wishes.extend(before.into_keys().map(|range| (Member::Range(range), None)));
             let blocks: Vec<_> = terms.blocks().collect();
@@ -102,6 +96,10 @@ impl Addresses {
             self.ranges = ranges.map(|(range, ids)| (range, ids.into_iter().collect())).collect();
             let ranges = self.ranges.iter();
             wishes.extend(ranges.map(|(range, ids)| (Member::Range(*range), Some(TermSet::clone(ids)))));
+            let tunnels: Vec<IpAddr> = self.tunnels_in_blocks(objects).collect();
+            if !tunnels.is_empty() {
+                touched.to_mut().extend(tunnels);
+            }
         }
         let mut gains: BTreeMap<IpAddr, Vec<TermId>> = BTreeMap::new();
         for id in &turnover.added {
@@ -202,6 +200,18 @@ impl Addresses {
 
     fn blocks_of(&self, address: IpAddr) -> Option<&TermSet> {
         self.range_of(address).map(|(_, ids)| ids)
+    }
+
+    /// What nodes send from through tunnels, where the blocks that it is in are those of other addresses, or were.
+    fn tunnels_in_blocks(&self, objects: &Objects) -> impl Iterator<Item = IpAddr> {
+        objects.nodes.values().flat_map(move |node| {
+            let [four, six] = [true, false].map(|is_ipv4| {
+                let mut own = node.addresses.iter().filter(|own| own.is_ipv4() == is_ipv4);
+                own.any(|own| self.blocks_of(*own).is_some())
+            });
+            let is_in = move |tunnel: &&IpAddr| if tunnel.is_ipv4() { four } else { six };
+            node.tunnels.iter().filter(move |it| is_in(it) || self.class_of(**it).is_some()).copied()
+        })
     }
 
     /// All that an address matches.
