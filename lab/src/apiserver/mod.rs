@@ -25,7 +25,7 @@
 //!   `kubectl explain` knows custom resources only.
 //! - Managed fields are kept for server-side apply alone; see the module `patch::apply` for its rules.
 //! - Validation covers metadata, pods (containers and what may change), nodes' pod CIDRs, services, workloads'
-//!   selectors, network policies, definitions and structural schemas without CEL. Other kinds are stored as sent.
+//!   selectors, network policies, definitions and structural schemas with their rules. Other kinds are stored as sent.
 //! - Custom resources of several versions are served without conversion beyond `apiVersion`; no webhooks.
 //! - Subresources: `status`, `pods/binding`, `pods/eviction` (which heeds no disruption budget). No `scale`, `log`,
 //!   `exec`, `proxy`, `finalize` or `serviceaccounts/token`.

@@ -1,6 +1,7 @@
 //! The table of resources that the server serves.
 
 use super::status::ApiError;
+use super::validate::Rules;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -31,6 +32,7 @@ pub(crate) struct Resource {
 #[derive(Debug, Clone)]
 pub(crate) struct Custom {
     pub(crate) schema: Value,
+    pub(crate) rules: Arc<Rules>,
     pub(crate) columns: Vec<Value>,
     pub(crate) selectable: Vec<String>,
 }
@@ -245,6 +247,7 @@ fn custom(definition: &Value) -> Vec<Resource> {
             storage: storage_name(&group, &plural),
             custom: Some(Custom {
                 schema: version["schema"]["openAPIV3Schema"].clone(),
+                rules: Arc::new(Rules::of(&version["schema"]["openAPIV3Schema"])),
                 columns: version["additionalPrinterColumns"].as_array().cloned().unwrap_or_default(),
                 selectable: version["selectableFields"]
                     .as_array()

@@ -82,6 +82,13 @@ struct Listed {
     blocks: bool,
 }
 
+impl Listed {
+    /// Whether those of this node and those of the others are.
+    fn all_pods(&self) -> bool {
+        self.pods && self.own_pods
+    }
+}
+
 /// A pod and the addresses that it has from now on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Announcement {
@@ -113,12 +120,12 @@ impl State {
 
     /// What has not been listed yet, in words; `None` when the state is complete.
     pub(crate) fn missing(&self) -> Option<String> {
-        let Listed { nodes, namespaces, pods, own_pods, policies, cluster_policies, records, blocks } =
+        let Listed { nodes, namespaces, pods: _, own_pods: _, policies, cluster_policies, records, blocks } =
             &self.listed;
         let parts = [
             (nodes, "nodes"),
             (namespaces, "namespaces"),
-            (&(*pods && *own_pods), "pods"),
+            (&self.listed.all_pods(), "pods"),
             (policies, "networkpolicies"),
             (cluster_policies, "clusternetworkpolicies"),
             (records, "endpoint records"),
@@ -286,11 +293,7 @@ impl State {
     /// Endpoints whose pod the API does not know, once it has said what it knows.
     pub(crate) fn orphans(&self) -> BTreeSet<EndpointId> {
         let orphans = self.endpoints.iter().filter(|(_, endpoint)| self.pod_of(endpoint).is_err());
-        if self.listed.pods && self.listed.own_pods {
-            orphans.map(|(id, _)| id.clone()).collect()
-        } else {
-            BTreeSet::new()
-        }
+        if self.listed.all_pods() { orphans.map(|(id, _)| id.clone()).collect() } else { BTreeSet::new() }
     }
 
     /// Takes what the API server said; true when that changes anything. Much of it does not: nodes report that they

@@ -65,12 +65,7 @@ fn policy_knows_a_pod_of_another_node_by_its_annotation_until_somebody_elses_sta
         node.api.put_raw(other).unwrap();
         node.api.put_raw(pod("a", "n1")).unwrap();
         node.put_record("a", "10.0.0.7");
-        let allow_b = json!({
-            "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "allow-b"},
-            "spec": {"podSelector": {"matchLabels": {"app": "a"}},
-                "ingress": [{"from": [{"podSelector": {"matchLabels": {"app": "b"}}}]}]},
-        });
-        node.api.put_raw(allow_b).unwrap();
+        node.put_policy("allow-b", "a", "b");
         start(node).await;
         let until = async |known: bool| {
             node.eventually(&format!("10.0.1.7 known: {known}"), async || match table()? {

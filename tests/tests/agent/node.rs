@@ -131,6 +131,16 @@ impl Node {
         self.api.put_raw(node).unwrap();
     }
 
+    /// A policy that lets the pods of one `app` in to those of another, and nobody else.
+    pub(crate) fn put_policy(&self, name: &str, to: &str, from: &str) {
+        let policy = json!({
+            "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": name},
+            "spec": {"podSelector": {"matchLabels": {"app": to}},
+                "ingress": [{"from": [{"podSelector": {"matchLabels": {"app": from}}}]}]},
+        });
+        self.api.put_raw(policy).unwrap();
+    }
+
     /// An endpoint record as an ADD leaves it, without the interface.
     pub(crate) fn put_record(&self, pod: &str, address: &str) {
         let endpoint = margay_api::endpoint::Endpoint {

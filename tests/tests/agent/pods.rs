@@ -20,12 +20,7 @@ async fn start(node: &mut Node) {
     server["metadata"]["labels"]["app"] = "server".into();
     node.api.put_raw(server).unwrap();
     node.put_record("server", "10.0.0.7");
-    let policy = json!({
-        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "clients"},
-        "spec": {"podSelector": {"matchLabels": {"app": "server"}},
-            "ingress": [{"from": [{"podSelector": {"matchLabels": {"app": "client"}}}]}]},
-    });
-    node.api.put_raw(policy).unwrap();
+    node.put_policy("clients", "server", "client");
     node.start_speaker();
     node.start_agent();
     node.ready().await;

@@ -35,12 +35,7 @@ fn a_rollout_of_500_pods_is_a_few_transactions_and_none_of_them_is_missing() {
         });
         node.api.put_raw(own).unwrap();
         node.put_record("own", "10.0.0.9");
-        let allow = json!({
-            "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "web"},
-            "spec": {"podSelector": {"matchLabels": {"app": "own"}},
-                "ingress": [{"from": [{"podSelector": {"matchLabels": {"app": "web"}}}]}]},
-        });
-        node.api.put_raw(allow).unwrap();
+        node.put_policy("web", "own", "web");
         node.start_agent();
         node.ready().await;
         let transactions = async || {

@@ -1,6 +1,6 @@
 //! The programs of the dataplane with maps of their own.
 
-use std::{fs::File, io::ErrorKind, iter, net::IpAddr, path::PathBuf, thread};
+use std::{fs::File, iter, net::IpAddr, thread};
 
 use aya::{
     Ebpf, EbpfLoader, Pod, VerifierLogLevel,
@@ -15,6 +15,7 @@ use margay_ebpf_common::{
     flow::{Flow, FlowKey, Stacked},
     verdict::VerdictKey,
 };
+use margay_tests::programs::{load, object};
 use nix::{
     errno::Errno,
     sched::{CloneFlags, unshare},
@@ -25,9 +26,6 @@ pub(crate) const ENTRIES: u32 = 4096;
 
 /// All programs.
 pub(crate) const PROGRAMS: [&str; 4] = ["from_pod", "from_uplink", "to_pod", "to_uplink"];
-
-/// How often a program is loaded that could not be for a passing reason.
-const ATTEMPTS: usize = 100;
 
 /// Descriptors that a thread may have to use up.
 const MOST_DESCRIPTORS: usize = 1 << 21;
@@ -186,13 +184,6 @@ impl Dataplane {
     }
 }
 
-/// Where the object is.
-pub(crate) fn object() -> PathBuf {
-    let object = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/bpf/margay-dataplane");
-    assert!(object.exists(), "{} is not built: run `make ebpf`", object.display());
-    object
-}
-
 /// The object with maps as small as tests need, and no program in the kernel.
 fn read(weakly_ordered: u32) -> Ebpf {
     let mut loader = EbpfLoader::new();
@@ -203,19 +194,6 @@ fn read(weakly_ordered: u32) -> Ebpf {
         loader.map_max_entries(map, ENTRIES);
     }
     loader.load_file(object()).unwrap()
-}
-
-fn load(program: &mut SchedClassifier) -> Result<(), ProgramError> {
-    let mut outcome = program.load();
-    for _ in 1..ATTEMPTS {
-        // The verifier stops when a signal is to be taken, as when another test's child has ended.
-        let is_stopped = |error: &ProgramError| matches!(error, ProgramError::LoadError { io_error, .. } if io_error.kind() == ErrorKind::WouldBlock);
-        if !outcome.as_ref().is_err_and(is_stopped) {
-            break;
-        }
-        outcome = program.load();
-    }
-    outcome
 }
 
 fn prefix((address, bits): (IpAddr, u32)) -> Key<Address> {

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use aya_obj::{Object, generated::BPF_PSEUDO_CALL};
+use margay_tests::programs::object;
 
-use crate::dataplane::{self, Dataplane, PROGRAMS};
+use crate::dataplane::{Dataplane, PROGRAMS};
 
 /// Octets that functions which call each other may have on the stack together (`MAX_BPF_STACK`).
 const LIMIT: usize = 512;
@@ -42,7 +43,7 @@ fn deepest(function: usize, calls: &[BTreeSet<usize>], depths: &[usize]) -> usiz
 /// The functions that each function of a program calls, by their numbers: in the order of their places, as the verifier numbers
 /// them.
 fn calls(name: &str) -> Vec<BTreeSet<usize>> {
-    let mut object = Object::parse(&std::fs::read(dataplane::object()).unwrap()).unwrap();
+    let mut object = Object::parse(&std::fs::read(object()).unwrap()).unwrap();
     let sections = object.functions.keys().map(|(section, _)| *section).collect();
     object.relocate_calls(&sections).unwrap();
     let instructions = &object.functions[&object.programs[name].function_key()].instructions;

@@ -2,7 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    process::Stdio,
+    process::{Output, Stdio},
     time::Duration,
 };
 
@@ -53,6 +53,14 @@ impl Cluster {
         self.kubectl(&["apply", "-f", file.to_str().unwrap()]).await
     }
 
+    /// Applies an object, or says why the API server did not take it.
+    pub(crate) async fn send(&self, object: &Value) -> Result<(), String> {
+        let file = self.home.path().join("object.json");
+        std::fs::write(&file, object.to_string()).unwrap();
+        let output = run(self.home.path(), &["apply", "-f", file.to_str().unwrap()]).await;
+        if output.status.success() { Ok(()) } else { Err(String::from_utf8(output.stderr).unwrap()) }
+    }
+
     /// The object as the API server has it.
     pub(crate) async fn read(&self, arguments: &[&str]) -> Value {
         let output = self.kubectl(&[&["get", "-o", "json"], arguments].concat()).await;
@@ -62,6 +70,13 @@ impl Cluster {
 
 /// Runs kubectl with a home of the test's own, whose `config` it uses if there is one.
 pub(crate) async fn kubectl(home: &Path, arguments: &[&str]) -> String {
+    let output = run(home, arguments).await;
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "kubectl {arguments:?}: {stderr}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+async fn run(home: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new("kubectl");
     command
         .args(arguments)
@@ -69,13 +84,10 @@ pub(crate) async fn kubectl(home: &Path, arguments: &[&str]) -> String {
         .env("KUBECONFIG", home.join("config"))
         .stdin(Stdio::null())
         .kill_on_drop(true);
-    let output = tokio::time::timeout(DEADLINE, command.output())
+    tokio::time::timeout(DEADLINE, command.output())
         .await
         .unwrap_or_else(|_| panic!("kubectl {arguments:?} did not end"))
-        .unwrap_or_else(|error| panic!("run kubectl: {error}; ./setup installs it"));
-    let stderr = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.success(), "kubectl {arguments:?}: {stderr}");
-    String::from_utf8(output.stdout).unwrap()
+        .unwrap_or_else(|error| panic!("run kubectl: {error}; ./setup installs it"))
 }
 
 pub(crate) fn manifests() -> PathBuf {

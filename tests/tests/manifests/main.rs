@@ -12,3 +12,4 @@ mod cluster;
 mod examples;
 mod install;
 mod overlays;
+mod rules;

@@ -1,6 +1,6 @@
 //! Programs of others at a pod's link.
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel,
@@ -12,6 +12,7 @@ use aya::{
     util::KernelVersion,
 };
 use margay_lab::Lab;
+use margay_tests::programs::{load, object};
 use serde_json::Value;
 
 use crate::cluster::{margayctl, party, programs_at, run, start, took, until};
@@ -20,9 +21,6 @@ use crate::cluster::{margayctl, party, programs_at, run, start, took, until};
 const EVERY: Duration = Duration::from_millis(1);
 /// Packets that are sent before it is looked which way they went: many more than anybody else sends meanwhile.
 const MANY: u64 = 200;
-
-/// How often it is tried to load a program.
-const ATTEMPTS: usize = 100;
 
 /// The name of what somebody else has there: one of our programs with maps of its own, which are empty, so that it lets all go on.
 const THEIRS: &str = "to_uplink";
@@ -36,20 +34,11 @@ fn has_order() -> bool {
 async fn attach(lab: &Lab, link: &str, direction: TcAttachType, order: LinkOrder) -> Ebpf {
     let link = link.to_owned();
     let attach = move || {
-        let object = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/bpf/margay-dataplane");
         let mut loader = EbpfLoader::new();
         loader.verifier_log_level(VerifierLogLevel::STATS);
-        let mut theirs = loader.load_file(object).unwrap();
+        let mut theirs = loader.load_file(object()).unwrap();
         let program: &mut SchedClassifier = theirs.program_mut(THEIRS).unwrap().try_into().unwrap();
-        // The verifier stops when a signal is to be taken, as when another test's child has ended.
-        let mut loaded = program.load();
-        for _ in 1..ATTEMPTS {
-            if loaded.is_ok() {
-                break;
-            }
-            loaded = program.load();
-        }
-        loaded.unwrap();
+        load(program).unwrap();
         if has_order() {
             let order = TcAttachOptions::TcxOrder(order);
             program.attach_with_options(&link, direction, order).unwrap();

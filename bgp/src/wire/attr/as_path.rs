@@ -2,8 +2,6 @@
 
 use std::fmt;
 
-use smallvec::{SmallVec, smallvec};
-
 use super::AsWidth;
 use crate::asn::Asn;
 use crate::wire::reader::Reader;
@@ -29,8 +27,7 @@ pub struct Segment {
 /// The autonomous systems that a route passed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AsPath {
-    /// Nearly every path has one, which needs no memory of its own for that.
-    segments: SmallVec<[Segment; 1]>,
+    segments: Vec<Segment>,
 }
 
 const SET: u8 = 1;
@@ -89,18 +86,14 @@ impl AsPath {
     /// The path after passing one more AS.
     #[must_use]
     pub fn prepended(&self, asn: Asn) -> Self {
-        let (first, rest) = match self.segments.split_first() {
-            Some((first, rest))
-                if first.kind == SegmentKind::Sequence && first.asns.len() < SEGMENT_LIMIT =>
-            {
-                (&first.asns[..], rest)
+        let mut path = self.clone();
+        match path.segments.first_mut() {
+            Some(first) if first.kind == SegmentKind::Sequence && first.asns.len() < SEGMENT_LIMIT => {
+                first.asns.insert(0, asn);
             }
-            _ => (&[][..], &self.segments[..]),
-        };
-        let asns = [&[asn], first].concat();
-        let mut segments = smallvec![Segment { kind: SegmentKind::Sequence, asns }];
-        segments.extend(rest.iter().cloned());
-        Self { segments }
+            _ => path.segments.insert(0, Segment { kind: SegmentKind::Sequence, asns: vec![asn] }),
+        }
+        path
     }
 
     /// The first `count` steps of this path followed by all of `tail`, as `AS4_PATH` is merged (RFC 6793 section 4.2.3).
@@ -137,7 +130,7 @@ impl AsPath {
     /// Reads the attribute's value; `None` if it is malformed (RFC 7606 section 7.2, RFC 7607).
     pub(super) fn decode(value: &[u8], width: AsWidth) -> Option<Self> {
         let mut reader = Reader::new(value);
-        let mut segments = SmallVec::new();
+        let mut segments = Vec::new();
         while !reader.is_empty() {
             // Confederation segments are malformed too: we are member of none (RFC 5065 section 5).
             let kind = match reader.u8()? {
@@ -149,15 +142,13 @@ impl AsPath {
             if count == 0 {
                 return None;
             }
-            // Not collected: of what may be missing the length is not known beforehand, and memory would be asked for again and again.
-            let mut asns = Vec::with_capacity(count.into());
-            for _ in 0..count {
-                let number = match width {
-                    AsWidth::Two => u32::from(reader.u16()?),
-                    AsWidth::Four => reader.u32()?,
-                };
-                asns.push(Asn::new(number)?);
-            }
+            let asns = (0..count)
+                .map(|_| match width {
+                    AsWidth::Two => reader.u16().map(u32::from),
+                    AsWidth::Four => reader.u32(),
+                })
+                .map(|number| number.and_then(Asn::new))
+                .collect::<Option<Vec<_>>>()?;
             segments.push(Segment { kind, asns });
         }
         Some(Self { segments })

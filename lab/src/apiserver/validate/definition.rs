@@ -1,6 +1,6 @@
 //! Validation of custom resource definitions.
 
-use super::is_dns_subdomain;
+use super::{Rules, is_dns_subdomain};
 use crate::apiserver::status::Cause;
 use serde_json::Value;
 
@@ -46,5 +46,6 @@ pub(super) fn validate(object: &Value, causes: &mut Vec<Cause>) {
                 "must be object at the root",
             ));
         }
+        Rules::of(schema).complain(&format!("spec.versions[{index}].schema.openAPIV3Schema"), causes);
     }
 }

@@ -3,7 +3,10 @@
 mod definition;
 mod network_policy;
 mod pod;
+mod rules;
 mod schema;
+
+pub(crate) use rules::Rules;
 
 use super::resource::Resource;
 use super::status::Cause;
@@ -35,6 +38,10 @@ pub(crate) fn validate(resource: &Resource, object: &Value, old: Option<&Value>)
     }
     if let Some(custom) = &resource.custom {
         schema::validate(&custom.schema, object, &mut causes);
+        // Rules may count on what the schema says.
+        if causes.is_empty() {
+            custom.rules.check(object, old, "", &mut causes);
+        }
     }
     causes
 }

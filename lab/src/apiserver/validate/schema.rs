@@ -1,7 +1,7 @@
 //! Validation of custom resources against their structural schema.
 //!
 //! Covers types, required fields, enumerations, ranges, lengths, patterns and the `not`, `anyOf`, `oneOf`, `allOf`
-//! combinators. CEL rules (`x-kubernetes-validations`), most formats and keyed-list uniqueness are not checked.
+//! combinators. Most formats and keyed-list uniqueness are not checked; rules have a module of their own.
 
 use crate::apiserver::status::Cause;
 use serde_json::Value;

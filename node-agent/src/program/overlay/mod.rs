@@ -56,6 +56,7 @@ use crate::{
     decide::Paths,
     facts::Facts,
     metrics::{MapLabels, Metrics},
+    news::tell,
     program::ebpf::TunnelMap,
     traffic::Routing,
     tunnels::Tunnels,
@@ -219,8 +220,7 @@ impl Task {
                 self.due = None;
                 continue;
             };
-            let ways = self.attempt(&wanted).await;
-            let now = Told { ways, overhead: self.phase.paths(&wanted).overhead() };
+            let now = self.attempt(&wanted).await;
             if self.told.as_ref() != Some(&now) {
                 self.told = Some(now.clone());
                 if events.send(Event::Overlay(now)).await.is_err() {
@@ -266,24 +266,31 @@ impl Task {
         }
     }
 
-    /// Whether the ways are there; if not, why.
-    async fn attempt(&mut self, wanted: &Arc<Paths>) -> Result<(), String> {
+    /// Makes the ways of the phase that has come, and says how they are.
+    async fn attempt(&mut self, wanted: &Arc<Paths>) -> Told {
         let now = Instant::now();
         self.phase = std::mem::take(&mut self.phase).next(wanted, now);
         (self.due, self.last) = (self.phase.until(now), Some(now));
         let waited = waited_for(&self.phase.waited_for(wanted, now));
-        match self.apply(&self.phase.paths(wanted)).await {
+        let paths = self.phase.paths(wanted);
+        Told { ways: self.make(&paths, wanted, waited).await, overhead: paths.overhead() }
+    }
+
+    /// Whether these ways are there, as far as the wanted ones go; if not, why.
+    async fn make(
+        &mut self,
+        paths: &Arc<Paths>,
+        wanted: &Arc<Paths>,
+        waited: Option<String>,
+    ) -> Result<(), String> {
+        match self.apply(paths).await {
             Ok(applied) => {
                 let Applied { changes, faults, refused, mut problems, tunnels, said, bypass } = applied;
                 if self.map.is_some() {
                     self.note(bypass, &mut problems);
                 }
                 if said.is_some() {
-                    self.said.send_if_modified(|before| {
-                        let is_news = *before != said;
-                        *before = said;
-                        is_news
-                    });
+                    tell(&self.said, said);
                 }
                 let is_news = self.done.as_ref() != Some(wanted);
                 match (changes, is_news) {
@@ -328,8 +335,8 @@ impl Task {
     }
 
     /// On a thread that may block: a thousand nodes are a few thousand entries.
-    async fn apply(&mut self, wanted: &Arc<Paths>) -> anyhow::Result<Applied> {
-        let (socket, paths, settings) = (self.socket.take(), Arc::clone(wanted), self.settings.clone());
+    async fn apply(&mut self, paths: &Arc<Paths>) -> anyhow::Result<Applied> {
+        let (socket, paths, settings) = (self.socket.take(), Arc::clone(paths), self.settings.clone());
         let mut map = self.map.take();
         let (map, applied) = spawn_blocking(move || {
             let applied = (|| {

@@ -1,0 +1,207 @@
+//! The rules of a schema that are expressions of CEL (`x-kubernetes-validations`).
+//!
+//! A rule that names `oldSelf` is asked about updates alone, and not within lists, as items of one are not held
+//! against items of the other. `messageExpression`, `fieldPath` and the limits of cost are not known here.
+
+use crate::apiserver::status::Cause;
+use cel::{Context, Env, Program, extensions};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::sync::{Arc, LazyLock};
+
+/// What the real server has for every rule, as far as the library goes.
+#[expect(clippy::expect_used, reason = "declares the same on every run")]
+static ENVIRONMENT: LazyLock<Arc<Env>> = LazyLock::new(|| {
+    let mut environment = Env::stdlib();
+    extensions::strings(&mut environment).expect("strings");
+    extensions::lists(&mut environment).expect("lists");
+    Arc::new(environment)
+});
+
+/// The rules of one place of a schema and of those beneath it.
+#[derive(Debug, Default)]
+pub(crate) struct Rules {
+    here: Vec<Rule>,
+    properties: BTreeMap<String, Rules>,
+    items: Option<Box<Rules>>,
+    values: Option<Box<Rules>>,
+}
+
+#[derive(Debug)]
+struct Rule {
+    text: String,
+    message: String,
+    /// Or why there is none.
+    program: Result<Program, String>,
+    /// Whether it asks for what was there before.
+    compares: bool,
+}
+
+impl Rules {
+    /// Those of a structural schema.
+    pub(crate) fn of(schema: &Value) -> Self {
+        let below = |schema: &Value| {
+            let rules = schema.is_object().then(|| Self::of(schema));
+            rules.filter(|rules| !rules.is_empty())
+        };
+        let properties = schema["properties"].as_object().into_iter().flatten();
+        Self {
+            here: schema["x-kubernetes-validations"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .map(Rule::new)
+                .collect(),
+            properties: properties
+                .filter_map(|(name, schema)| Some((name.clone(), below(schema)?)))
+                .collect(),
+            items: below(&schema["items"]).map(Box::new),
+            values: below(&schema["additionalProperties"]).map(Box::new),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.here.is_empty() && self.properties.is_empty() && self.items.is_none() && self.values.is_none()
+    }
+
+    /// The rules that are no expressions.
+    pub(super) fn complain(&self, at: &str, causes: &mut Vec<Cause>) {
+        for rule in &self.here {
+            if let Err(error) = &rule.program {
+                let why = format!("compilation failed: {error}");
+                let at = format!("{at}.x-kubernetes-validations.rule");
+                causes.push(Cause::invalid(at, &Value::from(rule.text.as_str()), &why));
+            }
+        }
+        for (name, rules) in &self.properties {
+            rules.complain(&format!("{at}.properties[{name}]"), causes);
+        }
+        for (name, rules) in [("items", &self.items), ("additionalProperties", &self.values)] {
+            if let Some(rules) = rules {
+                rules.complain(&format!("{at}.{name}"), causes);
+            }
+        }
+    }
+
+    /// What `value`, which was `old`, breaks.
+    pub(super) fn check(&self, value: &Value, old: Option<&Value>, at: &str, causes: &mut Vec<Cause>) {
+        for rule in self.here.iter().filter(|rule| !rule.compares || old.is_some()) {
+            if let Err(why) = rule.ask(value, old) {
+                causes.push(Cause::invalid(at, value, &why));
+            }
+        }
+        match value {
+            Value::Object(map) => {
+                for (name, value) in map {
+                    let Some(rules) = self.properties.get(name).or(self.values.as_deref()) else { continue };
+                    let at = if at.is_empty() { name.clone() } else { format!("{at}.{name}") };
+                    rules.check(value, old.and_then(|old| old.get(name)), &at, causes);
+                }
+            }
+            Value::Array(list) => {
+                let Some(rules) = &self.items else { return };
+                for (index, value) in list.iter().enumerate() {
+                    rules.check(value, None, &format!("{at}[{index}]"), causes);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Rule {
+    fn new(rule: &Value) -> Self {
+        let text = rule["rule"].as_str().unwrap_or_default().to_owned();
+        let message =
+            rule["message"].as_str().map_or_else(|| format!("failed rule: {text}"), ToOwned::to_owned);
+        let program = ENVIRONMENT.compile(&text).map_err(|error| error.to_string());
+        let compares = program.as_ref().is_ok_and(|program| program.references().has_variable("oldSelf"));
+        Self { text, message, program, compares }
+    }
+
+    fn ask(&self, value: &Value, old: Option<&Value>) -> Result<(), String> {
+        let program = self.program.as_ref().map_err(|error| format!("rule {:?}: {error}", self.text))?;
+        let mut context = Context::with_env(Arc::clone(&ENVIRONMENT));
+        context.add_variable_from_value("self", known(value));
+        if let Some(old) = old {
+            context.add_variable_from_value("oldSelf", known(old));
+        }
+        match program.execute(&context) {
+            Ok(cel::Value::Bool(true)) => Ok(()),
+            Ok(cel::Value::Bool(false)) => Err(self.message.clone()),
+            Ok(_) => Err(format!("rule {:?} is neither true nor false", self.text)),
+            Err(error) => Err(format!("{error} evaluating rule: {}", self.text)),
+        }
+    }
+}
+
+/// JSON as rules see it: what a schema calls an integer is an `int`.
+fn known(value: &Value) -> cel::Value {
+    match value {
+        Value::Null => cel::Value::Null,
+        Value::Bool(value) => (*value).into(),
+        Value::Number(number) => {
+            number.as_i64().map_or_else(|| number.as_f64().unwrap_or_default().into(), Into::into)
+        }
+        Value::String(text) => text.as_str().into(),
+        Value::Array(list) => list.iter().map(known).collect::<Vec<_>>().into(),
+        Value::Object(map) => {
+            let map = map.iter().map(|(name, value)| (name.clone(), known(value)));
+            map.collect::<std::collections::HashMap<_, _>>().into()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn broken(schema: &Value, value: &Value, old: Option<&Value>) -> Vec<String> {
+        let mut causes = Vec::new();
+        Rules::of(schema).check(value, old, "", &mut causes);
+        causes.into_iter().map(|cause| format!("{}: {}", cause.field, cause.message)).collect()
+    }
+
+    #[test]
+    fn a_rule_is_asked_about_the_value_that_has_its_schema() {
+        let port = json!({"type": "integer", "x-kubernetes-validations": [{"rule": "self % 2 == 0", "message": "even"}]});
+        let schema =
+            json!({"properties": {"ports": {"items": port}, "named": {"additionalProperties": port}}});
+        let value = json!({"ports": [2, 3], "named": {"a": 5, "b": 6}, "other": [1]});
+        assert_eq!(
+            broken(&schema, &value, None),
+            ["named.a: Invalid value: 5: even", "ports[1]: Invalid value: 3: even"]
+        );
+    }
+
+    #[test]
+    fn what_was_there_before_is_asked_for_if_something_was() {
+        let schema =
+            json!({"properties": {"a": {"x-kubernetes-validations": [{"rule": "self == oldSelf"}]}}});
+        assert_eq!(broken(&schema, &json!({"a": 1}), None), [""; 0]);
+        assert_eq!(broken(&schema, &json!({"a": 1}), Some(&json!({}))), [""; 0]);
+        assert_eq!(broken(&schema, &json!({"a": 1}), Some(&json!({"a": 1}))), [""; 0]);
+        assert_eq!(
+            broken(&schema, &json!({"a": 1}), Some(&json!({"a": 2}))),
+            ["a: Invalid value: 1: failed rule: self == oldSelf"]
+        );
+    }
+
+    #[test]
+    fn a_rule_that_cannot_be_answered_is_broken() {
+        let schema = |rule: &str| json!({"x-kubernetes-validations": [{"rule": rule}]});
+        for rule in ["self.absent == 1", "1 + 1", "self ="] {
+            assert_eq!(broken(&schema(rule), &json!({}), None).len(), 1, "{rule}");
+        }
+    }
+
+    #[test]
+    fn a_definition_is_told_of_rules_that_are_no_expressions() {
+        let schema = json!({"properties": {"a": {"x-kubernetes-validations": [{"rule": "self ="}]}}});
+        let mut causes = Vec::new();
+        Rules::of(&schema).complain("schema", &mut causes);
+        assert_eq!(causes.len(), 1);
+        assert_eq!(causes[0].field, "schema.properties[a].x-kubernetes-validations.rule");
+    }
+}
