@@ -20,6 +20,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::paths;
+
 /// The start of every host-side interface name of ours.
 pub const HOST_IFNAME_PREFIX: &str = "mgy";
 
@@ -142,7 +144,7 @@ pub struct Endpoint {
 }
 
 fn first_network() -> String {
-    "margay".into()
+    paths::CNI_NETWORK.into()
 }
 
 /// What any version reads of a record first.
@@ -209,7 +211,7 @@ pub enum RecordError {
 impl Records {
     /// The records below a run directory.
     pub fn below(run_dir: &Path) -> Self {
-        Self { dir: run_dir.join(crate::paths::ENDPOINTS) }
+        Self { dir: run_dir.join(paths::ENDPOINTS) }
     }
 
     /// The directory they are in.

@@ -10,12 +10,16 @@ pub const ENDPOINTS: &str = "endpoints";
 pub const AGENT_SOCKET: &str = "agent.sock";
 /// Below [`RUN_DIR`]: the socket on which the speaker serves the agent.
 pub const BGP_SOCKET: &str = "bgp.sock";
+/// Below [`RUN_DIR`]: the MTU that pods get now, as long as there are pods with a larger one.
+pub const POD_MTU: &str = "pod-mtu";
 /// Below [`STATE_DIR`]: the address blocks.
 pub const IPAM: &str = "ipam";
 /// Where runtimes look for network configurations.
 pub const CNI_CONF_DIR: &str = "/etc/cni/net.d";
-/// The network configuration's file there, and the network's name.
+/// The network configuration's file there.
 pub const CNI_CONF_FILE: &str = "10-margay.conflist";
+/// The network's name in it.
+pub const CNI_NETWORK: &str = "margay";
 /// The `type` of our plugin, which is its file name in `/opt/cni/bin`.
 pub const CNI_TYPE: &str = "margay";
 /// Where runtimes look for plugins.

@@ -60,7 +60,7 @@ use crate::{
         endpoint, leak,
         network_condition::{self, Condition, Network},
         nft::Driver,
-        overlay, sysctl,
+        overlay, pod_mtu, sysctl,
         takedown::{Progress, Takedowns},
     },
     readiness::Readiness,
@@ -101,6 +101,8 @@ pub(crate) enum Event {
     Plugin(Call),
     /// Something in the kernel that may be ours was taken away.
     Drift(Vec<Loss>),
+    /// An interface that is no pod's has another MTU, or may have.
+    Mtu,
     /// A pod that is taken down has come further.
     Takedown(Progress),
     /// The look at the kernel's links and routes is over.
@@ -630,6 +632,10 @@ impl Core {
                 // Nor before others find the way back.
                 self.changed.note(true);
             }
+            Event::Mtu => {
+                self.node_changed = true;
+                self.changed.note(true);
+            }
             Event::Drift(losses) => return losses.iter().any(|loss| self.concerns_us(loss)),
             Event::Takedown(progress) => self.takedowns.note(progress),
             Event::Looked(looked) => self.note(looked),
@@ -970,11 +976,19 @@ impl Core {
             return Ok(());
         }
         let addresses = self.state.own_node().map(|node| node.addresses.clone()).unwrap_or_default();
-        let mtu = match self.settings.mtu {
-            Some(mtu) => mtu,
-            None => cni::pod_mtu(&addresses, self.overhead())?,
+        let mtu = if let Some(mtu) = self.settings.mtu {
+            mtu
+        } else {
+            let others = self.state.nodes().filter(|(name, _)| *name != self.state.node_name());
+            let others = others.flat_map(|(_, node)| node.addresses.iter().copied()).collect();
+            cni::pod_mtu(&addresses, &others, self.overhead())?
         };
         cni::write(&self.settings, mtu)?;
+        pod_mtu::tell(
+            &self.settings.run_dir,
+            mtu,
+            self.state.endpoints().map(|(_, endpoint)| endpoint.as_ref()),
+        )?;
         self.configured = true;
         Ok(())
     }

@@ -4,8 +4,8 @@ use k8s_openapi::api::core::v1::Node as Object;
 
 use crate::Node;
 
-/// Reads a node: its labels, and its addresses of type `InternalIP` and `ExternalIP`. What cannot be read is left out and
-/// said in words.
+/// Reads a node: its labels, and its addresses of type `InternalIP` and `ExternalIP`. Those of tunnels are not in the object. What
+/// cannot be read is left out and said in words.
 pub fn convert_node(object: &Object) -> (Node, Vec<String>) {
     let name = object.metadata.name.as_deref().unwrap_or_default();
     let mut problems = Vec::new();
@@ -23,7 +23,8 @@ pub fn convert_node(object: &Object) -> (Node, Vec<String>) {
             )),
         }
     }
-    (Node { labels: object.metadata.labels.clone().unwrap_or_default(), addresses }, problems)
+    let labels = object.metadata.labels.clone().unwrap_or_default();
+    (Node { labels, addresses, ..Node::default() }, problems)
 }
 
 #[cfg(test)]

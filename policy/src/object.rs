@@ -94,6 +94,8 @@ pub struct Node {
     pub labels: BTreeMap<String, String>,
     /// Its own addresses, which pods in its network have too.
     pub addresses: Vec<IpAddr>,
+    /// What it may send from through tunnels, and no pod has: who names one of its own addresses of the family means these too.
+    pub tunnels: Vec<IpAddr>,
 }
 
 /// All objects that decide about traffic.
@@ -109,6 +111,15 @@ pub struct Objects {
     pub cluster_policies: BTreeMap<String, ClusterPolicy>,
     /// Nodes by name.
     pub nodes: BTreeMap<String, Node>,
+}
+
+impl Node {
+    /// What a block that names it may name it by, when a packet is from or to one of its addresses of tunnels: nothing otherwise.
+    pub(crate) fn named_by(&self, address: IpAddr) -> impl Iterator<Item = IpAddr> {
+        let is_tunnel = self.tunnels.contains(&address);
+        let own = self.addresses.iter().filter(move |own| is_tunnel && own.is_ipv4() == address.is_ipv4());
+        own.copied()
+    }
 }
 
 impl Objects {

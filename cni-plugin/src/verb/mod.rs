@@ -6,6 +6,7 @@ mod check;
 mod del;
 mod gc;
 mod loopback;
+mod shrink;
 mod status;
 mod version;
 
@@ -41,11 +42,18 @@ pub(crate) fn run(environment: &Environment, stdin: &[u8]) -> Result<String, Fai
         (Command::Add, Kind::Loopback) => loopback::add(environment, &config),
         (Command::Check, Kind::Loopback) => loopback::check(environment),
         (_, Kind::Loopback) => Ok(String::new()),
-        (Command::Add, Kind::Pod) => add::run(environment, &config),
+        (Command::Add, Kind::Pod) => {
+            let added = add::run(environment, &config)?;
+            shrink::pods(&config);
+            Ok(added)
+        }
         (Command::Del, Kind::Pod) => del::run(environment, &config),
         (Command::Check, Kind::Pod) => check::run(environment, &config),
         (Command::Gc, Kind::Pod) => gc::run(&config),
-        (Command::Status, Kind::Pod) => status::run(&config),
+        (Command::Status, Kind::Pod) => {
+            shrink::pods(&config);
+            status::run(&config)
+        }
         (Command::Version, Kind::Pod) => Ok(version::run(stdin)),
     }
 }

@@ -9,5 +9,6 @@
 mod chain;
 mod crash;
 mod node;
+mod shrink;
 mod spec;
 mod verbs;

@@ -38,6 +38,8 @@ pub(crate) struct State {
     claimed: Option<Vec<IpNetwork>>,
     /// The node of each block, where they are claimed.
     holders: Arc<BTreeMap<IpNetwork, String>>,
+    /// The first addresses of the blocks of each node, where they are claimed: what it may send from through tunnels.
+    tunnels: BTreeMap<String, Vec<IpAddr>>,
     /// How packets of the pods of each pool travel, by its range; ranges do not overlap.
     pool_traffic: Arc<BTreeMap<IpNetwork, PoolTraffic>>,
     listed: Listed,
@@ -108,6 +110,7 @@ impl State {
             namespace_wishes: BTreeMap::new(),
             claimed: None,
             holders: Arc::default(),
+            tunnels: BTreeMap::new(),
             pool_traffic: Arc::default(),
             // They come with the nodes, unless they are claimed.
             listed: Listed { blocks: true, ..Listed::default() },
@@ -233,6 +236,7 @@ impl State {
             self.holders = holders;
             self.touched.blocks = true;
             changed |= self.refresh_announced();
+            changed |= self.refresh_tunnels();
         }
         if self.pool_traffic != pool_traffic {
             self.pool_traffic = pool_traffic;
@@ -297,7 +301,12 @@ impl State {
     pub(crate) fn apply(&mut self, event: ApiEvent) -> bool {
         match event {
             ApiEvent::Nodes(change) => {
-                let (nodes, peers) = change.split(|NodeFacts { node, peer }| (node, peer));
+                let (nodes, mut peers) = change.split(|NodeFacts { node, peer }| (node, peer));
+                if self.claimed.is_some() {
+                    peers.each(|name, peer| {
+                        peer.tunnels = self.tunnels.get(name).cloned().unwrap_or_default();
+                    });
+                }
                 let changed = !apply(&mut self.nodes, &mut self.listed.nodes, nodes).is_same();
                 if changed {
                     self.refresh_announced();
@@ -348,6 +357,25 @@ impl State {
             self.refresh(name);
         }
         !announced.is_empty()
+    }
+
+    /// What nodes may send from through tunnels, as their blocks are now; true when that is other than before.
+    fn refresh_tunnels(&mut self) -> bool {
+        let mut tunnels: BTreeMap<String, Vec<IpAddr>> = BTreeMap::new();
+        for (block, name) in self.holders.iter() {
+            tunnels.entry(name.clone()).or_default().push(block.network());
+        }
+        self.tunnels = tunnels;
+        let mut changed = false;
+        for (name, node) in &mut self.objects.nodes {
+            let now = self.tunnels.get(name).map(Vec::as_slice).unwrap_or_default();
+            if node.tunnels != now {
+                node.tunnels = now.to_vec();
+                self.touched.policy.nodes.insert(name.clone());
+                changed = true;
+            }
+        }
+        changed
     }
 
     fn refresh_applied(&mut self, applied: Applied<PodName>) -> bool {

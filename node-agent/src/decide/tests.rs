@@ -252,6 +252,34 @@ fn where_blocks_are_claimed_an_announced_address_is_believed_in_a_block_of_the_p
 }
 
 #[test]
+fn where_blocks_are_claimed_a_node_sends_through_tunnels_from_the_first_addresses_of_those_that_it_has() {
+    let mut state = complete(&[], &[]);
+    let claim = |state: &mut State, holders: &[(&str, &str)]| {
+        let holders = holders.iter().map(|(block, node)| (block.parse().unwrap(), (*node).to_owned()));
+        state.set_claimed(vec![], Arc::new(holders.collect()), Arc::default());
+        state.take_touched().policy.nodes
+    };
+    let of = |state: &State, node: &str| -> Vec<String> {
+        state.objects().nodes[node].tunnels.iter().map(ToString::to_string).collect()
+    };
+    state.take_touched();
+    let touched = claim(&mut state, &[("10.1.0.0/26", "n1"), ("10.1.0.64/26", "n2"), ("fd00:1::/122", "n2")]);
+    assert_eq!(touched, ["n1", "n2"].map(str::to_owned).into());
+    assert_eq!(of(&state, "n2"), ["10.1.0.64", "fd00:1::"]);
+    // A node that is told of again has them still, and that is no news; podCIDRs mean nothing.
+    let again = || {
+        let mut again = node("192.0.2.2", "10.0.1.0/24");
+        again.peer.tunnels = vec!["10.0.1.0".parse().unwrap()];
+        again
+    };
+    assert!(!state.apply(ApiEvent::Nodes(Change::Applied("n2".into(), again()))));
+    assert_eq!(of(&state, "n2"), ["10.1.0.64", "fd00:1::"]);
+    let touched = claim(&mut state, &[("10.1.0.0/26", "n1"), ("10.1.0.64/26", "n3")]);
+    assert_eq!(touched, ["n2".to_owned()].into());
+    assert_eq!(of(&state, "n2"), [""; 0]);
+}
+
+#[test]
 fn the_topology_has_the_nodes_with_their_labels_and_the_own_blocks() {
     let mut state = complete(&[], &[]);
     let bgp = wanted(&mut state).unwrap().bgp.unwrap();

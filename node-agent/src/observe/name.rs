@@ -86,8 +86,10 @@ impl<'a> Namer<'a> {
         let strangers: BTreeSet<IpAddr> =
             addresses.filter(|address| compiler.pod_at(*address).is_none()).collect();
         let all = state.objects().nodes.iter();
-        let all =
-            all.flat_map(|(name, node)| node.addresses.iter().map(move |address| (*address, name.as_str())));
+        let all = all.flat_map(|(name, node)| {
+            let own = node.addresses.iter().chain(&node.tunnels);
+            own.map(move |address| (*address, name.as_str()))
+        });
         let nodes = all.filter(|(address, _)| strangers.contains(address)).collect();
         Self { compiler, nodes }
     }
@@ -220,6 +222,7 @@ mod tests {
     const POD: &str = "192.0.2.7";
     const OUTSIDE: &str = "203.0.113.1";
     const NODE: &str = "198.51.100.2";
+    const TUNNEL: &str = "10.244.2.0";
 
     /// The pod x/p, which more policies isolate than an event names, and which one of the cluster forbids to send.
     fn world() -> (State, Compiler) {
@@ -231,7 +234,8 @@ mod tests {
         let facts =
             PodFacts { uid: "u".into(), static_uid: None, announced: None, wish: None, pod: Arc::new(pod) };
         state.apply(ApiEvent::Pods(Change::Applied(PodName::new("x", "p"), facts)));
-        let peer = Node { addresses: vec![NODE.parse().unwrap()], ..Node::default() };
+        let [addresses, tunnels] = [NODE, TUNNEL].map(|text| vec![text.parse().unwrap()]);
+        let peer = Node { addresses, tunnels, ..Node::default() };
         let facts = NodeFacts { peer, ..NodeFacts::default() };
         state.apply(ApiEvent::Nodes(Change::Applied("n2".into(), facts)));
         for number in 0..MAX_POLICIES + 3 {
@@ -289,6 +293,9 @@ mod tests {
             assert_eq!(event.destination.pod.as_ref().unwrap().to_string(), "x/p");
             assert_eq!((event.policies.len(), event.more_policies), (MAX_POLICIES, 3));
             assert_eq!((event.direction, event.interface.as_ref()), (Direction::Ingress, None));
+        });
+        check(Origin::Isolation(PolicySetId(1), Way::Ingress), [TUNNEL, POD], |event| {
+            assert_eq!(event.source.node.as_deref(), Some("n2"), "through a tunnel");
         });
         check(Origin::Cluster(CauseId(1)), [POD, OUTSIDE], |event| {
             assert_eq!((&event.destination.pod, &event.destination.node), (&None, &None));

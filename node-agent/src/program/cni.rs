@@ -1,17 +1,14 @@
 //! The network configuration that tells the runtime about us.
 
-use std::{fs, net::IpAddr, path::Path};
+use std::{collections::BTreeSet, fs, net::IpAddr, path::Path};
 
 use anyhow::Context;
 use margay_api::paths;
-use margay_netlink::{
-    Socket, addr,
-    link::{self, Mtu},
-};
+use margay_netlink::{Socket, link::Mtu};
 use serde_json::{Value, json};
 use tracing::info;
 
-use crate::config::Settings;
+use crate::{config::Settings, program::uplink};
 
 /// Writes the configuration unless it is there as it must be. The runtime takes the node for ready on seeing it,
 /// so this is called last. It is renamed into place within its directory, which is what containerd notices.
@@ -45,7 +42,7 @@ fn conflist(run_dir: &Path, state_dir: &Path, mtu: Mtu, chained: &[Value]) -> St
         // (CNI spec 1.1, section 1), and with 1.1.0 ask for STATUS.
         "cniVersion": "1.0.0",
         "cniVersions": ["1.0.0", "1.1.0"],
-        "name": "margay",
+        "name": paths::CNI_NETWORK,
         "plugins": std::iter::once(&ours).chain(chained).collect::<Vec<_>>(),
     });
     format!("{list:#}\n")
@@ -54,9 +51,10 @@ fn conflist(run_dir: &Path, state_dir: &Path, mtu: Mtu, chained: &[Value]) -> St
 /// Fewer octets than this no IPv6 packet need ever have room in (RFC 8200 section 5).
 const LEAST: u32 = 1280;
 
-/// What fits on the way to other nodes, of which tunnels take `overhead` octets.
-pub(crate) fn pod_mtu(addresses: &[IpAddr], overhead: u32) -> anyhow::Result<Mtu> {
-    let uplink = uplink_mtu(addresses)?.map_or(1500, Mtu::octets);
+/// What fits on the way to other nodes, of which tunnels take `overhead` octets: in the smallest of several uplinks.
+pub(crate) fn pod_mtu(addresses: &[IpAddr], others: &BTreeSet<IpAddr>, overhead: u32) -> anyhow::Result<Mtu> {
+    let uplinks = uplink::list(&mut Socket::open()?, addresses, others)?;
+    let uplink = uplinks.iter().map(|uplink| uplink.mtu).min().unwrap_or(1500);
     let octets = uplink.saturating_sub(overhead);
     // Of a smaller uplink nobody but the operator knows what is to become.
     if overhead > 0 && octets < LEAST {
@@ -66,20 +64,6 @@ pub(crate) fn pod_mtu(addresses: &[IpAddr], overhead: u32) -> anyhow::Result<Mtu
         );
     }
     Mtu::new(octets).context("find the MTU of the node's interface; or give --mtu")
-}
-
-/// The MTU of the interface that has one of the node's addresses. The smallest of several.
-fn uplink_mtu(addresses: &[IpAddr]) -> anyhow::Result<Option<Mtu>> {
-    let mut socket = Socket::open()?;
-    let all = addr::list(&mut socket)?;
-    let uplinks = all.iter().filter(|found| addresses.contains(&found.network.ip())).map(|found| found.link);
-    let mut smallest: Option<u32> = None;
-    for index in uplinks {
-        if let Some(link) = link::by_index(&mut socket, index)? {
-            smallest = Some(smallest.map_or(link.mtu, |mtu| mtu.min(link.mtu)));
-        }
-    }
-    Ok(smallest.and_then(Mtu::new))
 }
 
 #[cfg(test)]

@@ -11,5 +11,7 @@ pub(crate) mod leak;
 pub(crate) mod network_condition;
 pub(crate) mod nft;
 pub(crate) mod overlay;
+pub(crate) mod pod_mtu;
 pub(crate) mod sysctl;
 pub(crate) mod takedown;
+pub(crate) mod uplink;

@@ -1,11 +1,11 @@
 //! Changes that others make to the kernel's objects of ours.
 
-use std::{net::IpAddr, os::fd::AsRawFd};
+use std::{collections::BTreeMap, net::IpAddr, os::fd::AsRawFd};
 
 use margay_api::endpoint::{EndpointId, HOST_IFNAME_PREFIX};
 use margay_netlink::{
-    Event as KernelEvent, Group, Monitor,
-    link::Link,
+    Error, Event as KernelEvent, Group, Monitor, Socket,
+    link::{self, IfIndex, Link},
     nftables::{TableMonitor, Touched},
     route::Protocol,
 };
@@ -27,12 +27,14 @@ pub(crate) enum Loss {
     Unknown,
 }
 
-/// Tells the core whenever something that may be ours is taken away: it knows whether that was to be.
+/// Tells the core whenever something that may be ours is taken away: it knows whether that was to be. It is told too that
+/// an interface has another MTU.
 ///
 /// What `pending` waits for is no loss.
 pub(crate) async fn run(events: mpsc::Sender<Event>, pending: Pending) -> anyhow::Result<()> {
     let monitor = Monitor::open(&[Group::Links, Group::Routes, Group::Neighbours])?;
     let mut monitor = watched(monitor)?;
+    let mut mtus = Mtus::read()?;
     let mut seen = Vec::new();
     loop {
         let mut ready = monitor.readable_mut().await?;
@@ -40,6 +42,13 @@ pub(crate) async fn run(events: mpsc::Sender<Event>, pending: Pending) -> anyhow
             Ok(read) => read?,
             // Nothing to read after all.
             Err(_would_block) => continue,
+        }
+        let mut is_other = false;
+        for event in &seen {
+            is_other |= mtus.note(event)?;
+        }
+        if is_other && events.send(Event::Mtu).await.is_err() {
+            return Ok(());
         }
         let losses: Vec<Loss> = seen.drain(..).filter_map(|event| loss(&event, &pending)).collect();
         if !losses.is_empty() && events.send(Event::Drift(losses)).await.is_err() {
@@ -88,6 +97,36 @@ pub(crate) async fn heard(
         Err(_would_block) => return Ok(false),
     }
     Ok(seen.iter().any(matters))
+}
+
+/// The MTU of each interface that is no pod's.
+#[derive(Debug)]
+struct Mtus(BTreeMap<IfIndex, u32>);
+
+impl Mtus {
+    fn read() -> Result<Self, Error> {
+        let links = link::list(&mut Socket::open()?)?;
+        let links = links.iter().filter(|link| !link.name.starts_with(HOST_IFNAME_PREFIX));
+        Ok(Self(links.map(|link| (link.index, link.mtu)).collect()))
+    }
+
+    /// Whether an interface that was there has another from now on, or may have.
+    fn note(&mut self, event: &KernelEvent) -> Result<bool, Error> {
+        Ok(match event {
+            KernelEvent::LinkChanged(link) if !link.name.starts_with(HOST_IFNAME_PREFIX) => {
+                self.0.insert(link.index, link.mtu).is_some_and(|before| before != link.mtu)
+            }
+            KernelEvent::LinkGone(link) => {
+                self.0.remove(&link.index);
+                false
+            }
+            KernelEvent::Lost => {
+                *self = Self::read()?;
+                true
+            }
+            _ => false,
+        })
+    }
 }
 
 fn loss(event: &KernelEvent, pending: &Pending) -> Option<Loss> {

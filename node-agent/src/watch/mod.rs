@@ -89,6 +89,15 @@ impl<K: Ord, V> Change<K, V> {
         matches!(self, Self::Replaced(_))
     }
 
+    /// Does this to each value that it has.
+    pub(crate) fn each(&mut self, mut change: impl FnMut(&K, &mut V)) {
+        match self {
+            Self::Replaced(all) => all.iter_mut().for_each(|(key, value)| change(key, value)),
+            Self::Applied(key, value) => change(key, value),
+            Self::Deleted(_) => {}
+        }
+    }
+
     /// Makes a map so; true when anything in it is other than before.
     pub(crate) fn changes(self, map: &mut BTreeMap<K, V>) -> bool
     where

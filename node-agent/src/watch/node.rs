@@ -134,6 +134,8 @@ pub(super) fn read(object: &Object, own: &str) -> Read<NodeFacts> {
             }
         }
     }
+    // Where blocks are claimed these are of no meaning, and who knows the blocks has others in their place.
+    peer.tunnels = pod_cidrs.iter().map(IpNetwork::network).collect();
     let bgp = bgp(&name, &object.metadata);
     problems.extend(bgp.problems.iter().cloned());
     let tunnels = [TUNNELS_RECEIVED, TUNNELS_SENT].map(|key| annotations.and_then(|all| all.get(key)));
@@ -212,6 +214,7 @@ mod tests {
         assert_eq!(node.identity.as_ref().unwrap().labels["rack"], "r1");
         assert_eq!(node.addresses, ["192.0.2.1".parse::<IpAddr>().unwrap()]);
         assert_eq!(node.pod_cidrs, ["10.0.0.0/24".parse().unwrap()]);
+        assert_eq!(peer.tunnels, ["10.0.0.0".parse::<IpAddr>().unwrap()]);
         assert_eq!(read.problems.len(), 2, "{:?}", read.problems);
     }
 

@@ -38,7 +38,7 @@ use crate::{
     metrics::WayState,
     news::tell,
     notice::{Notices, Reason},
-    program::{network_condition::Passage, overlay::name_of},
+    program::{network_condition::Passage, overlay::name_of, uplink},
     watch::drift::{heard, watched},
 };
 
@@ -166,7 +166,7 @@ struct Here {
     tunnels: BTreeMap<Carrier, Device>,
     /// The blocks to which a route leads through a tunnel.
     routes: Vec<(IpNetwork, Carrier)>,
-    /// The interface of each own address, and its MTU.
+    /// The interface of each own address, and the MTU of the ways that begin there.
     uplinks: BTreeMap<IpAddr, (IfIndex, u32)>,
 }
 
@@ -210,8 +210,8 @@ impl Task {
 
     /// Sees which ways there are, and which of them are others than they were.
     async fn look(&mut self, peers: &Arc<Peers>) -> anyhow::Result<()> {
-        let own = peers.own.clone();
-        let here = spawn_blocking(move || here(&own)).await?.context("look at the ways to other nodes")?;
+        let all = Arc::clone(peers);
+        let here = spawn_blocking(move || here(&all)).await?.context("look at the ways to other nodes")?;
         self.nodes.send_replace(Arc::new(peers.sources()));
         let on_tunnels = here.tunnels.values().flat_map(|device| device.addresses.iter().copied());
         self.listeners.set(&on_tunnels.chain(here.uplinks.keys().copied()).collect());
@@ -331,7 +331,7 @@ fn share(own: &str, node: &str, time: u32) -> f32 {
 }
 
 /// What there is of ways.
-fn here(own: &[IpAddr]) -> anyhow::Result<Here> {
+fn here(peers: &Peers) -> anyhow::Result<Here> {
     let mut socket = Socket::open()?;
     let (links, addresses) = (link::list(&mut socket)?, addr::list(&mut socket)?);
     let mut here = Here::default();
@@ -345,10 +345,9 @@ fn here(own: &[IpAddr]) -> anyhow::Result<Here> {
         let device = Device { index: link.index, name, mtu: link.mtu, addresses: on_it, offload };
         here.tunnels.insert(carrier, device);
     }
-    for address in addresses.iter().filter(|address| own.contains(&address.network.ip())) {
-        if let Some(link) = links.iter().find(|link| link.index == address.link) {
-            here.uplinks.insert(address.network.ip(), (link.index, link.mtu));
-        }
+    let others = peers.nodes.values().flat_map(|peer| peer.addresses.iter().copied()).collect();
+    for uplink in uplink::list(&mut socket, &peers.own, &others)? {
+        here.uplinks.insert(uplink.network.ip(), (uplink.link, uplink.mtu));
     }
     let filter = Filter { table: Some(TableId::MAIN), protocol: Some(Protocol::MARGAY_OVERLAY) };
     for route in route::list(&mut socket, filter)? {

@@ -1,6 +1,7 @@
 //! Which class an address is in.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv6Addr},
 };
@@ -16,11 +17,11 @@ use crate::{AddressRange, NamespaceChoice, Objects, Pod, PodName, range::disjoin
 /// Addresses by the terms that they match.
 ///
 /// Where only blocks match, a range says so for all its addresses. A pod or node that other terms match has an entry of
-/// its own, which knows its blocks too.
+/// its own, which knows its blocks too; so has what a node sends from through tunnels, where it is in other blocks than the range.
 #[derive(Debug, Default)]
 pub(super) struct Addresses {
     claims: Claims,
-    /// The addresses of each node, and the nodes at each address.
+    /// The addresses of each node, those of tunnels too, and the nodes at each address.
     nodes: BTreeMap<String, Vec<IpAddr>>,
     at: BTreeMap<IpAddr, BTreeSet<String>>,
     ranges: BTreeMap<AddressRange, TermSet>,
@@ -67,11 +68,12 @@ impl Addresses {
                 }
             }
             let Some(node) = objects.nodes.get(name) else { continue };
-            for address in &node.addresses {
+            let all: Vec<IpAddr> = node.addresses.iter().chain(&node.tunnels).copied().collect();
+            for address in &all {
                 touched.insert(*address);
                 self.at.entry(*address).or_default().insert(name.clone());
             }
-            self.nodes.insert(name.clone(), node.addresses.clone());
+            self.nodes.insert(name.clone(), all);
         }
         touched
     }
@@ -85,6 +87,7 @@ impl Addresses {
         turnover: &Turnover,
     ) -> Reclassed {
         let mut wishes = BTreeMap::new();
+        let mut touched = Cow::Borrowed(touched);
         if turnover.blocks {
             let before = std::mem::take(&mut self.ranges);
             wishes.extend(before.into_keys().map(|range| (Member::Range(range), None)));
@@ -93,6 +96,10 @@ impl Addresses {
             self.ranges = ranges.map(|(range, ids)| (range, ids.into_iter().collect())).collect();
             let ranges = self.ranges.iter();
             wishes.extend(ranges.map(|(range, ids)| (Member::Range(*range), Some(TermSet::clone(ids)))));
+            let tunnels: Vec<IpAddr> = self.tunnels_in_blocks(objects).collect();
+            if !tunnels.is_empty() {
+                touched.to_mut().extend(tunnels);
+            }
         }
         let mut gains: BTreeMap<IpAddr, Vec<TermId>> = BTreeMap::new();
         for id in &turnover.added {
@@ -105,19 +112,22 @@ impl Addresses {
                 }
             }
         }
-        let is_own = |ids: &[TermId]| ids.iter().any(|id| !terms.is_block(*id));
+        let is_own = |address: IpAddr, ids: &[TermId]| {
+            let of_range = self.blocks_of(address).map_or(&[][..], |ids| ids);
+            ids.iter().any(|id| !terms.is_block(*id)) || ids != of_range
+        };
         for (address, gained) in gains.into_iter().filter(|(address, _)| !touched.contains(address)) {
             let member = Member::Address(address);
             let before = self.classes.key_of(&member).or_else(|| self.blocks_of(address));
             let kept = before.into_iter().flat_map(|ids| ids.iter()).filter(|id| !turnover.gone.contains(id));
             wishes.insert(
                 member,
-                Some(sorted(kept.copied().chain(gained).collect())).filter(|ids| is_own(ids)),
+                Some(sorted(kept.copied().chain(gained).collect())).filter(|ids| is_own(address, ids)),
             );
         }
-        for address in touched {
-            let ids = sorted(self.terms_of(objects, terms, *address));
-            wishes.insert(Member::Address(*address), Some(ids).filter(|ids| is_own(ids)));
+        for address in touched.iter().copied() {
+            let ids = sorted(self.terms_of(objects, terms, address));
+            wishes.insert(Member::Address(address), Some(ids).filter(|ids| is_own(address, ids)));
         }
         let Moved { members, parts } = self.classes.assign(wishes);
         let classes = parts.into_iter().map(|part| (ClassId(part), self.reindex(ClassId(part)))).collect();
@@ -168,9 +178,9 @@ impl Addresses {
         self.classes.key(class.0)
     }
 
-    /// Whether a class is one of ranges; no address is in it on its own then.
+    /// Whether a class is one of ranges.
     pub(super) fn is_of_ranges(&self, class: ClassId) -> bool {
-        matches!(self.classes.members(class.0).next(), Some(Member::Range(_)))
+        self.classes.members(class.0).any(|member| matches!(member, Member::Range(_)))
     }
 
     /// The classes of which all addresses match a term.
@@ -192,6 +202,18 @@ impl Addresses {
         self.range_of(address).map(|(_, ids)| ids)
     }
 
+    /// What nodes send from through tunnels, where the blocks that it is in are those of other addresses, or were.
+    fn tunnels_in_blocks(&self, objects: &Objects) -> impl Iterator<Item = IpAddr> {
+        objects.nodes.values().flat_map(move |node| {
+            let [four, six] = [true, false].map(|is_ipv4| {
+                let mut own = node.addresses.iter().filter(|own| own.is_ipv4() == is_ipv4);
+                own.any(|own| self.blocks_of(*own).is_some())
+            });
+            let is_in = move |tunnel: &&IpAddr| if tunnel.is_ipv4() { four } else { six };
+            node.tunnels.iter().filter(move |it| is_in(it) || self.class_of(**it).is_some()).copied()
+        })
+    }
+
     /// All that an address matches.
     fn terms_of(&self, objects: &Objects, terms: &Terms, address: IpAddr) -> Vec<TermId> {
         let mut ids = Vec::new();
@@ -201,6 +223,9 @@ impl Addresses {
         }
         for node in self.at.get(&address).into_iter().flatten().filter_map(|name| objects.nodes.get(name)) {
             ids.extend(terms.of_node(&node.labels));
+            for own in node.named_by(address) {
+                ids.extend(self.blocks_of(own).into_iter().flat_map(|ids| ids.iter()));
+            }
         }
         ids.extend(self.blocks_of(address).into_iter().flat_map(|ids| ids.iter()));
         ids
@@ -216,7 +241,8 @@ impl Addresses {
         match term {
             Term::Nodes(nodes) => {
                 let matching = objects.nodes.values().filter(|node| nodes.matches(&node.labels));
-                matching.flat_map(|node| &node.addresses).for_each(|address| found(*address));
+                let all = matching.flat_map(|node| node.addresses.iter().chain(&node.tunnels));
+                all.for_each(|address| found(*address));
             }
             Term::Block { block, port: None } => {
                 let [first, last] = [block.cidr.network(), block.cidr.broadcast()].map(Member::Address);

@@ -229,11 +229,17 @@ impl Asked<'_> {
     fn is_peer(&self, peer: &Peer, (address, pod): FarEnd<'_>) -> bool {
         match peer {
             // "Cluster-internal traffic will be checked against the rule as well."
-            Peer::Block(block) => block.contains(address),
+            Peer::Block(block) => {
+                let mut named = self.objects.nodes.values().flat_map(|node| node.named_by(address));
+                block.contains(address) || named.any(|own| block.contains(own))
+            }
             // "It selects the nodeIPs as the peer type by matching on the IPs present in the node.Status.Addresses."
             Peer::Nodes(selector) => {
                 let mut nodes = self.objects.nodes.values();
-                nodes.any(|node| selector.matches(&node.labels) && node.addresses.contains(&address))
+                nodes.any(|node| {
+                    let mut all = node.addresses.iter().chain(&node.tunnels);
+                    selector.matches(&node.labels) && all.any(|own| *own == address)
+                })
             }
             Peer::Pods { namespaces, pods } => pod.is_some_and(|pod| {
                 let namespace = match namespaces {

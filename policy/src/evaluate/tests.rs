@@ -279,6 +279,7 @@ fn nodes_are_their_addresses_and_pods_in_their_network_have_them() {
         let node = Node {
             labels: [("os".to_owned(), os.to_owned())].into(),
             addresses: addresses.map(|address| address.parse().unwrap()).into(),
+            ..Node::default()
         };
         objects.nodes.insert(name.into(), node);
     }
@@ -291,6 +292,31 @@ fn nodes_are_their_addresses_and_pods_in_their_network_have_them() {
     assert_eq!(words(&evaluate(&objects, &six).egress), "p[0] accepts");
     // It is no subject either, nor is it one of the namespace's pods.
     assert_eq!(words(&evaluate(&objects, &flow("192.0.2.1", "203.0.113.9", 80)).egress), "nothing");
+}
+
+#[test]
+fn what_a_node_sends_through_a_tunnel_is_the_nodes_in_the_family_of_its_source() {
+    let mut objects = objects(
+        "{metadata: {namespace: x, name: node}, spec: {podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 192.0.2.1/32}}]}]}}",
+    );
+    for (name, addresses, tunnels) in [
+        ("n1", ["192.0.2.1", "2001:db8::1"], ["10.244.1.0", "fd00:1::"]),
+        ("n2", ["192.0.2.2", "2001:db8::2"], ["10.244.2.0", "fd00:2::"]),
+    ] {
+        let [addresses, tunnels] =
+            [addresses, tunnels].map(|all| all.map(|address| address.parse().unwrap()).into());
+        objects.nodes.insert(name.into(), Node { addresses, tunnels, ..Node::default() });
+    }
+    let is_allowed = |objects: &Objects, source: &str, destination: &str| {
+        evaluate(objects, &flow(source, destination, 80)).allowed()
+    };
+    for (source, expected) in
+        [("192.0.2.1", true), ("10.244.1.0", true), ("10.244.1.1", false), ("10.244.2.0", false)]
+    {
+        assert_eq!(is_allowed(&objects, source, "10.0.0.1"), expected, "{source}");
+    }
+    // Its other family is none of the block's, whatever addresses the node has.
+    assert!(!is_allowed(&objects, "fd00:1::", "10.0.0.1"));
 }
 
 #[test]

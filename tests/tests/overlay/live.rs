@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use margay_api::resource::{Encapsulation, IPPoolSpec};
-use margay_lab::{Daemon, FabricKind, IpamMode, Lab, LabConfig, Routing, Stream};
+use margay_lab::{Daemon, FabricKind, IpamMode, Lab, LabConfig, Party, Routing, Stream};
 
 use crate::cluster::{
     attach_outside, inside, key, margayctl, passes, pod, seen_outside, start, until, until_connected,
@@ -115,18 +115,36 @@ async fn on_one_subnet_without_bgp_each_mode_connects_all() {
     }
     until_no_device(&lab).await;
     stream.sends(50).await.unwrap();
-    nothing_was_lost(stream).await;
 
-    // The router in front of the outside knows pods of podCIDRs alone.
+    // Nor to pods or to the outside while translation comes and goes, and the pool becomes larger and smaller. The router in front
+    // of the outside knows pods of podCIDRs alone.
     attach_outside(&mut lab).await;
     assert_eq!(seen_outside(&lab, "a", 0).await, None);
+    let outside = Party::External("outside".into());
+    let mut outwards = lab.stream(&pod("a"), &outside, Duration::from_millis(10)).unwrap();
+    outwards.sends(50).await.unwrap();
     edit(&lab, r#"{"natOutgoing": true}"#).await;
     let node = Some(lab.node(0).addresses()[0]);
     until(&lab, "a is seen as its node", async || seen_outside(&lab, "a", 0).await == node).await;
     // Nodes and other pods still see itself.
     until_connected(&lab).await;
+    for range in ["10.240.0.0/12", "10.244.0.0/16"] {
+        edit(&lab, &format!("{{\"cidr\": \"{range}\"}}")).await;
+        until(&lab, &format!("what is to {range} is not translated"), async || {
+            lab.node(0).output("nft", &["list", "table", "inet", "margay"]).await.unwrap().contains(range)
+        })
+        .await;
+        stream.sends(50).await.unwrap();
+        outwards.sends(50).await.unwrap();
+    }
+    assert_eq!(seen_outside(&lab, "a", 0).await, node);
+    until_connected(&lab).await;
     edit(&lab, r#"{"natOutgoing": false}"#).await;
     until(&lab, "a is seen as its node no more", async || seen_outside(&lab, "a", 0).await.is_none()).await;
+    stream.sends(50).await.unwrap();
+    outwards.sends(50).await.unwrap();
+    nothing_was_lost(stream).await;
+    nothing_was_lost(outwards).await;
     lab.stop().await;
 }
 

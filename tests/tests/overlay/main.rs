@@ -7,6 +7,8 @@ mod ipv6;
 mod life;
 mod live;
 mod modes;
+mod mtu;
+mod sources;
 mod tunnel;
 mod uplinks;
 mod ways;

@@ -125,9 +125,11 @@ fn event() -> impl Strategy<Value = Event> {
         4 => (cluster_policy(), gone()).prop_map(|(policy, gone)| {
             Event::ClusterPolicy(policy.name.clone(), (!gone).then(|| Box::new(policy)))
         }),
-        1 => ("[mn]", labels(), vec(address(), 0..2), gone()).prop_map(|(name, labels, addresses, gone)| {
-            Event::Node(name, (!gone).then_some(Node { labels, addresses }))
-        }),
+        1 => ("[mn]", labels(), vec(address(), 0..2), vec(address(), 0..3), gone()).prop_map(
+            |(name, labels, addresses, tunnels, gone)| {
+                Event::Node(name, (!gone).then_some(Node { labels, addresses, tunnels }))
+            },
+        ),
         3 => (pod_name(), weighted(0.8)).prop_map(|(name, is_local)| Event::Local(name, is_local)),
         1 => (vec(pod(), 0..6), vec(policy(), 0..4)).prop_map(|(pods, policies)| Event::Listing(pods, policies)),
     ]

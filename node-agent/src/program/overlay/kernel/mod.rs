@@ -19,8 +19,8 @@ use super::{
 };
 use crate::{
     config,
-    decide::{Carrier, Conditions, Hop, Paths, Uplink, Ways},
-    program::ebpf::TunnelMap,
+    decide::{Carrier, Conditions, Hop, Paths, Ways},
+    program::{ebpf::TunnelMap, uplink},
     traffic::Traffic,
     tunnels::{Kind, Tunnels},
 };
@@ -73,12 +73,8 @@ pub(super) fn apply(
         return Ok(Applied { faults: vec![fault], tunnels, ..Applied::default() });
     }
     let all = addr::list(socket)?;
-    let mut uplinks = Vec::new();
-    for address in all.iter().filter(|address| paths.addresses.contains(&address.network.ip())) {
-        if let Some(link) = link::by_index(socket, address.link)? {
-            uplinks.push(Uplink { link: link.index, network: address.network, mtu: link.mtu });
-        }
-    }
+    let others = paths.nodes.values().flatten().copied().collect();
+    let uplinks = uplink::list(socket, &paths.addresses, &others)?;
     let on_tunnels = all.iter().filter(|address| links.values().any(|link| link.index == address.link));
     let present: Vec<IpAddr> = on_tunnels.map(|address| address.network.ip()).collect();
     let wanted = paths.ways(&Conditions {

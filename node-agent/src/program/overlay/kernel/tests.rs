@@ -135,6 +135,39 @@ fn exchange(nodes: &[Node; 2], when: &str) {
 }
 
 #[test]
+fn a_tunnel_from_an_address_on_lo_has_room_in_the_smallest_uplink_that_leads_to_other_nodes() {
+    let mut nodes = nodes("192.0.2.", 24);
+    for (node, number) in nodes.iter_mut().zip([1, 2]) {
+        let other = 3 - number;
+        node.paths.addresses = vec![format!("198.51.100.{number}").parse().unwrap()];
+        node.paths.nodes =
+            [(format!("n{other}"), vec![format!("198.51.100.{other}").parse().unwrap()])].into();
+        node.ip("link set lo up");
+        node.ip(&format!("address add 198.51.100.{number}/32 dev lo"));
+        // Half of the packets would go by another one, and nothing by a third.
+        for (name, mtu) in [("eth1", 1400), ("eth2", 1300)] {
+            node.ip(&format!("link add {name} mtu {mtu} type veth peer name {name}p"));
+            node.ip(&format!("link set {name}p up"));
+            node.ip(&format!("link set {name} up"));
+        }
+        node.ip(&format!(
+            "route add 198.51.100.{other}/32 nexthop via 192.0.2.{other} dev eth0 nexthop via 192.0.2.{other} dev eth1 onlink"
+        ));
+        node.ip("route add 203.0.113.0/24 dev eth2");
+        let applied = node.apply();
+        assert_eq!((applied.faults, applied.refused), (Vec::<String>::new(), Vec::<String>::new()));
+        let shown = node.ip("link show margay.vxlan4");
+        assert!(shown.contains("mtu 1350 "), "{shown}");
+        node.ip("link set eth0 mtu 1390");
+        node.apply();
+        let shown = node.ip("link show margay.vxlan4");
+        assert!(shown.contains("mtu 1340 "), "{shown}");
+        node.ip(&format!("route replace 198.51.100.{other}/32 via 192.0.2.{other} dev eth0"));
+    }
+    exchange(&nodes, "between addresses on lo");
+}
+
+#[test]
 fn packets_of_both_families_cross_a_tunnel_over_either_and_a_second_time_changes_nothing() {
     for (underlay, prefix, device, mtu) in
         [("192.0.2.", 24, "margay.vxlan4", "mtu 1450"), ("2001:db8::", 64, "margay.vxlan6", "mtu 1430")]
