@@ -36,7 +36,7 @@ impl Model {
             let labels = cluster.nodes.get(name).cloned().unwrap_or_default();
             let addresses = both([172, 18, 0, number], 0x1000 + u16::from(number));
             model.addresses.nodes.insert(name.to_owned(), addresses.clone());
-            model.objects.nodes.insert(name.to_owned(), Node { labels, addresses });
+            model.objects.nodes.insert(name.to_owned(), Node { labels, addresses, ..Node::default() });
         }
         for (name, external) in &cluster.externals {
             let addresses = external.ipv4.map(IpAddr::V4).into_iter().chain(external.ipv6.map(IpAddr::V6));
