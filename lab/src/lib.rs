@@ -29,6 +29,7 @@ mod lab;
 mod machine;
 mod matrix;
 mod node;
+mod pages;
 mod party;
 mod plan;
 mod pods;

@@ -24,7 +24,7 @@ use margay_api::{
     pools::Snapshot,
 };
 use margay_ipam::{Owner, Store};
-use margay_netlink::conntrack::Connection;
+use margay_netlink::{conntrack::Connection, link::Mtu};
 use margay_policy::{
     PolicyId,
     compile::{Changes, Tightened},
@@ -60,8 +60,11 @@ use crate::{
         endpoint, leak,
         network_condition::{self, Condition, Network},
         nft::Driver,
-        overlay, pod_mtu, sysctl,
+        overlay,
+        pod_mtu::Shrinking,
+        sysctl,
         takedown::{Progress, Takedowns},
+        uplink::ETHERNET,
     },
     readiness::Readiness,
     serve::{
@@ -360,6 +363,9 @@ struct Core {
     nodes_changed: bool,
     doubles: Doubles,
     retry: Option<Instant>,
+    /// What new pods get, as far as it was ever known.
+    mtu: Option<Mtu>,
+    shrinking: Shrinking,
     last_error: Option<String>,
     configured: bool,
     waiting: Vec<Waiting>,
@@ -496,6 +502,8 @@ impl Core {
             nodes_changed: false,
             doubles: Doubles::default(),
             retry: None,
+            mtu: None,
+            shrinking: Shrinking::default(),
             last_error: None,
             configured: false,
             waiting: Vec::new(),
@@ -948,7 +956,9 @@ impl Core {
 
     fn configure_node(&mut self, blocks: &[IpNetwork]) {
         let outcome = self.try_configure_node(blocks);
-        self.node_changed = outcome.is_err();
+        let due = self.shrinking.due();
+        self.node_changed = outcome.is_err() || due.is_some();
+        self.retry = self.retry.into_iter().chain(due).min();
         if let Err(error) = outcome {
             error!("{error:#}; trying again");
             self.notices.of_node(Reason::NODE_NOT_CONFIGURED, format!("{error:#}"));
@@ -976,25 +986,27 @@ impl Core {
             return Ok(());
         }
         let addresses = self.state.own_node().map(|node| node.addresses.clone()).unwrap_or_default();
-        let mtu = if let Some(mtu) = self.settings.mtu {
-            mtu
+        let fits = if let Some(mtu) = self.settings.mtu {
+            Some(mtu)
         } else {
             let others = self.state.nodes().filter(|(name, _)| *name != self.state.node_name());
             let others = others.flat_map(|(_, node)| node.addresses.iter().copied()).collect();
-            cni::pod_mtu(&addresses, &others, self.overhead())?
+            cni::fits(&addresses, &others, self.overhead())?
         };
+        // What is not known for a moment is as it was, for new pods; of those that are there nothing follows from it.
+        let mtu = match fits.or(self.mtu) {
+            Some(mtu) => mtu,
+            None => cni::less(ETHERNET, self.overhead())?,
+        };
+        self.mtu = fits.or(self.mtu);
         cni::write(&self.settings, mtu)?;
-        pod_mtu::tell(
-            &self.settings.run_dir,
-            mtu,
-            self.state.endpoints().map(|(_, endpoint)| endpoint.as_ref()),
-        )?;
+        let endpoints = self.state.endpoints().map(|(_, endpoint)| endpoint.as_ref());
+        self.shrinking.note(&self.settings.run_dir, fits, endpoints, Instant::now())?;
         self.configured = true;
         Ok(())
     }
 
-    /// How many octets a tunnel takes of each packet of a pod: of a pod that is added while tunnels change, the most before and after,
-    /// as it keeps its MTU.
+    /// How many octets a tunnel takes of each packet of a pod: of a pod that is added while tunnels change, the most before and after.
     fn overhead(&self) -> u32 {
         let paths = self.programmed.as_ref().and_then(|programmed| programmed.paths.as_ref());
         paths.map_or(0, |paths| paths.overhead()).max(self.tunnels_take)

@@ -45,7 +45,8 @@ impl Log {
     }
 }
 
-/// Each failed request of the client is told by who made it, with its cause and not at every attempt.
+/// The client tells of each failed request without its cause, at every attempt; who made the request does better. A module that is named
+/// here may be named in a filter, too, which counts then.
 const TOLD_BY_OTHERS: &str = "kube_client::client::builder=off";
 
 fn parse(level: &str) -> anyhow::Result<EnvFilter> {

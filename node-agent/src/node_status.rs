@@ -12,7 +12,7 @@ use kube::{
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use crate::watch::Identity;
+use crate::{causes::in_full, watch::Identity};
 
 /// Has that very node carry annotations; what is null goes.
 ///
@@ -46,7 +46,7 @@ pub(crate) async fn set_condition(
 
 async fn write(api: &Api<Node>, name: &str, patch: &Patch<Value>, patience: Duration) -> Result<(), String> {
     match timeout(patience, api.patch_status(name, &PatchParams::default(), patch)).await {
-        Ok(written) => written.map(drop).map_err(|error| error.to_string()),
+        Ok(written) => written.map(drop).map_err(|error| in_full(&error)),
         Err(_elapsed) => Err(format!("no answer within {patience:?}")),
     }
 }

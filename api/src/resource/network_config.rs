@@ -33,8 +33,8 @@ use serde::{Deserialize, Serialize};
 )]
 #[serde(rename_all = "camelCase")]
 pub struct NetworkConfigSpec {
-    /// Octets that a pod's packet may have; when not set, the MTU of the interface with the node's address, less what a
-    /// tunnel takes. Applied live, to pods that are made from then on.
+    /// Octets that a pod's packet may have; when not set, the MTU of the interface by which the node reaches others, less what a
+    /// tunnel takes. Applied live, to pods that are made from then on; a smaller one to those that are there, too.
     #[schemars(with = "Option<i32>", range(min = 1280, max = 65535))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<i64>,

@@ -21,7 +21,7 @@ use crate::{agent::Agent, config::Config};
 
 /// How long the agent may take to hear of a pod.
 const WAIT: Duration = Duration::from_secs(1);
-/// With less, the kernel takes IPv6 away from an interface (RFC 8200 section 5).
+/// With less, the kernel takes IPv6 away from an interface (RFC 8200 section 5). The agent asks for none that is smaller.
 const LEAST: u32 = 1280;
 
 /// Why a pod keeps what it has.
@@ -58,6 +58,10 @@ fn shrink(run_dir: &Path, records: &Records, id: &EndpointId, mtu: Mtu) -> Resul
     };
     if endpoint.mtu <= mtu.octets() {
         return Ok(false);
+    }
+    // Whoever can write a record names no other interface of the node by it.
+    if endpoint.host_ifname != id.host_ifname() {
+        return Err(format!("the record of {id} names {}", endpoint.host_ifname).into());
     }
     let namespace = Namespace::open(Path::new(&endpoint.netns))?;
     {

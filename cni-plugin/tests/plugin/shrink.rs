@@ -71,11 +71,12 @@ fn a_status_and_an_add_make_the_mtu_of_pods_that_are_there_smaller_and_never_lar
 #[test]
 fn pods_of_another_network_keep_theirs_and_one_that_is_gone_keeps_no_other_from_it() {
     on_node(DUAL, Some(Response::Done), |node| {
-        let [gone, other, pod] = ["c1", "c2", "c3"].map(Pod::new);
+        // By the order of their records the one that is gone comes first.
+        let [gone, other, pod] = ["c3", "c2", "c1"].map(Pod::new);
         node.add(&gone);
         node.call("ADD", &other, &json!({"name": "another"})).unwrap();
         node.add(&pod);
-        let mut record = node.records().read(&EndpointId::of("c1", "eth0")).unwrap().unwrap();
+        let mut record = node.records().read(&EndpointId::of("c3", "eth0")).unwrap().unwrap();
         record.netns = "/run/netns/no-such".into();
         node.records().write(&record).unwrap();
         say(node, "1350\n");

@@ -20,7 +20,7 @@ mod world;
 
 pub use report::{CaseReport, Failure, Outcome, Report};
 
-use crate::config::LabConfig;
+use crate::config::{Dataplane, LabConfig};
 use crate::lab::Lab;
 use anyhow::Context;
 use case::Case;
@@ -76,9 +76,28 @@ pub async fn run(
         report.cases.push(case);
     }
     report.seconds = begin.elapsed().as_secs_f64();
+    if lab.config().dataplane == Dataplane::Ebpf {
+        tell(&format!("{} packets between pods went round the stack", short_way(&lab).await?))?;
+    }
     lab.stop().await;
     tell(&report.to_string())?;
     Ok(report)
+}
+
+/// How many packets the programs have handed to a pod or sent to another node.
+///
+/// # Errors
+/// When there are none on a node: whatever was judged, it was not by them.
+async fn short_way(lab: &Lab) -> anyhow::Result<u64> {
+    let mut sum = 0;
+    for node in lab.nodes() {
+        let ways = node.metrics("margay_short_way_packets_total").await?;
+        let took: u64 =
+            ["to_pod", "to_node"].iter().filter_map(|way| ways.get(&format!("{{way=\"{way}\"}}"))).sum();
+        anyhow::ensure!(took > 0, "no packet went round the stack on {}: {ways:?}", node.name());
+        sum += took;
+    }
+    Ok(sum)
 }
 
 fn read(paths: &[PathBuf]) -> anyhow::Result<Vec<Case>> {

@@ -2,7 +2,7 @@
 
 use super::Lab;
 use crate::clock;
-use crate::config::{FabricKind, IpamMode};
+use crate::config::{Dataplane, FabricKind, IpamMode};
 use crate::node::{Daemon, Node};
 use k8s_openapi::api::core::v1::Node as NodeObject;
 use kube::Api;
@@ -20,6 +20,7 @@ impl Lab {
     /// When a step is not done within `limit`, with the newest log lines of all processes.
     pub async fn wait_ready(&self, limit: Duration) -> anyhow::Result<()> {
         self.wait_nodes_ready(limit).await?;
+        self.wait_dataplane(limit).await?;
         self.wait_sessions(limit).await?;
         self.wait_routes(limit).await
     }
@@ -41,6 +42,22 @@ impl Lab {
             Ok(Some(failing)) => Err(anyhow::anyhow!("{failing} again and again")),
             Err(error) => Err(error),
         })
+    }
+
+    /// Waits until every node has eBPF, if that was asked for: an agent that cannot have it goes on with nftables.
+    ///
+    /// # Errors
+    /// When that is not so within `limit`.
+    pub async fn wait_dataplane(&self, limit: Duration) -> anyhow::Result<()> {
+        for node in self.nodes.iter().filter(|_| self.config.dataplane == Dataplane::Ebpf) {
+            let what = format!("{} has the eBPF dataplane", node.name());
+            let waited = clock::until(limit, &what, || async {
+                let dataplanes = node.metrics("margay_dataplane").await.ok()?;
+                (dataplanes.get("{dataplane=\"ebpf\"}") == Some(&1)).then_some(())
+            });
+            self.explain(waited.await)?;
+        }
+        Ok(())
     }
 
     /// Waits until every BGP session is Established.

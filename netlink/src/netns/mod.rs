@@ -4,7 +4,10 @@ mod enter;
 
 use std::{
     fs::File,
-    os::fd::{AsFd, BorrowedFd},
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::fs::OpenOptionsExt,
+    },
     path::Path,
 };
 
@@ -38,8 +41,11 @@ impl Namespace {
     pub fn open(path: &Path) -> Result<Self, Error> {
         let name = path.display().to_string();
         let refused = |errno| Error::Namespace { action: "open", namespace: name.clone(), errno };
-        let file = File::open(path)
-            .map_err(|error| refused(error.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw)))?;
+        // Of a pipe in its place nobody may ever open the other end.
+        let file =
+            File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(|error| {
+                refused(error.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw))
+            })?;
         let kind = fstatfs(&file).map_err(refused)?.filesystem_type();
         if kind != NSFS_MAGIC {
             return Err(refused(Errno::EINVAL));

@@ -23,7 +23,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::bgp::Sighting;
-use crate::peering::Plan;
+use crate::{causes::in_full, peering::Plan};
 
 /// Between two writes.
 const PAUSE: Duration = Duration::from_secs(3);
@@ -62,7 +62,7 @@ pub(crate) async fn run(
         }
         let sessions = BGPSessions { heartbeat_time: Some(Time(now)), ..sessions };
         let outcome = match timeout(PATIENCE, write(&client, &node_name, &plan.node_uid, &sessions)).await {
-            Ok(outcome) => outcome.map_err(|error| error.to_string()),
+            Ok(outcome) => outcome.map_err(|error| in_full(&error)),
             Err(_elapsed) => Err(format!("no answer within {PATIENCE:?}")),
         };
         match outcome {

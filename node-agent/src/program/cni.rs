@@ -49,12 +49,21 @@ fn conflist(run_dir: &Path, state_dir: &Path, mtu: Mtu, chained: &[Value]) -> St
 }
 
 /// Fewer octets than this no IPv6 packet need ever have room in (RFC 8200 section 5).
-const LEAST: u32 = 1280;
+pub(crate) const LEAST: u32 = 1280;
 
-/// What fits on the way to other nodes, of which tunnels take `overhead` octets: in the smallest of several uplinks.
-pub(crate) fn pod_mtu(addresses: &[IpAddr], others: &BTreeSet<IpAddr>, overhead: u32) -> anyhow::Result<Mtu> {
-    let uplinks = uplink::list(&mut Socket::open()?, addresses, others)?;
-    let uplink = uplinks.iter().map(|uplink| uplink.mtu).min().unwrap_or(1500);
+/// What fits on the way to other nodes, of which tunnels take `overhead` octets: in the smallest of several uplinks. `None` as long as
+/// it is not known which these are: the Node is gone, an interface has lost its address, or no route leads to any other node.
+pub(crate) fn fits(
+    addresses: &[IpAddr],
+    others: &BTreeSet<IpAddr>,
+    overhead: u32,
+) -> anyhow::Result<Option<Mtu>> {
+    let Some(uplink) = uplink::smallest(&mut Socket::open()?, addresses, others)? else { return Ok(None) };
+    less(uplink, overhead).map(Some)
+}
+
+/// An uplink's MTU without what tunnels take.
+pub(crate) fn less(uplink: u32, overhead: u32) -> anyhow::Result<Mtu> {
     let octets = uplink.saturating_sub(overhead);
     // Of a smaller uplink nobody but the operator knows what is to become.
     if overhead > 0 && octets < LEAST {

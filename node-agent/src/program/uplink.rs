@@ -15,7 +15,7 @@ use margay_netlink::{
 use crate::decide::Uplink;
 
 /// What any way is believed to carry where no route says which interface it begins at.
-const ETHERNET: u32 = 1500;
+pub(crate) const ETHERNET: u32 = 1500;
 
 /// One for each of the node's own addresses. Where an address is on an interface that nothing is sent by (`lo`, or one of
 /// the kind `dummy`), as in fabrics where each node is a router, the MTU is the smallest of the interfaces by which the
@@ -28,23 +28,46 @@ pub(crate) fn list(
     own: &[IpAddr],
     others: &BTreeSet<IpAddr>,
 ) -> Result<Vec<Uplink>, Error> {
-    let mut uplinks = Vec::new();
+    let found = found(socket, own, others)?.into_iter();
+    Ok(found.map(|(link, network, mtu)| Uplink { link, network, mtu: mtu.unwrap_or(ETHERNET) }).collect())
+}
+
+/// The smallest MTU of them; `None` where that of one is not known, or there is none.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub(crate) fn smallest(
+    socket: &mut Socket,
+    own: &[IpAddr],
+    others: &BTreeSet<IpAddr>,
+) -> Result<Option<u32>, Error> {
+    let mtus: Option<Vec<u32>> = found(socket, own, others)?.into_iter().map(|(_, _, mtu)| mtu).collect();
+    Ok(mtus.and_then(|mtus| mtus.into_iter().min()))
+}
+
+/// The interface of each of the own addresses, and the MTU of the ways that begin there, if it is known.
+fn found(
+    socket: &mut Socket,
+    own: &[IpAddr],
+    others: &BTreeSet<IpAddr>,
+) -> Result<Vec<(IfIndex, IpNetwork, Option<u32>)>, Error> {
+    let mut found = Vec::new();
     // A fabric may have many routes: they are not asked for where nothing follows from them.
     let mut routed: Option<Routed> = None;
     for address in addr::list(socket)?.iter().filter(|address| own.contains(&address.network.ip())) {
         let Some(link) = link::by_index(socket, address.link)? else { continue };
         let mtu = if sends(&link) {
-            link.mtu
+            Some(link.mtu)
         } else {
             let routed = match &mut routed {
                 Some(routed) => routed,
                 None => routed.insert(Routed::read(socket)?),
             };
-            routed.smallest(address.network.ip(), others).unwrap_or(ETHERNET)
+            routed.smallest(address.network.ip(), others)
         };
-        uplinks.push(Uplink { link: link.index, network: address.network, mtu });
+        found.push((link.index, address.network, mtu));
     }
-    Ok(uplinks)
+    Ok(found)
 }
 
 fn sends(link: &Link) -> bool {
@@ -105,14 +128,17 @@ impl Routed {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeSet, net::IpAddr};
+    use std::{collections::BTreeSet, net::IpAddr, process::Command};
 
     use margay_netlink::{
+        Socket,
         link::IfIndex,
         route::{Kind, NextHop, Protocol, Route},
     };
 
-    use super::Routed;
+    use nix::sched::{CloneFlags, unshare};
+
+    use super::{Routed, list, smallest};
 
     fn route(destination: &str, links: &[u32], protocol: Protocol, metric: u32) -> Route {
         let hop = |link: &u32| NextHop::dev(IfIndex::new(*link).unwrap());
@@ -144,5 +170,44 @@ mod tests {
         let pods = route("192.0.2.0/24", &[3], Protocol::MARGAY_OVERLAY, 128);
         check(vec![default(), pods], &["192.0.2.2"], Some(1300));
         check(vec![route("0.0.0.0/0", &[1], Protocol::BOOT, 0)], &["192.0.2.2"], None);
+    }
+
+    fn ip(arguments: &str) {
+        assert!(Command::new("ip").args(arguments.split(' ')).status().unwrap().success(), "ip {arguments}");
+    }
+
+    /// In a network of its own, with an interface for each family.
+    #[test]
+    fn of_several_uplinks_the_smallest_counts_and_where_one_is_not_known_nothing_does() {
+        let in_a_network = std::thread::spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace of its own: run the tests as root");
+            for (name, mtu, address) in [
+                ("eth0", 1400, "192.0.2.1/24"),
+                ("eth1", 1300, "2001:db8::1/64"),
+                ("eth2", 1280, "203.0.113.1/24"),
+            ] {
+                ip(&format!("link add {name} mtu {mtu} type veth peer name {name}p"));
+                ip(&format!("address add {address} dev {name}"));
+            }
+            ip("link set lo up");
+            ip("address add 198.51.100.1/32 dev lo");
+            let mut socket = Socket::open().unwrap();
+            let others = BTreeSet::from(["198.51.100.2".parse().unwrap()]);
+            let mut check = |own: &[&str], expected| {
+                let own: Vec<IpAddr> = own.iter().map(|text| text.parse().unwrap()).collect();
+                assert_eq!(smallest(&mut socket, &own, &others).unwrap(), expected, "{own:?}");
+            };
+            check(&["192.0.2.1"], Some(1400));
+            check(&["192.0.2.1", "2001:db8::1"], Some(1300));
+            check(&["2001:db8::1", "192.0.2.1"], Some(1300));
+            check(&[], None);
+            check(&["192.0.2.9"], None);
+            // An address on `lo`, and no route to anybody.
+            check(&["198.51.100.1"], None);
+            check(&["192.0.2.1", "198.51.100.1"], None);
+            let lo = list(&mut socket, &["198.51.100.1".parse().unwrap()], &others).unwrap();
+            assert_eq!(lo[0].mtu, 1500, "what tunnels begin with");
+        });
+        in_a_network.join().unwrap();
     }
 }

@@ -10,6 +10,7 @@ use margay_netlink::{
     route::Protocol,
 };
 use tokio::{io::unix::AsyncFd, sync::mpsc};
+use tracing::warn;
 
 use crate::{
     core::Event,
@@ -45,7 +46,7 @@ pub(crate) async fn run(events: mpsc::Sender<Event>, pending: Pending) -> anyhow
         }
         let mut is_other = false;
         for event in &seen {
-            is_other |= mtus.note(event)?;
+            is_other |= mtus.note(event);
         }
         if is_other && events.send(Event::Mtu).await.is_err() {
             return Ok(());
@@ -111,8 +112,8 @@ impl Mtus {
     }
 
     /// Whether an interface that was there has another from now on, or may have.
-    fn note(&mut self, event: &KernelEvent) -> Result<bool, Error> {
-        Ok(match event {
+    fn note(&mut self, event: &KernelEvent) -> bool {
+        match event {
             KernelEvent::LinkChanged(link) if !link.name.starts_with(HOST_IFNAME_PREFIX) => {
                 self.0.insert(link.index, link.mtu).is_some_and(|before| before != link.mtu)
             }
@@ -121,11 +122,15 @@ impl Mtus {
                 false
             }
             KernelEvent::Lost => {
-                *self = Self::read()?;
+                // What cannot be read amid a storm of changes is seen by the next change, and by the next look at all that is there.
+                match Self::read() {
+                    Ok(now) => *self = now,
+                    Err(error) => warn!("the MTUs of interfaces cannot be read: {error}"),
+                }
                 true
             }
             _ => false,
-        })
+        }
     }
 }
 

@@ -178,9 +178,9 @@ impl Addresses {
         self.classes.key(class.0)
     }
 
-    /// Whether a class is one of ranges.
+    /// Whether a class has ranges: these are its last members.
     pub(super) fn is_of_ranges(&self, class: ClassId) -> bool {
-        self.classes.members(class.0).any(|member| matches!(member, Member::Range(_)))
+        matches!(self.classes.members(class.0).next_back(), Some(Member::Range(_)))
     }
 
     /// The classes of which all addresses match a term.

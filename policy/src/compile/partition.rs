@@ -61,7 +61,7 @@ impl<M: Ord + Clone, K: Ord + Clone> Partition<M, K> {
     }
 
     /// The members of a part.
-    pub(super) fn members(&self, part: u32) -> impl Iterator<Item = &M> {
+    pub(super) fn members(&self, part: u32) -> impl DoubleEndedIterator<Item = &M> {
         self.parts.get(&part).into_iter().flat_map(|part| &part.members)
     }
 

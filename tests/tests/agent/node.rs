@@ -21,7 +21,7 @@ use tokio::{
 pub(crate) const API: &str = "127.0.0.1:6443";
 const HTTP: &str = "127.0.0.1:9099";
 /// How long anything may take before a test fails.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) struct Node {
     dir: tempfile::TempDir,

@@ -10,13 +10,14 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::mpsc,
     task::JoinHandle,
+    time::timeout,
 };
 use tokio_rustls::{
     TlsAcceptor,
     rustls::{ServerConfig, pki_types::PrivateKeyDer},
 };
 
-use crate::node::{API, Node, on_node};
+use crate::node::{API, Node, PATIENCE, on_node};
 
 /// Where the API server is behind TLS. Its certificate is of this address.
 const FRONT: &str = "127.0.0.1:6444";
@@ -62,6 +63,12 @@ impl Drop for Front {
 }
 
 impl Front {
+    /// How the next handshake ends.
+    async fn handshake(&mut self) -> Result<(), String> {
+        let ended = timeout(PATIENCE, self.handshakes.recv()).await;
+        ended.expect("the agent comes in time").expect("the front is there")
+    }
+
     async fn new(acceptor: TlsAcceptor) -> Self {
         let listener = TcpListener::bind(FRONT).await.unwrap();
         let (tell, handshakes) = mpsc::unbounded_channel();
@@ -111,7 +118,7 @@ fn an_api_server_with_a_certificate_of_the_authority_is_spoken_to() {
         node.put_node(&json!({"podCIDRs": ["10.244.1.0/24"]}));
         node.start_speaker();
         node.start_agent();
-        assert_eq!(front.handshakes.recv().await, Some(Ok(())));
+        assert_eq!(front.handshake().await, Ok(()));
         node.ready().await;
     });
 }
@@ -124,7 +131,7 @@ async fn is_refused(node: &mut Node, acceptor: TlsAcceptor, trusted: Option<&Aut
     node.start_agent();
     // It tries again, with the same result.
     for _ in 0..2 {
-        let handshake = front.handshakes.recv().await.unwrap();
+        let handshake = front.handshake().await;
         assert!(handshake.is_err(), "{handshake:?}");
     }
     node.eventually("the agent says why, and not only that it cannot connect", async || {

@@ -47,7 +47,7 @@ async fn follow(dataplane: Dataplane) {
     let ip_families = IpFamilies::Dual;
     let lab = start(LabConfig { nodes: 2, dataplane, ip_families, ..LabConfig::default() }).await;
     // Looks at all that is there come so late that nothing waits for one.
-    configure(&lab, "reconcileSeconds", &json!(30)).await;
+    configure(&lab, "reconcileSeconds", &json!(300)).await;
     until_connected(&lab).await;
     carries_at_most(&lab, "a", "b", 1500).await;
     let changed = Instant::now();

@@ -2,8 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    io::{Read, Write},
-    net::TcpStream,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     time::Duration,
@@ -202,30 +200,13 @@ pub(crate) async fn programs_at(lab: &Lab) -> Vec<String> {
 
 /// The metrics of a node's agent with this name: labels to number.
 pub(crate) async fn metrics(lab: &Lab, node: usize, name: &str) -> BTreeMap<String, u64> {
-    let text = lab.node(node).run(|| get("/metrics")).await.unwrap();
-    let lines = text.lines().filter_map(|line| line.strip_prefix(name));
-    lines
-        .filter_map(|line| {
-            let (labels, number) = line.rsplit_once(' ')?;
-            Some((labels.to_owned(), number.parse().ok()?))
-        })
-        .collect()
+    lab.node(node).metrics(name).await.unwrap()
 }
 
 /// Packets that took one way on a node, or all of them that did.
 pub(crate) async fn took(lab: &Lab, node: usize, way: &str) -> u64 {
     let all = metrics(lab, node, "margay_short_way_packets_total").await;
     all.get(&format!("{{way=\"{way}\"}}")).copied().unwrap_or_default()
-}
-
-fn get(path: &str) -> String {
-    // Nobody is there while an agent begins.
-    let Ok(mut stream) = TcpStream::connect(("127.0.0.1", 9099)) else { return String::new() };
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    write!(stream, "GET {path} HTTP/1.0\r\n\r\n").unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).unwrap();
-    text
 }
 
 /// Kills a node's agent, and waits until the next one has all in the kernel with this dataplane.
@@ -267,8 +248,5 @@ pub(crate) async fn until_runs(lab: &Lab, number: usize, dataplane: &str) {
         metrics(lab, number, "margay_dataplane").await.get(&labels) == Some(&1)
     })
     .await;
-    until(lab, "it is ready", async || {
-        node.run(|| get("/readyz")).await.unwrap().starts_with("HTTP/1.0 200")
-    })
-    .await;
+    until(lab, "it is ready", async || node.page("/readyz").await.unwrap().is_ok()).await;
 }

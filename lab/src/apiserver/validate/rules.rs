@@ -135,7 +135,7 @@ impl Rule {
     }
 }
 
-/// JSON as rules see it: what a schema calls an integer is an `int`.
+/// JSON as rules see it: whole numbers are of the type `int`, whatever the schema says, others of `double`.
 fn known(value: &Value) -> cel::Value {
     match value {
         Value::Null => cel::Value::Null,
