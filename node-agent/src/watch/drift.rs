@@ -152,3 +152,44 @@ fn loss(event: &KernelEvent, pending: &Pending) -> Option<Loss> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use margay_netlink::{
+        Event as KernelEvent,
+        link::{Carrier, IfIndex, Link},
+    };
+
+    use super::Mtus;
+
+    fn link(name: &str, index: u32, mtu: u32) -> Link {
+        Link {
+            index: IfIndex::new(index).unwrap(),
+            name: name.to_owned(),
+            address: None,
+            mtu,
+            up: true,
+            carrier: Carrier::Sends,
+            loopback: false,
+            kind: String::new(),
+            controller: None,
+            vxlan: None,
+            ipip: None,
+        }
+    }
+
+    #[test]
+    fn an_interface_that_gets_another_mtu_is_told_of_and_no_pods_and_no_new_one() {
+        let mut mtus = Mtus(BTreeMap::new());
+        let changed = |name: &str, index, mtu| KernelEvent::LinkChanged(link(name, index, mtu));
+        assert!(!mtus.note(&changed("eth0", 2, 1500)), "it is new");
+        assert!(!mtus.note(&changed("eth0", 2, 1500)), "something else of it has changed");
+        assert!(mtus.note(&changed("eth0", 2, 1400)));
+        assert!(!mtus.note(&changed("mgy0123456789ab", 3, 1500)));
+        assert!(!mtus.note(&changed("mgy0123456789ab", 3, 1400)));
+        assert!(!mtus.note(&KernelEvent::LinkGone(link("eth0", 2, 1400))));
+        assert!(!mtus.note(&changed("eth1", 2, 1500)), "another has its number");
+    }
+}
