@@ -59,6 +59,12 @@ async fn follow(dataplane: Dataplane) {
         let said = inside(&lab, "a", &ping(1400)).await;
         assert!(said.contains(" 1 received"), "{said}");
     }
+    // It has to last. No kubelet here asks for STATUS: an ADD does the same.
+    for node in lab.nodes() {
+        let asked = node.path("/run/margay/pod-mtu");
+        until(&lab, "the plugin is asked to make pods' MTU smaller", async || asked.exists()).await;
+    }
+    assert_eq!(mtu_of(&lab, "a").await, "1500");
     add(&lab, "d", "n1").await;
     add(&lab, "e", "n2").await;
     for pod in ["a", "b", "d", "e"] {
