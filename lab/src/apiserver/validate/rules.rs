@@ -1,7 +1,8 @@
 //! The rules of a schema that are expressions of CEL (`x-kubernetes-validations`).
 //!
 //! A rule that names `oldSelf` is asked about updates alone, and not within lists, as items of one are not held
-//! against items of the other. `messageExpression`, `fieldPath` and the limits of cost are not known here.
+//! against items of the other. Other rules are asked about what is new or has changed, as those of the real server are since 1.30
+//! (ratcheting). `messageExpression`, `fieldPath` and the limits of cost are not known here.
 
 use crate::apiserver::status::Cause;
 use cel::{Context, Env, Program, extensions};
@@ -85,7 +86,10 @@ impl Rules {
 
     /// What `value`, which was `old`, breaks.
     pub(super) fn check(&self, value: &Value, old: Option<&Value>, at: &str, causes: &mut Vec<Cause>) {
-        for rule in self.here.iter().filter(|rule| !rule.compares || old.is_some()) {
+        // What is as it was may be older than a rule: an object keeps it, and gets its status.
+        let is_as_before = old == Some(value);
+        let asked = |rule: &&Rule| if rule.compares { old.is_some() } else { !is_as_before };
+        for rule in self.here.iter().filter(asked) {
             if let Err(why) = rule.ask(value, old) {
                 causes.push(Cause::invalid(at, value, &why));
             }
@@ -186,6 +190,16 @@ mod tests {
             broken(&schema, &json!({"a": 1}), Some(&json!({"a": 2}))),
             ["a: Invalid value: 1: failed rule: self == oldSelf"]
         );
+    }
+
+    #[test]
+    fn what_is_as_it_was_is_not_held_against_rules_that_may_be_newer() {
+        let schema = json!({"properties": {"a": {"x-kubernetes-validations": [{"rule": "self > 1", "message": "more"}]}}});
+        let old = json!({"a": 1, "b": 1});
+        assert_eq!(broken(&schema, &json!({"a": 1, "b": 2}), Some(&old)), [""; 0]);
+        assert_eq!(broken(&schema, &json!({"a": 0, "b": 2}), Some(&old)), ["a: Invalid value: 0: more"]);
+        let counts = json!({"x-kubernetes-validations": [{"rule": "self > oldSelf", "message": "more"}]});
+        assert_eq!(broken(&counts, &json!(1), Some(&json!(1))).len(), 1, "it is about the change");
     }
 
     #[test]
