@@ -22,6 +22,8 @@ use sha2::{Digest, Sha256};
 
 use crate::paths;
 
+/// The least MTU of a pod: with less, the kernel takes IPv6 away from an interface (RFC 8200 section 5).
+pub const LEAST_MTU: u32 = 1280;
 /// The start of every host-side interface name of ours.
 pub const HOST_IFNAME_PREFIX: &str = "mgy";
 

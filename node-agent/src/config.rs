@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::Context;
 use clap::{Parser, Subcommand, ValueEnum};
-use margay_api::{paths, resource::NetworkConfigSpec};
+use margay_api::{endpoint::LEAST_MTU, paths, resource::NetworkConfigSpec};
 use margay_bgp::Asn;
 use margay_netlink::link::Mtu;
 use serde::Deserialize;
@@ -307,10 +307,9 @@ fn merge(cli: &Cli, file: File) -> anyhow::Result<Settings> {
             .into_owned(),
     };
     let mtu = cli.mtu.or(file.mtu).map(|octets| {
-        // IPv6 needs 1280 (RFC 8200 section 5).
         Mtu::new(octets)
-            .filter(|mtu| mtu.octets() >= 1280)
-            .with_context(|| format!("mtu is {octets}; it takes 1280 to {} octets", Mtu::MAX))
+            .filter(|mtu| mtu.octets() >= LEAST_MTU)
+            .with_context(|| format!("mtu is {octets}; it takes {LEAST_MTU} to {} octets", Mtu::MAX))
     });
     let reconcile = file.reconcile_seconds.unwrap_or(10);
     // The core comes by at least this often; /healthz takes it for dead after a minute.

@@ -955,20 +955,18 @@ impl Core {
     }
 
     fn configure_node(&mut self, blocks: &[IpNetwork]) {
-        let outcome = self.try_configure_node(blocks);
-        let due = self.shrinking.due();
-        self.node_changed = outcome.is_err() || due.is_some();
-        self.retry = self.retry.into_iter().chain(due).min();
-        if let Err(error) = outcome {
+        let again = self.try_configure_node(blocks).unwrap_or_else(|error| {
             error!("{error:#}; trying again");
             self.notices.of_node(Reason::NODE_NOT_CONFIGURED, format!("{error:#}"));
             self.last_error = Some(format!("{error:#}"));
-            self.retry = Some(Instant::now() + RETRY);
-        }
+            Some(Instant::now() + RETRY)
+        });
+        self.node_changed = again.is_some();
+        self.retry = self.retry.into_iter().chain(again).min();
     }
 
-    /// Address blocks, forwarding, and the runtime's configuration once all else is there.
-    fn try_configure_node(&mut self, blocks: &[IpNetwork]) -> anyhow::Result<()> {
+    /// Address blocks, forwarding, and the runtime's configuration once all else is there. Says when it is to be asked again, if it is.
+    fn try_configure_node(&mut self, blocks: &[IpNetwork]) -> anyhow::Result<Option<Instant>> {
         // A node that is gone from the API keeps its blocks: one missed event takes nothing away.
         let is_news = !blocks.is_empty() || self.pools.is_some();
         if is_news && blocks != self.blocks {
@@ -983,7 +981,7 @@ impl Core {
         let has_blocks = self.pools.as_ref().is_none_or(|pools| pools.claimed.missing.is_none());
         let lacks_ways = self.bgp.is_err() || self.overlay.is_err() || self.node_address.is_err();
         if self.blocks.is_empty() || !has_blocks || lacks_ways {
-            return Ok(());
+            return Ok(None);
         }
         let addresses = self.state.own_node().map(|node| node.addresses.clone()).unwrap_or_default();
         let fits = if let Some(mtu) = self.settings.mtu {
@@ -1001,9 +999,9 @@ impl Core {
         self.mtu = fits.or(self.mtu);
         cni::write(&self.settings, mtu)?;
         let endpoints = self.state.endpoints().map(|(_, endpoint)| endpoint.as_ref());
-        self.shrinking.note(&self.settings.run_dir, fits, endpoints, Instant::now())?;
+        let again = self.shrinking.note(&self.settings.run_dir, fits, endpoints, Instant::now())?;
         self.configured = true;
-        Ok(())
+        Ok(again)
     }
 
     /// How many octets a tunnel takes of each packet of a pod: of a pod that is added while tunnels change, the most before and after.

@@ -3,11 +3,12 @@
 //! The agent says in a file which MTU pods get now, as long as some have a larger one. It may not enter their namespaces, and
 //! this plugin may; so each STATUS, which runtimes call every few seconds, and each ADD does it.
 
-use std::{fs, path::Path, time::Duration};
+use std::{path::Path, time::Duration};
 
 use margay_api::{
     agent::Request,
-    endpoint::{Endpoint, EndpointId, Records},
+    endpoint::{Endpoint, EndpointId, LEAST_MTU, Records},
+    left,
     lock::EndpointLock,
     paths,
 };
@@ -21,8 +22,6 @@ use crate::{agent::Agent, config::Config};
 
 /// How long the agent may take to hear of a pod.
 const WAIT: Duration = Duration::from_secs(1);
-/// With less, the kernel takes IPv6 away from an interface (RFC 8200 section 5). The agent asks for none that is smaller.
-const LEAST: u32 = 1280;
 
 /// Why a pod keeps what it has.
 type Kept = Box<dyn std::error::Error>;
@@ -30,13 +29,11 @@ type Kept = Box<dyn std::error::Error>;
 /// Brings the pods of this network down to the MTU that the agent names. What fails is done by the next call, as the file stays:
 /// the call at hand is about something else.
 pub(super) fn pods(config: &Config) {
-    let Ok(text) = fs::read_to_string(config.run_dir.join(paths::POD_MTU)) else { return };
-    let Some(mtu) = text.trim().parse().ok().and_then(Mtu::new).filter(|mtu| mtu.octets() >= LEAST) else {
-        return;
-    };
+    let Ok(Some(octets)) = left::read(&config.run_dir, paths::POD_MTU) else { return };
+    let Some(mtu) = Mtu::new(octets).filter(|_| octets >= LEAST_MTU) else { return };
     let records = Records::below(&config.run_dir);
     let Ok(listing) = records.list() else { return };
-    let has_more = |endpoint: &&Endpoint| endpoint.network == config.name && endpoint.mtu > mtu.octets();
+    let has_more = |endpoint: &&Endpoint| endpoint.network == config.name && endpoint.mtu > octets;
     for endpoint in listing.endpoints.iter().filter(has_more) {
         let id = endpoint.id();
         if let Ok(true) = shrink(&config.run_dir, &records, &id, mtu) {

@@ -3,8 +3,8 @@
 use std::{collections::BTreeSet, fs, net::IpAddr, path::Path};
 
 use anyhow::Context;
-use margay_api::paths;
-use margay_netlink::{Socket, link::Mtu};
+use margay_api::{endpoint::LEAST_MTU, paths};
+use margay_netlink::{Socket, addr, link::Mtu};
 use serde_json::{Value, json};
 use tracing::info;
 
@@ -48,9 +48,6 @@ fn conflist(run_dir: &Path, state_dir: &Path, mtu: Mtu, chained: &[Value]) -> St
     format!("{list:#}\n")
 }
 
-/// Fewer octets than this no IPv6 packet need ever have room in (RFC 8200 section 5).
-pub(crate) const LEAST: u32 = 1280;
-
 /// What fits on the way to other nodes, of which tunnels take `overhead` octets: in the smallest of several uplinks. `None` as long as
 /// it is not known which these are: the Node is gone, an interface has lost its address, or no route leads to any other node.
 pub(crate) fn fits(
@@ -58,7 +55,9 @@ pub(crate) fn fits(
     others: &BTreeSet<IpAddr>,
     overhead: u32,
 ) -> anyhow::Result<Option<Mtu>> {
-    let Some(uplink) = uplink::smallest(&mut Socket::open()?, addresses, others)? else { return Ok(None) };
+    let mut socket = Socket::open()?;
+    let all = addr::list(&mut socket)?;
+    let Some(uplink) = uplink::smallest(&mut socket, &all, addresses, others)? else { return Ok(None) };
     less(uplink, overhead).map(Some)
 }
 
@@ -66,10 +65,10 @@ pub(crate) fn fits(
 pub(crate) fn less(uplink: u32, overhead: u32) -> anyhow::Result<Mtu> {
     let octets = uplink.saturating_sub(overhead);
     // Of a smaller uplink nobody but the operator knows what is to become.
-    if overhead > 0 && octets < LEAST {
+    if overhead > 0 && octets < LEAST_MTU {
         anyhow::bail!(
             "find the MTU of pods: that of the node's interface is {uplink}, of which a tunnel takes {overhead}; pods \
-             need {LEAST}: give the interface more, or say with --mtu what is to be"
+             need {LEAST_MTU}: give the interface more, or say with --mtu what is to be"
         );
     }
     Mtu::new(octets).context("find the MTU of the node's interface; or give --mtu")

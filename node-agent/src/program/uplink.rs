@@ -7,7 +7,8 @@ use std::{
 
 use ipnetwork::IpNetwork;
 use margay_netlink::{
-    Error, Socket, addr,
+    Error, Socket,
+    addr::Address,
     link::{self, IfIndex, Link},
     route::{self, Filter, Kind, Protocol, Route, TableId},
 };
@@ -17,7 +18,7 @@ use crate::decide::Uplink;
 /// What any way is believed to carry where no route says which interface it begins at.
 pub(crate) const ETHERNET: u32 = 1500;
 
-/// One for each of the node's own addresses. Where an address is on an interface that nothing is sent by (`lo`, or one of
+/// One for each of the node's own addresses that are among `all` of the kernel's. Where an address is on an interface that nothing is sent by (`lo`, or one of
 /// the kind `dummy`), as in fabrics where each node is a router, the MTU is the smallest of the interfaces by which the
 /// routes to other nodes lead.
 ///
@@ -25,10 +26,11 @@ pub(crate) const ETHERNET: u32 = 1500;
 /// When the kernel cannot be asked.
 pub(crate) fn list(
     socket: &mut Socket,
+    all: &[Address],
     own: &[IpAddr],
     others: &BTreeSet<IpAddr>,
 ) -> Result<Vec<Uplink>, Error> {
-    let found = found(socket, own, others)?.into_iter();
+    let found = found(socket, all, own, others)?.into_iter();
     Ok(found.map(|(link, network, mtu)| Uplink { link, network, mtu: mtu.unwrap_or(ETHERNET) }).collect())
 }
 
@@ -38,23 +40,26 @@ pub(crate) fn list(
 /// When the kernel cannot be asked.
 pub(crate) fn smallest(
     socket: &mut Socket,
+    all: &[Address],
     own: &[IpAddr],
     others: &BTreeSet<IpAddr>,
 ) -> Result<Option<u32>, Error> {
-    let mtus: Option<Vec<u32>> = found(socket, own, others)?.into_iter().map(|(_, _, mtu)| mtu).collect();
+    let mtus: Option<Vec<u32>> =
+        found(socket, all, own, others)?.into_iter().map(|(_, _, mtu)| mtu).collect();
     Ok(mtus.and_then(|mtus| mtus.into_iter().min()))
 }
 
 /// The interface of each of the own addresses, and the MTU of the ways that begin there, if it is known.
 fn found(
     socket: &mut Socket,
+    all: &[Address],
     own: &[IpAddr],
     others: &BTreeSet<IpAddr>,
 ) -> Result<Vec<(IfIndex, IpNetwork, Option<u32>)>, Error> {
     let mut found = Vec::new();
     // A fabric may have many routes: they are not asked for where nothing follows from them.
     let mut routed: Option<Routed> = None;
-    for address in addr::list(socket)?.iter().filter(|address| own.contains(&address.network.ip())) {
+    for address in all.iter().filter(|address| own.contains(&address.network.ip())) {
         let Some(link) = link::by_index(socket, address.link)? else { continue };
         let mtu = if sends(&link) {
             Some(link.mtu)
@@ -131,7 +136,7 @@ mod tests {
     use std::{collections::BTreeSet, net::IpAddr, process::Command};
 
     use margay_netlink::{
-        Socket,
+        Socket, addr,
         link::IfIndex,
         route::{Kind, NextHop, Protocol, Route},
     };
@@ -192,10 +197,11 @@ mod tests {
             ip("link set lo up");
             ip("address add 198.51.100.1/32 dev lo");
             let mut socket = Socket::open().unwrap();
+            let all = addr::list(&mut socket).unwrap();
             let others = BTreeSet::from(["198.51.100.2".parse().unwrap()]);
             let mut check = |own: &[&str], expected| {
                 let own: Vec<IpAddr> = own.iter().map(|text| text.parse().unwrap()).collect();
-                assert_eq!(smallest(&mut socket, &own, &others).unwrap(), expected, "{own:?}");
+                assert_eq!(smallest(&mut socket, &all, &own, &others).unwrap(), expected, "{own:?}");
             };
             check(&["192.0.2.1"], Some(1400));
             check(&["192.0.2.1", "2001:db8::1"], Some(1300));
@@ -205,7 +211,7 @@ mod tests {
             // An address on `lo`, and no route to anybody.
             check(&["198.51.100.1"], None);
             check(&["192.0.2.1", "198.51.100.1"], None);
-            let lo = list(&mut socket, &["198.51.100.1".parse().unwrap()], &others).unwrap();
+            let lo = list(&mut socket, &all, &["198.51.100.1".parse().unwrap()], &others).unwrap();
             assert_eq!(lo[0].mtu, 1500, "what tunnels begin with");
         });
         in_a_network.join().unwrap();

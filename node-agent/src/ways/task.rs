@@ -346,7 +346,7 @@ fn here(peers: &Peers) -> anyhow::Result<Here> {
         here.tunnels.insert(carrier, device);
     }
     let others = peers.nodes.values().flat_map(|peer| peer.addresses.iter().copied()).collect();
-    for uplink in uplink::list(&mut socket, &peers.own, &others)? {
+    for uplink in uplink::list(&mut socket, &addresses, &peers.own, &others)? {
         here.uplinks.insert(uplink.network.ip(), (uplink.link, uplink.mtu));
     }
     let filter = Filter { table: Some(TableId::MAIN), protocol: Some(Protocol::MARGAY_OVERLAY) };

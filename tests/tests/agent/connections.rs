@@ -32,16 +32,7 @@ async fn add(node: &Node, name: &'static str) -> Pod {
     });
     node.api.put_raw(pod).unwrap();
     let netns = Arc::new(namespace());
-    let call = Call {
-        verb: "ADD",
-        network: "margay",
-        container: name.into(),
-        ifname: "eth0",
-        netns: Some(Arc::clone(&netns)),
-        pod: Some(name),
-        more: json!({}),
-        directory: node.path(""),
-    };
+    let call = Call::add(node.path(""), name, Arc::clone(&netns));
     let outcome = spawn_blocking(move || call.run()).await.unwrap();
     let Outcome::Success(result) = outcome else { panic!("ADD of {name}: {outcome:?}") };
     let addresses = result["ips"].as_array().unwrap().iter();

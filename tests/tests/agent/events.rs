@@ -52,16 +52,7 @@ fn put_pod(node: &Node, name: &str) {
 
 /// An ADD for a pod.
 async fn add(node: &Node, pod: &'static str) -> Outcome {
-    let call = Call {
-        verb: "ADD",
-        network: "margay",
-        container: pod.into(),
-        ifname: "eth0",
-        netns: Some(Arc::new(namespace())),
-        pod: Some(pod),
-        more: json!({}),
-        directory: node.path(""),
-    };
+    let call = Call::add(node.path(""), pod, Arc::new(namespace()));
     spawn_blocking(move || call.run()).await.unwrap()
 }
 

@@ -54,18 +54,23 @@ pub(crate) fn on_node(test: impl AsyncFnOnce(&mut Node) + Send) {
 impl Node {
     async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let kubeconfig = json!({
-            "apiVersion": "v1", "kind": "Config", "current-context": "lab",
-            "clusters": [{"name": "lab", "cluster": {"server": format!("http://{API}")}}],
-            "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "lab", "namespace": identity::NAMESPACE}}],
-            "users": [{"name": "lab", "user": {"token": identity::TOKEN}}],
-        });
-        fs::write(dir.path().join("kubeconfig"), kubeconfig.to_string()).unwrap();
         let api = ApiServer::new();
         identity::admit_agent(&api).unwrap();
         let mut node = Self { dir, api, serving: None, agent: None, speaker: None };
+        node.put_kubeconfig(&json!({"server": format!("http://{API}")}));
         node.start_api().await;
         node
+    }
+
+    /// What agents that are started from now on know of the API server, and who they are to it.
+    pub(crate) fn put_kubeconfig(&self, cluster: &Value) {
+        let kubeconfig = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "lab",
+            "clusters": [{"name": "lab", "cluster": cluster}],
+            "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "lab", "namespace": identity::NAMESPACE}}],
+            "users": [{"name": "lab", "user": {"token": identity::TOKEN}}],
+        });
+        fs::write(self.path("kubeconfig"), kubeconfig.to_string()).unwrap();
     }
 
     pub(crate) async fn start_api(&mut self) {

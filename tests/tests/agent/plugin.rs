@@ -53,6 +53,20 @@ pub(crate) struct Call {
 }
 
 impl Call {
+    /// An ADD for a pod, whose container has its name.
+    pub(crate) fn add(directory: PathBuf, pod: &'static str, netns: Arc<Namespace>) -> Self {
+        Self {
+            verb: "ADD",
+            network: "margay",
+            container: pod.into(),
+            ifname: "eth0",
+            netns: Some(netns),
+            pod: Some(pod),
+            more: json!({}),
+            directory,
+        }
+    }
+
     pub(crate) fn run(&self) -> Outcome {
         self.finish(Command::new(program("margay")))
     }

@@ -2,7 +2,6 @@
 
 use std::{fs, sync::Arc};
 
-use margay_lab::identity;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use serde_json::json;
 use tokio::{
@@ -100,13 +99,7 @@ fn trust(node: &Node, authority: Option<&Authority>) {
         fs::write(&path, &authority.certificate).unwrap();
         cluster["certificate-authority"] = json!(path);
     }
-    let kubeconfig = json!({
-        "apiVersion": "v1", "kind": "Config", "current-context": "lab",
-        "clusters": [{"name": "lab", "cluster": cluster}],
-        "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "lab", "namespace": identity::NAMESPACE}}],
-        "users": [{"name": "lab", "user": {"token": identity::TOKEN}}],
-    });
-    fs::write(node.path("kubeconfig"), kubeconfig.to_string()).unwrap();
+    node.put_kubeconfig(&cluster);
 }
 
 #[test]

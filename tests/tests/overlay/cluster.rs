@@ -91,6 +91,12 @@ pub(crate) async fn until_ways(lab: &Lab, node: usize, wanted: &[&str]) {
         .await;
 }
 
+/// Whether pods that are added to a node get this MTU.
+pub(crate) fn gives_mtu(lab: &Lab, node: usize, octets: u32) -> bool {
+    let path = lab.node(node).path("/etc/cni/net.d/10-margay.conflist");
+    std::fs::read_to_string(path).unwrap().contains(&format!("\"mtu\": {octets},"))
+}
+
 /// Connects a host outside of the cluster, with an address of each family.
 pub(crate) async fn attach_outside(lab: &mut Lab) {
     let addresses = OUTSIDE.map(|text| text.parse().unwrap()).into();

@@ -6,8 +6,8 @@ use margay_api::resource::{Encapsulation, IPPoolSpec};
 use margay_lab::{Daemon, FabricKind, IpamMode, Lab, LabConfig, Party, Routing, Stream};
 
 use crate::cluster::{
-    attach_outside, inside, key, margayctl, passes, pod, seen_outside, start, until, until_connected,
-    until_ways,
+    attach_outside, gives_mtu, inside, key, margayctl, passes, pod, seen_outside, start, until,
+    until_connected, until_ways,
 };
 
 fn config(fabric: FabricKind, routing: Routing, encapsulation: Encapsulation) -> LabConfig {
@@ -41,12 +41,6 @@ async fn until_expected(lab: &Lab, devices: &[(&str, &str)]) {
     let wanted = expected(lab, devices).await;
     assert_eq!(wanted.len(), devices.len(), "{wanted:?}");
     until_ways(lab, 0, &wanted.iter().map(String::as_str).collect::<Vec<_>>()).await;
-}
-
-/// Whether pods that are added to n1 get this MTU.
-fn gives_mtu(lab: &Lab, octets: u32) -> bool {
-    let path = lab.node(0).path("/etc/cni/net.d/10-margay.conflist");
-    std::fs::read_to_string(path).unwrap().contains(&format!("\"mtu\": {octets},"))
 }
 
 /// Waits until no node has a tunnel any more.
@@ -87,7 +81,7 @@ async fn what_a_pool_says_holds_on_all_nodes_and_bgp_has_the_rest() {
     assert!(lab.reach(&pod("a"), &pod("c"), crate::cluster::PORT).await.unwrap().is_open());
     // The router in between does not know it.
     assert!(!lab.reach(&pod("a"), &pod("b"), crate::cluster::PORT).await.unwrap().is_open());
-    until(&lab, "new pods have room for what a tunnel took", async || gives_mtu(&lab, 1500)).await;
+    until(&lab, "new pods have room for what a tunnel took", async || gives_mtu(&lab, 0, 1500)).await;
     edit(&lab, r#"{"encapsulation": "VXLANCrossSubnet"}"#).await;
     until_connected(&lab).await;
     lab.stop().await;
@@ -168,7 +162,7 @@ async fn while_the_agent_of_a_node_is_away_others_wait_for_it_and_no_packet_is_l
         })
         .await;
         assert!(
-            gives_mtu(&lab, 1450),
+            gives_mtu(&lab, 0, 1450),
             "a pod that is added meanwhile has room for the tunnel, whether it comes or goes"
         );
         away.start_daemon(Daemon::Agent).await;
@@ -176,7 +170,7 @@ async fn while_the_agent_of_a_node_is_away_others_wait_for_it_and_no_packet_is_l
         stream.sends(50).await.unwrap();
     }
     until_no_device(&lab).await;
-    until(&lab, "new pods have room for what a tunnel took", async || gives_mtu(&lab, 1500)).await;
+    until(&lab, "new pods have room for what a tunnel took", async || gives_mtu(&lab, 0, 1500)).await;
     stream.sends(50).await.unwrap();
     nothing_was_lost(stream).await;
     lab.stop().await;

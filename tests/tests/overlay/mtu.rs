@@ -6,14 +6,8 @@ use margay_lab::{Daemon, Dataplane, IpFamilies, Lab, LabConfig, PodSpec};
 use serde_json::{Value, json};
 
 use crate::cluster::{
-    PATIENCE, PORT, carries_at_most, inside, key, margayctl, passes, start, until, until_connected,
+    PATIENCE, PORT, carries_at_most, gives_mtu, inside, key, margayctl, passes, start, until, until_connected,
 };
-
-/// Whether pods that are added to a node get this MTU.
-fn gives(lab: &Lab, node: usize, octets: u32) -> bool {
-    let path = lab.node(node).path("/etc/cni/net.d/10-margay.conflist");
-    std::fs::read_to_string(path).unwrap().contains(&format!("\"mtu\": {octets},"))
-}
 
 async fn set_uplinks(lab: &Lab, octets: u32) {
     for node in lab.nodes() {
@@ -48,7 +42,7 @@ async fn follow(dataplane: Dataplane) {
     until_connected(&lab).await;
     carries_at_most(&lab, "a", "b", 1500).await;
     set_uplinks(&lab, 1400).await;
-    until(&lab, "new pods get 1400", async || gives(&lab, 0, 1400) && gives(&lab, 1, 1400)).await;
+    until(&lab, "new pods get 1400", async || gives_mtu(&lab, 0, 1400) && gives_mtu(&lab, 1, 1400)).await;
     assert_eq!(mtu_of(&lab, "a").await, "1500");
     for to in lab.pod_addresses(&key("b")) {
         let header = if to.is_ipv4() { 28 } else { 48 };
@@ -75,7 +69,7 @@ async fn follow(dataplane: Dataplane) {
     }
     until_connected(&lab).await;
     set_uplinks(&lab, 1500).await;
-    until(&lab, "new pods get 1500", async || gives(&lab, 0, 1500) && gives(&lab, 1, 1500)).await;
+    until(&lab, "new pods get 1500", async || gives_mtu(&lab, 0, 1500) && gives_mtu(&lab, 1, 1500)).await;
     add(&lab, "f", "n1").await;
     assert_eq!([mtu_of(&lab, "a").await, mtu_of(&lab, "f").await], ["1400", "1500"]);
     passes(&lab, "f", "b", 1400).await.unwrap();
@@ -104,7 +98,7 @@ async fn pods_of_nodes_whose_address_is_on_lo_get_the_mtu_of_the_uplinks() {
         node.output("sh", &["-e", "-c", &script]).await.unwrap();
     }
     configure(&lab, "nodeAddress", &json!({"ipv4": {"interface": ["lo"]}})).await;
-    until(&lab, "new pods get 1400", async || gives(&lab, 0, 1400) && gives(&lab, 1, 1400)).await;
+    until(&lab, "new pods get 1400", async || gives_mtu(&lab, 0, 1400) && gives_mtu(&lab, 1, 1400)).await;
     until_connected(&lab).await;
     // Nor do the tests between nodes take packets for too long that `lo` alone has room for.
     until(&lab, "the way is tested", async || {

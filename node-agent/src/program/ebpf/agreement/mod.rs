@@ -26,7 +26,7 @@ use self::{arbitrary::Probe, node::Node};
 use crate::program::ebpf::own::with_bpf_fs;
 
 /// Histories that `make test` tries.
-const CASES: u32 = 48;
+const CASES: u32 = 144;
 
 /// A packet, of which an end may be any local pod's address instead.
 #[derive(Debug, Clone)]
@@ -67,8 +67,8 @@ fn programs_and_table_let_pass_what_the_reference_evaluator_allows() {
                 Ok(())
             });
         judged.unwrap_or_else(|error| panic!("{error}"));
-        // Judges who are asked about nothing agree, too. Of the rarest packets, those that are told of, 35 runs had 44 and more.
+        // Judges who are asked about nothing agree, too.
         let seen = node.borrow().seen;
-        assert!(seen.iter().all(|(_, packets)| *packets > 10), "{seen:?}");
+        assert!(seen.iter().all(|(_, packets)| *packets > 100), "{seen:?}");
     });
 }

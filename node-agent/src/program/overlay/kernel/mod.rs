@@ -74,7 +74,7 @@ pub(super) fn apply(
     }
     let all = addr::list(socket)?;
     let others = paths.nodes.values().flatten().copied().collect();
-    let uplinks = uplink::list(socket, &paths.addresses, &others)?;
+    let uplinks = uplink::list(socket, &all, &paths.addresses, &others)?;
     let on_tunnels = all.iter().filter(|address| links.values().any(|link| link.index == address.link));
     let present: Vec<IpAddr> = on_tunnels.map(|address| address.network.ip()).collect();
     let wanted = paths.ways(&Conditions {
