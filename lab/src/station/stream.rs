@@ -2,6 +2,7 @@
 
 use super::Station;
 use anyhow::Context;
+use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
 use socket2::{Domain, Socket, Type};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -13,6 +14,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 
 /// How long the last datagrams may take.
 const LATEST: Duration = Duration::from_secs(2);
+/// Octets of what waits to be read: a busy machine may look seconds later, and what finds no room would count as lost.
+const ROOM: usize = 8 << 20;
 
 /// Datagrams under way. Dropped, it ends without a count.
 #[derive(Debug)]
@@ -48,8 +51,8 @@ impl Stream {
         let (tell, sent) = watch::channel(0_u64);
         let sender = tokio::spawn(async move {
             let mut ticks = interval(every);
-            // A busy machine sends some faster then, and leaves none out.
-            ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
+            // Many at once, after a machine was busy, would fill queues that a steady stream never does.
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 tokio::select! {
                     _ = ticks.tick() => {}
@@ -137,6 +140,7 @@ fn bound(station: &Station, address: IpAddr) -> std::io::Result<UdpSocket> {
         let _inside = station.namespace.enter().map_err(std::io::Error::other)?;
         Socket::new(Domain::for_address(any), Type::DGRAM.nonblocking().cloexec(), None)?
     };
+    setsockopt(&socket, RcvBufForce, &ROOM)?;
     socket.bind(&any.into())?;
     UdpSocket::from_std(socket.into())
 }
