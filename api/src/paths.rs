@@ -12,6 +12,8 @@ pub const AGENT_SOCKET: &str = "agent.sock";
 pub const BGP_SOCKET: &str = "bgp.sock";
 /// Below [`RUN_DIR`]: the MTU that pods get now, as long as there are pods with a larger one.
 pub const POD_MTU: &str = "pod-mtu";
+/// Below [`RUN_DIR`]: the numbers of interfaces at which an agent has left the discipline `clsact` without filters.
+pub const CLSACT: &str = "clsact";
 /// Below [`STATE_DIR`]: the address blocks.
 pub const IPAM: &str = "ipam";
 /// Where runtimes look for network configurations.

@@ -1,6 +1,7 @@
 //! `margayctl node cleanup`: takes from a node what Margay has made on it.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
@@ -9,10 +10,10 @@ use std::{
 
 use anyhow::Context;
 use clap::Args;
-use margay_api::{endpoint::HOST_IFNAME_PREFIX, paths};
+use margay_api::{endpoint::HOST_IFNAME_PREFIX, left, paths};
 use margay_netlink::{
     Socket, filter,
-    link::{self, Link},
+    link::{self, IfIndex, Link},
     nftables::{Change, Connection, Transaction},
     route::{self, Filter, Protocol, TableId},
 };
@@ -71,7 +72,7 @@ pub(crate) fn run(run_dir: &Path, state_dir: &Path, options: &Options) -> anyhow
             Ok(Socket::open()?.execute(&link::delete_by_index(link.index))?)
         });
     }
-    filters(&mut cleanup);
+    filters(&mut cleanup, run_dir);
     cleanup.folder(&options.bpf_dir.join(paths::BPF_PINS));
     routes(&mut cleanup);
     nftables(&mut cleanup);
@@ -93,17 +94,27 @@ fn plugins(cleanup: &mut Cleanup, folder: &Path) {
     cleanup.file(&plugin);
 }
 
-/// Programs at interfaces of a kernel without tcx; with it, they go with their links below the bpf file system.
-fn filters(cleanup: &mut Cleanup) {
+/// Programs at interfaces of a kernel without tcx, and the disciplines that they are or were at; with it, they go with their links below the
+/// bpf file system.
+fn filters(cleanup: &mut Cleanup, run_dir: &Path) {
     let prefix = paths::BPF_FILTER_PREFIX;
     let what = format!("filters {prefix}*");
+    // What cannot be read is nothing that anybody left.
+    let left: Vec<u32> = left::read(run_dir, paths::CLSACT).ok().flatten().unwrap_or_default();
+    let mut at: BTreeSet<IfIndex> = left.into_iter().filter_map(IfIndex::new).collect();
     match Socket::open().and_then(|mut socket| filter::programs(&mut socket, prefix)) {
-        Ok(found) => cleanup.step(&format!("{what}: {}", found.len()), !found.is_empty(), || {
-            filter::delete_programs(&mut Socket::open()?, prefix)?;
-            Ok(())
-        }),
+        Ok(found) => {
+            at.extend(found.iter().map(|filter| filter.link));
+            cleanup.step(&format!("{what}: {}", found.len()), !found.is_empty(), || {
+                filter::delete_programs(&mut Socket::open()?, prefix)?;
+                Ok(())
+            });
+        }
         Err(error) => cleanup.step(&what, true, || Err(error.into())),
     }
+    cleanup.step("disciplines clsact without filters", !at.is_empty(), || {
+        Ok(filter::delete_unused(&mut Socket::open()?, &at)?)
+    });
 }
 
 fn routes(cleanup: &mut Cleanup) {

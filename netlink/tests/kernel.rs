@@ -1,7 +1,7 @@
 //! What we write is what the kernel then says, and what `ip` would say; in namespaces of the test's own.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test helper fails its test by panicking")]
 
-use std::{net::IpAddr, os::fd::AsFd, thread};
+use std::{collections::BTreeSet, net::IpAddr, os::fd::AsFd, thread};
 
 use ipnetwork::IpNetwork;
 use margay_netlink::{
@@ -342,13 +342,19 @@ fn filters_of_others_are_told_in_their_order_and_only_ours_are_taken_off() {
         assert_eq!(priorities(Direction::Ingress), [7, 65535]);
         assert_eq!(priorities(Direction::Egress), [3]);
         // They have no name, and so none of ours.
-        assert_eq!(filter::delete_programs(&mut socket, "margay_").unwrap(), 0);
+        assert!(filter::delete_programs(&mut socket, "margay_").unwrap().is_empty());
         assert_eq!(filter::programs(&mut socket, "").unwrap().len(), 3);
-        assert_eq!(filter::delete_programs(&mut socket, "").unwrap(), 3);
-        let left = qdisc::list(&mut socket).unwrap();
-        assert!(
-            left.iter().all(|qdisc| qdisc.kind != "clsact"),
-            "a discipline without filters goes: {left:?}"
-        );
+        let disciplines = |socket: &mut Socket| {
+            qdisc::list(socket).unwrap().iter().filter(|qdisc| qdisc.kind == "clsact").count()
+        };
+        let here = BTreeSet::from([near.index]);
+        filter::delete_unused(&mut socket, &here).unwrap();
+        assert_eq!(disciplines(&mut socket), 1, "there are filters");
+        assert_eq!(filter::delete_programs(&mut socket, "").unwrap(), here);
+        assert_eq!(disciplines(&mut socket), 1, "the kernel would lose packets with it");
+        filter::delete_unused(&mut socket, &BTreeSet::new()).unwrap();
+        assert_eq!(disciplines(&mut socket), 1, "nobody asked for this one");
+        filter::delete_unused(&mut socket, &here).unwrap();
+        assert_eq!(disciplines(&mut socket), 0);
     });
 }

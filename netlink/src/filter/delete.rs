@@ -1,12 +1,14 @@
 //! Taking programs off.
 
+use std::collections::BTreeSet;
+
 use netlink_packet_route::{
     RouteNetlinkMessage,
     tc::{TcAttribute, TcMessage},
 };
 
-use super::{Direction, Filter, discipline, header, list_on, programs};
-use crate::{Error, Request, Socket, link::IfIndex};
+use super::{Direction, Filter, KIND, discipline, header, list_on, programs};
+use crate::{Error, Request, Socket, link::IfIndex, qdisc};
 
 /// Takes a filter off.
 pub fn delete(filter: &Filter) -> Request {
@@ -22,30 +24,44 @@ pub fn delete_discipline(link: IfIndex) -> Request {
     Request::new(RouteNetlinkMessage::DelQueueDiscipline(discipline(link)), 0)
 }
 
-/// Takes off all programs whose name begins so, and their disciplines where no other filter is left. Says how many programs there were.
+/// Takes off all programs whose name begins so. Says at which interfaces there were any: their disciplines stay.
 ///
 /// # Errors
 /// When the kernel cannot be asked, or lets go of one not; the others are gone then.
-pub fn delete_programs(socket: &mut Socket, prefix: &str) -> Result<usize, Error> {
+pub fn delete_programs(socket: &mut Socket, prefix: &str) -> Result<BTreeSet<IfIndex>, Error> {
     let found = programs(socket, prefix)?;
-    let mut outcome = Ok(found.len());
-    let mut delete_all = |requests: &[Request], socket: &mut Socket| {
-        for result in socket.execute_all(requests)? {
-            if let Err(error) = result
-                && !error.is_gone()
-            {
-                outcome = Err(error);
-            }
+    delete_all(socket, &found.iter().map(delete).collect::<Vec<_>>())?;
+    Ok(found.iter().map(|filter| filter.link).collect())
+}
+
+/// Takes the discipline off those of these interfaces where no filter is left. What an interface that is up would send meanwhile is lost: the
+/// kernel stops its queue for as long as it takes to know that nobody uses the discipline any more (`qdisc_graft`).
+///
+/// # Errors
+/// When the kernel cannot be asked, or lets go of one not; the others are gone then.
+pub fn delete_unused(socket: &mut Socket, links: &BTreeSet<IfIndex>) -> Result<(), Error> {
+    let mut unused = Vec::new();
+    for discipline in qdisc::list(socket)? {
+        if discipline.kind != KIND || !links.contains(&discipline.link) {
+            continue;
         }
-        Ok::<(), Error>(())
-    };
-    delete_all(&found.iter().map(delete).collect::<Vec<_>>(), socket)?;
-    let mut links: Vec<IfIndex> = found.iter().map(|filter| filter.link).collect();
-    links.dedup();
-    for link in links {
-        let mut left = Direction::ALL.into_iter().map(|direction| list_on(socket, link, direction));
+        let mut left =
+            Direction::ALL.into_iter().map(|direction| list_on(socket, discipline.link, direction));
         if left.all(|filters| filters.is_ok_and(|filters| filters.is_empty())) {
-            delete_all(&[delete_discipline(link)], socket)?;
+            unused.push(delete_discipline(discipline.link));
+        }
+    }
+    delete_all(socket, &unused)
+}
+
+/// Does them all, of which what is gone is done.
+fn delete_all(socket: &mut Socket, requests: &[Request]) -> Result<(), Error> {
+    let mut outcome = Ok(());
+    for result in socket.execute_all(requests)? {
+        if let Err(error) = result
+            && !error.is_gone()
+        {
+            outcome = Err(error);
         }
     }
     outcome

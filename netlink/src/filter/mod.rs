@@ -7,11 +7,13 @@ mod show;
 use netlink_packet_route::tc::{TcAttribute, TcFilterBpfOption, TcHandle, TcHeader, TcMessage, TcOption};
 
 pub use add::{Program, add_discipline, replace_program};
-pub use delete::{delete, delete_discipline, delete_programs};
+pub use delete::{delete, delete_discipline, delete_programs, delete_unused};
 pub use show::{list_on, programs};
 
 use crate::link::IfIndex;
 
+/// The kind of the discipline.
+const KIND: &str = "clsact";
 /// The kind of filters that are programs.
 const BPF: &str = "bpf";
 /// `ETH_P_ALL`: whatever the protocol.
@@ -110,6 +112,6 @@ fn discipline(link: IfIndex) -> TcMessage {
     let mut message = TcMessage::default();
     message.header = header(link, TcHandle::CLSACT, 0, 0);
     message.header.handle = TcHandle { major: u16::MAX, minor: 0 };
-    message.attributes.push(TcAttribute::Kind("clsact".into()));
+    message.attributes.push(TcAttribute::Kind(KIND.into()));
     message
 }

@@ -2,7 +2,7 @@
 
 use netlink_packet_route::{RouteNetlinkMessage, tc::TcMessage};
 
-use super::{Direction, Filter, header};
+use super::{Direction, Filter, KIND, header};
 use crate::{Error, Request, Socket, link::IfIndex, qdisc};
 
 /// The filters of an interface in one direction, in the order in which they run; none without the discipline.
@@ -26,7 +26,7 @@ pub fn list_on(socket: &mut Socket, link: IfIndex, direction: Direction) -> Resu
 /// When the kernel cannot be asked.
 pub fn programs(socket: &mut Socket, prefix: &str) -> Result<Vec<Filter>, Error> {
     let mut programs = Vec::new();
-    let disciplines = qdisc::list(socket)?.into_iter().filter(|qdisc| qdisc.kind == "clsact");
+    let disciplines = qdisc::list(socket)?.into_iter().filter(|qdisc| qdisc.kind == KIND);
     for discipline in disciplines {
         for direction in Direction::ALL {
             match list_on(socket, discipline.link, direction) {

@@ -93,6 +93,9 @@ async fn cleanup_leaves_nothing_of_ours_and_waits_for_the_agent_and_the_pods_to_
         assert_eq!(left, 0, "{empty} is not empty:\n{told}");
     }
     assert_eq!(node.output("nft", &["list", "tables"]).await.unwrap().trim(), "");
+    // Where programs were at it, on a kernel without tcx.
+    let disciplines = node.output("tc", &["qdisc", "show"]).await.unwrap();
+    assert!(!disciplines.contains("clsact"), "{disciplines}");
     assert_eq!(node.bgp_routes().await.unwrap(), [""; 0]);
     let links = node.output("ip", &["-brief", "link"]).await.unwrap();
     assert!(!links.contains("mgy"), "{links}");

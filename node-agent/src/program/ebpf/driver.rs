@@ -29,6 +29,7 @@ use super::{
     means::{self, Means},
     object::{self, Object, Pins},
     occupancy::Tables,
+    privilege,
     ring::Ring,
     sizes::Sizes,
     tunnels::TunnelMap,
@@ -89,6 +90,7 @@ impl Driver {
             means == Means::Tcx || !has_bandwidth,
             "this kernel has no tcx (Linux 6.6), without which the chained plugin `bandwidth` and the programs want the same place"
         );
+        privilege::check()?;
         let Object { maps, programs, pins, is_found } = object::load(bpf_fs, sizes)?;
         let control = maps.control.get(&0, 0).context("read the map CONTROL")?;
         let mut driver = Self {
@@ -304,18 +306,18 @@ fn holds(blocks: &BTreeSet<IpNetwork>, address: IpAddr) -> bool {
 ///
 /// # Errors
 /// When it cannot be taken away.
-pub(crate) fn retire(bpf_fs: &Path) -> anyhow::Result<bool> {
+pub(crate) fn retire(bpf_fs: &Path, run_dir: &Path) -> anyhow::Result<bool> {
     let pins = Pins::below(bpf_fs);
     match pins.versions() {
         Ok(versions) => versions.iter().for_each(|pins| handover::give_away(pins)),
         Err(error) => warn!("flows on the short way may end: {error:#}"),
     }
-    remove_all(&pins)
+    remove_all(&pins, run_dir)
 }
 
 /// Both kinds, as a kernel that has one now may have had the other; and the second too when the first cannot be taken away.
-fn remove_all(pins: &Pins) -> anyhow::Result<bool> {
-    let filters = means::remove_filters().context("take filters off");
+fn remove_all(pins: &Pins, run_dir: &Path) -> anyhow::Result<bool> {
+    let filters = means::remove_filters(run_dir).context("take filters off");
     let pins = pins.remove();
     Ok(filters? | pins?)
 }

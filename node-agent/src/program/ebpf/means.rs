@@ -1,6 +1,6 @@
 //! How a program comes to an interface: by a link of tcx, or as a filter where the kernel has none of those.
 
-use std::{fs, io, os::fd::AsFd, path::Path};
+use std::{collections::BTreeSet, fs, os::fd::AsFd, path::Path};
 
 use anyhow::Context;
 use aya::programs::{
@@ -8,7 +8,7 @@ use aya::programs::{
     links::{FdLink, PinnedLink},
     tc::{SchedClassifierLinkId, TcAttachOptions, TcAttachType},
 };
-use margay_api::paths;
+use margay_api::{left, paths};
 use margay_netlink::{
     Socket,
     filter::{self, Direction},
@@ -179,18 +179,28 @@ fn attach_filter(program: &SchedClassifier, link: &Link, hook: Hook) -> anyhow::
 
 /// Takes the filters of all interfaces off. Says whether there were any.
 ///
+/// Their disciplines stay, as packets would be lost with them, and are noted in `run_dir` for who cleans the node up.
+///
 /// # Errors
 /// When the kernel does not let go of one.
-pub(super) fn remove_filters() -> io::Result<bool> {
-    let removed =
-        Socket::open().and_then(|mut socket| filter::delete_programs(&mut socket, paths::BPF_FILTER_PREFIX));
-    removed.map(|removed| removed > 0).map_err(io::Error::other)
+pub(super) fn remove_filters(run_dir: &Path) -> anyhow::Result<bool> {
+    let mut socket = Socket::open()?;
+    let found = filter::programs(&mut socket, paths::BPF_FILTER_PREFIX)?;
+    if found.is_empty() {
+        return Ok(false);
+    }
+    let mut at: BTreeSet<u32> = left::read(run_dir, paths::CLSACT).ok().flatten().unwrap_or_default();
+    at.extend(found.iter().map(|filter| filter.link.number()));
+    left::write(run_dir, paths::CLSACT, &at).context("note where disciplines are left")?;
+    filter::delete_programs(&mut socket, paths::BPF_FILTER_PREFIX)?;
+    Ok(true)
 }
 
 #[cfg(test)]
 mod tests {
     use std::{path::Path, process::Command};
 
+    use margay_api::{left, paths};
     use margay_netlink::{
         Socket,
         link::{self, Bridge, Link},
@@ -261,8 +271,11 @@ mod tests {
             tc("filter delete dev uplink egress pref 65535");
             assert_eq!(place(&mut next, link, Hook::ToUplink), Place::Off, "somebody took it off");
             assert_eq!(attach(&mut next, link, Hook::ToUplink).unwrap(), Place::WithOthers);
-            assert!(remove_filters().unwrap());
-            assert!(!remove_filters().unwrap(), "there are none any more");
+            let run_dir = tempfile::tempdir().unwrap();
+            assert!(remove_filters(run_dir.path()).unwrap());
+            assert!(!remove_filters(run_dir.path()).unwrap(), "there are none any more");
+            let noted: Option<Vec<u32>> = left::read(run_dir.path(), paths::CLSACT).unwrap();
+            assert_eq!(noted, Some(vec![link.index.number()]), "the discipline is there still");
             tc("filter delete dev uplink egress");
             tc("qdisc delete dev uplink clsact");
         });

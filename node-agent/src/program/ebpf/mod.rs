@@ -28,6 +28,7 @@ mod occupancy;
 #[cfg(test)]
 mod own;
 mod prefix;
+mod privilege;
 mod ring;
 mod short_way;
 mod sizes;

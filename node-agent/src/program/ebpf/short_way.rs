@@ -67,15 +67,15 @@ impl ShortWay {
         detour: watch::Sender<Option<Detour>>,
     ) -> anyhow::Result<Self> {
         let metrics = notices.metrics();
-        let bpf_fs = settings.bpf_dir.clone();
+        let (bpf_fs, run_dir) = (settings.bpf_dir.clone(), settings.run_dir.clone());
         let (loaded, refused) = match settings.dataplane {
             Dataplane::Nftables => {
-                spawn_blocking(move || remove(&bpf_fs)).await?;
+                spawn_blocking(move || remove(&bpf_fs, &run_dir)).await?;
                 (None, None)
             }
             Dataplane::Auto | Dataplane::Ebpf => {
                 let (sizes, chained_plugins) = (settings.map_sizes.clone(), settings.chained_plugins.clone());
-                match spawn_blocking(move || load(&bpf_fs, &sizes, &chained_plugins)).await? {
+                match spawn_blocking(move || load(&bpf_fs, &run_dir, &sizes, &chained_plugins)).await? {
                     Ok(loaded) => (Some(loaded), None),
                     Err(error) => (None, Some(format!("{error:#}"))),
                 }
@@ -233,21 +233,21 @@ fn word(counter: Counter) -> &'static str {
     }
 }
 
-fn load(bpf_fs: &Path, sizes: &Sizes, chained_plugins: &[Value]) -> anyhow::Result<Loaded> {
+fn load(bpf_fs: &Path, run_dir: &Path, sizes: &Sizes, chained_plugins: &[Value]) -> anyhow::Result<Loaded> {
     let loaded = Driver::load(bpf_fs, sizes, chained_plugins);
     match &loaded {
         Ok(_) => info!("dataplane ebpf: flows between pods that policy allows go round the stack"),
         Err(error) => {
             warn!("dataplane nftables, as eBPF does not go here: {error:#}");
             // Programs that nobody tells what has changed would go on with what they know.
-            remove(bpf_fs);
+            remove(bpf_fs, run_dir);
         }
     }
     loaded
 }
 
-fn remove(bpf_fs: &Path) {
-    match retire(bpf_fs) {
+fn remove(bpf_fs: &Path, run_dir: &Path) {
+    match retire(bpf_fs, run_dir) {
         Ok(true) => info!("the programs of the eBPF dataplane are taken away"),
         Ok(false) => {}
         Err(error) => warn!("the programs of the eBPF dataplane cannot be taken away: {error:#}"),
