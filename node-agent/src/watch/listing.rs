@@ -13,8 +13,8 @@ use kube::{
 use tracing::info;
 
 use super::{
+    feed::status,
     guarded::{Guarded, Kind},
-    status,
 };
 
 /// What a watcher says.
