@@ -28,6 +28,8 @@ pub(super) struct Setup {
     shrinking: Shrinking,
     /// The runtime has its configuration.
     pub(super) configured: bool,
+    /// Why the last attempt to configure the node failed.
+    failed: Option<String>,
 }
 
 impl Setup {
@@ -50,7 +52,13 @@ impl Setup {
             mtu: None,
             shrinking: Shrinking::default(),
             configured: false,
+            failed: None,
         }
+    }
+
+    /// Why the node could not be configured, if it could not.
+    pub(super) fn failed(&self) -> Option<String> {
+        self.failed.as_ref().map(|error| format!("node: {error}"))
     }
 
     /// What keeps packets from finding their way to this node's pods, or from there.
@@ -62,12 +70,23 @@ impl Setup {
 
 impl Core {
     pub(super) fn configure_node(&mut self, blocks: &[IpNetwork]) {
-        let again = self.try_configure_node(blocks).unwrap_or_else(|error| {
-            error!("{error:#}; trying again");
-            self.notices.of_node(Reason::NODE_NOT_CONFIGURED, format!("{error:#}"));
-            self.last_error = Some(format!("{error:#}"));
-            Some(Instant::now() + RETRY)
-        });
+        let again = match self.try_configure_node(blocks) {
+            Ok(again) => {
+                if self.node.failed.take().is_some() {
+                    info!("the node is configured");
+                }
+                again
+            }
+            Err(error) => {
+                let error = format!("{error:#}");
+                if self.node.failed.as_ref() != Some(&error) {
+                    error!("{error}; trying again each second");
+                }
+                self.notices.of_node(Reason::NODE_NOT_CONFIGURED, &error);
+                self.node.failed = Some(error);
+                Some(Instant::now() + RETRY)
+            }
+        };
         self.node.changed = again.is_some();
         self.retry = self.retry.into_iter().chain(again).min();
     }

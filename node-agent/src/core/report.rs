@@ -22,6 +22,7 @@ impl Core {
             missing.push(format!("dataplane: {error}"));
         }
         missing.extend(self.node.lacks());
+        missing.extend(self.node.failed());
         missing.extend(self.doubles.own.as_ref().map(|problem| format!("node: {problem}")));
         missing
     }

@@ -8,7 +8,7 @@ use margay_policy::{
     compile::{Changes, Tightened},
 };
 use tokio::{sync::mpsc::error::TrySendError, time::Instant};
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
 use super::{Changed, Core, RETRY};
 use crate::{
@@ -52,11 +52,14 @@ impl Core {
             }
             Err(error) => {
                 self.metrics.transactions.get_or_create(&Outcome { outcome: "refused" }).inc();
-                error!(%error, "the policy is not in the kernel; trying again");
+                let error = error.to_string();
+                if self.last_error.as_ref() != Some(&error) {
+                    error!(error, "the policy is not in the kernel; trying again each second");
+                }
                 let note = format!("the kernel refuses the table inet margay; what was there stays: {error}");
                 self.notices.of_node(Reason::POLICY_NOT_PROGRAMMED, note);
                 self.short_way.resume();
-                self.last_error = Some(error.to_string());
+                self.last_error = Some(error);
                 self.retry = Some(Instant::now() + RETRY);
                 return;
             }
@@ -68,7 +71,9 @@ impl Core {
         } else {
             self.tally.note(compiler, &changes);
         }
-        self.last_error = None;
+        if self.last_error.take().is_some() {
+            info!("the policy is in the kernel");
+        }
         self.count(&wanted);
         self.programmed = Some(Arc::clone(&wanted));
         self.doubt();
