@@ -118,8 +118,22 @@ impl Lab {
     /// # Errors
     /// When one of them is not there.
     pub fn stream(&self, from: &Party, to: &Party, every: Duration) -> anyhow::Result<Stream> {
-        let (sender, _, address) = self.way(from, to)?;
-        let (receiver, _) = self.locate(to)?;
+        let (_, _, address) = self.way(from, to)?;
+        self.stream_to(from, to, address, every)
+    }
+
+    /// Likewise, to one of the addresses of `to`.
+    ///
+    /// # Errors
+    /// When one of them is not there.
+    pub fn stream_to(
+        &self,
+        from: &Party,
+        to: &Party,
+        address: IpAddr,
+        every: Duration,
+    ) -> anyhow::Result<Stream> {
+        let [(sender, _), (receiver, _)] = [self.locate(from)?, self.locate(to)?];
         Stream::start(&sender, &receiver, address, every)
     }
 

@@ -3,6 +3,7 @@
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use margay_lab::{ExternalConfig, Lab, LabConfig, Party, PodKey, PodSpec, Port, Reach, clock};
+use tokio::{process::Command, time::timeout};
 
 pub(crate) const PORT: Port = Port::tcp(8080);
 /// How long anything may take before a test fails, in a machine of software too (`make test-kernels`).
@@ -116,11 +117,22 @@ pub(crate) async fn seen_outside(lab: &Lab, from: &str, family: usize) -> Option
 
 /// What `margayctl` prints on a node, whatever its exit status.
 pub(crate) async fn margayctl(lab: &Lab, node: usize, args: &str) -> String {
-    // Beside the directory of the tests.
-    let tests: PathBuf = std::env::current_exe().unwrap();
-    let program = tests.ancestors().nth(2).unwrap().join("margayctl");
-    let command = format!("{} {args} || true", program.display());
+    let command = format!("{} {args} || true", program().display());
     lab.node(node).output("sh", &["-c", &command]).await.unwrap()
+}
+
+/// What `margayctl status` prints for who asks the API server alone, whatever its exit status.
+pub(crate) async fn glance(lab: &Lab) -> String {
+    let mut command = Command::new(program());
+    let command = command.arg("status").env("KUBECONFIG", lab.kubeconfig()).kill_on_drop(true);
+    let output = timeout(PATIENCE, command.output()).await.unwrap().unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Where `margayctl` is: beside the directory of the tests.
+fn program() -> PathBuf {
+    let tests: PathBuf = std::env::current_exe().unwrap();
+    tests.ancestors().nth(2).unwrap().join("margayctl")
 }
 
 /// Runs a program in a pod's network; what it printed on either output.

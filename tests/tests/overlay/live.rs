@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use margay_api::resource::{Encapsulation, IPPoolSpec};
-use margay_lab::{Daemon, FabricKind, IpamMode, Lab, LabConfig, Party, Routing, Stream};
+use margay_lab::{Daemon, FabricKind, IpFamilies, IpamMode, Lab, LabConfig, Party, Routing, Stream};
 
 use crate::cluster::{
     attach_outside, gives_mtu, inside, key, margayctl, passes, pod, seen_outside, start, until,
@@ -23,8 +23,12 @@ fn config(fabric: FabricKind, routing: Routing, encapsulation: Encapsulation) ->
 }
 
 async fn edit(lab: &Lab, spec: &str) {
+    edit_pool(lab, "pods", spec).await;
+}
+
+async fn edit_pool(lab: &Lab, name: &str, spec: &str) {
     let patch = format!("{{\"spec\": {spec}}}");
-    lab.kubectl(&["patch", "ippool", "pods", "--type=merge", "-p", &patch], "").await.unwrap();
+    lab.kubectl(&["patch", "ippool", name, "--type=merge", "-p", &patch], "").await.unwrap();
 }
 
 /// The ways of n1 to the blocks of n2 and n3 by these devices, which were claimed at random places; in their order.
@@ -39,7 +43,7 @@ async fn expected(lab: &Lab, devices: &[(&str, &str)]) -> Vec<String> {
 
 async fn until_expected(lab: &Lab, devices: &[(&str, &str)]) {
     let wanted = expected(lab, devices).await;
-    assert_eq!(wanted.len(), devices.len(), "{wanted:?}");
+    assert_eq!(wanted.len(), devices.len() * lab.config().pools.len(), "a block of each pool: {wanted:?}");
     until_ways(lab, 0, &wanted.iter().map(String::as_str).collect::<Vec<_>>()).await;
 }
 
@@ -83,6 +87,67 @@ async fn what_a_pool_says_holds_on_all_nodes_and_bgp_has_the_rest() {
     assert!(!lab.reach(&pod("a"), &pod("b"), crate::cluster::PORT).await.unwrap().is_open());
     until(&lab, "new pods have room for what a tunnel took", async || gives_mtu(&lab, 0, 1500)).await;
     edit(&lab, r#"{"encapsulation": "VXLANCrossSubnet"}"#).await;
+    until_connected(&lab).await;
+    lab.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn beside_bgp_no_packet_of_either_family_is_lost_between_tunnels_for_some_nodes_and_for_all() {
+    const POOLS: [(&str, &str, u8); 2] = [("pods", "10.244.0.0/16", 24), ("pods6", "fd00:10:244::/64", 80)];
+    let pool = |(name, range, block_size): (&str, &str, u8)| {
+        let encapsulation = Encapsulation::VxlanCrossSubnet;
+        (name.to_owned(), IPPoolSpec { encapsulation, block_size: Some(block_size), ..Lab::pool_of(range) })
+    };
+    let mut lab = start(LabConfig {
+        ip_families: IpFamilies::Dual,
+        pools: POOLS.map(pool).into(),
+        ..config(FabricKind::Subnets, Routing::Bgp, Encapsulation::VxlanCrossSubnet)
+    })
+    .await;
+    let edit_both = async |spec: &str| {
+        for (name, ..) in POOLS {
+            edit_pool(&lab, name, spec).await;
+        }
+    };
+    // n3 is in the subnet of n1, where BGP leads as long as no tunnel is asked for.
+    let some = [("n2", "margay.vxlan4")];
+    let all = [("n2", "margay.vxlan4"), ("n3", "margay.vxlan4")];
+    until_expected(&lab, &some).await;
+    until_connected(&lab).await;
+    let mut streams = Vec::new();
+    for to in ["b", "c"] {
+        for address in lab.pod_addresses(&key(to)) {
+            let every = Duration::from_millis(10);
+            let mut stream = lab.stream_to(&pod("a"), &pod(to), address, every).unwrap();
+            stream.sends(50).await.unwrap();
+            streams.push((address, stream));
+        }
+    }
+    assert_eq!(streams.len(), 4, "two families to two pods");
+    for (mode, devices) in [("VXLAN", &all[..]), ("VXLANCrossSubnet", &some), ("VXLAN", &all)] {
+        edit_both(&format!("{{\"encapsulation\": \"{mode}\"}}")).await;
+        until_expected(&lab, devices).await;
+        for (_, stream) in &mut streams {
+            stream.sends(50).await.unwrap();
+        }
+    }
+    until_connected(&lab).await;
+    for (address, stream) in streams {
+        let counted = stream.finish().await.unwrap();
+        assert_eq!(counted.lost, [0_u64; 0], "to {address}: {counted:?}");
+    }
+
+    // The nodes translate for those that know no pod, in the family of the pool that says so.
+    attach_outside(&mut lab).await;
+    let node = lab.node(0).addresses();
+    for (family, (name, ..)) in POOLS.into_iter().enumerate() {
+        assert_eq!(seen_outside(&lab, "a", family).await, None, "{name}");
+        edit_pool(&lab, name, r#"{"natOutgoing": true}"#).await;
+        until(&lab, &format!("a is seen as its node by {name}"), async || {
+            seen_outside(&lab, "a", family).await == Some(node[family])
+        })
+        .await;
+    }
     until_connected(&lab).await;
     lab.stop().await;
 }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use margay_api::resource::Encapsulation;
 use margay_lab::{Daemon, FabricKind, Lab, LabConfig, Routing};
 
-use crate::cluster::{margayctl, passes, start, until, until_connected};
+use crate::cluster::{glance, margayctl, passes, start, until, until_connected};
 
 fn config(encapsulation: Encapsulation) -> LabConfig {
     LabConfig {
@@ -109,6 +109,37 @@ async fn a_link_that_carries_less_than_it_says_is_found_with_the_size_that_passe
         .await;
         lab.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_uplink_or_a_tunnel_that_changes_is_tested_again_and_the_cluster_at_a_glance_has_what_was_found() {
+    let lab = start(config(Encapsulation::Vxlan)).await;
+    until_connected(&lab).await;
+    until_well(&lab).await;
+    // Nobody tells the nodes that the switch carries less now, until their own uplinks change.
+    lab.on_fabric("ip link set n1 mtu 1400; ip link set n2 mtu 1400").await.unwrap();
+    for node in lab.nodes() {
+        node.output("ip", &["link", "set", "eth0", "mtu", "1480"]).await.unwrap();
+    }
+    let problem = ["octets do not pass through margay.vxlan4 to node n2", "set `mtu: "];
+    until_told(&lab, 0, &problem).await;
+    until(&lab, "the cluster at a glance says so", async || {
+        let told = glance(&lab).await;
+        told.contains("what pods send does not all come through")
+            && problem.iter().all(|it| told.contains(it))
+    })
+    .await;
+    // Nor that it carries all again, until a tunnel is made anew, as after a change of its network.
+    lab.on_fabric("ip link set n1 mtu 1500; ip link set n2 mtu 1500").await.unwrap();
+    for node in lab.nodes() {
+        node.output("ip", &["link", "delete", "margay.vxlan4"]).await.unwrap();
+    }
+    until_well(&lab).await;
+    until(&lab, "the cluster at a glance says no more", async || {
+        !glance(&lab).await.contains("what pods send does not all come through")
+    })
+    .await;
+    lab.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
