@@ -13,6 +13,7 @@ mod write;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    iter,
     net::IpAddr,
     sync::Arc,
     time::Duration,
@@ -23,6 +24,7 @@ use margay_api::{endpoint::Records, paths};
 use margay_ipam::Store;
 use tokio::{
     sync::{mpsc, watch},
+    task::block_in_place,
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 use tracing::warn;
@@ -215,7 +217,6 @@ impl Core {
         let mut reconcile = interval(self.settings.reconcile);
         reconcile.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let mut drifted = false;
             let next = self
                 .waiting
                 .iter()
@@ -224,31 +225,40 @@ impl Core {
                 .chain(self.due())
                 .chain(self.asking.next())
                 .min();
-            tokio::select! {
+            let (event, is_tick) = tokio::select! {
                 event = inbox.recv() => match event {
-                    Some(event) => drifted |= self.hear(event),
+                    Some(event) => (Some(event), false),
                     None => return Ok(()),
                 },
-                _ = reconcile.tick() => drifted = true,
-                () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
-            }
-            for _ in 0..QUEUE {
-                let Ok(event) = inbox.try_recv() else { break };
-                drifted |= self.hear(event);
-            }
-            // An address does not wait for policy.
-            self.asking.serve(&self.state, &self.node.blocks);
-            if drifted {
-                self.reconcile();
-            }
-            if self.due().into_iter().chain(self.retry).any(|due| due <= Instant::now()) {
-                self.program();
-            }
-            self.answer();
-            self.tell_conflicts();
-            self.tell_doubles();
-            self.publish();
+                _ = reconcile.tick() => (None, true),
+                () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => (None, false),
+            };
+            // The disk and the kernel are waited for: tasks of the same thread, as those that answer `/livez`, go on in another.
+            block_in_place(|| {
+                let more = iter::from_fn(|| inbox.try_recv().ok()).take(QUEUE);
+                self.step(event.into_iter().chain(more), is_tick);
+            });
         }
+    }
+
+    /// Takes what has come, and has the kernel follow.
+    fn step(&mut self, events: impl Iterator<Item = Event>, is_tick: bool) {
+        let mut drifted = is_tick;
+        for event in events {
+            drifted |= self.hear(event);
+        }
+        // An address does not wait for policy.
+        self.asking.serve(&self.state, &self.node.blocks);
+        if drifted {
+            self.reconcile();
+        }
+        if self.due().into_iter().chain(self.retry).any(|due| due <= Instant::now()) {
+            self.program();
+        }
+        self.answer();
+        self.tell_conflicts();
+        self.tell_doubles();
+        self.publish();
     }
 
     /// When what has changed is to be written, if anything has: at once, if somebody waits for it.

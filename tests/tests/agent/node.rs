@@ -184,6 +184,16 @@ impl Node {
     /// Waits until an attempt succeeds: the one place that polls, as a kernel table and a health page can only be
     /// asked.
     pub(crate) async fn eventually<T>(&self, what: &str, attempt: impl AsyncFn() -> Result<T, String>) -> T {
+        self.within(PATIENCE, what, attempt).await
+    }
+
+    /// Likewise, with another limit.
+    pub(crate) async fn within<T>(
+        &self,
+        limit: Duration,
+        what: &str,
+        attempt: impl AsyncFn() -> Result<T, String>,
+    ) -> T {
         let mut tick = interval(Duration::from_millis(20));
         let last = std::cell::RefCell::new(String::new());
         let waiting = async {
@@ -195,9 +205,9 @@ impl Node {
                 };
             }
         };
-        timeout(PATIENCE, waiting).await.unwrap_or_else(|_elapsed| {
+        timeout(limit, waiting).await.unwrap_or_else(|_elapsed| {
             panic!(
-                "{what}: not within {PATIENCE:?}; at last: {}\n{}",
+                "{what}: not within {limit:?}; at last: {}\n{}",
                 last.borrow(),
                 fs::read_to_string(self.path("agent.log")).unwrap_or_default()
             )

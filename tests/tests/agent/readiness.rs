@@ -1,8 +1,11 @@
 //! A node is ready when pods can be added, and says what is missing until then.
 
-use std::fs;
+use std::{fs, time::Duration};
 
+use margay_api::endpoint::{EndpointId, Records};
+use nix::{sys::stat::Mode, unistd::mkfifo};
 use serde_json::json;
+use tokio::time::Instant;
 
 use crate::node::on_node;
 
@@ -67,5 +70,35 @@ fn startup_is_over_once_the_kernel_has_what_the_api_lists_and_readiness_names_ea
         // What comes later does not undo it.
         node.stop_api().await;
         assert_eq!(node.get("/startupz").await.unwrap(), "ok\n");
+    });
+}
+
+#[test]
+fn a_core_that_hangs_fails_liveness_after_a_minute_and_lives_when_it_goes_on() {
+    on_node(async |node| {
+        node.configure_agent(&json!({"reconcileSeconds": 1}));
+        node.put_node(&json!({"podCIDRs": ["10.244.1.0/24"]}));
+        node.start_speaker();
+        node.start_agent();
+        node.ready().await;
+        // A record that whoever reads it waits for, as on a disk that does not answer.
+        let records = Records::below(&node.path("run"));
+        fs::create_dir_all(records.dir()).unwrap();
+        let record = records.dir().join(format!("{}.json", EndpointId::of("c1", "eth0")));
+        mkfifo(&record, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
+        let since = Instant::now();
+        let said = node
+            .within(Duration::from_mins(3), "the core is missed", async || match node.get("/livez").await {
+                Err(said) => Ok(said),
+                Ok(said) => Err(said),
+            })
+            .await;
+        assert!(said.contains("the core has not been heard of for"), "{said}");
+        assert!(since.elapsed() >= Duration::from_mins(1), "a core that is slow is not killed");
+        let write = fs::OpenOptions::new().write(true).open(&record).unwrap();
+        fs::remove_file(&record).unwrap();
+        drop(write);
+        node.eventually("the core goes on", async || node.get("/livez").await).await;
+        node.ready().await;
     });
 }
