@@ -7,8 +7,10 @@
 //! | --- | --- | --- |
 //! | `from_pod` | ingress of the host end of a pod's link | [`way`] |
 //! | `from_uplink` | ingress of what leads to other nodes | [`way`] |
+//! | `from_tunnel` | likewise, of packets without a link-layer header | [`way`] |
 //! | `to_pod` | egress of the host end of a pod's link | [`note`] |
 //! | `to_uplink` | egress of what leads to other nodes | [`note`] |
+//! | `to_tunnel` | likewise, of packets without a link-layer header | [`note`] |
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
@@ -38,31 +40,47 @@ mod words;
 
 use aya_ebpf::{bindings::TC_ACT_UNSPEC, macros::classifier, programs::TcContext};
 
-use crate::{parse::Packet, way::At};
+use crate::{
+    parse::{BARE, ETHERNET, Packet},
+    way::At,
+};
 
 /// What a pod sends.
 #[classifier]
 pub fn from_pod(context: TcContext) -> i32 {
-    way::take(Packet::new(context.skb.skb), At::Pod)
+    way::take::<ETHERNET>(Packet::new(context.skb.skb), At::Pod)
 }
 
 /// What other nodes send.
 #[classifier]
 pub fn from_uplink(context: TcContext) -> i32 {
-    way::take(Packet::new(context.skb.skb), At::Uplink)
+    way::take::<ETHERNET>(Packet::new(context.skb.skb), At::Uplink)
+}
+
+/// What other nodes send through a tunnel of IP-in-IP.
+#[classifier]
+pub fn from_tunnel(context: TcContext) -> i32 {
+    way::take::<BARE>(Packet::new(context.skb.skb), At::Uplink)
 }
 
 /// What goes to a pod.
 #[classifier]
 pub fn to_pod(context: TcContext) -> i32 {
-    note::note(Packet::new(context.skb.skb));
+    note::note::<ETHERNET>(Packet::new(context.skb.skb));
     TC_ACT_UNSPEC
 }
 
 /// What goes to other nodes.
 #[classifier]
 pub fn to_uplink(context: TcContext) -> i32 {
-    note::note(Packet::new(context.skb.skb));
+    note::note::<ETHERNET>(Packet::new(context.skb.skb));
+    TC_ACT_UNSPEC
+}
+
+/// What goes to other nodes through a tunnel of IP-in-IP.
+#[classifier]
+pub fn to_tunnel(context: TcContext) -> i32 {
+    note::note::<BARE>(Packet::new(context.skb.skb));
     TC_ACT_UNSPEC
 }
 

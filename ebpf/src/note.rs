@@ -14,16 +14,16 @@ use crate::{
     words::zero,
 };
 
-/// Looks at a packet on its way out.
+/// Looks at a packet on its way out, whose IP header stands behind `LINK` octets.
 #[inline(always)]
-pub(crate) fn note(packet: Packet) {
+pub(crate) fn note<const LINK: u32>(packet: Packet) {
     // It keeps its mark: the interface may be a VLAN's or a tunnel's, and the packet comes by again at the one beneath.
     if packet.tc_index() == SHORT_MARK {
         return;
     }
     let mut headers = MaybeUninit::uninit();
     let headers = &mut zero::<Headers, 8>(&mut headers).0;
-    match parse::parse(packet, headers) {
+    match parse::parse::<LINK>(packet, headers) {
         Kind::Whole | Kind::First => {}
         _ => return,
     }

@@ -2,24 +2,30 @@
 //!
 //! Nothing of a packet is changed before it is certain that it goes.
 
-use core::mem::{MaybeUninit, size_of, transmute};
+use core::{
+    mem::{MaybeUninit, size_of, transmute},
+    ptr,
+};
 
 use aya_ebpf::{
     bindings::{
         BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, TC_ACT_SHOT, TC_ACT_UNSPEC,
         bpf_fib_lookup as Lookup, bpf_redir_neigh as NextHop,
     },
-    helpers::{bpf_csum_update, bpf_fib_lookup, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer},
+    helpers::{
+        bpf_csum_update, bpf_fib_lookup, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer,
+        bpf_skb_change_head,
+    },
 };
 use margay_ebpf_common::{
     counter::Counter,
-    endpoint::PEER,
+    endpoint::{FRAMES, PEER},
     flow::{End, SHORT_MARK},
 };
 
 use crate::{
     maps::{UPLINKS, count, value},
-    parse::{ETHERNET, Headers, NETWORK, Packet},
+    parse::{BARE, ETHERNET, Headers, NETWORK, Packet},
     tunnel::{self, Entered},
     words::{OnStack, Zero, clear, zero},
 };
@@ -32,19 +38,26 @@ unsafe impl Zero for NextHop {}
 pub(crate) const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
+/// What a look-up of a way says that is none of the programs': no value of `UPLINKS`.
+const NOWHERE: u32 = u32::MAX;
+
 /// To an end of a flow. `None`: only the stack can tell the way, or what is wrong with the packet.
 #[inline(always)]
-pub(crate) fn go(packet: Packet, headers: &Headers, to: &End) -> Option<i32> {
+pub(crate) fn go<const LINK: u32>(packet: Packet, headers: &Headers, to: &End) -> Option<i32> {
     if headers.hops <= 1 {
         return None;
     }
     // What is to be cut up is as long as its segments.
     let length = match packet.gso_size() {
         0 => headers.length,
-        segment => headers.payload - ETHERNET + segment,
+        segment => headers.payload - LINK + segment,
     };
     if to.ifindex != 0 {
-        return to_pod(packet, headers, to, length);
+        return to_pod::<LINK>(packet, headers, to, length);
+    }
+    // What comes out of a tunnel is for a pod of this node, or the stack's.
+    if LINK == BARE {
+        return None;
     }
     match to_node(packet, headers, length) {
         TC_ACT_UNSPEC => None,
@@ -53,9 +66,17 @@ pub(crate) fn go(packet: Packet, headers: &Headers, to: &End) -> Option<i32> {
 }
 
 #[inline(always)]
-fn to_pod(packet: Packet, headers: &Headers, to: &End, length: u32) -> Option<i32> {
+fn to_pod<const LINK: u32>(packet: Packet, headers: &Headers, to: &End, length: u32) -> Option<i32> {
     if length > to.mtu {
         return None;
+    }
+    if LINK == BARE {
+        // The pod's link has frames. The stack would not mind a packet that has room for a header in front and comes to it after all.
+        // SAFETY: the context of this run. No pointer into the packet exists here.
+        if unsafe { bpf_skb_change_head(packet.as_ptr(), ETHERNET, 0) } != 0 {
+            return None;
+        }
+        packet.write(12, [8_u8, 0])?;
     }
     one_hop_less::<NETWORK>(packet, headers)?;
     // The pod's interface takes frames to its own address only. A redirect to the peer does not look at it again
@@ -85,16 +106,18 @@ fn to_node(packet: Packet, headers: &Headers, length: u32) -> i32 {
 fn routed(packet: Packet, headers: &Headers, length: u32) -> Option<i32> {
     let mut way = MaybeUninit::uninit();
     let way = zero::<Lookup, 8>(&mut way);
-    if !find_way(packet, headers, length, way) {
+    let mut out_of = find_way(packet, headers, length, way);
+    if out_of == NOWHERE {
         return None;
     }
     match tunnel::enter(packet, headers, way, length) {
-        Entered::TUNNEL => {}
+        Entered::TUNNEL => out_of = FRAMES,
         Entered::LOST => return Some(TC_ACT_SHOT),
         not => {
             if not == Entered::NOT_AND_WAY_LOST {
                 clear::<Lookup, 8>(way);
-                if !find_way(packet, headers, length, way) {
+                out_of = find_way(packet, headers, length, way);
+                if out_of == NOWHERE {
                     return None;
                 }
             }
@@ -103,14 +126,14 @@ fn routed(packet: Packet, headers: &Headers, length: u32) -> Option<i32> {
             count(Counter::ToNode);
         }
     }
-    Some(to_neighbour(&way.0))
+    Some(if out_of == FRAMES { to_neighbour(&way.0) } else { to_device(&way.0) })
 }
 
 /// Sets the way of a packet, in a place where all is zero: as the node's own routes say, rules included, as if the packet came in where it
-/// did. False when that is none to another node.
+/// did. Says what `UPLINKS` has of its interface; [`NOWHERE`] when it is none to another node.
 #[inline(never)]
-fn find_way(packet: Packet, headers: &Headers, length: u32, way: &mut OnStack<Lookup>) -> bool {
-    let Ok(length) = u16::try_from(length) else { return false };
+fn find_way(packet: Packet, headers: &Headers, length: u32, way: &mut OnStack<Lookup>) -> u32 {
+    let Ok(length) = u16::try_from(length) else { return NOWHERE };
     let lookup = &mut way.0;
     lookup.l4_protocol = headers.protocol;
     lookup.sport = u16::from_ne_bytes(headers.source_port);
@@ -129,7 +152,10 @@ fn find_way(packet: Packet, headers: &Headers, length: u32, way: &mut OnStack<Lo
         lookup.__bindgen_anon_4.ipv4_dst = last(headers.destination.0);
     }
     // Not to a pod of this node that may not talk yet; nor through a tunnel whose device has no programs yet that would know the answer.
-    find(packet, lookup).is_some() && value!(UPLINKS, &lookup.ifindex).is_some()
+    if find(packet, lookup).is_none() {
+        return NOWHERE;
+    }
+    value!(UPLINKS, &lookup.ifindex).unwrap_or(NOWHERE)
 }
 
 /// Asks the kernel for the way of a packet: its interface and its next hop are there then.
@@ -156,6 +182,15 @@ fn to_neighbour(lookup: &Lookup) -> i32 {
     let octets = const { size_of::<NextHop>() as i32 };
     // SAFETY: a structure of as many octets as are told.
     let action = unsafe { bpf_redirect_neigh(lookup.ifindex, &raw mut *next_hop, octets, 0) };
+    action as i32
+}
+
+/// Out of a device that has no neighbours: it sends to the next hop of the route that the packet has (`ip_tunnel_xmit`). So the kernel looks
+/// that up a second time, among those through the device, and gives it to the packet.
+#[inline(always)]
+fn to_device(lookup: &Lookup) -> i32 {
+    // SAFETY: no structure, of no octets.
+    let action = unsafe { bpf_redirect_neigh(lookup.ifindex, ptr::null_mut(), 0, 0) };
     action as i32
 }
 

@@ -1,5 +1,5 @@
-//! Into a tunnel of VXLAN, without its device: the headers that this would write are written here, and the packet goes on to where the
-//! route of the outer packet leads.
+//! Into a tunnel of VXLAN or of IP-in-IP, without its device: the headers that this would write are written here, and the packet goes on
+//! to where the route of the outer packet leads.
 //!
 //! Nothing of a packet is changed before it is certain that it goes; what does not is left to the device.
 
@@ -15,8 +15,9 @@ use aya_ebpf::{
 };
 use margay_ebpf_common::{
     counter::Counter,
+    endpoint::FRAMES,
     flow::{SHORT_MARK, UDP},
-    tunnel::{FIRST_SOURCE_PORT, OVERHEAD, TunnelKey},
+    tunnel::{FIRST_SOURCE_PORT, IPIP, IPIP_OVERHEAD, IPIP_PROTOCOL, TunnelKey, VXLAN_OVERHEAD},
 };
 
 use crate::{
@@ -28,8 +29,8 @@ use crate::{
 
 /// What `bpf_skb_adjust_room` is told: the size of segments stays as it is, as it was compared with the MTU of the outer route, and
 /// each of them gets all outer headers.
-const FLAGS: u64 = BPF_F_ADJ_ROOM_FIXED_GSO as u64
-    | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 as u64
+const IPIP_FLAGS: u64 = BPF_F_ADJ_ROOM_FIXED_GSO as u64 | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 as u64;
+const VXLAN_FLAGS: u64 = IPIP_FLAGS
     | BPF_F_ADJ_ROOM_ENCAP_L4_UDP as u64
     | BPF_F_ADJ_ROOM_ENCAP_L2_ETH as u64
     | (ETHERNET as u64) << BPF_ADJ_ROOM_ENCAP_L2_SHIFT;
@@ -46,8 +47,12 @@ const HAS_VNI: u32 = 0x0800_0000;
 const ECN: u32 = 3;
 const CE: u32 = 3;
 const ECT_0: u32 = 2;
-/// Where the packet that was there begins afterwards, and the `EtherType` in front of it.
-const INNER: usize = NETWORK + OVERHEAD as usize;
+/// IPv4's "do not cut up" (RFC 791 section 3.1), in the word of the identification.
+const WHOLE: u32 = 0x4000;
+/// Where what stands behind the outer header of IPv4 begins: of IP-in-IP the packet that was there, of VXLAN the header of UDP.
+const BEHIND: usize = NETWORK + IPIP_OVERHEAD as usize;
+/// Where in VXLAN the packet that was there begins, and the `EtherType` in front of it.
+const INNER: usize = NETWORK + VXLAN_OVERHEAD as usize;
 const INNER_ETHERTYPE: usize = INNER - 2;
 
 /// What [`enter`] has done with a packet: a number, as a function that is not inlined cannot return more.
@@ -73,22 +78,31 @@ impl Entered {
 pub(crate) fn enter(packet: Packet, headers: &Headers, way: &mut OnStack<Lookup>, length: u32) -> u32 {
     let Some(to) = end(&way.0) else { return Entered::NOT };
     let [local, remote, .., port] = to;
+    let is_ipip = is_ipip(port);
+    // Its protocol number says what is inside, and that is IPv4.
+    if is_ipip && headers.is_ipv6 {
+        return Entered::NOT;
+    }
+    let overhead = if is_ipip { IPIP_OVERHEAD } else { VXLAN_OVERHEAD };
     // With all that stands behind it, as of a short packet in a frame of 60 octets.
-    let octets = packet.len() - ETHERNET + OVERHEAD;
-    let longest = if packet.gso_size() == 0 { octets } else { length + OVERHEAD };
+    let octets = packet.len() - ETHERNET + overhead;
+    let longest = if packet.gso_size() == 0 { octets } else { length + overhead };
     let (Ok(total), Ok(longest)) = (u16::try_from(octets), u16::try_from(longest)) else {
         return Entered::NOT;
     };
-    // Of the flow that is inside, so that routers and network cards keep its packets in their order.
-    // SAFETY: the context of this run.
-    let hash = unsafe { bpf_get_hash_recalc(packet.as_ptr()) };
-    let source_port = u32::from(FIRST_SOURCE_PORT) | ((hash ^ hash >> 16) & 0x3fff);
+    let mut source_port = 0;
+    if !is_ipip {
+        // Of the flow that is inside, so that routers and network cards keep its packets in their order.
+        // SAFETY: the context of this run.
+        let hash = unsafe { bpf_get_hash_recalc(packet.as_ptr()) };
+        source_port = u32::from(FIRST_SOURCE_PORT) | ((hash ^ hash >> 16) & 0x3fff);
+    }
 
     let device = way.0.ifindex;
     clear::<Lookup, 8>(way);
     let lookup = &mut way.0;
     lookup.family = AF_INET;
-    lookup.l4_protocol = UDP;
+    lookup.l4_protocol = if is_ipip { IPIP_PROTOCOL } else { UDP };
     lookup.sport = (source_port as u16).to_be();
     lookup.dport = port as u16;
     lookup.ifindex = LOOPBACK;
@@ -98,16 +112,16 @@ pub(crate) fn enter(packet: Packet, headers: &Headers, way: &mut OnStack<Lookup>
     // A route of the outer packet into its own tunnel is for the device to complain of.
     if find(packet, lookup).is_none()
         || lookup.ifindex == device
-        || value!(UPLINKS, &lookup.ifindex).is_none()
+        || value!(UPLINKS, &lookup.ifindex) != Some(FRAMES)
     {
         return Entered::NOT_AND_WAY_LOST;
     }
 
     // It refuses what is in a tunnel already, and what is cut up other than TCP and UDP are, and leaves that as it was
     // (`bpf_skb_net_grow`). What a network card summed up of the packet is not kept: nothing that is sent needs it.
-    let room = const { OVERHEAD as i32 };
+    let flags = if is_ipip { IPIP_FLAGS } else { VXLAN_FLAGS };
     // SAFETY: the context of this run. No pointer into the packet exists here.
-    if unsafe { bpf_skb_adjust_room(packet.as_ptr(), room, BPF_ADJ_ROOM_MAC, FLAGS) } != 0 {
+    if unsafe { bpf_skb_adjust_room(packet.as_ptr(), overhead as i32, BPF_ADJ_ROOM_MAC, flags) } != 0 {
         return Entered::NOT_AND_WAY_LOST;
     }
     // From here on it cannot go back. Nor need it: the headers that were read in place are in place still, in memory of the packet's own
@@ -139,6 +153,13 @@ fn end(way: &Lookup) -> Option<[u32; 7]> {
     Some(unsafe { entry.cast::<[u32; 7]>().read() })
 }
 
+/// Whether the last word of an end says so.
+#[inline(always)]
+const fn is_ipip(last: u32) -> bool {
+    let [.., kind, _] = last.to_ne_bytes();
+    kind == IPIP
+}
+
 /// Writes all headers into the room before the packet that was there, and takes a hop off that.
 #[inline(always)]
 fn write(packet: Packet, headers: &Headers, to: &[u32; 7], total: u32, source_port: u32) -> Option<()> {
@@ -150,19 +171,20 @@ fn write(packet: Packet, headers: &Headers, to: &[u32; 7], total: u32, source_po
     // SAFETY: the helper takes nothing.
     let identification = unsafe { bpf_get_prandom_u32() } & 0xffff;
     let first = VERSION_AND_LENGTH << 24 | ecn << 16 | total;
-    let third = HOPS << 24 | u32::from(UDP) << 16;
-    let words = [first, identification << 16, third, u32::from_be(*local), u32::from_be(*remote)];
+    let is_ipip = is_ipip(*port);
+    let (fragment, protocol) = if is_ipip { (WHOLE, IPIP_PROTOCOL) } else { (0, UDP) };
+    let third = HOPS << 24 | u32::from(protocol) << 16;
+    let words = [first, identification << 16 | fragment, third, u32::from_be(*local), u32::from_be(*remote)];
     let [_, second, ..] = words;
     let third = third | checksum(words);
+    packet.write(NETWORK, [first.to_be(), second.to_be(), third.to_be(), *local, *remote])?;
+    if is_ipip {
+        return one_hop_less::<BEHIND>(packet, headers);
+    }
     let ports = source_port << 16 | u32::from(u16::from_be(*port as u16));
     let length = total - 20;
     let [a, b, c] = macs;
     let outer = [
-        first.to_be(),
-        second.to_be(),
-        third.to_be(),
-        *local,
-        *remote,
         ports.to_be(),
         // Without a checksum: what is inside has its own (RFC 7348 section 5).
         (length << 16).to_be(),
@@ -172,7 +194,7 @@ fn write(packet: Packet, headers: &Headers, to: &[u32; 7], total: u32, source_po
         *b,
         *c,
     ];
-    packet.write(NETWORK, outer)?;
+    packet.write(BEHIND, outer)?;
     packet.write(INNER_ETHERTYPE, if headers.is_ipv6 { [0x86_u8, 0xdd] } else { [0x08, 0] })?;
     one_hop_less::<INNER>(packet, headers)
 }

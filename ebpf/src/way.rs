@@ -32,13 +32,13 @@ pub(crate) enum At {
     Uplink,
 }
 
-/// Sends a packet on.
+/// Sends a packet on, whose IP header stands behind `LINK` octets.
 #[inline(always)]
-pub(crate) fn take(packet: Packet, at: At) -> i32 {
+pub(crate) fn take<const LINK: u32>(packet: Packet, at: At) -> i32 {
     if packet.pkt_type() == PACKET_HOST && packet.vlan_present() == 0 {
         let mut headers = MaybeUninit::uninit();
         let headers = &mut zero::<Headers, 8>(&mut headers).0;
-        let kind = parse::parse(packet, headers);
+        let kind = parse::parse::<LINK>(packet, headers);
         let found = match kind {
             Kind::Foreign => Err(Outcome::Nobodys),
             Kind::Unparsed => Err(Outcome::Stack(Counter::Unparsed)),
@@ -46,7 +46,7 @@ pub(crate) fn take(packet: Packet, at: At) -> i32 {
             kind => find(packet, at, kind, headers),
         };
         match found {
-            Ok(to) => match route::go(packet, headers, &to) {
+            Ok(to) => match route::go::<LINK>(packet, headers, &to) {
                 Some(action) => return action,
                 None => count(Counter::Unroutable),
             },

@@ -2,7 +2,7 @@
 //! hash from a pod's [`Address`](crate::address::Address) to that index.
 //!
 //! `UPLINKS` stands beside them: a hash from the index of each interface that leads to other nodes, those at which the programs
-//! for uplinks are attached, to 0. What is for another node goes the short way through these alone: a route may also lead to
+//! for uplinks are attached, to [`FRAMES`] or [`BARE`]. What is for another node goes the short way through these alone: a route may also lead to
 //! a pod of this node that may not talk yet, or to somebody else's bridge.
 //!
 //! Flows have copies of what stands here: who changes an entry of `ENDPOINTS` or `LOCAL`, or takes one away, makes a new
@@ -12,6 +12,11 @@ use core::mem::{align_of, offset_of, size_of};
 
 /// The pod's link has no queueing discipline at its host end: packets to the pod may go round it.
 pub const PEER: u32 = 1;
+
+/// What `UPLINKS` says of an interface: packets have an Ethernet header there.
+pub const FRAMES: u32 = 0;
+/// Likewise: they begin with their IP header, and the device sends them to the next hop of the route that they have. One of IP-in-IP.
+pub const BARE: u32 = 1;
 
 /// A pod link that may talk.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -31,4 +31,4 @@ pub mod verdict;
 /// For open connections to go on over an upgrade and a rollback, agents of other versions read `CONTROL`, `FLOWS` and
 /// `EMBRYOS` once, to give their flows to the stack. So what these mean changes only with their names, or the sizes of
 /// their keys or values.
-pub const LAYOUT_VERSION: u32 = 5;
+pub const LAYOUT_VERSION: u32 = 6;

@@ -19,15 +19,19 @@ use self::wire::{Ipv4, Ipv6, Ports, Tcp, Udp};
 use crate::flow::order;
 use crate::words::Zero;
 
-/// Octets of an Ethernet header.
+/// Octets of an Ethernet header: where the IP header stands in most packets.
 pub(crate) const ETHERNET: u32 = 14;
-/// Where the IP header stands.
+/// Where it stands in a packet that has no link-layer header.
+pub(crate) const BARE: u32 = 0;
+/// Where the IP header stands behind one of Ethernet.
 pub(crate) const NETWORK: usize = 14;
 const IPV4: u32 = 20;
 const IPV6: u32 = 40;
 /// Octets of the longest headers that are read in place: Ethernet, IP and TCP without options.
 const IN_PLACE_IPV4: usize = 54;
 const IN_PLACE_IPV6: usize = 74;
+/// Of IP and TCP alone.
+const IN_PLACE_BARE: usize = 40;
 
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
@@ -80,7 +84,7 @@ pub(crate) struct Headers {
     pub(crate) identification: u32,
     /// Octets of the packet from its IP header on.
     pub(crate) length: u32,
-    /// Where the header of TCP, UDP or ICMP begins, from that of Ethernet.
+    /// Where the header of TCP, UDP or ICMP begins, from the start of the packet.
     pub(crate) transport: u32,
     /// Where its payload begins, likewise.
     pub(crate) payload: u32,
@@ -112,15 +116,23 @@ impl Headers {
     }
 }
 
-/// Reads the headers. Not inlined: what calls it has the stack to itself, and the verifier less to tell apart.
+/// Reads the headers of a packet whose IP header stands behind `LINK` octets: [`ETHERNET`], or [`BARE`], which is for IPv4 alone.
+/// Not inlined: what calls it has the stack to itself, and the verifier less to tell apart.
 #[inline(never)]
-pub(crate) fn parse(packet: Packet, headers: &mut Headers) -> Kind {
+pub(crate) fn parse<const LINK: u32>(packet: Packet, headers: &mut Headers) -> Kind {
+    if LINK == BARE {
+        if packet.protocol() != u32::from(ETHERTYPE_IPV4.to_be()) {
+            return Kind::Foreign;
+        }
+        packet.pull::<IN_PLACE_BARE>();
+        return ipv4::<BARE>(packet, headers);
+    }
     packet.pull::<IN_PLACE_IPV4>();
     let Some(ethertype) = packet.read::<[u8; 2]>(12) else {
         return Kind::Foreign;
     };
     match u16::from_be_bytes(ethertype) {
-        ETHERTYPE_IPV4 => ipv4(packet, headers),
+        ETHERTYPE_IPV4 => ipv4::<ETHERNET>(packet, headers),
         ETHERTYPE_IPV6 => {
             packet.pull::<IN_PLACE_IPV6>();
             ipv6(packet, headers)
@@ -131,8 +143,8 @@ pub(crate) fn parse(packet: Packet, headers: &mut Headers) -> Kind {
 
 /// RFC 791 section 3.1.
 #[inline(always)]
-fn ipv4(packet: Packet, headers: &mut Headers) -> Kind {
-    let Some(header) = packet.read::<Ipv4>(NETWORK) else {
+fn ipv4<const LINK: u32>(packet: Packet, headers: &mut Headers) -> Kind {
+    let Some(header) = packet.read::<Ipv4>(const { LINK as usize }) else {
         return Kind::Unparsed;
     };
     let octets = 4 * u32::from(header.version_and_length & 0xf);
@@ -140,7 +152,7 @@ fn ipv4(packet: Packet, headers: &mut Headers) -> Kind {
     if header.version_and_length >> 4 != 4
         || octets < IPV4
         || headers.length < octets
-        || headers.length + ETHERNET > packet.len()
+        || headers.length + LINK > packet.len()
     {
         return Kind::Unparsed;
     }
@@ -150,7 +162,7 @@ fn ipv4(packet: Packet, headers: &mut Headers) -> Kind {
     headers.protocol = header.protocol;
     headers.source = mapped(header.source);
     headers.destination = mapped(header.destination);
-    headers.transport = ETHERNET + octets;
+    headers.transport = LINK + octets;
     let fragment = u16::from_be_bytes(header.fragment);
     let kind = if fragment & IPV4_OFFSET != 0 {
         Kind::Later
@@ -163,9 +175,9 @@ fn ipv4(packet: Packet, headers: &mut Headers) -> Kind {
         headers.identification = u32::from(u16::from_be_bytes(header.identification)) << 16;
     }
     if headers.has_options {
-        transport_far(packet, headers, kind)
+        transport_far::<LINK>(packet, headers, kind)
     } else {
-        transport::<34>(packet, headers, kind)
+        transport::<LINK>(packet, const { (LINK + IPV4) as usize }, headers, kind)
     }
 }
 
@@ -202,9 +214,11 @@ fn ipv6(packet: Packet, headers: &mut Headers) -> Kind {
     }
     headers.transport = ETHERNET + IPV6;
     match headers.protocol {
-        TCP | UDP | ICMPV6 => transport::<54>(packet, headers, Kind::Whole),
+        TCP | UDP | ICMPV6 => transport::<ETHERNET>(packet, 54, headers, Kind::Whole),
         _ => match extension::walk(packet, headers) {
-            kind @ (Kind::Whole | Kind::First | Kind::Later) => transport_far(packet, headers, kind),
+            kind @ (Kind::Whole | Kind::First | Kind::Later) => {
+                transport_far::<ETHERNET>(packet, headers, kind)
+            }
             kind => kind,
         },
     }
@@ -218,18 +232,18 @@ fn is_mapped(address: &Address) -> bool {
 
 /// Reads the header of TCP, UDP or ICMP at the place that it has in nearly every packet.
 #[inline(always)]
-fn transport<const AT: usize>(packet: Packet, headers: &mut Headers, kind: Kind) -> Kind {
+fn transport<const LINK: u32>(packet: Packet, at: usize, headers: &mut Headers, kind: Kind) -> Kind {
     match (headers.protocol, kind) {
         (TCP | UDP, Kind::Later) => Kind::Later,
-        (TCP, _) => match packet.read::<Tcp>(AT) {
-            Some(header) => tcp(headers, header, kind),
+        (TCP, _) => match packet.read::<Tcp>(at) {
+            Some(header) => tcp::<LINK>(headers, header, kind),
             None => Kind::Unparsed,
         },
-        (UDP, _) => match packet.read::<Udp>(AT) {
-            Some(header) => udp(headers, header, kind),
+        (UDP, _) => match packet.read::<Udp>(at) {
+            Some(header) => udp::<LINK>(headers, header, kind),
             None => Kind::Unparsed,
         },
-        (ICMP | ICMPV6, Kind::Whole) => match packet.read::<[u8; 8]>(AT) {
+        (ICMP | ICMPV6, Kind::Whole) => match packet.read::<[u8; 8]>(at) {
             Some([of, ..]) => icmp(headers, of),
             None => Kind::Unparsed,
         },
@@ -239,15 +253,15 @@ fn transport<const AT: usize>(packet: Packet, headers: &mut Headers, kind: Kind)
 
 /// Likewise at any place.
 #[inline(never)]
-fn transport_far(packet: Packet, headers: &mut Headers, kind: Kind) -> Kind {
+fn transport_far<const LINK: u32>(packet: Packet, headers: &mut Headers, kind: Kind) -> Kind {
     match (headers.protocol, kind) {
         (TCP | UDP, Kind::Later) => Kind::Later,
         (TCP, _) => match packet.read_far::<Tcp>(headers.transport) {
-            Some(header) => tcp(headers, header, kind),
+            Some(header) => tcp::<LINK>(headers, header, kind),
             None => Kind::Unparsed,
         },
         (UDP, _) => match packet.read_far::<Udp>(headers.transport) {
-            Some(header) => udp(headers, header, kind),
+            Some(header) => udp::<LINK>(headers, header, kind),
             None => Kind::Unparsed,
         },
         (ICMP | ICMPV6, Kind::Whole) => match packet.read_far::<[u8; 8]>(headers.transport) {
@@ -259,22 +273,22 @@ fn transport_far(packet: Packet, headers: &mut Headers, kind: Kind) -> Kind {
 }
 
 #[inline(always)]
-fn tcp(headers: &mut Headers, header: Tcp, kind: Kind) -> Kind {
+fn tcp<const LINK: u32>(headers: &mut Headers, header: Tcp, kind: Kind) -> Kind {
     ports(headers, header.ports);
     headers.flags = header.flags;
     let octets = u32::from(header.length >> 4) * 4;
     headers.payload = headers.transport + octets;
-    if octets < 20 || headers.payload > headers.length + ETHERNET {
+    if octets < 20 || headers.payload > headers.length + LINK {
         return Kind::Unparsed;
     }
     kind
 }
 
 #[inline(always)]
-fn udp(headers: &mut Headers, header: Udp, kind: Kind) -> Kind {
+fn udp<const LINK: u32>(headers: &mut Headers, header: Udp, kind: Kind) -> Kind {
     ports(headers, header.ports);
     headers.payload = headers.transport + 8;
-    if headers.payload > headers.length + ETHERNET {
+    if headers.payload > headers.length + LINK {
         return Kind::Unparsed;
     }
     kind

@@ -21,7 +21,7 @@ use super::wire::Plain;
 #[repr(C, align(8))]
 struct Aligned<T>(T);
 
-/// A packet, from its Ethernet header.
+/// A packet, from its Ethernet header, or from its IP header where it has no other.
 #[derive(Clone, Copy)]
 pub(crate) struct Packet {
     skb: *mut __sk_buff,
@@ -60,6 +60,10 @@ impl Packet {
     field!(
         /// The interface that it is at.
         ifindex
+    );
+    field!(
+        /// Its `EtherType`, in network order, also where it has no Ethernet header.
+        protocol
     );
     field!(
         /// Octets of payload of each segment that it is to be cut into; 0: it is one.

@@ -5,13 +5,17 @@ use std::{fs::File, iter, net::IpAddr, thread};
 use aya::{
     Ebpf, EbpfLoader, Pod, VerifierLogLevel,
     maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, lpm_trie::Key},
-    programs::{ProgramError, SchedClassifier},
+    programs::{
+        ProgramError, SchedClassifier,
+        tc::{TcAttachType, qdisc_add_clsact},
+    },
+    util::KernelVersion,
 };
 use margay_ebpf_common::{
     address::{Address, IPV4_PREFIX_LEN},
     control::Control,
     counter::Counter,
-    endpoint::Endpoint,
+    endpoint::{BARE, Endpoint, FRAMES},
     flow::{Flow, FlowKey, Stacked},
     verdict::VerdictKey,
 };
@@ -25,7 +29,8 @@ use nix::{
 pub(crate) const ENTRIES: u32 = 4096;
 
 /// All programs.
-pub(crate) const PROGRAMS: [&str; 4] = ["from_pod", "from_uplink", "to_pod", "to_uplink"];
+pub(crate) const PROGRAMS: [&str; 6] =
+    ["from_pod", "from_uplink", "from_tunnel", "to_pod", "to_uplink", "to_tunnel"];
 
 /// Descriptors that a thread may have to use up.
 const MOST_DESCRIPTORS: usize = 1 << 21;
@@ -113,7 +118,23 @@ impl Dataplane {
 
     /// An interface that leads to other nodes.
     pub(crate) fn add_uplink(&mut self, ifindex: u32) {
-        self.hash("UPLINKS").insert(ifindex, 0_u32, 0).unwrap();
+        self.hash("UPLINKS").insert(ifindex, FRAMES, 0).unwrap();
+    }
+
+    /// Likewise one whose packets have no link-layer header.
+    pub(crate) fn add_bare(&mut self, ifindex: u32) {
+        self.hash("UPLINKS").insert(ifindex, BARE, 0).unwrap();
+    }
+
+    /// Attaches programs to an interface of the current namespace.
+    pub(crate) fn attach(&mut self, link: &str, ingress: &str, egress: &str) {
+        // Without tcx they are filters of a discipline, which has to be there.
+        if KernelVersion::current().unwrap() < KernelVersion::new(6, 6, 0) {
+            qdisc_add_clsact(link).unwrap();
+        }
+        for (program, direction) in [(ingress, TcAttachType::Ingress), (egress, TcAttachType::Egress)] {
+            self.program(program).attach(link, direction).unwrap();
+        }
     }
 
     /// A range of pods' addresses.

@@ -12,11 +12,13 @@
 mod branch;
 mod dataplane;
 mod full;
+mod ipip;
 mod model;
 mod packet;
 mod site;
 mod size;
 mod stack;
 mod traffic;
+mod tun;
 mod tunnel;
 mod world;

@@ -14,13 +14,9 @@ use std::{
     time::Duration,
 };
 
-use aya::{
-    programs::tc::{TcAttachType, qdisc_add_clsact},
-    util::KernelVersion,
-};
 use margay_ebpf_common::{
     endpoint::Endpoint,
-    tunnel::{Tunnel, TunnelKey},
+    tunnel::{IPIP, Tunnel, TunnelKey, VXLAN},
 };
 use margay_netlink::{
     MacAddr, Socket,
@@ -29,7 +25,7 @@ use margay_netlink::{
 };
 use nix::sched::{CloneFlags, unshare};
 
-use crate::{dataplane::Dataplane, world::ip};
+use crate::{dataplane::Dataplane, tun, world::ip};
 
 /// Addresses of one family.
 pub(crate) struct Family {
@@ -55,6 +51,9 @@ pub(crate) struct Site {
 
 /// Octets of a packet in the tunnel, at most.
 const TUNNEL_MTU: u32 = 1450;
+const IPIP_MTU: u32 = 1480;
+/// On either side of a tunnel of IP-in-IP.
+pub(crate) const IPIP_DEVICE: &str = "ipip";
 
 const fn mac(last: u8) -> [u8; 6] {
     [2, 0, 0, 0, 0, last]
@@ -126,10 +125,10 @@ impl Site {
             let addresses = families().map(|f| if name == "client" { f.client } else { f.server });
             let endpoint = Endpoint { mac: mac(last + 10), host_mac: mac(last), ..endpoint };
             site.dataplane.add_pod(ifindex(name), endpoint, &addresses);
-            site.attach(name, "from_pod", "to_pod");
+            site.dataplane.attach(name, "from_pod", "to_pod");
         }
         site.dataplane.add_uplink(ifindex("uplink"));
-        site.attach("uplink", "from_uplink", "to_uplink");
+        site.dataplane.attach("uplink", "from_uplink", "to_uplink");
         for family in families() {
             family.pods.into_iter().for_each(|pods| site.dataplane.add_pods(pods));
         }
@@ -152,7 +151,7 @@ impl Site {
         }
         let ifindex = ifindex("vxlan");
         self.dataplane.add_uplink(ifindex);
-        self.attach("vxlan", "from_uplink", "to_uplink");
+        self.dataplane.attach("vxlan", "from_uplink", "to_uplink");
         let tunnel = Tunnel {
             local: node.octets(),
             remote: router.octets(),
@@ -160,7 +159,8 @@ impl Site {
             destination_mac: mac(22),
             source_mac: mac(21),
             port: 4789_u16.to_be_bytes(),
-            padding: [0; 6],
+            kind: VXLAN,
+            padding: [0; 5],
         };
         for gateway in ["10.2.0.0", "fe80::22"] {
             let next_hop = gateway.parse::<IpAddr>().unwrap().into();
@@ -169,14 +169,34 @@ impl Site {
         }
     }
 
-    fn attach(&mut self, link: &str, ingress: &str, egress: &str) {
-        // Without tcx they are filters of a discipline, which has to be there.
-        if KernelVersion::current().unwrap() < KernelVersion::new(6, 6, 0) {
-            qdisc_add_clsact(link).unwrap();
+    /// Likewise in one of IP-in-IP, for IPv4 alone; the program that is the other side of the devices is there as long as what is given back.
+    /// What leaves the node is cut up there.
+    pub(crate) fn ipip(&mut self) -> [tun::End; 2] {
+        for namespace in [&self.client, &self.server, &self.remote] {
+            let _inside = namespace.enter().unwrap();
+            ip(&format!("link set eth0 mtu {IPIP_MTU}"));
         }
-        for (program, direction) in [(ingress, TcAttachType::Ingress), (egress, TcAttachType::Egress)] {
-            self.dataplane.program(program).attach(link, direction).unwrap();
-        }
+        let [v4, _] = families();
+        let (IpAddr::V4(node), IpAddr::V4(router)) = (v4.node, v4.router) else { panic!("IPv4 comes first") };
+        let end = |to: Ipv4Addr, (network, bits): (IpAddr, u32)| {
+            let end = tun::End::new(IPIP_DEVICE, IPIP_MTU, to);
+            ip(&format!("route replace {network}/{bits} via {to} dev {IPIP_DEVICE} onlink"));
+            end
+        };
+        let near = end(router, v4.pods[1]);
+        let far = {
+            let _inside = self.router.enter().unwrap();
+            end(node, v4.pods[0])
+        };
+        tun::without_offload("uplink");
+        let ifindex = ifindex(IPIP_DEVICE);
+        self.dataplane.add_bare(ifindex);
+        self.dataplane.attach(IPIP_DEVICE, "from_tunnel", "to_tunnel");
+        let key = TunnelKey { ifindex, padding: [0; 4], next_hop: v4.router.into() };
+        let (local, remote) = (node.octets(), router.octets());
+        let tunnel = Tunnel { local, remote, kind: IPIP, ..Tunnel::default() };
+        self.dataplane.hash("TUNNELS").insert(key, tunnel, 0).unwrap();
+        [near, far]
     }
 
     /// Addresses and routes, and all neighbours, so that nobody asks for one.
@@ -259,7 +279,7 @@ fn pair(near: &str, near_last: u8, far: &str, far_last: u8, namespace: &Namespac
     ip(&format!("link set {far} up"));
 }
 
-fn ifindex(name: &str) -> u32 {
+pub(crate) fn ifindex(name: &str) -> u32 {
     let name = name.parse().unwrap();
     link::by_name(&mut Socket::open().unwrap(), &name).unwrap().unwrap().index.number()
 }

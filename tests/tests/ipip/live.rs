@@ -8,16 +8,17 @@ use margay_lab::{Dataplane, FabricKind, IpamMode, Lab, LabConfig, Routing};
 use crate::{
     assert_kernel_can,
     cluster::{pod, start, until, until_connected, ways},
+    short_way::took,
 };
 
-async fn cluster(fabric: FabricKind, encapsulation: Encapsulation) -> Lab {
+async fn cluster(fabric: FabricKind, encapsulation: Encapsulation, dataplane: Dataplane) -> Lab {
     let pool = IPPoolSpec { encapsulation, block_size: Some(24), ..Lab::pool_of("10.244.0.0/16") };
     start(LabConfig {
         nodes: 3,
         fabric,
         routing: Routing::Direct,
         ipam: IpamMode::Pool,
-        dataplane: Dataplane::Nftables,
+        dataplane,
         pools: vec![("pods".into(), pool)],
         ..LabConfig::default()
     })
@@ -39,7 +40,7 @@ async fn until_devices(lab: &Lab, wanted: [(&str, &str); 2]) {
 #[tokio::test(flavor = "multi_thread")]
 async fn across_subnets_there_is_a_tunnel_and_within_one_none() {
     assert_kernel_can();
-    let lab = cluster(FabricKind::Subnets, Encapsulation::IpipCrossSubnet).await;
+    let lab = cluster(FabricKind::Subnets, Encapsulation::IpipCrossSubnet, Dataplane::Nftables).await;
     // n3 is in the subnet of n1.
     until_devices(&lab, [("n2", "margay.ipip"), ("n3", "eth0")]).await;
     until_connected(&lab).await;
@@ -48,8 +49,17 @@ async fn across_subnets_there_is_a_tunnel_and_within_one_none() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn from_one_kind_of_tunnel_to_another_and_to_none_no_packet_is_lost() {
+    changes(Dataplane::Nftables).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nor_is_one_that_the_programs_put_into_either() {
+    changes(Dataplane::Ebpf).await;
+}
+
+async fn changes(dataplane: Dataplane) {
     assert_kernel_can();
-    let lab = cluster(FabricKind::Flat, Encapsulation::Vxlan).await;
+    let lab = cluster(FabricKind::Flat, Encapsulation::Vxlan, dataplane).await;
     until_devices(&lab, [("n2", "margay.vxlan4"), ("n3", "margay.vxlan4")]).await;
     until_connected(&lab).await;
     let mut stream = lab.stream(&pod("a"), &pod("b"), Duration::from_millis(10)).unwrap();
@@ -73,6 +83,14 @@ async fn from_one_kind_of_tunnel_to_another_and_to_none_no_packet_is_lost() {
             .await;
         }
         steps.push((stream.sent(), "alone"));
+        if dataplane == Dataplane::Ebpf && device != "eth0" {
+            // Not at once: the map follows the kernel.
+            let before = took(&lab, 0, "to_tunnel").await;
+            until(&lab, &format!("the programs put packets into {device}"), async || {
+                took(&lab, 0, "to_tunnel").await > before + 10
+            })
+            .await;
+        }
         stream.sends(50).await.unwrap();
     }
     let counted = stream.finish().await.unwrap();

@@ -8,6 +8,7 @@ mod cluster;
 mod life;
 mod live;
 mod modes;
+mod short_way;
 mod tunnel;
 
 /// Fails where the kernel has no IP-in-IP: nothing here could pass.

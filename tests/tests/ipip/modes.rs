@@ -5,28 +5,32 @@ use margay_lab::{Dataplane, FabricKind, LabConfig, Routing};
 
 use crate::{assert_kernel_can, life::live};
 
-fn config(fabric: FabricKind, encapsulation: Encapsulation) -> LabConfig {
+fn config(fabric: FabricKind, encapsulation: Encapsulation, dataplane: Dataplane) -> LabConfig {
     assert_kernel_can();
-    LabConfig {
-        fabric,
-        routing: Routing::Direct,
-        encapsulation,
-        dataplane: Dataplane::Nftables,
-        ..LabConfig::default()
-    }
+    LabConfig { fabric, routing: Routing::Direct, encapsulation, dataplane, ..LabConfig::default() }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_subnet_ipip() {
-    live(config(FabricKind::Flat, Encapsulation::Ipip), 1480).await;
+    live(config(FabricKind::Flat, Encapsulation::Ipip, Dataplane::Nftables), 1480).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_subnet_ipip_with_ebpf() {
+    live(config(FabricKind::Flat, Encapsulation::Ipip, Dataplane::Ebpf), 1480).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_subnets_ipip() {
-    live(config(FabricKind::Subnets, Encapsulation::Ipip), 1480).await;
+    live(config(FabricKind::Subnets, Encapsulation::Ipip, Dataplane::Nftables), 1480).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_subnets_ipip_between_subnets() {
-    live(config(FabricKind::Subnets, Encapsulation::IpipCrossSubnet), 1480).await;
+    live(config(FabricKind::Subnets, Encapsulation::IpipCrossSubnet, Dataplane::Nftables), 1480).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_subnets_ipip_between_subnets_with_ebpf() {
+    live(config(FabricKind::Subnets, Encapsulation::IpipCrossSubnet, Dataplane::Ebpf), 1480).await;
 }

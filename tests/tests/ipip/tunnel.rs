@@ -18,7 +18,7 @@ async fn a_cluster_works_and_policies_see_the_pods_behind_a_tunnel() {
         fabric: FabricKind::Subnets,
         routing: Routing::Direct,
         encapsulation: Encapsulation::Ipip,
-        // All between nodes goes through the stack, and in a machine of software a node takes long to load programs.
+        // `short_way` has the other.
         dataplane: Dataplane::Nftables,
         ..LabConfig::default()
     })

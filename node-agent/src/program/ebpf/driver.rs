@@ -121,7 +121,9 @@ impl Driver {
     /// Takes note of which interfaces are attached.
     pub(crate) fn attached(&mut self, attachments: Attachments) {
         // What went out there was not noted as long as no programs were.
-        let has_more = |before: &Attachments| !attachments.uplinks.is_subset(&before.uplinks);
+        let has_more = |before: &Attachments| {
+            attachments.uplinks.keys().any(|index| !before.uplinks.contains_key(index))
+        };
         self.is_seeded &= !self.attachments.as_ref().is_some_and(has_more);
         self.attachments = Some(attachments);
         self.noted = None;
@@ -135,7 +137,7 @@ impl Driver {
             return;
         }
         self.contents.endpoints(&wanted.endpoints, &attachments.pods);
-        self.contents.uplinks.replace(attachments.uplinks.iter().map(|index| (*index, 0)));
+        self.contents.uplinks.replace(attachments.uplinks.iter().map(|(index, kind)| (*index, *kind)));
         self.contents.pods(&wanted.pod_blocks);
         let (endpoints, pod_blocks) = (Arc::clone(&wanted.endpoints), Arc::clone(&wanted.pod_blocks));
         self.noted = Some(Noted { endpoints, pod_blocks });

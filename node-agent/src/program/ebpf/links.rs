@@ -17,6 +17,7 @@ use std::{
 use anyhow::Context;
 use aya::Ebpf;
 use margay_api::endpoint::HOST_IFNAME_PREFIX;
+use margay_ebpf_common::endpoint::{BARE, FRAMES};
 use margay_netlink::{
     Group, Monitor, Socket,
     link::{self, Link},
@@ -34,7 +35,7 @@ use super::{
     means::{Means, Place},
     object::{Pins, program},
 };
-use crate::{core::Event, watch::drift};
+use crate::{core::Event, decide::Carrier, program::overlay::name_of, watch::drift};
 
 /// How often is looked whether all are still attached.
 const LOOK: Duration = Duration::from_secs(10);
@@ -46,8 +47,8 @@ const PACE: Duration = Duration::from_millis(100);
 pub(crate) struct Attachments {
     /// The host ends of pods' links, by name.
     pub(crate) pods: BTreeMap<String, Attached>,
-    /// The others, by index.
-    pub(crate) uplinks: BTreeSet<u32>,
+    /// The others, by index, with what `UPLINKS` says of them.
+    pub(crate) uplinks: BTreeMap<u32, u32>,
     /// Whether all that are there are among them.
     pub(crate) is_complete: bool,
 }
@@ -150,7 +151,7 @@ impl Programs {
             self.verify(&links);
         }
         let mut attachments =
-            Attachments { pods: BTreeMap::new(), uplinks: BTreeSet::new(), is_complete: true };
+            Attachments { pods: BTreeMap::new(), uplinks: BTreeMap::new(), is_complete: true };
         for link in &links {
             let index = link.index.number();
             if link.name.starts_with(HOST_IFNAME_PREFIX) {
@@ -167,9 +168,9 @@ impl Programs {
                         .iter()
                         .all(|hook| self.attached.get(&(index, *hook)) == Some(&Place::Alone));
                 attachments.pods.insert(link.name.clone(), Attached { index, goes_round });
-            } else if is_uplink(link) {
-                if self.attach_all(link, Hook::OF_UPLINK) {
-                    attachments.uplinks.insert(index);
+            } else if let Some((hooks, kind)) = as_uplink(link) {
+                if self.attach_all(link, hooks) {
+                    attachments.uplinks.insert(index, kind);
                 } else if is_there(link) {
                     attachments.is_complete = false;
                 }
@@ -240,10 +241,17 @@ impl Programs {
     }
 }
 
-/// Whether other nodes may be behind it: any interface with Ethernet headers that is no pod's. What a port of a bridge or bond
-/// receives, that receives, too.
-fn is_uplink(link: &Link) -> bool {
-    !link.loopback && link.up && link.address.is_some() && link.controller.is_none()
+/// What is to be at an interface that other nodes may be behind, and what `UPLINKS` says of it: any with Ethernet headers that is no pod's,
+/// and our own tunnel of IP-in-IP, of which the programs know how it sends. What a port of a bridge or bond receives, that receives, too.
+fn as_uplink(link: &Link) -> Option<([Hook; 2], u32)> {
+    if link.loopback || !link.up || link.controller.is_some() {
+        return None;
+    }
+    if link.address.is_some() {
+        return Some((Hook::OF_UPLINK, FRAMES));
+    }
+    let is_ours = link.ipip.is_some() && link.name == name_of(Carrier::Ipip);
+    is_ours.then_some((Hook::OF_TUNNEL, BARE))
 }
 
 /// Whether it is still there.

@@ -111,8 +111,8 @@ impl Means {
 
 fn direction(hook: Hook) -> Direction {
     match hook {
-        Hook::FromPod | Hook::FromUplink => Direction::Ingress,
-        Hook::ToPod | Hook::ToUplink => Direction::Egress,
+        Hook::FromPod | Hook::FromUplink | Hook::FromTunnel => Direction::Ingress,
+        Hook::ToPod | Hook::ToUplink | Hook::ToTunnel => Direction::Egress,
     }
 }
 

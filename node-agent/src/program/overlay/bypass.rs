@@ -3,9 +3,12 @@
 //! The map says what the device would do ([`margay_ebpf_common::tunnel`]). So of an attempt it comes first and last: what is not to stay as it
 //! is goes before anything is changed in the kernel, and what is wanted comes when all of it was. What is in between goes through the device.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
-use margay_ebpf_common::tunnel::{Tunnel, TunnelKey};
+use margay_ebpf_common::tunnel::{IPIP, Tunnel, TunnelKey, VXLAN};
 use margay_netlink::{
     Socket,
     link::{IfIndex, Link},
@@ -13,7 +16,7 @@ use margay_netlink::{
 };
 
 use crate::{
-    decide::{Carrier, Ways},
+    decide::{Carrier, Hop, Ways},
     program::ebpf::TunnelMap,
     ways::has_tx_checksum_offload,
 };
@@ -21,7 +24,7 @@ use crate::{
 /// What came of it.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Bypass {
-    /// Why packets go through the device, where they could go round it.
+    /// Why packets go through a device, where they could go round it.
     pub(super) hindrance: Option<String>,
     /// Entries that are wanted.
     pub(super) wanted: usize,
@@ -29,17 +32,32 @@ pub(super) struct Bypass {
     pub(super) problem: Option<String>,
 }
 
-/// What is to be in the map once the device of this index is as wanted. Pure.
-pub(super) fn entries(wanted: &Ways, index: IfIndex) -> BTreeMap<TunnelKey, Tunnel> {
-    let Some(tunnel) = wanted.tunnels.get(&Carrier::Vxlan4) else { return BTreeMap::new() };
-    let (Some(frames), IpAddr::V4(local)) = (&tunnel.frames, tunnel.local) else { return BTreeMap::new() };
+/// The devices that the programs know to go round.
+pub(super) const ROUND: [Carrier; 2] = [Carrier::Vxlan4, Carrier::Ipip];
+
+/// What is to be in the map of a tunnel once its device, of this index, is as wanted. Pure.
+pub(super) fn entries(wanted: &Ways, carrier: Carrier, index: IfIndex) -> BTreeMap<TunnelKey, Tunnel> {
+    let Some(tunnel) = wanted.tunnels.get(&carrier) else { return BTreeMap::new() };
+    let IpAddr::V4(local) = tunnel.local else { return BTreeMap::new() };
+    let key =
+        |gateway: IpAddr| TunnelKey { ifindex: index.number(), padding: [0; 4], next_hop: gateway.into() };
+    let Some(frames) = &tunnel.frames else {
+        // The gateway is the other node itself.
+        let entry = |hop: &Hop| match hop {
+            Hop::Tunnel { carrier: by, gateway: IpAddr::V4(remote), .. } if *by == carrier => {
+                let (local, remote) = (local.octets(), remote.octets());
+                Some((key(remote.into()), Tunnel { local, remote, kind: IPIP, ..Tunnel::default() }))
+            }
+            Hop::Tunnel { .. } | Hop::Direct { .. } | Hop::Nowhere => None,
+        };
+        return wanted.routes.values().filter_map(entry).collect();
+    };
     let [high, middle, low] = {
         let [_, octets @ ..] = frames.vni.number().to_be_bytes();
         octets
     };
     let entry = |(gateway, mac): (&IpAddr, &margay_netlink::MacAddr)| {
         let IpAddr::V4(remote) = *frames.forwarding.get(mac)? else { return None };
-        let key = TunnelKey { ifindex: index.number(), padding: [0; 4], next_hop: (*gateway).into() };
         let tunnel = Tunnel {
             local: local.octets(),
             remote: remote.octets(),
@@ -47,14 +65,15 @@ pub(super) fn entries(wanted: &Ways, index: IfIndex) -> BTreeMap<TunnelKey, Tunn
             destination_mac: mac.octets(),
             source_mac: frames.mac.octets(),
             port: frames.port.to_be_bytes(),
-            padding: [0; 6],
+            kind: VXLAN,
+            padding: [0; 5],
         };
-        Some((key, tunnel))
+        Some((key(*gateway), tunnel))
     };
     frames.neighbours.iter().filter_map(entry).collect()
 }
 
-/// Takes out of the map what is not to stay; `stays` is the device, if it is as wanted already.
+/// Takes out of the map what is not to stay; `stays` are the devices that are as wanted already.
 ///
 /// # Errors
 /// When the map cannot be read or written: then nothing else may be changed.
@@ -62,16 +81,13 @@ pub(super) fn before(
     map: &mut TunnelMap,
     socket: &mut Socket,
     wanted: &Ways,
-    stays: Option<&Link>,
+    stays: &BTreeMap<Carrier, &Link>,
 ) -> anyhow::Result<()> {
-    let entries = match stays {
-        Some(link) if hindrance(socket, link).is_none() => entries(wanted, link.index),
-        _ => BTreeMap::new(),
-    };
+    let (entries, _) = unhindered(socket, wanted, stays);
     map.retain(&entries)
 }
 
-/// Puts into the map what is wanted; the device is there, and the kernel has refused nothing.
+/// Puts into the map what is wanted; these devices are there, and the kernel has refused nothing.
 ///
 /// # Errors
 /// As [`before`].
@@ -79,13 +95,12 @@ pub(super) fn after(
     map: &mut TunnelMap,
     socket: &mut Socket,
     wanted: &Ways,
-    link: &Link,
+    there: &BTreeMap<Carrier, &Link>,
 ) -> anyhow::Result<Bypass> {
-    if let Some(hindrance) = hindrance(socket, link) {
-        map.retain(&BTreeMap::new())?;
-        return Ok(Bypass { hindrance: Some(hindrance), ..Bypass::default() });
+    let (entries, hindrances) = unhindered(socket, wanted, there);
+    if !hindrances.is_empty() {
+        map.retain(&entries)?;
     }
-    let entries = entries(wanted, link.index);
     let left = map.add(&entries)?;
     let problem = (left > 0).then(|| {
         format!(
@@ -95,7 +110,26 @@ pub(super) fn after(
             entries.len()
         )
     });
-    Ok(Bypass { hindrance: None, wanted: entries.len(), problem })
+    let hindrances: Vec<String> = hindrances.into_iter().collect();
+    let hindrance = (!hindrances.is_empty()).then(|| hindrances.join("; "));
+    Ok(Bypass { hindrance, wanted: entries.len(), problem })
+}
+
+/// The entries of the devices that do no more than the programs; and what the others do.
+fn unhindered(
+    socket: &mut Socket,
+    wanted: &Ways,
+    links: &BTreeMap<Carrier, &Link>,
+) -> (BTreeMap<TunnelKey, Tunnel>, BTreeSet<String>) {
+    let (mut all, mut hindrances) = (BTreeMap::new(), BTreeSet::new());
+    for (carrier, link) in links {
+        let Some(hindrance) = hindrance(socket, link) else {
+            all.extend(entries(wanted, *carrier, link.index));
+            continue;
+        };
+        hindrances.insert(hindrance);
+    }
+    (all, hindrances)
 }
 
 /// Whether this node encrypts what it sends, or may; in words.
@@ -136,14 +170,14 @@ fn hindrance(socket: &mut Socket, link: &Link) -> Option<String> {
 mod tests {
     use std::collections::BTreeMap;
 
-    use margay_ebpf_common::tunnel::{Tunnel, TunnelKey};
+    use margay_ebpf_common::tunnel::{IPIP, Tunnel, TunnelKey, VXLAN};
     use margay_netlink::{
         MacAddr,
         link::{IfIndex, Mtu, Vni},
     };
 
     use super::entries;
-    use crate::decide::{Carrier, Frames, Tunnel as Wanted, Ways};
+    use crate::decide::{Carrier, Frames, Hop, Tunnel as Wanted, Ways};
 
     /// A tunnel to one node, from and to these addresses.
     fn ways(carrier: Carrier, local: &str, remote: &str) -> Ways {
@@ -167,7 +201,7 @@ mod tests {
     #[test]
     fn a_gateway_of_either_family_has_what_the_device_would_write() {
         let index = IfIndex::new(7).unwrap();
-        let found = entries(&ways(Carrier::Vxlan4, "192.0.2.1", "192.0.2.2"), index);
+        let found = entries(&ways(Carrier::Vxlan4, "192.0.2.1", "192.0.2.2"), Carrier::Vxlan4, index);
         let tunnel = Tunnel {
             local: [192, 0, 2, 1],
             remote: [192, 0, 2, 2],
@@ -175,7 +209,8 @@ mod tests {
             destination_mac: [2, 0, 0, 0, 0, 9],
             source_mac: [2, 0, 0, 0, 0, 1],
             port: [0x12, 0xb5],
-            padding: [0; 6],
+            kind: VXLAN,
+            padding: [0; 5],
         };
         let key = |gateway: &str| TunnelKey {
             ifindex: 7,
@@ -187,7 +222,37 @@ mod tests {
 
     #[test]
     fn a_tunnel_over_ipv6_has_a_checksum_that_is_the_devices() {
-        let found = entries(&ways(Carrier::Vxlan6, "2001:db8::1", "2001:db8::2"), IfIndex::new(7).unwrap());
+        let carrier = Carrier::Vxlan6;
+        let index = IfIndex::new(7).unwrap();
+        let found = entries(&ways(carrier, "2001:db8::1", "2001:db8::2"), carrier, index);
         assert_eq!(found, BTreeMap::new());
+    }
+
+    #[test]
+    fn of_ip_in_ip_a_gateway_is_the_other_node_and_other_ways_are_none_of_it() {
+        let tunnel = Wanted {
+            local: "192.0.2.1".parse().unwrap(),
+            mtu: Mtu::new(1480).unwrap(),
+            addresses: [].into(),
+            frames: None,
+        };
+        let by =
+            |carrier, gateway: &str| Hop::Tunnel { carrier, gateway: gateway.parse().unwrap(), source: None };
+        let routes = [
+            ("10.244.2.0/24", by(Carrier::Ipip, "192.0.2.2")),
+            ("10.244.3.0/24", by(Carrier::Ipip, "192.0.2.2")),
+            ("10.244.4.0/24", by(Carrier::Ipip, "198.51.100.4")),
+            ("10.244.5.0/24", by(Carrier::Vxlan4, "10.244.5.0")),
+            ("10.244.1.0/24", Hop::Nowhere),
+        ];
+        let routes = routes.map(|(block, hop)| (block.parse().unwrap(), hop)).into();
+        let wanted = Ways { tunnels: [(Carrier::Ipip, tunnel)].into(), routes, ..Ways::default() };
+        let entry = |remote: [u8; 4]| {
+            let key =
+                TunnelKey { ifindex: 7, padding: [0; 4], next_hop: std::net::IpAddr::from(remote).into() };
+            (key, Tunnel { local: [192, 0, 2, 1], remote, kind: IPIP, ..Tunnel::default() })
+        };
+        let found = entries(&wanted, Carrier::Ipip, IfIndex::new(7).unwrap());
+        assert_eq!(found, BTreeMap::from([entry([192, 0, 2, 2]), entry([198, 51, 100, 4])]));
     }
 }

@@ -370,7 +370,7 @@ impl Task {
         problems.extend(problem);
         if hindrance != self.hindrance {
             if let Some(why) = &hindrance {
-                info!("all packets to other nodes go through the tunnel's device: {why}");
+                info!("packets to other nodes go through the tunnel's device: {why}");
             } else {
                 info!("packets of the short way go round the tunnel's device again");
             }

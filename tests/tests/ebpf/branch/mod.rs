@@ -1,6 +1,7 @@
 //! Each branch of the programs, one packet at a time.
 
 mod flow;
+mod ipip;
 mod judge;
 mod note;
 mod parse;
@@ -21,7 +22,7 @@ use crate::{
 };
 
 /// Runs a test where policy allows everything.
-fn with_open_worlds(test: impl Fn(&mut World) + Sync) {
+pub(crate) fn with_open_worlds(test: impl Fn(&mut World) + Sync) {
     with_worlds(|world| {
         allow_all(world, CLIENT_EGRESS, EGRESS);
         allow_all(world, SERVER_INGRESS, INGRESS);

@@ -3,7 +3,7 @@
 use margay_ebpf_common::{
     address::Address,
     counter::Counter,
-    tunnel::{FIRST_SOURCE_PORT, OVERHEAD, Tunnel, TunnelKey},
+    tunnel::{FIRST_SOURCE_PORT, Tunnel, TunnelKey, VXLAN, VXLAN_OVERHEAD},
 };
 
 use super::with_open_worlds;
@@ -16,7 +16,7 @@ use crate::{
 const DEVICE_MTU: usize = 1380;
 const DEVICE: [u8; 6] = [2, 0, 0, 0, 5, 1];
 const FAR_DEVICE: [u8; 6] = [2, 0, 0, 0, 5, 2];
-const OUTER: usize = 14 + OVERHEAD as usize;
+const OUTER: usize = 14 + VXLAN_OVERHEAD as usize;
 
 const ENTRY: Tunnel = Tunnel {
     local: [192, 0, 2, 2],
@@ -25,7 +25,8 @@ const ENTRY: Tunnel = Tunnel {
     destination_mac: FAR_DEVICE,
     source_mac: DEVICE,
     port: 4789_u16.to_be_bytes(),
-    padding: [0; 6],
+    kind: VXLAN,
+    padding: [0; 5],
 };
 
 /// Runs a test where the way to the other node's pod is through a tunnel over IPv4, whose entry is there.
@@ -177,7 +178,7 @@ fn what_is_too_large_for_the_way_outside_is_left_to_the_device() {
     with_tunnels(|world, _| {
         let headers = if world.is_ipv6 { 48 } else { 28 };
         let of = |octets: usize| Packet { payload: vec![1; octets - headers], ..datagram(world) };
-        let most = UPLINK_MTU - OVERHEAD as usize;
+        let most = UPLINK_MTU - VXLAN_OVERHEAD as usize;
         let [fits, large, too_large] = [most, most + 1, DEVICE_MTU + 1].map(of);
         world.expect(From::Client, &fits, Counter::ToTunnel);
         is_left_to_the_device(world, &large);

@@ -10,6 +10,7 @@ use std::{
 
 use aya::programs::{TestRun, TestRunOptions};
 use margay_api::endpoint::{Endpoint, EndpointId, PodRef};
+use margay_ebpf_common::endpoint::FRAMES;
 use margay_netlink::{
     Socket,
     link::IfIndex,
@@ -161,7 +162,7 @@ impl Node {
             .links
             .values()
             .map(|link| (link.name.clone(), Attached { index: link.index.number(), goes_round: true }));
-        let uplinks = [self.uplink.index.number()].into();
+        let uplinks = [(self.uplink.index.number(), FRAMES)].into();
         self.maps.attached(Attachments { pods: pods.collect(), uplinks, is_complete: true });
     }
 

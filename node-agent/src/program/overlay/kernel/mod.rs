@@ -85,7 +85,7 @@ pub(super) fn apply(
         present: &present,
     });
     if let Some(map) = &mut map {
-        bypass::before(map, socket, &wanted, unchanged(&links, &wanted, &names))?;
+        bypass::before(map, socket, &wanted, &unchanged(&links, &wanted, &names))?;
     }
     let (mut made, mut faults) = (0, wanted.faults.clone());
     for (carrier, tunnel) in &wanted.tunnels {
@@ -113,10 +113,11 @@ pub(super) fn apply(
     let (written, refused) = execute(socket, &difference::entries(&found, &wanted))?;
     let said = said(paths, &wanted, &found, !refused.is_empty());
     let is_well = faults.is_empty() && refused.is_empty();
-    let bypass = match (map, found.devices.get(&Carrier::Vxlan4)) {
-        (Some(map), Some(device)) if is_well && wanted.tunnels.contains_key(&Carrier::Vxlan4) => {
-            Some(bypass::after(map, socket, &wanted, &device.link)?)
-        }
+    let there = bypass::ROUND.into_iter().filter(|carrier| wanted.tunnels.contains_key(carrier));
+    let there: BTreeMap<Carrier, &Link> =
+        there.filter_map(|carrier| Some((carrier, &found.devices.get(&carrier)?.link))).collect();
+    let bypass = match map {
+        Some(map) if is_well && !there.is_empty() => Some(bypass::after(map, socket, &wanted, &there)?),
         _ => None,
     };
     Ok(Applied {
@@ -130,15 +131,18 @@ pub(super) fn apply(
     })
 }
 
-/// The device that the programs go round, if it is as it is wanted.
+/// The devices that the programs go round, of which these are as they are wanted.
 fn unchanged<'a>(
     links: &'a BTreeMap<Carrier, Link>,
     wanted: &Ways,
     names: &BTreeMap<Carrier, IfName>,
-) -> Option<&'a Link> {
-    let carrier = Carrier::Vxlan4;
-    let (link, tunnel) = (links.get(&carrier)?, wanted.tunnels.get(&carrier)?);
-    difference::device(Some(link), tunnel, names.get(&carrier)?).is_empty().then_some(link)
+) -> BTreeMap<Carrier, &'a Link> {
+    let as_wanted = |carrier: Carrier| {
+        let (link, tunnel) = (links.get(&carrier)?, wanted.tunnels.get(&carrier)?);
+        let is_so = difference::device(Some(link), tunnel, names.get(&carrier)?).is_empty();
+        is_so.then_some((carrier, link))
+    };
+    bypass::ROUND.into_iter().filter_map(as_wanted).collect()
 }
 
 /// A kind is received by all of its devices, or not at all; and sent where a route may be that leads through one.
