@@ -13,7 +13,7 @@ use crate::{
 const LARGE: usize = 8 << 20;
 
 /// What a device has sent and received, in packets.
-fn packets(link: &str) -> [u64; 2] {
+pub(crate) fn packets(link: &str) -> [u64; 2] {
     let shown = Command::new("ip").args(["-s", "-s", "-j", "link", "show", link]).output().unwrap();
     let shown: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
     ["tx", "rx"].map(|way| shown[0]["stats64"][way]["packets"].as_u64().unwrap())

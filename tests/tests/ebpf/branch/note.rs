@@ -68,3 +68,33 @@ fn packets_with_options_are_noted_like_others() {
         world.expect(From::Server, &datagram(world).answer(0), Counter::Stacked);
     });
 }
+
+#[test]
+fn the_first_fragment_of_a_datagram_is_noted_like_a_whole_one() {
+    with_open_worlds(|world| {
+        let packet = Packet { payload: vec![7; 64], ..datagram(world) };
+        let packet = if world.is_ipv6 {
+            Packet { extensions: vec![(44, vec![0, 0, 0, 1, 0, 0, 0, 9])], ..packet }
+        } else {
+            Packet { fragment: (9, 0x2000), ..packet }
+        };
+        world.stack_sends("to_pod", &packet);
+        assert!(world.dataplane.is_stacked(udp_key(world)));
+    });
+}
+
+#[test]
+fn an_address_of_a_pod_of_this_node_is_a_pods_whatever_ranges_pods_have() {
+    with_open_worlds(|world| {
+        let (address, link) = (world.outside.0, world.ifindex(From::Server));
+        world.dataplane.add_address(address, link);
+        for packet in [Packet::udp(world.client, world.outside), Packet::udp(world.outside, world.remote)] {
+            world.stack_sends("to_uplink", &packet);
+            let ends = [(packet.source, packet.ports.0), (packet.destination, packet.ports.1)];
+            assert!(world.dataplane.is_stacked(crate::dataplane::key(17, ends[0], ends[1])));
+        }
+        let other = Packet::udp((world.client.0, 40001), world.outside);
+        world.expect(From::Client, &other, Counter::ToPod);
+        world.expect(From::Server, &other.answer(0), Counter::ToPod);
+    });
+}
