@@ -1,11 +1,11 @@
 //! What the stack sends is the stack's from then on.
 
-use margay_ebpf_common::counter::Counter;
+use margay_ebpf_common::{counter::Counter, flow::Stacked};
 
 use super::{connect, datagram, syn, tcp_key, udp_key, with_open_worlds};
 use crate::{
     packet::{ACK, Packet, SYN},
-    world::From,
+    world::{From, now},
 };
 
 #[test]
@@ -20,10 +20,23 @@ fn a_flow_that_the_stack_begins_ends_that_of_the_short_way() {
                 assert!(world.dataplane.is_stacked(key));
                 assert_eq!(world.dataplane.flow("FLOWS", key), None);
                 assert_eq!(world.dataplane.flow("EMBRYOS", key), None);
-                world.dataplane.hash::<_, margay_ebpf_common::flow::Stacked>("STACKED").remove(&key).unwrap();
+                world.dataplane.hash::<_, Stacked>("STACKED").remove(&key).unwrap();
             }
             world.expect(From::Client, &packet, Counter::NoFlow);
         }
+    });
+}
+
+#[test]
+fn a_flow_that_the_stack_has_and_goes_on_with_is_noted_again() {
+    with_open_worlds(|world| {
+        let key = udp_key(world);
+        world.stack_sends("to_pod", &datagram(world));
+        let seen = now().checked_sub(20_000_000_000).expect("a machine that has been up for some seconds");
+        world.dataplane.hash("STACKED").insert(key, Stacked { seen }, 0).unwrap();
+        world.stack_sends("to_pod", &datagram(world));
+        let stacked: Stacked = world.dataplane.hash("STACKED").get(&key, 0).unwrap();
+        assert!(now() - stacked.seen < 1_000_000_000);
     });
 }
 

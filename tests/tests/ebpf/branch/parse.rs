@@ -467,6 +467,17 @@ fn what_is_no_error_of_its_familys_icmp_is_nobodys() {
 }
 
 #[test]
+fn icmp_errors_about_a_flow_that_holds_arrive_while_its_pod_is_not_known() {
+    with_open_worlds(|world| {
+        let packet = Packet::udp(world.client, world.remote);
+        world.expect(From::Client, &packet, Counter::ToNode);
+        world.dataplane.take_address(world.client.0);
+        world.expect(From::Client, &packet, Counter::ToNode);
+        world.expect(From::Uplink, &packet.error(world.router, too_big(world)), Counter::ToPod);
+    });
+}
+
+#[test]
 fn icmp_errors_about_no_known_flow_are_the_stacks() {
     with_open_worlds(|world| {
         let packet = Packet::udp(world.client, world.remote);
