@@ -365,6 +365,56 @@ fn later_fragments_of_a_flow_that_has_ended_or_of_nobody_here_are_not_taken() {
 }
 
 #[test]
+fn fragments_of_what_has_more_headers_behind_that_of_the_fragment_are_the_stacks_all_of_them() {
+    with_open_worlds(|world| {
+        if !world.is_ipv6 {
+            return;
+        }
+        let first = (44, vec![0, 0, 0, 1, 0, 0, 0, 9]);
+        let options = vec![0, 0, 1, 4, 0, 0, 0, 0];
+        for number in [0, 43, 60] {
+            let packet = Packet {
+                payload: vec![7; 64],
+                extensions: vec![first.clone(), (number, options.clone())],
+                ..datagram(world)
+            };
+            world.expect(From::Client, &packet, Counter::Unparsed);
+            // Whatever stands in it.
+            let later = Packet {
+                protocol: number,
+                payload: [vec![UDP], options[1..].to_vec(), vec![7; 64]].concat(),
+                extensions: vec![(44, vec![0, 0, 0, 64, 0, 0, 0, 9])],
+                ..packet
+            };
+            let fate = world.run(From::Client, &later);
+            assert_eq!((fate.is_short, fate.counted), (false, None), "{number}");
+        }
+    });
+}
+
+#[test]
+fn a_later_fragment_that_is_shorter_than_its_header_is_the_stacks() {
+    with_open_worlds(|world| {
+        if world.is_ipv6 {
+            return;
+        }
+        let whole = Packet { payload: vec![7; 64], ..datagram(world) };
+        world.expect(From::Client, &fragment(world, &whole, 1, 0, true), Counter::ToPod);
+        let later = fragment(world, &whole, 1, 8, false);
+        world.expect(From::Client, &later, Counter::ToPod);
+        for length in [0, 19] {
+            let mut octets = Packet { mac: world.mac(From::Client), ..later.clone() }.octets();
+            octets[16..18].copy_from_slice(&[0, length]);
+            assert_eq!(
+                world.run_octets(From::Client, &octets, 0).counted,
+                Some(Counter::Unparsed),
+                "{length}"
+            );
+        }
+    });
+}
+
+#[test]
 fn a_first_fragment_without_all_of_its_transports_header_is_the_stacks() {
     with_open_worlds(|world| {
         if world.is_ipv6 {

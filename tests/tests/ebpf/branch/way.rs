@@ -36,10 +36,12 @@ fn every_checksum_is_right_after_a_hop() {
         }
         let packet = connect(world);
         for identification in 0..=u16::MAX {
-            if identification % 97 != 0 && identification < 0xfe00 {
+            let sent = Packet { fragment: (identification, 0x4000), ..packet.clone() };
+            // All that carry when a hop is taken off, and some of the others.
+            let checksum = sent.octets()[24];
+            if identification % 97 != 0 && checksum < 0xfe {
                 continue;
             }
-            let sent = Packet { fragment: (identification, 0x4000), ..packet.clone() };
             let fate = world.expect(From::Client, &sent, Counter::ToPod);
             let expected = Packet { hops: 63, ..sent }.octets();
             assert_eq!(fate.octets[14..], expected[14..]);
