@@ -18,6 +18,10 @@ pub(crate) fn walk(packet: Packet, headers: &mut Headers) -> Kind {
     for _ in 0..MOST {
         match headers.protocol {
             HOP_BY_HOP | ROUTING | DESTINATION => {
+                // The later fragments do not say what protocol stands behind it.
+                if kind == Kind::First {
+                    return Kind::Unparsed;
+                }
                 let Some([next, units]) = packet.read_far::<[u8; 2]>(headers.transport) else {
                     return Kind::Unparsed;
                 };

@@ -39,6 +39,11 @@ const ETHERTYPE_IPV6: u16 = 0x86dd;
 const IPV4_OFFSET: u16 = 0x1fff;
 /// That more follows.
 const IPV4_MORE: u16 = 0x2000;
+/// IPv6: a header that every hop looks at, and an option of it that has the length of the packet (RFC 2675 section 2).
+const HOP_BY_HOP: u8 = 0;
+const JUMBO: [u8; 2] = [0xc2, 4];
+/// Octets of such a header, with that option alone.
+const JUMBO_HEADER: u32 = 8;
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
 
@@ -149,6 +154,10 @@ fn ipv4<const LINK: u32>(packet: Packet, headers: &mut Headers) -> Kind {
     };
     let octets = 4 * u32::from(header.version_and_length & 0xf);
     headers.length = u32::from(u16::from_be_bytes(header.length));
+    // Segments of TCP that are longer together than the field can say ("BIG TCP", since Linux 6.3): all that is there.
+    if headers.length == 0 && packet.gso_size() != 0 {
+        headers.length = packet.len() - LINK;
+    }
     if header.version_and_length >> 4 != 4
         || octets < IPV4
         || headers.length < octets
@@ -197,9 +206,10 @@ fn ipv6(packet: Packet, headers: &mut Headers) -> Kind {
     };
     let class = u32::from_be_bytes(header.class);
     let payload = u32::from(u16::from_be_bytes(header.length));
-    headers.length = IPV6 + payload;
-    // No payload is a jumbogram (RFC 2675), or nothing.
-    if class >> 28 != 6 || payload == 0 || headers.length + ETHERNET > packet.len() {
+    // No payload is a jumbogram (RFC 2675), or nothing; or, likewise, segments of TCP (since Linux 5.19).
+    let is_large = payload == 0 && packet.gso_size() != 0;
+    headers.length = if is_large { packet.len() - ETHERNET } else { IPV6 + payload };
+    if class >> 28 != 6 || headers.length == IPV6 || headers.length + ETHERNET > packet.len() {
         return Kind::Unparsed;
     }
     headers.is_ipv6 = true;
@@ -213,6 +223,9 @@ fn ipv6(packet: Packet, headers: &mut Headers) -> Kind {
         return Kind::Unparsed;
     }
     headers.transport = ETHERNET + IPV6;
+    if is_large && headers.protocol == HOP_BY_HOP {
+        return large(packet, headers);
+    }
     match headers.protocol {
         TCP | UDP | ICMPV6 => transport::<ETHERNET>(packet, 54, headers, Kind::Whole),
         _ => match extension::walk(packet, headers) {
@@ -222,6 +235,24 @@ fn ipv6(packet: Packet, headers: &mut Headers) -> Kind {
             kind => kind,
         },
     }
+}
+
+/// What has the length of all segments before the header of TCP. The kernel takes that off when it cuts them apart, so it is not counted.
+#[inline(always)]
+fn large(packet: Packet, headers: &mut Headers) -> Kind {
+    let Some([TCP, 0, option, octets, a, b, c, d]) = packet.read_far::<[u8; 8]>(headers.transport) else {
+        return Kind::Unparsed;
+    };
+    if [option, octets] != JUMBO || u32::from_be_bytes([a, b, c, d]) + IPV6 != headers.length {
+        return Kind::Unparsed;
+    }
+    headers.protocol = TCP;
+    headers.transport += JUMBO_HEADER;
+    let kind = transport_far::<ETHERNET>(packet, headers, Kind::Whole);
+    if kind == Kind::Whole {
+        headers.payload -= JUMBO_HEADER;
+    }
+    kind
 }
 
 #[inline(always)]

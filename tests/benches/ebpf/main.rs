@@ -15,6 +15,8 @@
 mod dataplane;
 #[path = "../../tests/ebpf/packet.rs"]
 mod packet;
+#[path = "../../tests/ebpf/sys.rs"]
+mod sys;
 #[path = "../../tests/ebpf/world.rs"]
 mod world;
 

@@ -133,7 +133,7 @@ fn a_service_in_front_of_a_pod_of_this_node_or_another_works() {
 }
 
 /// Translates the Service's address to a pod's, as kube-proxy would.
-fn serve(f: &Family, pod: std::net::IpAddr) {
+pub(crate) fn serve(f: &Family, pod: std::net::IpAddr) {
     let family = if pod.is_ipv4() { "ip" } else { "ip6" };
     nft(&format!(
         "table {family} service {{
@@ -146,7 +146,8 @@ fn serve(f: &Family, pod: std::net::IpAddr) {
     ));
 }
 
-fn through_service(site: &Site, f: &Family, is_here: bool) {
+/// Asserts that the Service works for TCP and UDP, that the stack has all of it, and that the same pods talk by the short way without it.
+pub(crate) fn through_service(site: &Site, f: &Family, is_here: bool) {
     let (namespace, address) = if is_here { (&site.server, f.server) } else { (&site.remote, f.remote) };
     let short = [Counter::ToPod, Counter::ToNode].map(|counter| site.dataplane.counted(counter));
     let stacked = site.dataplane.counted(Counter::Stacked);
@@ -172,7 +173,7 @@ fn through_service(site: &Site, f: &Family, is_here: bool) {
 }
 
 /// Asserts that so many packets at least went that way, and no more to the stack than the first could.
-fn assert_short(site: &Site, before: [u64; Counter::ALL.len()], way: Counter, at_least: u64) {
+pub(crate) fn assert_short(site: &Site, before: [u64; Counter::ALL.len()], way: Counter, at_least: u64) {
     let after = site.dataplane.all_counted();
     let grown = |counter: Counter| after[counter.index() as usize] - before[counter.index() as usize];
     assert!(grown(way) >= at_least, "{way:?}: {before:?} {after:?}");

@@ -1,18 +1,22 @@
 //! A node without traffic: its links, the maps that say what they are, and one packet at a time by `BPF_PROG_TEST_RUN`.
 
-use std::{fs, net::IpAddr, process::Command, thread, time::Duration};
+use std::{fs, net::IpAddr, os::fd::AsFd, process::Command, thread, time::Duration};
 
-use aya::programs::{TestRun, TestRunOptions};
+use aya::{
+    programs::{TestRun, TestRunOptions},
+    util::KernelVersion,
+};
 use margay_ebpf_common::{
     counter::Counter,
     endpoint::{Endpoint, PEER},
 };
 use nix::{
+    errno::Errno,
     sched::{CloneFlags, unshare},
     time::{ClockId, clock_gettime},
 };
 
-use crate::{dataplane::Dataplane, packet::Packet};
+use crate::{dataplane::Dataplane, packet::Packet, sys::test_run};
 
 /// A link that a packet comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +39,8 @@ pub(crate) struct World {
     pub(crate) outside: (IpAddr, u16),
     pub(crate) is_ipv6: bool,
     links: [(u32, [u8; 6]); 3],
+    /// Of `BPF_PROG_TEST_RUN`.
+    flags: u32,
 }
 
 /// What became of a packet.
@@ -63,6 +69,11 @@ const TC_ACT_REDIRECT: u32 = 7;
 const IFINDEX: usize = 40;
 const GSO_SIZE: usize = 176;
 const CONTEXT: usize = 192;
+/// Flag of `BPF_PROG_TEST_RUN` (`linux/bpf.h`): the packet comes with the sum of its octets, as from a network card, and is not to go
+/// without.
+const CHECKSUM_COMPLETE: u32 = 1 << 2;
+/// The first kernel that knows it.
+const CHECKSUM_COMPLETE_SINCE: KernelVersion = KernelVersion::new(6, 11, 0);
 
 /// Runs a test once for each family, in a network namespace of its own.
 pub(crate) fn with_worlds(test: impl Fn(&mut World) + Sync) {
@@ -96,6 +107,7 @@ impl World {
             outside: (address("203.0.113.5", "2001:db8:5::5"), 80),
             is_ipv6,
             links,
+            flags: 0,
         };
         world.route(address("192.0.2.2", "2001:db8::2"));
         let pods = if is_ipv6 { ["fd00:1::", "fd00:2::"] } else { ["10.1.0.0", "10.2.0.0"] };
@@ -190,18 +202,43 @@ impl World {
         context
     }
 
+    /// Has packets from now on come with the sum of all of their octets from the IP header on, as network cards tell it, and a test fail in
+    /// which that is not right any more afterwards. False when the kernel is too old for that.
+    #[expect(clippy::print_stdout, reason = "who reads that a test passed is to know that it tested nothing")]
+    pub(crate) fn sum_up(&mut self) -> bool {
+        self.flags = CHECKSUM_COMPLETE;
+        let octets = Packet::udp(self.outside, self.outside).octets();
+        match self.try_program("from_pod", From::Client, &octets, 0) {
+            Ok(_) => return true,
+            Err(error) => assert_eq!(error, Errno::EINVAL, "a packet that is nobody's"),
+        }
+        let kernel = KernelVersion::current().unwrap();
+        assert!(kernel < CHECKSUM_COMPLETE_SINCE, "{kernel:?} should know the flag");
+        println!(
+            "not tested: {kernel:?} has no packets with sums for tests; {CHECKSUM_COMPLETE_SINCE:?} has"
+        );
+        self.flags = 0;
+        false
+    }
+
     fn run_program(&mut self, name: &str, at: From, octets: &[u8], gso_size: u32) -> (u32, Vec<u8>) {
+        let outcome = self.try_program(name, at, octets, gso_size);
+        outcome.unwrap_or_else(|error| panic!("{name} at {at:?}, {} octets: {error}", octets.len()))
+    }
+
+    fn try_program(
+        &mut self,
+        name: &str,
+        at: From,
+        octets: &[u8],
+        gso_size: u32,
+    ) -> Result<(u32, Vec<u8>), Errno> {
         let context = self.context(at, gso_size);
         let mut out = vec![0; octets.len() + 256];
-        let options = TestRunOptions {
-            data_in: Some(octets),
-            data_out: Some(&mut out),
-            ctx_in: Some(&context),
-            ..TestRunOptions::new()
-        };
-        let result = self.dataplane.program(name).test_run(options).unwrap();
-        out.truncate(result.data_size_out.try_into().unwrap());
-        (result.return_value, out)
+        let program = self.dataplane.program(name).fd().unwrap();
+        let (action, length) = test_run(program.as_fd(), octets, &context, self.flags, &mut out)?;
+        out.truncate(length);
+        Ok((action, out))
     }
 
     /// Runs a packet and asserts what became of it.
@@ -230,6 +267,15 @@ pub(crate) fn link(name: &str) -> (u32, [u8; 6]) {
 
 /// Runs `ip`.
 pub(crate) fn ip(arguments: &str) {
-    let output = Command::new("ip").args(arguments.split(' ')).output().unwrap();
-    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+    run("ip", arguments);
+}
+
+/// Runs `tc`.
+pub(crate) fn tc(arguments: &str) {
+    run("tc", arguments);
+}
+
+fn run(program: &str, arguments: &str) {
+    let output = Command::new(program).args(arguments.split(' ')).output().unwrap();
+    assert!(output.status.success(), "{program} {arguments}: {}", String::from_utf8_lossy(&output.stderr));
 }

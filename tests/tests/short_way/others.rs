@@ -1,4 +1,4 @@
-//! Programs of others at a pod's link.
+//! Programs and queueing disciplines of others at a pod's link, and those who take ours off.
 
 use std::time::Duration;
 
@@ -11,11 +11,12 @@ use aya::{
     sys::{Stats, enable_stats},
     util::KernelVersion,
 };
+use margay_ebpf_common::LAYOUT_VERSION;
 use margay_lab::Lab;
 use margay_tests::programs::{load, object};
 use serde_json::Value;
 
-use crate::cluster::{margayctl, party, programs_at, run, start, took, until};
+use crate::cluster::{PATIENCE, TCP, UDP, is_open, margayctl, party, programs_at, run, start, took, until};
 
 /// Between two datagrams of a stream.
 const EVERY: Duration = Duration::from_millis(1);
@@ -139,6 +140,105 @@ async fn what_a_pod_sends_is_seen_by_programs_before_ours_and_not_by_those_after
             assert!(seen < MANY / 2, "{seen} of {sent}");
         }
         lab.node(0).run(move || drop(theirs)).await.unwrap();
+    }
+    lab.stop().await;
+}
+
+/// Runs `tc` on the first node.
+async fn tc(lab: &Lab, arguments: &str) {
+    let arguments: Vec<&str> = arguments.split(' ').collect();
+    lab.node(0).output("tc", &arguments).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn packets_to_a_pod_go_by_its_link_while_that_has_a_queueing_discipline() {
+    let (lab, _programs) = start().await;
+    run(&lab, &[("client", "n1"), ("near", "n1")]).await;
+    until_goes(&lab, "near", "straight").await;
+    let (name, _) = link(&lab, endpoint(&lab, "near").await.0).await;
+    tc(&lab, &format!("qdisc add dev {name} root pfifo")).await;
+    until_goes(&lab, "near", "to its host end").await;
+    let (by_link, sent) = send(&lab, "near").await;
+    assert!(by_link >= sent, "{by_link} of {sent} went by the link");
+    tc(&lab, &format!("qdisc del dev {name} root")).await;
+    until_goes(&lab, "near", "straight").await;
+    let (by_link, sent) = send(&lab, "near").await;
+    assert!(by_link < MANY / 2, "{by_link} of {sent} went by the link");
+    lab.stop().await;
+}
+
+/// The pods of the first node that may have flows on the short way.
+async fn endpoints(lab: &Lab) -> Vec<String> {
+    let told = lab.node(0).output(&margayctl(), &["ebpf", "endpoints", "-o", "json"]).await.unwrap();
+    let table: Value = serde_json::from_str(&told).unwrap();
+    table.as_array().unwrap().iter().map(|row| row["pod"].as_str().unwrap().to_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_from_or_to_a_pod_takes_the_short_way_while_filters_come_after_ours_or_find_them_no_room() {
+    let (lab, _programs) = start().await;
+    run(&lab, &[("client", "n1"), ("near", "n1")]).await;
+    let (name, _) = link(&lab, endpoint(&lab, "near").await.0).await;
+    // Without tcx the programs are the last filters of `clsact`, in whose place `ingress` is.
+    let disciplines: &[&str] = if has_order() { &["clsact", "ingress"] } else { &["ingress"] };
+    for discipline in disciplines {
+        let mut kept = lab.keep(&party("client"), &party("near"), TCP).await.unwrap().unwrap();
+        if !has_order() {
+            tc(&lab, &format!("qdisc del dev {name} clsact")).await;
+        }
+        tc(&lab, &format!("qdisc add dev {name} {discipline}")).await;
+        until(&lab, "near has no short way", async || endpoints(&lab).await == ["default/client"]).await;
+        let before = took(&lab, 0, "to_pod").await;
+        assert!(kept.is_alive(PATIENCE).await, "a connection goes on in the stack{}", lab.log_tail(30));
+        for (from, to) in [("client", "near"), ("near", "client")] {
+            assert!(is_open(&lab, from, to, TCP).await && is_open(&lab, from, to, UDP).await);
+        }
+        assert_eq!(took(&lab, 0, "to_pod").await, before, "{discipline}: nothing takes the short way");
+        tc(&lab, &format!("qdisc del dev {name} {discipline}")).await;
+        until(&lab, "near is known again", async || endpoints(&lab).await.len() == 2).await;
+        until_goes(&lab, "near", "straight").await;
+        send(&lab, "near").await;
+    }
+    lab.stop().await;
+}
+
+/// Takes all of our programs off an interface of the first node, and waits until the agent has put them back.
+async fn take_off(lab: &Lab, name: &str, index: u64) {
+    let before = programs_at(lab).await;
+    // Nothing else holds a program with tcx than the pin of its link.
+    let pins = lab.node(0).path(format!("/sys/fs/bpf/margay/v{LAYOUT_VERSION}/links"));
+    let pins = ["from_pod", "to_pod"].map(|program| pins.join(format!("{index}-{program}")));
+    for (pin, direction) in pins.iter().zip(["ingress", "egress"]) {
+        if has_order() {
+            std::fs::remove_file(pin).unwrap();
+        } else {
+            tc(lab, &format!("filter del dev {name} {direction}")).await;
+        }
+    }
+    until(lab, &format!("the programs at {name} are put back"), async || {
+        (!has_order() || pins.iter().all(|pin| pin.exists())) && programs_at(lab).await == before
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn programs_that_somebody_takes_off_are_put_back_and_nothing_is_lost_until_then() {
+    let (lab, _programs) = start().await;
+    run(&lab, &[("client", "n1"), ("near", "n1")]).await;
+    let mut kept = lab.keep(&party("client"), &party("near"), TCP).await.unwrap().unwrap();
+    for pod in ["client", "near"] {
+        let index = endpoint(&lab, pod).await.0;
+        let (name, _) = link(&lab, index).await;
+        // For as long as the agent looks at nothing: what a busy machine sends late and at once has to find room with the receiver.
+        let mut stream = lab.stream(&party("client"), &party("near"), 5 * EVERY).unwrap();
+        stream.sends(1).await.unwrap();
+        take_off(&lab, &name, index).await;
+        let counted = stream.finish().await.unwrap();
+        assert_eq!(counted.lost, [0_u64; 0], "{pod}: of {}", counted.sent);
+        assert!(kept.is_alive(PATIENCE).await, "{pod}{}", lab.log_tail(30));
+        let before = took(&lab, 0, "to_pod").await;
+        assert!(is_open(&lab, "client", "near", UDP).await);
+        assert!(took(&lab, 0, "to_pod").await > before, "{pod}: new flows take the short way again");
     }
     lab.stop().await;
 }

@@ -63,6 +63,95 @@ async fn what_is_translated_goes_through_the_stack_and_is_judged_after_translati
     lab.stop().await;
 }
 
+/// Has the first node do what kube-proxy has IPVS do: what comes in for a service leaves by the node's own output, to a pod and with the
+/// source that it had, and answers are translated where they are forwarded. A kernel without IPVS has rules of nftables do the same.
+#[expect(clippy::print_stdout, reason = "which of the two it was is not seen otherwise")]
+async fn serve_like_ipvs(lab: &Lab, pod: &str) {
+    let node = lab.node(0);
+    let cleared = node.output("ipvsadm", &["--clear"]).await;
+    let has_ipvs = cleared.is_ok();
+    if let Err(error) = cleared {
+        assert!(format!("{error:#}").contains("Can't initialize ipvs"), "{error:#}");
+    }
+    println!("{pod}: {}", if has_ipvs { "by IPVS" } else { "this kernel has no IPVS: by rules of nftables" });
+    if has_ipvs {
+        // As kube-proxy has it.
+        node.output("sysctl", &["-w", "net.ipv4.vs.conntrack=1"]).await.unwrap();
+    }
+    for address in lab.pod_addresses(&PodKey::new("default", pod)) {
+        let (service, of, number, nodad) = if address.is_ipv4() {
+            ("192.0.2.10", "ip", 4, None)
+        } else {
+            ("2001:db8::10", "ip6", 6, Some("nodad"))
+        };
+        let own: Vec<&str> = ["addr", "replace", service, "dev", "lo"].into_iter().chain(nodad).collect();
+        node.output("ip", &own).await.unwrap();
+        if !has_ipvs {
+            let table = format!(
+                "add table {of} ipvs\ndelete table {of} ipvs\ntable {of} ipvs {{
+                    set served {{ type ipv{number}_addr . inet_proto . inet_service; flags dynamic; size 1024; timeout 10m; }}
+                    chain input {{
+                        type filter hook input priority 98
+                        {of} daddr {service} meta l4proto {{ tcp, udp }} th dport {{ {}, {} }} \
+                            update @served {{ {of} saddr . meta l4proto . th sport }} {of} daddr set {address} dup to {address} drop
+                    }}
+                    chain forward {{
+                        type filter hook forward priority 99
+                        {of} saddr {address} {of} daddr . meta l4proto . th dport @served {of} saddr set {service}
+                    }}
+                }}",
+                TCP.number, UDP.number
+            );
+            node.output("nft", &[&table]).await.unwrap();
+            continue;
+        }
+        for (protocol, port) in [("--tcp-service", TCP), ("--udp-service", UDP)] {
+            let at = |address: IpAddr| std::net::SocketAddr::new(address, port.number).to_string();
+            let (service, pod) = (at(service.parse().unwrap()), at(address));
+            let add = ["--add-service", protocol, &service, "--scheduler", "rr"];
+            node.output("ipvsadm", &add).await.unwrap();
+            let add = ["--add-server", protocol, &service, "--real-server", &pod, "--masquerading"];
+            node.output("ipvsadm", &add).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_ipvs_sends_to_a_pod_is_answered_through_the_stack_and_other_flows_of_the_same_pods_take_the_short_way()
+ {
+    let (lab, _programs) = start().await;
+    run(&lab, &[("client", "n1"), ("near", "n1"), ("far", "n2")]).await;
+    for to in ["near", "far"] {
+        serve_like_ipvs(&lab, to).await;
+        let mut kept = Vec::new();
+        for port in [TCP, UDP] {
+            kept.push(lab.keep(&party("client"), &party(to), port).await.unwrap().unwrap());
+        }
+        for _ in 0..3 {
+            let (before, stacked) = (short_at(&lab, 0).await, took(&lab, 0, "stack_flow").await);
+            assert!(is_served(&lab, "client").await, "the service with {to}{}", lab.log_tail(30));
+            assert_eq!(
+                short_at(&lab, 0).await,
+                before,
+                "{to}: no packet of it goes round what translates it"
+            );
+            // One answer, at least, of either protocol of each family.
+            assert!(took(&lab, 0, "stack_flow").await >= stacked + 4, "{to}: answers meet the translation");
+            for kept in &mut kept {
+                let before = short_at(&lab, 0).await;
+                assert!(kept.is_alive(PATIENCE).await, "a flow with {to}'s own address{}", lab.log_tail(30));
+                assert!(short_at(&lab, 0).await > before, "{to}: it takes the short way");
+            }
+            for port in [TCP, UDP] {
+                let before = short_at(&lab, 0).await;
+                assert!(is_open(&lab, "client", to, port).await, "{to} {port:?}");
+                assert!(short_at(&lab, 0).await > before, "{to} {port:?} takes the short way");
+            }
+        }
+    }
+    lab.stop().await;
+}
+
 /// Ports of the first node that lead to a pod's, for TCP and UDP: with the source that packets have.
 const HOST_PORTS: [Port; 2] = [Port::tcp(30_080), Port { protocol: Protocol::Udp, number: 30_081 }];
 /// Likewise, with the node's address as their source.
@@ -108,11 +197,14 @@ async fn seen(lab: &Lab, from: &Party, to: IpAddr, port: Port) -> Option<IpAddr>
 
 /// How many packets took the short way on both nodes.
 async fn short(lab: &Lab) -> u64 {
+    short_at(lab, 0).await + short_at(lab, 1).await
+}
+
+/// Likewise on one of them.
+async fn short_at(lab: &Lab, node: usize) -> u64 {
     let mut sum = 0;
-    for node in [0, 1] {
-        for way in ["to_pod", "to_node", "to_tunnel"] {
-            sum += took(lab, node, way).await;
-        }
+    for way in ["to_pod", "to_node", "to_tunnel"] {
+        sum += took(lab, node, way).await;
     }
     sum
 }

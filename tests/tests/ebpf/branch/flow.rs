@@ -132,6 +132,54 @@ fn opening_a_live_connection_again_is_for_its_opener_alone() {
     });
 }
 
+#[test]
+fn what_ends_a_flow_that_is_not_answered_yet_is_noted_too_and_that_it_is_in_use() {
+    with_open_worlds(|world| {
+        // Refused: such an entry is not to stay for as long as a connection.
+        world.expect(From::Client, &syn(world), Counter::ToPod);
+        world.expect(From::Server, &syn(world).answer(RST | ACK), Counter::ToPod);
+        assert_eq!(world.dataplane.flow("FLOWS", tcp_key(world)).unwrap().state, RESET);
+
+        world.expect(From::Client, &datagram(world), Counter::ToPod);
+        age(world, "EMBRYOS", udp_key(world), 20 * SECOND, 0);
+        world.expect(From::Client, &datagram(world), Counter::ToPod);
+        assert!(now() - world.dataplane.flow("EMBRYOS", udp_key(world)).unwrap().seen < SECOND);
+    });
+}
+
+#[test]
+fn a_packet_for_which_its_flow_is_judged_anew_counts_like_any_other() {
+    with_open_worlds(|world| {
+        let packet = connect(world);
+        world.expect(From::Client, &datagram(world), Counter::ToPod);
+        age(world, "FLOWS", tcp_key(world), 20 * SECOND, 0);
+        world.dataplane.control(4, 1);
+        world.expect(From::Client, &Packet { flags: FIN | ACK, ..packet }, Counter::ToPod);
+        let flow = world.dataplane.flow("FLOWS", tcp_key(world)).unwrap();
+        assert_eq!((flow.state, flow.revision), (LOW_FIN, 4));
+        assert!(now() - flow.seen < SECOND);
+        // An answer, which makes it a flow of two ends.
+        world.expect(From::Server, &datagram(world).answer(0), Counter::ToPod);
+        assert_eq!(world.dataplane.flow("FLOWS", udp_key(world)).unwrap().revision, 4);
+        assert_eq!(world.dataplane.flow("EMBRYOS", udp_key(world)), None);
+    });
+}
+
+#[test]
+fn a_flow_between_other_nodes_is_none_of_this_one() {
+    with_open_worlds(|world| {
+        let packet = Packet::udp(world.remote, world.server);
+        world.expect(From::Uplink, &packet, Counter::ToPod);
+        world.expect(From::Server, &packet.answer(0), Counter::ToNode);
+        let key = crate::dataplane::key(17, world.remote, world.server);
+        let mut flow = world.dataplane.flow("FLOWS", key).unwrap();
+        // As if the pod were on another node, though nothing writes such an entry.
+        (flow.low.ifindex, flow.high.ifindex) = (0, 0);
+        world.dataplane.hash("FLOWS").insert(key, flow, 0).unwrap();
+        world.expect(From::Uplink, &packet, Counter::NotAllowed);
+    });
+}
+
 /// Makes a flow silent for so long, which needs a machine that has been up for longer.
 fn age(world: &mut World, map: &str, key: FlowKey, silent: u64, state: u32) {
     let flow = world.dataplane.flow(map, key).unwrap();

@@ -238,6 +238,17 @@ fn a_flow_is_judged_anew_with_the_links_that_its_pods_have_then() {
     });
 }
 
+#[test]
+fn who_uses_the_addresses_of_a_flow_that_is_to_be_judged_anew_does_not_end_it() {
+    with_open_worlds(|world| {
+        let packet = connect(world);
+        world.dataplane.control(4, 1);
+        world.expect(From::Server, &packet, Counter::NotAllowed);
+        world.expect(From::Uplink, &packet, Counter::NotAllowed);
+        world.expect(From::Client, &packet, Counter::ToPod);
+    });
+}
+
 fn refuse(world: &mut World) {
     let any = VerdictKey { set: SERVER_INGRESS, class: ANY_CLASS, way: INGRESS, ..VerdictKey::default() };
     world.dataplane.decide(VerdictKey::REST, any, REFER);

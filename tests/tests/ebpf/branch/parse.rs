@@ -73,6 +73,95 @@ fn a_malformed_header_is_the_stacks() {
     });
 }
 
+/// Segments of TCP that are to be cut apart, of which the IP header has no length: the octets before it, and from it on.
+fn large(world: &World, packet: &Packet, before: Option<[u8; 8]>) -> Vec<u8> {
+    let packet = Packet { mac: world.mac(From::Client), ..packet.clone() };
+    if !world.is_ipv6 {
+        let mut octets = packet.octets();
+        octets[16..18].fill(0);
+        return octets;
+    }
+    let extensions = before.map(|header| (0, header.to_vec())).into_iter().collect();
+    let mut octets = Packet { extensions, ..packet }.octets();
+    octets[18..20].fill(0);
+    if before.is_some() {
+        let length = u32::try_from(octets.len() - 54).unwrap();
+        octets[58..62].copy_from_slice(&length.to_be_bytes());
+    }
+    octets
+}
+
+#[test]
+fn segments_without_a_length_of_them_all_take_the_short_way_if_each_fits() {
+    with_open_worlds(|world| {
+        let packet = Packet { payload: vec![1; 3000], ..connect(world) };
+        let most = if world.is_ipv6 { 1440 } else { 1460 };
+        let jumbo = [0, 0, 0xc2, 4, 0, 0, 0, 0];
+        // Linux is about to leave the header away.
+        for before in if world.is_ipv6 { vec![Some(jumbo), None] } else { vec![None] } {
+            let octets = large(world, &packet, before);
+            for (segment, counted) in
+                [(100, Counter::ToPod), (most, Counter::ToPod), (most + 1, Counter::Unroutable)]
+            {
+                let fate = world.run_octets(From::Client, &octets, segment);
+                assert_eq!(fate.counted, Some(counted), "segments of {segment}");
+                if fate.is_short {
+                    let hops = if world.is_ipv6 { 21 } else { 22 };
+                    assert_eq!(fate.octets[hops], 63);
+                    let rest = if world.is_ipv6 { 22 } else { 26 };
+                    assert_eq!(
+                        (&fate.octets[14..hops], &fate.octets[rest..]),
+                        (&octets[14..hops], &octets[rest..])
+                    );
+                }
+            }
+            // What is one packet has a length.
+            assert_eq!(world.run_octets(From::Client, &octets, 0).counted, Some(Counter::Unparsed));
+            // All of the header of TCP has to be there.
+            let transport = if before.is_some() {
+                62
+            } else if world.is_ipv6 {
+                54
+            } else {
+                34
+            };
+            for length in [transport + 1, transport + 19] {
+                let mut cut = octets[..length].to_vec();
+                if before.is_some() {
+                    cut[58..62].copy_from_slice(&u32::try_from(length - 54).unwrap().to_be_bytes());
+                }
+                assert_eq!(
+                    world.run_octets(From::Client, &cut, 100).counted,
+                    Some(Counter::Unparsed),
+                    "{length}"
+                );
+            }
+        }
+    });
+}
+
+#[test]
+fn segments_with_another_header_than_that_of_their_length_are_the_stacks() {
+    with_open_worlds(|world| {
+        if !world.is_ipv6 {
+            return;
+        }
+        let packet = Packet { payload: vec![1; 3000], ..connect(world) };
+        let right = large(world, &packet, Some([0, 0, 0xc2, 4, 0, 0, 0, 0]));
+        assert_eq!(world.run_octets(From::Client, &right, 1000).counted, Some(Counter::ToPod));
+        // Another protocol, a longer header, another option, a shorter one, and lengths that are not that of the packet.
+        for (at, octet) in [(54, UDP), (55, 1), (56, 1), (57, 3), (60, right[60] + 1), (61, right[61] - 1)] {
+            let mut octets = right.clone();
+            octets[at] = octet;
+            let fate = world.run_octets(From::Client, &octets, 1000);
+            assert_eq!(fate.counted, Some(Counter::Unparsed), "{at}: {octet:#x}");
+        }
+        // It ends within that header.
+        let fate = world.run_octets(From::Client, &right[..61], 1000);
+        assert_eq!(fate.counted, Some(Counter::Unparsed));
+    });
+}
+
 /// The octets of a packet of the client, of which the IP header says that so many come after it.
 fn shortened(world: &World, packet: &Packet, after: u8) -> Vec<u8> {
     let mut octets = Packet { mac: world.mac(From::Client), ..packet.clone() }.octets();
@@ -276,6 +365,56 @@ fn later_fragments_of_a_flow_that_has_ended_or_of_nobody_here_are_not_taken() {
 }
 
 #[test]
+fn fragments_of_what_has_more_headers_behind_that_of_the_fragment_are_the_stacks_all_of_them() {
+    with_open_worlds(|world| {
+        if !world.is_ipv6 {
+            return;
+        }
+        let first = (44, vec![0, 0, 0, 1, 0, 0, 0, 9]);
+        let options = vec![0, 0, 1, 4, 0, 0, 0, 0];
+        for number in [0, 43, 60] {
+            let packet = Packet {
+                payload: vec![7; 64],
+                extensions: vec![first.clone(), (number, options.clone())],
+                ..datagram(world)
+            };
+            world.expect(From::Client, &packet, Counter::Unparsed);
+            // Whatever stands in it.
+            let later = Packet {
+                protocol: number,
+                payload: [vec![UDP], options[1..].to_vec(), vec![7; 64]].concat(),
+                extensions: vec![(44, vec![0, 0, 0, 64, 0, 0, 0, 9])],
+                ..packet
+            };
+            let fate = world.run(From::Client, &later);
+            assert_eq!((fate.is_short, fate.counted), (false, None), "{number}");
+        }
+    });
+}
+
+#[test]
+fn a_later_fragment_that_is_shorter_than_its_header_is_the_stacks() {
+    with_open_worlds(|world| {
+        if world.is_ipv6 {
+            return;
+        }
+        let whole = Packet { payload: vec![7; 64], ..datagram(world) };
+        world.expect(From::Client, &fragment(world, &whole, 1, 0, true), Counter::ToPod);
+        let later = fragment(world, &whole, 1, 8, false);
+        world.expect(From::Client, &later, Counter::ToPod);
+        for length in [0, 19] {
+            let mut octets = Packet { mac: world.mac(From::Client), ..later.clone() }.octets();
+            octets[16..18].copy_from_slice(&[0, length]);
+            assert_eq!(
+                world.run_octets(From::Client, &octets, 0).counted,
+                Some(Counter::Unparsed),
+                "{length}"
+            );
+        }
+    });
+}
+
+#[test]
 fn a_first_fragment_without_all_of_its_transports_header_is_the_stacks() {
     with_open_worlds(|world| {
         if world.is_ipv6 {
@@ -336,6 +475,55 @@ fn icmp_errors_go_to_the_end_that_sent_what_they_are_about() {
         world.expect(From::Uplink, &between.error(world.router, kinds[0]), Counter::NoFlow);
         // In the name of a pod of this node.
         world.expect(From::Uplink, &out.error(world.server.0, kinds[0]), Counter::NoFlow);
+    });
+}
+
+#[test]
+fn icmp_errors_behind_other_headers_are_read_too() {
+    with_open_worlds(|world| {
+        if !world.is_ipv6 {
+            return;
+        }
+        let packet = Packet::udp(world.client, world.remote);
+        world.expect(From::Client, &packet, Counter::ToNode);
+        let extensions = vec![(60, vec![0, 0, 1, 4, 0, 0, 0, 0])];
+        let error = Packet { extensions, ..packet.error(world.router, too_big(world)) };
+        world.expect(From::Uplink, &error, Counter::ToPod);
+        let payload = error.payload[..7].to_vec();
+        world.expect(From::Uplink, &Packet { payload, ..error }, Counter::Unparsed);
+    });
+}
+
+#[test]
+fn what_is_no_error_of_its_familys_icmp_is_nobodys() {
+    with_open_worlds(|world| {
+        let packet = Packet::udp(world.client, world.remote);
+        world.expect(From::Client, &packet, Counter::ToNode);
+        let error = packet.error(world.router, too_big(world));
+        world.expect(From::Uplink, &error, Counter::ToPod);
+        // The other family's protocol with an error of its own; a redirect, source quench, echoes and what asks for neighbours.
+        let others: &[(u8, u8)] = if world.is_ipv6 {
+            &[(1, 3), (58, 0), (58, 5), (58, 128), (58, 129), (58, 135), (58, 137)]
+        } else {
+            &[(58, 2), (1, 0), (1, 4), (1, 5), (1, 8), (1, 10), (1, 13)]
+        };
+        for (protocol, of) in others {
+            let mut other = Packet { protocol: *protocol, ..error.clone() };
+            other.payload[0] = *of;
+            let fate = world.run(From::Uplink, &other);
+            assert_eq!((fate.is_short, fate.counted), (false, None), "{protocol}: {of}");
+        }
+    });
+}
+
+#[test]
+fn icmp_errors_about_a_flow_that_holds_arrive_while_its_pod_is_not_known() {
+    with_open_worlds(|world| {
+        let packet = Packet::udp(world.client, world.remote);
+        world.expect(From::Client, &packet, Counter::ToNode);
+        world.dataplane.take_address(world.client.0);
+        world.expect(From::Client, &packet, Counter::ToNode);
+        world.expect(From::Uplink, &packet.error(world.router, too_big(world)), Counter::ToPod);
     });
 }
 

@@ -36,13 +36,35 @@ fn every_checksum_is_right_after_a_hop() {
         }
         let packet = connect(world);
         for identification in 0..=u16::MAX {
-            if identification % 97 != 0 && identification < 0xfe00 {
+            let sent = Packet { fragment: (identification, 0x4000), ..packet.clone() };
+            // All that carry when a hop is taken off, and some of the others.
+            let checksum = sent.octets()[24];
+            if identification % 97 != 0 && checksum < 0xfe {
                 continue;
             }
-            let sent = Packet { fragment: (identification, 0x4000), ..packet.clone() };
             let fate = world.expect(From::Client, &sent, Counter::ToPod);
             let expected = Packet { hops: 63, ..sent }.octets();
             assert_eq!(fate.octets[14..], expected[14..]);
+        }
+    });
+}
+
+#[test]
+fn what_a_network_card_summed_up_of_a_packet_is_right_after_a_hop() {
+    with_open_worlds(|world| {
+        let packet = connect(world);
+        let out = Packet::udp(world.client, world.remote);
+        world.expect(From::Client, &out, Counter::ToNode);
+        if !world.sum_up() {
+            return;
+        }
+        for number in (0..=u16::MAX).step_by(97) {
+            let [high, low] = number.to_be_bytes();
+            let hops = low.max(2);
+            let of = |packet: Packet| Packet { hops, payload: vec![high, low, 7], ..packet };
+            world.expect(From::Client, &of(packet.clone()), Counter::ToPod);
+            world.expect(From::Client, &of(out.clone()), Counter::ToNode);
+            world.expect(From::Uplink, &of(out.answer(0)), Counter::ToPod);
         }
     });
 }
@@ -122,6 +144,36 @@ fn what_the_kernel_has_no_way_for_to_another_node_is_the_stacks() {
         world.expect(From::Client, &packet, Counter::Unroutable);
         ip(&format!("route replace unreachable {}", world.remote.0));
         world.expect(From::Client, &packet, Counter::Unroutable);
+    });
+}
+
+#[test]
+fn rules_of_the_node_by_all_that_a_packet_says_but_its_mark_are_obeyed() {
+    with_open_worlds(|world| {
+        let packet = Packet { service: 0x10, ..Packet::udp(world.client, world.remote) };
+        let tcp = Packet { service: 0x10, ..Packet::tcp(world.client, world.remote, SYN) };
+        let (family, from, to) =
+            (if world.is_ipv6 { "-6" } else { "-4" }, world.client.0.to_string(), world.remote.0.to_string());
+        for (rule, is_of_tcp) in [
+            ("iif client".to_owned(), true),
+            (format!("from {from}"), true),
+            (format!("to {to}"), true),
+            ("tos 0x10".to_owned(), true),
+            ("ipproto udp".to_owned(), false),
+            ("ipproto udp sport 40000".to_owned(), false),
+            ("ipproto udp dport 80".to_owned(), false),
+        ] {
+            for (name, counted) in [("add", Counter::Unroutable), ("del", Counter::ToNode)] {
+                ip(&format!("{family} rule {name} {rule} unreachable"));
+                world.expect(From::Client, &packet, counted);
+                world.expect(From::Client, &tcp, if is_of_tcp { counted } else { Counter::ToNode });
+            }
+        }
+        // Of others.
+        for rule in ["iif server", "tos 0x08", "sport 40001", "dport 81", "fwmark 1"] {
+            ip(&format!("{family} rule add {rule} unreachable"));
+            world.expect(From::Client, &packet, Counter::ToNode);
+        }
     });
 }
 
