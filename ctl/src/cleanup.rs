@@ -72,11 +72,16 @@ pub(crate) fn run(run_dir: &Path, state_dir: &Path, options: &Options) -> anyhow
             Ok(Socket::open()?.execute(&link::delete_by_index(link.index))?)
         });
     }
+    let failed_before = cleanup.failed;
     filters(&mut cleanup, run_dir);
+    // The next attempt is to know where they are.
+    let keeps_run_dir = cleanup.failed && !failed_before;
     cleanup.folder(&options.bpf_dir.join(paths::BPF_PINS));
     routes(&mut cleanup);
     nftables(&mut cleanup);
-    cleanup.folder(run_dir);
+    if !keeps_run_dir {
+        cleanup.folder(run_dir);
+    }
     cleanup.folder(state_dir);
     let Cleanup { table, failed, .. } = cleanup;
     let status = if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS };

@@ -8,7 +8,7 @@
 //! policies of xfrm (`IPsec`), which see what the stack sends alone.
 //!
 //! What stands here for both kinds is as the agent makes the devices: 64 hops, whatever the packet inside has left; the outer packet of VXLAN
-//! may be cut up, that of IP-in-IP may not.
+//! may be cut up, that of IP-in-IP may not. Who changes these at a device (`ip tunnel change`) changes what goes through it alone.
 
 use core::mem::{align_of, offset_of, size_of};
 

@@ -16,12 +16,13 @@ pub(crate) fn walk(packet: Packet, headers: &mut Headers) -> Kind {
     let mut kind = Kind::Whole;
     // Bounded, and so unrolled or not as the compiler likes: verifiers know loops since Linux 5.3.
     for _ in 0..MOST {
+        let is_extension = matches!(headers.protocol, HOP_BY_HOP | ROUTING | DESTINATION | FRAGMENT);
+        // The later fragments do not say what protocol stands behind it.
+        if is_extension && kind == Kind::First {
+            return Kind::Unparsed;
+        }
         match headers.protocol {
             HOP_BY_HOP | ROUTING | DESTINATION => {
-                // The later fragments do not say what protocol stands behind it.
-                if kind == Kind::First {
-                    return Kind::Unparsed;
-                }
                 let Some([next, units]) = packet.read_far::<[u8; 2]>(headers.transport) else {
                     return Kind::Unparsed;
                 };

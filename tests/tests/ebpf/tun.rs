@@ -123,7 +123,8 @@ fn relay(mut tun: File, mut raw: Socket, stopped: &UnixStream, remote: Ipv4Addr)
         }
         if out {
             let length = tun.read(&mut packet).unwrap();
-            raw.send_to(&packet[..length], &to).unwrap();
+            // As a router that has no room, or no way any more.
+            drop(raw.send_to(&packet[..length], &to));
         }
         if into {
             let length = raw.read(&mut packet).unwrap();

@@ -41,6 +41,8 @@ pub(crate) struct World {
     links: [(u32, [u8; 6]); 3],
     /// Of `BPF_PROG_TEST_RUN`.
     flags: u32,
+    /// The mark of packets.
+    pub(crate) mark: u32,
 }
 
 /// What became of a packet.
@@ -66,6 +68,7 @@ pub(crate) const UPLINK_MTU: usize = 1400;
 const TC_ACT_UNSPEC: u32 = u32::MAX;
 const TC_ACT_REDIRECT: u32 = 7;
 /// Offsets in `__sk_buff` (`linux/bpf.h`), and its size.
+const MARK: usize = 8;
 const IFINDEX: usize = 40;
 const GSO_SIZE: usize = 176;
 const CONTEXT: usize = 192;
@@ -108,6 +111,7 @@ impl World {
             is_ipv6,
             links,
             flags: 0,
+            mark: 0,
         };
         world.route(address("192.0.2.2", "2001:db8::2"));
         let pods = if is_ipv6 { ["fd00:1::", "fd00:2::"] } else { ["10.1.0.0", "10.2.0.0"] };
@@ -198,6 +202,7 @@ impl World {
     pub(crate) fn context(&self, at: From, gso_size: u32) -> [u8; CONTEXT] {
         let mut context = [0; CONTEXT];
         context[IFINDEX..IFINDEX + 4].copy_from_slice(&self.ifindex(at).to_ne_bytes());
+        context[MARK..MARK + 4].copy_from_slice(&self.mark.to_ne_bytes());
         context[GSO_SIZE..GSO_SIZE + 4].copy_from_slice(&gso_size.to_ne_bytes());
         context
     }

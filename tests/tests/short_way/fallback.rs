@@ -14,7 +14,7 @@ const EVERY: Duration = Duration::from_millis(2);
 
 /// Asserts that the agent of the first node says that it has not what is wanted, and why.
 async fn says_so(lab: &Lab) {
-    let why = "the agent has not CAP_PERFMON nor CAP_BPF";
+    let why = "the agent lacks CAP_PERFMON and CAP_BPF";
     let mut said = lab.node(0).log(Daemon::Agent, 2000);
     said.retain(|line| line.contains("dataplane nftables, as eBPF does not go here"));
     assert!(said.len() == 1 && said[0].contains(why), "one line, with the reason: {said:?}");

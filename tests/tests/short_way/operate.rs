@@ -83,6 +83,10 @@ async fn cleanup_leaves_nothing_of_ours_and_waits_for_the_agent_and_the_pods_to_
     let dry = cleanup(&["--with-pods", "--dry-run"]).await.unwrap();
     assert!(dry.contains("would be removed") && is_open(&lab, "client", "near", TCP).await, "{dry}");
 
+    // As an agent leaves it that changes to nftables on a kernel without tcx; and one that is somebody else's.
+    let leave = "ip link add theirs type bridge; tc qdisc add dev theirs clsact; tc qdisc replace dev eth0 clsact; \
+                 echo [$(cat /sys/class/net/eth0/ifindex)] > /run/margay/clsact";
+    node.output("sh", &["-e", "-c", leave]).await.unwrap();
     let told = cleanup(&["--with-pods"]).await.unwrap();
     assert!(!told.contains("failed"), "{told}");
     for gone in ["/sys/fs/bpf/margay", "/etc/cni/net.d/10-margay.conflist", "/opt/cni/bin/margay"] {
@@ -93,9 +97,9 @@ async fn cleanup_leaves_nothing_of_ours_and_waits_for_the_agent_and_the_pods_to_
         assert_eq!(left, 0, "{empty} is not empty:\n{told}");
     }
     assert_eq!(node.output("nft", &["list", "tables"]).await.unwrap().trim(), "");
-    // Where programs were at it, on a kernel without tcx.
     let disciplines = node.output("tc", &["qdisc", "show"]).await.unwrap();
-    assert!(!disciplines.contains("clsact"), "{disciplines}");
+    let clsact: Vec<&str> = disciplines.lines().filter(|line| line.contains("clsact")).collect();
+    assert!(clsact.len() == 1 && clsact[0].contains("dev theirs"), "{disciplines}");
     assert_eq!(node.bgp_routes().await.unwrap(), [""; 0]);
     let links = node.output("ip", &["-brief", "link"]).await.unwrap();
     assert!(!links.contains("mgy"), "{links}");

@@ -22,6 +22,7 @@ use serde_json::Value;
 use tracing::{info, warn};
 
 use super::{
+    capability,
     contents::Contents,
     handover,
     links::{Attachments, Programs},
@@ -29,7 +30,6 @@ use super::{
     means::{self, Means},
     object::{self, Object, Pins},
     occupancy::Tables,
-    privilege,
     ring::Ring,
     sizes::Sizes,
     tunnels::TunnelMap,
@@ -90,7 +90,7 @@ impl Driver {
             means == Means::Tcx || !has_bandwidth,
             "this kernel has no tcx (Linux 6.6), without which the chained plugin `bandwidth` and the programs want the same place"
         );
-        privilege::check()?;
+        capability::check()?;
         let Object { maps, programs, pins, is_found } = object::load(bpf_fs, sizes)?;
         let control = maps.control.get(&0, 0).context("read the map CONTROL")?;
         let mut driver = Self {
@@ -328,7 +328,7 @@ fn remove_all(pins: &Pins, run_dir: &Path) -> anyhow::Result<bool> {
 mod tests {
     use margay_policy::compile::{Changes, Compiler};
 
-    use super::{Attachments, Driver, Loaded};
+    use super::{Attachments, Driver, Loaded, retire};
     use crate::{
         decide::Wanted,
         program::ebpf::{own::with_bpf_fs, sizes::Sizes},
@@ -343,6 +343,19 @@ mod tests {
         driver.pause();
         driver.write();
         driver.maps.control.get(&0, 0).unwrap().revision
+    }
+
+    #[test]
+    fn a_program_that_is_left_takes_no_flow_when_its_maps_have_gone() {
+        with_bpf_fs(|bpf_fs| {
+            let run_dir = tempfile::tempdir().unwrap();
+            let Loaded { mut driver, .. } = Driver::load(bpf_fs, &Sizes::default(), &[]).unwrap();
+            let judged = start(&mut driver, true);
+            assert!(retire(bpf_fs, run_dir.path()).unwrap());
+            let left = driver.maps.control.get(&0, 0).unwrap();
+            assert!(!left.holds(judged) && !left.admits(), "{left:?} after {judged}");
+            assert_eq!(left.revision & 1, 1, "none is judged");
+        });
     }
 
     #[test]

@@ -29,7 +29,12 @@ pub(super) fn give_away(pins: &Path) {
         let [flows, embryos] = [Hash::open(&pins.join("FLOWS"))?, Hash::open(&pins.join("EMBRYOS"))?];
         to_stack([&flows, &embryos])
     };
-    match give() {
+    let given = give();
+    // Nor does any go on there, by a policy that nobody writes any more, where a program cannot be taken off.
+    if let Err(error) = Maps::end(&pins.join("CONTROL")) {
+        warn!("programs that are left may take flows the short way: {error:#}");
+    }
+    match given {
         Ok(flows) => {
             info!(flows = flows.len(), pins = %pins.display(), "the short way's flows are the stack's now");
         }

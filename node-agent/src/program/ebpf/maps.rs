@@ -86,10 +86,15 @@ impl Maps {
     /// # Errors
     /// When it is not there, or cannot be written.
     pub(super) fn stop(pin: &Path) -> anyhow::Result<()> {
-        let data = MapData::from_pin(pin).with_context(|| format!("open {}", pin.display()))?;
-        let mut map: Array<MapData, Control> = Array::try_from(Map::from_map_data(data)?)?;
-        let control = map.get(&0, 0).context("read the map CONTROL")?;
-        map.set(0, Control { flags: control.flags & !ADMITS, ..control }, 0).context("write the map CONTROL")
+        edit_control(pin, |control| Control { flags: control.flags & !ADMITS, ..control })
+    }
+
+    /// Has no flow go on that was judged, nor any be judged: a program that is left somewhere leaves all to the stack.
+    ///
+    /// # Errors
+    /// As [`stop`](Self::stop).
+    pub(super) fn end(pin: &Path) -> anyhow::Result<()> {
+        edit_control(pin, |control| Control { revision: (control.revision & !1).wrapping_add(3), flags: 0 })
     }
 
     /// What the programs have counted since the maps were made.
@@ -104,6 +109,14 @@ impl Maps {
         }
         Ok(sums)
     }
+}
+
+/// Edits what the map `CONTROL` has that is pinned there.
+fn edit_control(pin: &Path, edit: impl FnOnce(Control) -> Control) -> anyhow::Result<()> {
+    let data = MapData::from_pin(pin).with_context(|| format!("open {}", pin.display()))?;
+    let mut map: Array<MapData, Control> = Array::try_from(Map::from_map_data(data)?)?;
+    let control = map.get(&0, 0).context("read the map CONTROL")?;
+    map.set(0, edit(control), 0).context("write the map CONTROL")
 }
 
 /// A hash, of whichever kind.

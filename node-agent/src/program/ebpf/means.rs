@@ -16,7 +16,7 @@ use margay_netlink::{
     qdisc::Qdisc,
 };
 use nix::errno::Errno;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::{hook::Hook, object::Pins, sys};
 
@@ -191,7 +191,12 @@ pub(super) fn remove_filters(run_dir: &Path) -> anyhow::Result<bool> {
     }
     let mut at: BTreeSet<u32> = left::read(run_dir, paths::CLSACT).ok().flatten().unwrap_or_default();
     at.extend(found.iter().map(|filter| filter.link.number()));
-    left::write(run_dir, paths::CLSACT, &at).context("note where disciplines are left")?;
+    if let Err(error) = left::write(run_dir, paths::CLSACT, &at) {
+        warn!(
+            "`margayctl node cleanup` will not know of disciplines clsact that are left: write {}: {error}",
+            paths::CLSACT
+        );
+    }
     filter::delete_programs(&mut socket, paths::BPF_FILTER_PREFIX)?;
     Ok(true)
 }

@@ -15,6 +15,7 @@
 
 #[cfg(test)]
 mod agreement;
+mod capability;
 mod contents;
 mod driver;
 mod handover;
@@ -28,7 +29,6 @@ mod occupancy;
 #[cfg(test)]
 mod own;
 mod prefix;
-mod privilege;
 mod ring;
 mod short_way;
 mod sizes;

@@ -372,7 +372,7 @@ fn fragments_of_what_has_more_headers_behind_that_of_the_fragment_are_the_stacks
         }
         let first = (44, vec![0, 0, 0, 1, 0, 0, 0, 9]);
         let options = vec![0, 0, 1, 4, 0, 0, 0, 0];
-        for number in [0, 43, 60] {
+        for number in [0, 43, 44, 60] {
             let packet = Packet {
                 payload: vec![7; 64],
                 extensions: vec![first.clone(), (number, options.clone())],

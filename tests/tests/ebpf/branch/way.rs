@@ -169,7 +169,8 @@ fn rules_of_the_node_by_all_that_a_packet_says_but_its_mark_are_obeyed() {
                 world.expect(From::Client, &tcp, if is_of_tcp { counted } else { Counter::ToNode });
             }
         }
-        // Of others.
+        // Of others, and of marks, which the look-up does not know.
+        world.mark = 1;
         for rule in ["iif server", "tos 0x08", "sport 40001", "dport 81", "fwmark 1"] {
             ip(&format!("{family} rule add {rule} unreachable"));
             world.expect(From::Client, &packet, Counter::ToNode);

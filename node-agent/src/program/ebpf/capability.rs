@@ -1,4 +1,4 @@
-//! The privileges that programs take of the agent's process.
+//! The capabilities that programs take of the agent's process.
 
 use std::fs;
 
@@ -6,7 +6,7 @@ use anyhow::Context;
 
 const CAP_SYS_ADMIN: u32 = 21;
 /// Each with its number (`linux/capability.h`), and whether `CAP_SYS_ADMIN` has what it has.
-const TAKEN: [(&str, u32, bool); 3] =
+const REQUIRED: [(&str, u32, bool); 3] =
     [("CAP_NET_ADMIN", 12, false), ("CAP_PERFMON", 38, true), ("CAP_BPF", 39, true)];
 
 /// Makes sure of them, as the kernel's own errors name none.
@@ -18,9 +18,9 @@ pub(super) fn check() -> anyhow::Result<()> {
     let missing = missing(&status)?;
     anyhow::ensure!(
         missing.is_empty(),
-        "the agent has not {}: give it to the container margay-node (securityContext.capabilities.add), as \
+        "the agent lacks {}: add to the container margay-node (securityContext.capabilities.add), as \
          manifests/base/daemonset.yaml does",
-        missing.join(" nor ")
+        missing.join(" and ")
     );
     Ok(())
 }
@@ -30,8 +30,9 @@ fn missing(status: &str) -> anyhow::Result<Vec<&'static str>> {
     let effective = effective.context("find CapEff in /proc/thread-self/status")?.trim();
     let effective = u64::from_str_radix(effective, 16).with_context(|| format!("read CapEff {effective}"))?;
     let has = |number: u32| effective >> number & 1 == 1;
-    let missing =
-        TAKEN.into_iter().filter(|(_, number, of_admin)| !(has(*number) || *of_admin && has(CAP_SYS_ADMIN)));
+    let missing = REQUIRED
+        .into_iter()
+        .filter(|(_, number, of_admin)| !(has(*number) || *of_admin && has(CAP_SYS_ADMIN)));
     Ok(missing.map(|(name, ..)| name).collect())
 }
 
