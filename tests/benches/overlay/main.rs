@@ -3,7 +3,7 @@
 //! Each site is two nodes and two pods, network namespaces that are all made alike; the sites take turns. What is made by hand has no
 //! firewall, and is there twice: how far the two differ says what the other ratios are worth. Needs root, the release
 //! binaries, and the packages that ./setup installs: `make bench BENCH=overlay`. IP-in-IP is measured where the kernel has it:
-//! `make test-kernels SUITES=bench-overlay`.
+//! `make test-kernels SUITES=bench-overlay`. Words after it (`direct`, `VXLAN`, `IP-in-IP`) choose what is measured.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -46,7 +46,12 @@ fn main() {
     let dir = tempfile::tempdir_in("/dev/shm").unwrap();
     println!("| way | what | by hand | again | nftables | eBPF | goal | nftables | eBPF |");
     println!("|{}", " --- |".repeat(9));
+    // As `cargo bench -- IP-in-IP` says; cargo adds words of its own.
+    let only: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
     for way in [Way::Direct, Way::Vxlan, Way::Ipip] {
+        if !only.is_empty() && !only.contains(&way.to_string()) {
+            continue;
+        }
         if way == Way::Ipip && !has_ipip() {
             eprintln!("{way}: not measured, this kernel has no module ipip");
             continue;
