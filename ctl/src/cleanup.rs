@@ -111,8 +111,7 @@ fn filters(cleanup: &mut Cleanup, run_dir: &Path) {
         Ok(found) => {
             at.extend(found.iter().map(|filter| filter.link));
             cleanup.step(&format!("{what}: {}", found.len()), !found.is_empty(), || {
-                filter::delete_programs(&mut Socket::open()?, prefix)?;
-                Ok(())
+                Ok(filter::delete_programs(&mut Socket::open()?, &found)?)
             });
         }
         Err(error) => cleanup.step(&what, true, || Err(error.into())),

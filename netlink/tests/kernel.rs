@@ -342,15 +342,20 @@ fn filters_of_others_are_told_in_their_order_and_only_ours_are_taken_off() {
         assert_eq!(priorities(Direction::Ingress), [7, 65535]);
         assert_eq!(priorities(Direction::Egress), [3]);
         // They have no name, and so none of ours.
-        assert!(filter::delete_programs(&mut socket, "margay_").unwrap().is_empty());
-        assert_eq!(filter::programs(&mut socket, "").unwrap().len(), 3);
+        let ours = filter::programs(&mut socket, "margay_").unwrap();
+        assert!(ours.is_empty());
+        filter::delete_programs(&mut socket, &ours).unwrap();
+        let all = filter::programs(&mut socket, "").unwrap();
+        assert_eq!(all.len(), 3);
         let disciplines = |socket: &mut Socket| {
             qdisc::list(socket).unwrap().iter().filter(|qdisc| qdisc.kind == "clsact").count()
         };
         let here = BTreeSet::from([near.index]);
         filter::delete_unused(&mut socket, &here).unwrap();
         assert_eq!(disciplines(&mut socket), 1, "there are filters");
-        assert_eq!(filter::delete_programs(&mut socket, "").unwrap(), here);
+        assert_eq!(all.iter().map(|filter| filter.link).collect::<BTreeSet<_>>(), here);
+        filter::delete_programs(&mut socket, &all).unwrap();
+        assert_eq!(filter::programs(&mut socket, "").unwrap().len(), 0);
         assert_eq!(disciplines(&mut socket), 1, "the kernel would lose packets with it");
         filter::delete_unused(&mut socket, &BTreeSet::new()).unwrap();
         assert_eq!(disciplines(&mut socket), 1, "nobody asked for this one");

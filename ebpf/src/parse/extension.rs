@@ -1,11 +1,10 @@
 //! The headers between that of IPv6 and that of TCP or UDP.
 
-use super::{Headers, Kind, Packet, wire::Fragment};
+use super::{HOP_BY_HOP, Headers, Kind, Packet, wire::Fragment};
 
 /// How many are looked at; more than one of each is not sent by anybody who means well.
 const MOST: u32 = 4;
 
-const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
 const DESTINATION: u8 = 60;
@@ -16,9 +15,8 @@ pub(crate) fn walk(packet: Packet, headers: &mut Headers) -> Kind {
     let mut kind = Kind::Whole;
     // Bounded, and so unrolled or not as the compiler likes: verifiers know loops since Linux 5.3.
     for _ in 0..MOST {
-        let is_extension = matches!(headers.protocol, HOP_BY_HOP | ROUTING | DESTINATION | FRAGMENT);
         // The later fragments do not say what protocol stands behind it.
-        if is_extension && kind == Kind::First {
+        if is_extension(headers.protocol) && kind == Kind::First {
             return Kind::Unparsed;
         }
         match headers.protocol {
@@ -52,8 +50,11 @@ pub(crate) fn walk(packet: Packet, headers: &mut Headers) -> Kind {
             _ => return kind,
         }
     }
-    match headers.protocol {
-        HOP_BY_HOP | ROUTING | DESTINATION | FRAGMENT => Kind::Unparsed,
-        _ => kind,
-    }
+    if is_extension(headers.protocol) { Kind::Unparsed } else { kind }
+}
+
+/// Whether one of the headers that are walked over has this number.
+#[inline(always)]
+const fn is_extension(protocol: u8) -> bool {
+    matches!(protocol, HOP_BY_HOP | ROUTING | DESTINATION | FRAGMENT)
 }

@@ -7,7 +7,7 @@ use netlink_packet_route::{
     tc::{TcAttribute, TcMessage},
 };
 
-use super::{Direction, Filter, KIND, discipline, header, list_on, programs};
+use super::{Direction, Filter, KIND, discipline, header, list_on};
 use crate::{Error, Request, Socket, link::IfIndex, qdisc};
 
 /// Takes a filter off.
@@ -24,14 +24,12 @@ pub fn delete_discipline(link: IfIndex) -> Request {
     Request::new(RouteNetlinkMessage::DelQueueDiscipline(discipline(link)), 0)
 }
 
-/// Takes off all programs whose name begins so. Says at which interfaces there were any: their disciplines stay.
+/// Takes off these, which [`programs`](super::programs) has found. The disciplines that they were at stay.
 ///
 /// # Errors
 /// When the kernel cannot be asked, or lets go of one not; the others are gone then.
-pub fn delete_programs(socket: &mut Socket, prefix: &str) -> Result<BTreeSet<IfIndex>, Error> {
-    let found = programs(socket, prefix)?;
-    delete_all(socket, &found.iter().map(delete).collect::<Vec<_>>())?;
-    Ok(found.iter().map(|filter| filter.link).collect())
+pub fn delete_programs(socket: &mut Socket, found: &[Filter]) -> Result<(), Error> {
+    delete_all(socket, &found.iter().map(delete).collect::<Vec<_>>())
 }
 
 /// Takes the discipline off those of these interfaces where no filter is left. What an interface that is up would send meanwhile is lost: the

@@ -6,13 +6,15 @@ use margay_api::endpoint::{Endpoint, EndpointId};
 use tokio::task::spawn_blocking;
 use tracing::{error, warn};
 
-use super::{Changed, Core, TABLE_CHANGED, event::Event};
+use super::{Changed, Core, event::Event};
 use crate::{
     notice::Reason,
     program::{endpoint, leak},
     watch::drift::Loss,
 };
 
+/// What is said of others at the table.
+const TABLE_CHANGED: &str = "somebody flushed or edited the table inet margay; it is written anew";
 /// What is said of links without records.
 const RECORDS_LOST: &str = "the endpoint records of running pods are lost: bring /run/margay back, or delete the pods of this \
                             node; until then they stay closed";
@@ -62,12 +64,7 @@ impl Core {
         self.changed.note(self.state.set_endpoints(endpoints));
         match self.nft.verify() {
             Ok(true) => {}
-            Ok(false) => {
-                warn!("{TABLE_CHANGED}");
-                self.notices.of_node(Reason::TABLE_CHANGED, TABLE_CHANGED);
-                self.metrics.repaired.inc();
-                self.changed = Changed::Urgently;
-            }
+            Ok(false) => self.mend_table(),
             Err(error) => warn!(%error, "the table inet margay cannot be looked at"),
         }
         // Others empty /etc/cni/net.d, or turn forwarding off with a `sysctl --system` of their own.
@@ -78,6 +75,14 @@ impl Core {
         self.look(listing.endpoints);
         self.doubt();
         self.count_drops();
+    }
+
+    /// Has the table written anew, of which others have changed something.
+    pub(super) fn mend_table(&mut self) {
+        warn!("{TABLE_CHANGED}");
+        self.notices.of_node(Reason::TABLE_CHANGED, TABLE_CHANGED);
+        self.metrics.repaired.inc();
+        self.changed = Changed::Urgently;
     }
 
     /// Starts a look at links, routes and addresses, unless one is under way: then another follows it.

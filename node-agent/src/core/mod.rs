@@ -52,9 +52,6 @@ use crate::{
 const QUEUE: usize = 4096;
 /// How long a failed transaction waits before the next attempt.
 const RETRY: Duration = Duration::from_secs(1);
-/// What is said of others at the table.
-const TABLE_CHANGED: &str = "somebody flushed or edited the table inet margay; it is written anew";
-
 /// What the core has of the task of mode `pool`.
 struct Pools {
     asks: mpsc::Sender<addresses::Message>,
@@ -338,10 +335,7 @@ impl Core {
             Event::Looked(looked) => self.looked(looked),
             Event::TableTouched(ports) => {
                 if !self.nft.heed(&ports) {
-                    warn!("{TABLE_CHANGED}");
-                    self.notices.of_node(Reason::TABLE_CHANGED, TABLE_CHANGED);
-                    self.metrics.repaired.inc();
-                    self.changed = Changed::Urgently;
+                    self.mend_table();
                 }
             }
             Event::TableMissed => {

@@ -1,6 +1,7 @@
 //! Where programs are attached.
 
 use aya::programs::TcAttachType;
+use margay_netlink::filter::Direction;
 
 /// A direction of a kind of interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,10 +44,18 @@ impl Hook {
     }
 
     /// Which way packets go there.
-    pub(super) const fn attach_type(self) -> TcAttachType {
+    pub(super) const fn direction(self) -> Direction {
         match self {
-            Self::FromPod | Self::FromUplink | Self::FromTunnel => TcAttachType::Ingress,
-            Self::ToPod | Self::ToUplink | Self::ToTunnel => TcAttachType::Egress,
+            Self::FromPod | Self::FromUplink | Self::FromTunnel => Direction::Ingress,
+            Self::ToPod | Self::ToUplink | Self::ToTunnel => Direction::Egress,
+        }
+    }
+
+    /// Likewise, as links of tcx are told.
+    pub(super) const fn attach_type(self) -> TcAttachType {
+        match self.direction() {
+            Direction::Ingress => TcAttachType::Ingress,
+            Direction::Egress => TcAttachType::Egress,
         }
     }
 }

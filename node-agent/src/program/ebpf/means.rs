@@ -10,8 +10,7 @@ use aya::programs::{
 };
 use margay_api::{left, paths};
 use margay_netlink::{
-    Socket,
-    filter::{self, Direction},
+    Socket, filter,
     link::{IfIndex, Link},
     qdisc::Qdisc,
 };
@@ -95,7 +94,7 @@ impl Means {
                 .map(|found| found.into_iter().map(Some).collect())
                 .unwrap_or_default(),
             Self::Filters => Socket::open()
-                .and_then(|mut socket| filter::list_on(&mut socket, link, direction(hook)))
+                .and_then(|mut socket| filter::list_on(&mut socket, link, hook.direction()))
                 .map(|found| found.into_iter().map(|filter| filter.program).collect())
                 .unwrap_or_default(),
         };
@@ -106,13 +105,6 @@ impl Means {
         } else {
             Place::Off
         }
-    }
-}
-
-fn direction(hook: Hook) -> Direction {
-    match hook {
-        Hook::FromPod | Hook::FromUplink | Hook::FromTunnel => Direction::Ingress,
-        Hook::ToPod | Hook::ToUplink | Hook::ToTunnel => Direction::Egress,
     }
 }
 
@@ -163,7 +155,7 @@ fn attach_filter(program: &SchedClassifier, link: &Link, hook: Hook) -> anyhow::
         ),
         None => socket.execute(&filter::add_discipline(link.index))?,
     }
-    let direction = direction(hook);
+    let direction = hook.direction();
     let others = filter::list_on(&mut socket, link.index, direction)?;
     let taken = others
         .iter()
@@ -197,7 +189,7 @@ pub(super) fn remove_filters(run_dir: &Path) -> anyhow::Result<bool> {
             paths::CLSACT
         );
     }
-    filter::delete_programs(&mut socket, paths::BPF_FILTER_PREFIX)?;
+    filter::delete_programs(&mut socket, &found)?;
     Ok(true)
 }
 

@@ -10,9 +10,10 @@ use std::{
 
 use margay_ebpf_common::tunnel::{IPIP, Tunnel, TunnelKey, VXLAN};
 use margay_netlink::{
-    Socket,
+    Error, Socket,
     link::{IfIndex, Link},
-    qdisc, xfrm,
+    qdisc::{self, Qdisc},
+    xfrm,
 };
 
 use crate::{
@@ -122,12 +123,20 @@ fn unhindered(
     links: &BTreeMap<Carrier, &Link>,
 ) -> (BTreeMap<TunnelKey, Tunnel>, BTreeSet<String>) {
     let (mut all, mut hindrances) = (BTreeMap::new(), BTreeSet::new());
+    if links.is_empty() {
+        return (all, hindrances);
+    }
+    // What all devices have in common is asked once.
+    if let Some(encryption) = encryption() {
+        hindrances.insert(encryption);
+        return (all, hindrances);
+    }
+    let qdiscs = qdisc::list(socket);
     for (carrier, link) in links {
-        let Some(hindrance) = hindrance(socket, link) else {
-            all.extend(entries(wanted, *carrier, link.index));
-            continue;
-        };
-        hindrances.insert(hindrance);
+        match hindrance(link, &qdiscs) {
+            None => all.extend(entries(wanted, *carrier, link.index)),
+            Some(hindrance) => drop(hindrances.insert(hindrance)),
+        }
     }
     (all, hindrances)
 }
@@ -141,11 +150,8 @@ pub(super) fn encryption() -> Option<String> {
     }
 }
 
-/// Why packets have to go through the device: it does more to them, or shows them to somebody.
-fn hindrance(socket: &mut Socket, link: &Link) -> Option<String> {
-    if let Some(encryption) = encryption() {
-        return Some(encryption);
-    }
+/// Why packets have to go through a device: it does more to them, or shows them to somebody.
+fn hindrance(link: &Link, qdiscs: &Result<Vec<Qdisc>, Error>) -> Option<String> {
     let computes = link.name.parse().ok().and_then(|name| has_tx_checksum_offload(&name).ok()) != Some(true);
     if computes {
         return Some(format!(
@@ -154,10 +160,10 @@ fn hindrance(socket: &mut Socket, link: &Link) -> Option<String> {
         ));
     }
     // `clsact` is where the programs are before Linux 6.6.
-    let holds = |qdisc: &&qdisc::Qdisc| {
+    let holds = |qdisc: &&Qdisc| {
         qdisc.link == link.index && !qdisc.ingress && !["noqueue", "clsact"].contains(&qdisc.kind.as_str())
     };
-    match qdisc::list(socket) {
+    match qdiscs {
         Ok(all) => all
             .iter()
             .find(holds)
