@@ -3,7 +3,8 @@
 //! Each firewall has a cluster of its own: two nodes and three pods, network namespaces that are all made alike, by
 //! the real agent and plugin. The clusters take turns, so that whatever else the machine does is all the same to them;
 //! two of them have no firewall, and how far those differ says what the other ratios are worth. Draws docs/traffic.svg.
-//! Needs root, the release binaries, and the packages that ./setup installs: `make bench BENCH=traffic`.
+//! Needs root, the release binaries, and the packages that ./setup installs: `make bench BENCH=traffic`. Words after the name, as in `cargo
+//! bench --bench traffic -- throughput`, have only that measured which has one of them in its name, and nothing drawn.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -116,8 +117,14 @@ fn main() {
         cluster
     };
     let clusters: Vec<Cluster> = FIREWALLS.iter().enumerate().map(build).collect();
-    let things =
-        Measure::ALL.into_iter().flat_map(|measure| Distance::ALL.map(|distance| (measure, distance)));
+    // As `cargo bench -- throughput` says; cargo adds words of its own.
+    let only: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    let is_wanted =
+        |measure: &Measure| only.is_empty() || only.iter().any(|word| measure.to_string().contains(word));
+    let things = Measure::ALL
+        .into_iter()
+        .filter(is_wanted)
+        .flat_map(|measure| Distance::ALL.map(|distance| (measure, distance)));
     let mut all: Vec<Taken> = things
         .map(|(measure, distance)| Taken { measure, distance, rates: vec![Vec::new(); clusters.len()] })
         .collect();
@@ -137,6 +144,9 @@ fn main() {
     }
     goals(&all);
     everything(&all);
+    if !only.is_empty() {
+        return;
+    }
     let panels: Vec<Panel> = all.iter().filter(|taken| !taken.measure.is_cost()).map(panel).collect();
     let drawing =
         chart::draw("Traffic between two pods, as a share of that without a firewall", &POLICIES, &panels);
