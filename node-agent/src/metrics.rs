@@ -83,6 +83,7 @@ pub(crate) struct Metrics {
     pub(crate) unreadable: Family<Resource, Counter>,
     pub(crate) invalid: Family<Resource, Gauge>,
     pub(crate) transactions: Family<Outcome, Counter>,
+    pub(crate) table_changes: Counter,
     pub(crate) program_seconds: Histogram,
     pub(crate) reclaimed: Family<Leak, Counter>,
     pub(crate) unrecorded: Gauge,
@@ -114,6 +115,7 @@ impl Metrics {
             unreadable: Family::default(),
             invalid: Family::default(),
             transactions: Family::default(),
+            table_changes: Counter::default(),
             program_seconds: Histogram::new(BUCKETS),
             reclaimed: Family::default(),
             unrecorded: Gauge::default(),
@@ -159,6 +161,11 @@ impl Metrics {
             metrics.invalid.clone(),
         );
         registry.register("nft_transactions", "nftables transactions", metrics.transactions.clone());
+        registry.register(
+            "nft_changes",
+            "What they added and deleted: elements, rules, chains, sets and counters",
+            metrics.table_changes.clone(),
+        );
         registry.register(
             "program_seconds",
             "Seconds from a change to the kernel's acknowledgement",

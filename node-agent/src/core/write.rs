@@ -45,8 +45,9 @@ impl Core {
         self.short_way.prepare(&wanted, self.decider.compiler(), &changes);
         match self.nft.apply(&wanted, self.decider.compiler(), &changes) {
             Ok(0) => {}
-            Ok(_) => {
+            Ok(changes) => {
                 self.pace.wrote(Instant::now());
+                self.metrics.table_changes.inc_by(u64::try_from(changes).unwrap_or(u64::MAX));
                 self.metrics.transactions.get_or_create(&Outcome { outcome: "applied" }).inc();
                 self.metrics.program_seconds.observe(started.elapsed().as_secs_f64());
             }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::cluster::{self, Place, app_label, namespace_name, team_label};
+use crate::cluster::{self, Place, app_label, namespace_name, team_label, tenant_label};
 
 /// One request.
 pub(crate) struct Change {
@@ -58,13 +58,19 @@ pub(crate) fn all() -> Vec<[Change; 2]> {
     let local = "local pod moves between policies";
     let team = |number| {
         let labels = json!({"metadata": {"labels": {"team": team_label(number)}}});
-        Change::patch("namespace of 100 pods changes its label", namespace.clone(), labels)
+        Change::patch("namespace of 100 pods changes its team", namespace.clone(), labels)
+    };
+    let tenant = |number: usize| {
+        let labels = json!({"metadata": {"labels": {"tenant": tenant_label(number)}}});
+        Change::patch("namespace of 100 pods changes its tenant", namespace.clone(), labels)
     };
     vec![
         [edit(6000), edit(6001)],
         [create, delete],
         [pod(remote, 0, 5, 4), pod(remote, 0, 5, 0)],
         [pod(local, 3, 0, 7), pod(local, 3, 0, 3)],
+        // Nobody has this one.
+        [tenant(1000), tenant(0)],
         [team(1), team(0)],
     ]
 }

@@ -1,7 +1,7 @@
 //! The objects of a cluster of any size, made of namespaces that are all alike.
 //!
-//! A namespace has ten apps with ten pods and one policy each. Policies name apps of their own namespace, apps of
-//! other teams' namespaces, blocks of addresses, the name server and the monitoring; ports by number, range and name.
+//! A namespace has ten apps with ten pods and one policy each. Policies name apps of their own namespace, all of their tenant, which has one
+//! namespace, apps of other teams' namespaces, blocks of addresses, the name server and the monitoring; ports by number, range and name.
 
 use std::net::Ipv4Addr;
 
@@ -67,8 +67,13 @@ pub(crate) fn team_label(number: usize) -> String {
     format!("team{}", number % 10)
 }
 
+/// Of one namespace alone.
+pub(crate) fn tenant_label(number: usize) -> String {
+    format!("tenant{number}")
+}
+
 pub(crate) fn namespace(number: usize) -> Value {
-    let labels = json!({"team": team_label(number)});
+    let labels = json!({"team": team_label(number), "tenant": tenant_label(number)});
     json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace_name(number), "labels": labels}})
 }
 
@@ -92,6 +97,7 @@ pub(crate) fn policy(namespace: usize, app: usize) -> Value {
             "from": [
                 {"ipBlock": {"cidr": "172.16.0.0/12", "except": [format!("172.{}.0.0/16", 16 + app)]}},
                 {"ipBlock": {"cidr": format!("198.51.{namespace}.0/24")}},
+                {"namespaceSelector": selector("tenant", tenant_label(namespace))},
             ],
             "ports": [{"protocol": "TCP", "port": 443}],
         })),

@@ -173,13 +173,23 @@ impl Node {
 
     /// The part inside the agent as it measures itself: seconds of all changes, and how many there were.
     pub(crate) fn inside(&self) -> [f64; 2] {
+        self.metrics(["program_seconds_sum", "program_seconds_count"])
+    }
+
+    /// How much the agent has changed in its table so far: elements, most of all.
+    pub(crate) fn changed(&self) -> f64 {
+        let [changes] = self.metrics(["nft_changes_total"]);
+        changes
+    }
+
+    fn metrics<const N: usize>(&self, names: [&str; N]) -> [f64; N] {
         let _inside = self.namespace.enter().unwrap();
         let mut stream = TcpStream::connect("127.0.0.1:9099").unwrap();
         stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").unwrap();
         let mut text = String::new();
         stream.read_to_string(&mut text).unwrap();
-        ["sum", "count"].map(|name| {
-            let name = format!("margay_program_seconds_{name} ");
+        names.map(|name| {
+            let name = format!("margay_{name} ");
             text.lines().find_map(|line| line.strip_prefix(&name)).unwrap().parse().unwrap()
         })
     }
