@@ -13,19 +13,19 @@ use crate::{ClusterPolicy, Policy, PolicyRef, Protocol};
 /// The label that every namespace has, with its name.
 const NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
-/// Names a pod.
+/// Names a pod. Many maps know a pod by its name: all have the same text.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PodName {
     /// Its namespace.
-    pub namespace: String,
+    pub namespace: Arc<str>,
     /// Its name.
-    pub name: String,
+    pub name: Arc<str>,
 }
 
 impl PodName {
     /// The pod `name` in `namespace`.
-    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
-        Self { namespace: namespace.into(), name: name.into() }
+    pub fn new(namespace: impl AsRef<str>, name: impl AsRef<str>) -> Self {
+        Self { namespace: namespace.as_ref().into(), name: name.as_ref().into() }
     }
 }
 
@@ -139,7 +139,7 @@ impl Objects {
     /// The pods of a namespace.
     pub fn pods_of(&self, namespace: &str) -> impl Iterator<Item = &Pod> {
         let pods = self.pods.range(PodName::new(namespace, "")..).map(|(_, pod)| pod.as_ref());
-        pods.take_while(move |pod| pod.name.namespace == namespace)
+        pods.take_while(move |pod| *pod.name.namespace == *namespace)
     }
 
     /// The policies of a namespace.

@@ -60,7 +60,7 @@ impl Term {
         match self {
             Self::Pods { namespaces, pods, port } => {
                 let in_namespace = match namespaces {
-                    NamespaceChoice::Own(name) => *name == pod.name.namespace,
+                    NamespaceChoice::Own(name) => **name == *pod.name.namespace,
                     NamespaceChoice::Selected(selector) => selector.matches(namespace),
                 };
                 in_namespace && pods.matches(&pod.labels) && port.as_ref().is_none_or(|port| port.is_of(pod))

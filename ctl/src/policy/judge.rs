@@ -269,7 +269,7 @@ impl View {
         let mut pod = pod.clone();
         pod.addresses = vec![address];
         pod.announced.clear();
-        let namespace = pod.name.namespace.clone();
+        let namespace = pod.name.namespace.to_string();
         let first = PolicyRef { namespace: namespace.clone(), name: String::new() };
         let own = source.objects.policies.range(first..).take_while(|(name, _)| name.namespace == namespace);
         self.objects.policies.extend(own.map(|(name, policy)| (name.clone(), policy.clone())));
@@ -281,7 +281,7 @@ impl View {
         }
         while self.objects.pods.contains_key(&pod.name) {
             // Another pod of the same template. No rule looks at a pod's name.
-            pod.name.name.push('\'');
+            pod.name.name = format!("{}'", pod.name.name).into();
         }
         self.objects.pods.insert(pod.name.clone(), Arc::new(pod));
     }

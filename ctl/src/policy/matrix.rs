@@ -6,6 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     process::ExitCode,
+    sync::Arc,
 };
 
 use anyhow::bail;
@@ -47,11 +48,12 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments, output: Output) -> anyhow::Result<Answer> {
     let source = arguments.objects.load()?;
     warn(&source);
-    let wanted = |name: &PodName| arguments.all_namespaces || arguments.namespace.contains(&name.namespace);
+    let wanted = |name: &PodName| {
+        arguments.all_namespaces || arguments.namespace.iter().any(|namespace| **namespace == *name.namespace)
+    };
     for namespace in &arguments.namespace {
-        if !source.objects.pods.keys().any(|name| name.namespace == *namespace) {
-            let mut known: Vec<&str> =
-                source.objects.pods.keys().map(|name| name.namespace.as_str()).collect();
+        if !source.objects.pods.keys().any(|name| *name.namespace == **namespace) {
+            let mut known: Vec<&str> = source.objects.pods.keys().map(|name| &*name.namespace).collect();
             known.dedup();
             let known = if known.is_empty() { "none has any".to_owned() } else { known.join(", ") };
             bail!("no pod is in namespace `{namespace}`; namespaces with pods: {known}");
@@ -152,7 +154,7 @@ impl<'a> Matrix<'a> {
         for index in 0..count {
             let twins = |other: usize| {
                 let elsewhere = (0..count).filter(|far| *far != index && *far != other);
-                let namespace = |group: &Group<'_>| group.pods[0].0.name.namespace.clone();
+                let namespace = |group: &Group<'_>| Arc::clone(&group.pods[0].0.name.namespace);
                 let inner = [
                     self.cells[index][other],
                     self.cells[other][index],
@@ -256,8 +258,8 @@ impl Group<'_> {
     fn name(&self, one_namespace: bool) -> String {
         let mut counts: BTreeMap<String, usize> = BTreeMap::new();
         for (pod, facts) in &self.pods {
-            let name = facts.workload.as_ref().unwrap_or(&pod.name.name);
-            let name = if one_namespace { name.clone() } else { format!("{}/{name}", pod.name.namespace) };
+            let name = facts.workload.as_deref().unwrap_or(&pod.name.name);
+            let name = if one_namespace { name.to_owned() } else { format!("{}/{name}", pod.name.namespace) };
             *counts.entry(name).or_default() += 1;
         }
         let counted = |(name, count): (&String, &usize)| match count {
@@ -301,7 +303,7 @@ impl<'a> Likeness<'a> {
             namespace: &pod.name.namespace,
             labels: &pod.labels,
             ports: &pod.ports,
-            template: facts.template.then_some(pod.name.name.as_str()),
+            template: facts.template.then_some(&*pod.name.name),
             host_network: pod.host_network,
             node: facts.node.as_deref().filter(|_| nodes_matter),
             addresses: families.collect(),
@@ -377,7 +379,7 @@ fn probes(source: &Source, from: &Pod, to: &Pod) -> Vec<ResolvedPort> {
     }
     for (way, pod) in [(Way::Egress, from), (Way::Ingress, to)] {
         let own =
-            source.objects.policies.values().filter(|policy| policy.name.namespace == pod.name.namespace);
+            source.objects.policies.values().filter(|policy| *policy.name.namespace == *pod.name.namespace);
         let own = own.filter_map(|policy| way.rules(policy)).flatten().map(|rule| &rule.ports);
         let cluster =
             source.objects.cluster_policies.values().filter(|policy| source.is_subject(policy, pod));

@@ -31,8 +31,8 @@ impl<'a> Party<'a> {
         };
         let name = PodName::new(namespace, name);
         Self::pod(source, &name).ok_or_else(|| {
-            let others = source.objects.pods.keys().filter(|pod| pod.namespace == namespace);
-            let mut others: Vec<&str> = others.map(|pod| pod.name.as_str()).collect();
+            let others = source.objects.pods.keys().filter(|pod| *pod.namespace == *namespace);
+            let mut others: Vec<&str> = others.map(|pod| &*pod.name).collect();
             let more = others.len().saturating_sub(NAMES);
             others.truncate(NAMES);
             let listed = match (others.join(", "), more) {

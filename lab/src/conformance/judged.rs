@@ -69,7 +69,7 @@ impl Model {
             let gone =
                 |pod: &PodKey| pod.namespace == key.namespace && (key.name == "*" || pod.name == key.name);
             self.cluster.pods.retain(|pod, _| !gone(pod));
-            self.objects.pods.retain(|pod, _| !gone(&PodKey::new(&pod.namespace, &pod.name)));
+            self.objects.pods.retain(|pod, _| !gone(&PodKey::new(&*pod.namespace, &*pod.name)));
         }
         for Name(key) in &step.finish {
             self.finished.insert(key.clone());

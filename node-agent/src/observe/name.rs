@@ -97,7 +97,7 @@ impl<'a> Namer<'a> {
     /// Who has one of them.
     pub(super) fn party(&self, address: IpAddr) -> Party {
         let pod = self.compiler.pod_at(address);
-        let pod = pod.map(|pod| Pod { namespace: pod.namespace.clone(), name: pod.name.clone() });
+        let pod = pod.map(|pod| Pod { namespace: pod.namespace.to_string(), name: pod.name.to_string() });
         let node = if pod.is_none() { self.nodes.get(&address).map(|name| (*name).to_owned()) } else { None };
         Party { address, pod, node }
     }

@@ -228,7 +228,7 @@ mod tests {
                         annotations: {margay.dev/ip-pools: p, margay.dev/ip: 192.0.2.7, margay.dev/pod-ips: 10.0.0.9, margay.dev/node-ips: 198.51.100.1, \
                         margay.dev/bgp-asn: '64501', margay.dev/log-drops: 'true', kubernetes.io/config.hash: h}, \
                         creationTimestamp: '2026-01-01T00:00:00Z', deletionTimestamp: '2026-01-02T00:00:00Z'}";
-        let labels = pod::Labels::default();
+        let common = pod::Common::default();
         let ports = "ports: [{name: web, containerPort: 80, protocol: UDP}]";
         for status in [
             "{phase: Running, podIPs: [{ip: 10.0.0.1}]}",
@@ -239,9 +239,9 @@ mod tests {
                 "{{nodeName: n1, hostNetwork: false, containers: [{{name: c, {ports}}}], \
                  initContainers: [{{name: i, restartPolicy: Always, {ports}}}]}}"
             );
-            check(&format!("{{{metadata}, spec: {spec}, status: {status}}}"), |pod| pod::read(pod, &labels));
+            check(&format!("{{{metadata}, spec: {spec}, status: {status}}}"), |pod| pod::read(pod, &common));
         }
-        check(&format!("{{{metadata}, spec: {{hostNetwork: true}}}}"), |pod| pod::read(pod, &labels));
+        check(&format!("{{{metadata}, spec: {{hostNetwork: true}}}}"), |pod| pod::read(pod, &common));
         for cidrs in ["podCIDR: 10.0.0.0/24", "podCIDRs: [10.0.0.0/24, '2001:db8::/64']"] {
             let status = "addresses: [{type: InternalIP, address: 192.0.2.1}, {type: ExternalIP, address: 203.0.113.1}], \
                           conditions: [{type: Ready, status: 'True'}, {type: NetworkUnavailable, status: 'False', reason: R, message: m}]";

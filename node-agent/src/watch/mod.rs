@@ -100,9 +100,11 @@ pub(crate) fn start(
     ));
     let mut pods = |fields: String, wrap: fn(Change<PodName, PodFacts>) -> ApiEvent| {
         let feed = feed("pods").with_fields(Some(fields));
-        let labels = pod::Labels::default();
-        let read = move |object: &_| pod::read(object, &labels);
-        tasks.spawn(follow(Api::all(client.clone()), feed, read, pod::key, wrap));
+        let common = pod::Common::default();
+        let of_key = common.clone();
+        let read = move |object: &_| pod::read(object, &common);
+        let key = move |meta: &_| of_key.name(meta);
+        tasks.spawn(follow(Api::all(client.clone()), feed, read, key, wrap));
     };
     pods(pod::of_node(node_name), ApiEvent::OwnPods);
     pods(pod::of_others(node_name), ApiEvent::Pods);

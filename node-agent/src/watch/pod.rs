@@ -10,7 +10,11 @@
 //! phase of a pod that its node still runs, or the mirror of a static pod still says what the pod was before a reboot. Such a pod keeps its
 //! policy, and its ADD an answer; the interface of a pod that is gone is closed.
 
-use std::{cell::RefCell, collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use k8s_openapi::api::core::v1::Pod as Object;
 use kube::core::ObjectMeta;
@@ -97,17 +101,46 @@ pub(super) fn of_others(node: &str) -> String {
     format!("spec.nodeName!={node},spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed")
 }
 
-pub(super) fn key(meta: &ObjectMeta) -> PodName {
-    PodName::new(meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
+/// What pods have in common with those that were read before them, so that it is in memory once.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Common(Arc<Mutex<Known>>);
+
+#[derive(Debug, Default)]
+struct Known {
+    labels: Shared<BTreeMap<String, String>>,
+    /// Of the last one. The next is often of the same namespace, as lists are in the order of names.
+    name: Option<PodName>,
 }
 
-/// Labels of pods.
-pub(super) type Labels = RefCell<Shared<BTreeMap<String, String>>>;
+impl Common {
+    /// A pod's name, the same text for the pod and for the key that it is known by.
+    pub(super) fn name(&self, meta: &ObjectMeta) -> PodName {
+        self.known().name(meta)
+    }
 
-/// `labels` are those of the pods that were read before.
-pub(super) fn read(object: &Object, labels: &Labels) -> Read<PodFacts> {
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Known {
+    fn name(&mut self, meta: &ObjectMeta) -> PodName {
+        let [namespace, name] = [&meta.namespace, &meta.name].map(|text| text.as_deref().unwrap_or_default());
+        let all = match self.name.take() {
+            Some(last) if *last.namespace == *namespace && *last.name == *name => last,
+            Some(last) if *last.namespace == *namespace => PodName { name: name.into(), ..last },
+            _ => PodName::new(namespace, name),
+        };
+        self.name.insert(all).clone()
+    }
+}
+
+pub(super) fn read(object: &Object, common: &Common) -> Read<PodFacts> {
     let (mut pod, problems) = convert_pod(object);
-    pod.labels = labels.borrow_mut().share(Arc::unwrap_or_clone(pod.labels));
+    let mut known = common.known();
+    pod.name = known.name(&object.metadata);
+    pod.labels = known.labels.share(Arc::unwrap_or_clone(pod.labels));
+    drop(known);
     let uid = object.metadata.uid.clone().unwrap_or_default();
     let annotation = |key| object.metadata.annotations.as_ref().and_then(|all| all.get(key).cloned());
     let static_uid = annotation(STATIC_UID);
@@ -129,23 +162,37 @@ pub(super) fn read(object: &Object, labels: &Labels) -> Read<PodFacts> {
 mod tests {
     use std::sync::Arc;
 
-    use super::{Labels, read};
+    use kube::core::ObjectMeta;
+    use margay_policy::PodName;
+
+    use super::{Common, read};
 
     #[test]
     fn what_a_pod_asks_for_is_taken_from_its_annotations() {
         let text =
             "{metadata: {namespace: x, name: a, uid: u, annotations: {other: x, margay.dev/ip: 192.0.2.7}}}";
-        let facts = read(&serde_saphyr::from_str(text).unwrap(), &Labels::default()).value.unwrap();
+        let facts = read(&serde_saphyr::from_str(text).unwrap(), &Common::default()).value.unwrap();
         assert_eq!(facts.wish.unwrap().address.unwrap(), "192.0.2.7");
     }
 
     #[test]
-    fn pods_of_a_workload_have_their_labels_together() {
-        let labels = Labels::default();
+    fn pods_of_a_workload_have_their_labels_together_and_those_of_a_namespace_its_name() {
+        let common = Common::default();
         let [one, other] = ["a", "b"].map(|name| {
             let text = format!("{{metadata: {{namespace: x, name: {name}, uid: u, labels: {{app: web}}}}}}");
-            read(&serde_saphyr::from_str(&text).unwrap(), &labels).value.unwrap().pod
+            let object = serde_saphyr::from_str(&text).unwrap();
+            let pod = read(&object, &common).value.unwrap().pod;
+            let key = common.name(&object.metadata);
+            assert!(Arc::ptr_eq(&key.name, &pod.name.name) && key == PodName::new("x", name));
+            pod
         });
         assert!(Arc::ptr_eq(&one.labels, &other.labels));
+        assert!(Arc::ptr_eq(&one.name.namespace, &other.name.namespace));
+        let elsewhere = common.name(&ObjectMeta {
+            namespace: Some("y".into()),
+            name: Some("b".into()),
+            ..ObjectMeta::default()
+        });
+        assert_eq!(elsewhere, PodName::new("y", "b"));
     }
 }

@@ -188,6 +188,11 @@ impl Addresses {
         self.by_term.get(&term).into_iter().flatten().copied()
     }
 
+    /// The addresses that a pod says it has.
+    pub(super) fn of_pod(&self, name: &PodName) -> impl Iterator<Item = IpAddr> {
+        self.claims.of_pod(name)
+    }
+
     /// The pod that has an address.
     pub(super) fn owner(&self, address: IpAddr) -> Option<&PodName> {
         self.claims.owner(address)

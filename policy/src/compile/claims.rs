@@ -3,7 +3,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    sync::Arc,
 };
 
 use crate::{Pod, PodName};
@@ -12,8 +11,8 @@ use crate::{Pod, PodName};
 #[derive(Debug, Default)]
 pub(super) struct Claims {
     /// In the order of the pods' names. Nearly every list is of one: a map would take ten times the memory.
-    by_address: BTreeMap<IpAddr, Vec<(Arc<PodName>, Claim)>>,
-    of_pod: BTreeMap<Arc<PodName>, Vec<IpAddr>>,
+    by_address: BTreeMap<IpAddr, Vec<(PodName, Claim)>>,
+    of_pod: BTreeMap<PodName, Vec<IpAddr>>,
 }
 
 /// Of two, the higher counts.
@@ -39,28 +38,27 @@ impl Claims {
             }
         }
         let Some(pod) = pod.filter(|pod| pod.in_pod_network()) else { return touched };
-        let name = Arc::new(name.clone());
         let own = Claim::Own { stays: !pod.terminating, created: pod.created };
         let announced = pod.announced.iter().map(|address| (*address, Claim::Announced));
         // What it has counts, where it is also announced.
         for (address, claim) in announced.chain(pod.addresses.iter().map(|address| (*address, own))) {
             touched.insert(address);
             let claims = self.by_address.entry(address).or_insert_with(|| Vec::with_capacity(1));
-            match place(claims, &name) {
+            match place(claims, name) {
                 Ok(place) => claims[place].1 = claim,
-                Err(place) => claims.insert(place, (Arc::clone(&name), claim)),
+                Err(place) => claims.insert(place, (name.clone(), claim)),
             }
         }
         if !touched.is_empty() {
             let all: BTreeSet<IpAddr> = pod.announced.iter().chain(&pod.addresses).copied().collect();
-            self.of_pod.insert(name, all.into_iter().collect());
+            self.of_pod.insert(name.clone(), all.into_iter().collect());
         }
         touched
     }
 
     /// The pod that has an address.
     pub(super) fn owner(&self, address: IpAddr) -> Option<&PodName> {
-        let mut best: Option<(&Arc<PodName>, Claim)> = None;
+        let mut best: Option<(&PodName, Claim)> = None;
         let mut tied = false;
         for (name, claim) in self.by_address.get(&address)? {
             match best {
@@ -70,7 +68,7 @@ impl Claims {
             }
         }
         // Two for which it is only announced get it neither; of two that have it, the first by name does.
-        best.filter(|(_, claim)| !tied || *claim != Claim::Announced).map(|(name, _)| name.as_ref())
+        best.filter(|(_, claim)| !tied || *claim != Claim::Announced).map(|(name, _)| name)
     }
 
     /// The addresses that a pod says it has.
@@ -80,6 +78,6 @@ impl Claims {
 }
 
 /// Where a pod's claim is, or would be.
-fn place(claims: &[(Arc<PodName>, Claim)], name: &PodName) -> Result<usize, usize> {
-    claims.binary_search_by(|(other, _)| other.as_ref().cmp(name))
+fn place(claims: &[(PodName, Claim)], name: &PodName) -> Result<usize, usize> {
+    claims.binary_search_by(|(other, _)| other.cmp(name))
 }

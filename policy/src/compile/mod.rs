@@ -26,7 +26,7 @@ mod table;
 mod terms;
 mod verdicts;
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{borrow::Cow, collections::BTreeSet, net::IpAddr};
 
 pub use output::{
     Cause, CauseId, Changes, ClassId, Direction, DirectionChange, Entries, PolicySet, PolicySetId, PortEntry,
@@ -97,13 +97,17 @@ impl Compiler {
         local: impl Fn(&PodName) -> bool,
         touched: &Touched,
     ) -> Changes {
-        let mut pods = touched.pods.clone();
-        for namespace in &touched.namespaces {
-            pods.extend(objects.pods_of(namespace).map(|pod| pod.name.clone()));
-        }
-        let mut names = BTreeSet::new();
-        for name in &pods {
-            names.extend(self.named_ports.set(name, objects.pods.get(name).map(AsRef::as_ref)));
+        // What a namespace's labels are says nothing of its pods' ports and addresses.
+        let names = touched
+            .pods
+            .iter()
+            .flat_map(|name| self.named_ports.set(name, objects.pods.get(name).map(AsRef::as_ref)));
+        let names: BTreeSet<_> = names.collect();
+        let mut touched_addresses = self.addresses.note(objects, &touched.pods, &touched.nodes);
+        let mut pods = Cow::Borrowed(&touched.pods);
+        for pod in touched.namespaces.iter().flat_map(|namespace| objects.pods_of(namespace)) {
+            touched_addresses.extend(self.addresses.of_pod(&pod.name));
+            pods.to_mut().insert(pod.name.clone());
         }
         let selected = self.selection.update(
             objects,
@@ -113,7 +117,6 @@ impl Compiler {
             &mut self.terms,
         );
         let turnover = self.terms.settle();
-        let touched_addresses = self.addresses.note(objects, &pods, &touched.nodes);
         let moved = self.addresses.update(objects, &self.terms, &touched_addresses, &turnover);
         let mut changes = self.verdicts.update(&self.selection, &selected, &self.addresses, &moved);
         for member in moved.members.keys() {

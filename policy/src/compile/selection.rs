@@ -266,7 +266,7 @@ fn is_there(objects: &Objects, id: &PolicyId) -> bool {
 }
 
 fn selects(policy: &Policy, pod: &Pod) -> bool {
-    policy.name.namespace == pod.name.namespace && policy.pod_selector.matches(&pod.labels)
+    *policy.name.namespace == *pod.name.namespace && policy.pod_selector.matches(&pod.labels)
 }
 
 fn selects_from_afar(policy: &ClusterPolicy, namespace: &crate::selector::Labels, pod: &Pod) -> bool {

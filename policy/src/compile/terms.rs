@@ -1,7 +1,8 @@
 //! The terms in use, each with a number, found by what they ask of a pod.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     net::IpAddr,
     sync::Arc,
 };
@@ -19,9 +20,9 @@ pub(super) type TermSet = Arc<[TermId]>;
 #[derive(Debug, Default)]
 pub(super) struct Terms {
     numbers: BTreeMap<Term, TermId>,
-    entries: BTreeMap<TermId, Entry>,
+    entries: BTreeMap<TermId, InUse>,
     /// Terms about pods, by something that all pods in them have.
-    pods: BTreeMap<Bucket, BTreeSet<TermId>>,
+    pods: BTreeMap<Bucket<'static>, BTreeSet<TermId>>,
     /// Blocks that ask nothing of a pod.
     blocks: BTreeSet<TermId>,
     /// Blocks that ask for a port.
@@ -33,23 +34,23 @@ pub(super) struct Terms {
 }
 
 #[derive(Debug)]
-struct Entry {
+struct InUse {
     term: Term,
     uses: usize,
     is_new: bool,
 }
 
 /// A pod can be in a term of a bucket only if it has this.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum Bucket {
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Bucket<'a> {
     /// It is in this namespace.
-    Namespace(String),
+    Namespace(Cow<'a, str>),
     /// It is in this namespace, with this label.
-    NamespaceAndLabel(String, String, String),
+    NamespaceAndLabel(Cow<'a, str>, Cow<'a, str>, Cow<'a, str>),
     /// It has this label.
-    Label(String, String),
+    Label(Cow<'a, str>, Cow<'a, str>),
     /// Its namespace has this label.
-    NamespaceLabel(String, String),
+    NamespaceLabel(Cow<'a, str>, Cow<'a, str>),
     /// Nothing that could be looked up.
     Any,
 }
@@ -121,20 +122,22 @@ impl Terms {
 
     /// The terms that a pod at an address is in, without the blocks of [`Terms::blocks`].
     pub(super) fn of_pod(&self, namespace: &Labels, pod: &Pod, address: IpAddr) -> Vec<TermId> {
-        let own = &pod.name.namespace;
+        let own = &*pod.name.namespace;
+        // A map of keys that live for ever is one of keys that live as long as the pod.
+        let buckets: &BTreeMap<Bucket<'_>, _> = &self.pods;
         let mut found = Vec::new();
-        let mut look = |bucket: &Bucket| {
-            let ids = self.pods.get(bucket).into_iter().flatten();
+        let mut look = |bucket: Bucket<'_>| {
+            let ids = buckets.get(&bucket).into_iter().flatten();
             found.extend(ids.filter(|id| self.has_pod(**id, namespace, pod, address)));
         };
-        look(&Bucket::Any);
-        look(&Bucket::Namespace(own.clone()));
+        look(Bucket::Any);
+        look(Bucket::Namespace(own.into()));
         for (key, value) in pod.labels.iter() {
-            look(&Bucket::Label(key.clone(), value.clone()));
-            look(&Bucket::NamespaceAndLabel(own.clone(), key.clone(), value.clone()));
+            look(Bucket::Label(key.into(), value.into()));
+            look(Bucket::NamespaceAndLabel(own.into(), key.into(), value.into()));
         }
         for (key, value) in namespace {
-            look(&Bucket::NamespaceLabel(key.clone(), value.clone()));
+            look(Bucket::NamespaceLabel(key.into(), value.into()));
         }
         let blocks = self.blocks_with_port.iter();
         found.extend(blocks.filter(|id| self.has_pod(**id, namespace, pod, address)));
@@ -158,13 +161,13 @@ impl Terms {
             ids.insert(id);
         });
         self.numbers.insert(term.clone(), id);
-        self.entries.insert(id, Entry { term, uses: 0, is_new: true });
+        self.entries.insert(id, InUse { term, uses: 0, is_new: true });
         self.touched.insert(id);
         id
     }
 
     fn remove(&mut self, id: TermId) {
-        let Some(Entry { term, .. }) = self.entries.remove(&id) else { return };
+        let Some(InUse { term, .. }) = self.entries.remove(&id) else { return };
         self.index(&term, |ids| {
             ids.remove(&id);
         });
@@ -178,10 +181,14 @@ impl Terms {
             Term::Block { port: Some(_), .. } => change(&mut self.blocks_with_port),
             Term::Pods { .. } => {
                 for bucket in buckets(term) {
-                    let ids = self.pods.entry(bucket.clone()).or_default();
-                    change(ids);
-                    if ids.is_empty() {
-                        self.pods.remove(&bucket);
+                    match self.pods.entry(bucket) {
+                        Entry::Vacant(place) => change(place.insert(BTreeSet::new())),
+                        Entry::Occupied(mut place) => {
+                            change(place.get_mut());
+                            if place.get().is_empty() {
+                                place.remove();
+                            }
+                        }
                     }
                 }
             }
@@ -190,17 +197,17 @@ impl Terms {
 }
 
 /// Where a term is looked for: a pod in it has what one of these says.
-fn buckets(term: &Term) -> Vec<Bucket> {
+fn buckets(term: &Term) -> Vec<Bucket<'static>> {
     let Term::Pods { namespaces, pods, .. } = term else { return Vec::new() };
     let asked = |selector: &crate::Selector| {
         let asked = selector.asked().map(|(key, values)| (key.to_owned(), values.clone()));
-        asked.map(|(key, values)| values.into_iter().map(move |value| (key.clone(), value)))
+        asked.map(|(key, values)| values.into_iter().map(move |value| (key.clone().into(), value.into())))
     };
     match (namespaces, asked(pods)) {
         (NamespaceChoice::Own(own), Some(labels)) => {
-            labels.map(|(key, value)| Bucket::NamespaceAndLabel(own.clone(), key, value)).collect()
+            labels.map(|(key, value)| Bucket::NamespaceAndLabel(own.clone().into(), key, value)).collect()
         }
-        (NamespaceChoice::Own(own), None) => vec![Bucket::Namespace(own.clone())],
+        (NamespaceChoice::Own(own), None) => vec![Bucket::Namespace(own.clone().into())],
         (NamespaceChoice::Selected(_), Some(labels)) => {
             labels.map(|(key, value)| Bucket::Label(key, value)).collect()
         }

@@ -243,7 +243,7 @@ impl Asked<'_> {
             }
             Peer::Pods { namespaces, pods } => pod.is_some_and(|pod| {
                 let namespace = match namespaces {
-                    NamespaceChoice::Own(name) => *name == pod.name.namespace,
+                    NamespaceChoice::Own(name) => **name == *pod.name.namespace,
                     NamespaceChoice::Selected(selector) => {
                         selector.matches(&self.objects.namespace_labels(&pod.name.namespace))
                     }
@@ -271,7 +271,7 @@ impl Asked<'_> {
 }
 
 fn selects(policy: &Policy, pod: &Pod) -> bool {
-    policy.name.namespace == pod.name.namespace && policy.pod_selector.matches(&pod.labels)
+    *policy.name.namespace == *pod.name.namespace && policy.pod_selector.matches(&pod.labels)
 }
 
 #[cfg(test)]

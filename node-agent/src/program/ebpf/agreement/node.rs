@@ -131,7 +131,7 @@ impl Node {
         self.local = BTreeSet::new();
         // So that there is something to judge from the first packet on, whatever happens to them then.
         for (host, name) in (0_u8..).zip(self.links.keys()) {
-            let is_local = name.namespace == "x";
+            let is_local = &*name.namespace == "x";
             // Those of another node are from its block.
             let host = if is_local { host } else { host + 4 };
             let labels = [("k", host % 2), ("l", host / 2 % 2)];
@@ -378,7 +378,7 @@ fn endpoint(pod: &PodName, addresses: &[IpAddr]) -> Endpoint {
         host_mac: "02:00:00:00:00:02".into(),
         addresses: addresses.to_vec(),
         mtu: 1500,
-        pod: Some(PodRef { namespace: pod.namespace.clone(), name: pod.name.clone(), uid: None }),
+        pod: Some(PodRef { namespace: pod.namespace.to_string(), name: pod.name.to_string(), uid: None }),
     }
 }
 

@@ -61,7 +61,7 @@ impl World {
                 vec![format!("10.0.0.{host}").parse().unwrap(), format!("2001:db8::{host}").parse().unwrap()];
             let pod = Pod {
                 name: name.clone(),
-                labels: Arc::new([("pod".to_owned(), name.name.clone())].into()),
+                labels: Arc::new([("pod".to_owned(), name.name.to_string())].into()),
                 addresses: addresses.clone(),
                 ports: vec![],
                 host_network: false,
@@ -73,7 +73,7 @@ impl World {
             self.objects.pods.insert(name.clone(), Arc::new(pod));
             let id = EndpointId::of(&name.name, "eth0");
             let endpoint = Endpoint {
-                container_id: name.name.clone(),
+                container_id: name.name.to_string(),
                 ifname: "eth0".into(),
                 network: "margay".into(),
                 netns: String::new(),
