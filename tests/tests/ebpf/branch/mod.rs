@@ -1,7 +1,6 @@
 //! Each branch of the programs, one packet at a time.
 
 mod flow;
-mod ipip;
 mod judge;
 mod note;
 mod parse;
