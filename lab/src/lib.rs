@@ -37,6 +37,7 @@ mod scheduler;
 mod station;
 mod sys;
 
+pub use binaries::program;
 pub use config::{Dataplane, ExternalConfig, FabricKind, IpFamilies, IpamMode, LabConfig, Routing};
 pub use definitions::cluster_network_policies;
 pub use kubectl::KubectlOutput;

@@ -1,10 +1,10 @@
 //! A cluster for one test, and what the tests look at.
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use margay_api::{endpoint::Records, paths};
 use margay_ipam::Store;
-use margay_lab::{Daemon, Lab, LabConfig, Node, Party, PodKey, PodSpec, Port, clock};
+use margay_lab::{Daemon, Lab, LabConfig, Node, Party, PodKey, PodSpec, Port, clock, program};
 use margay_netlink::{Socket, link};
 use serde_json::Value;
 
@@ -120,8 +120,6 @@ pub(crate) async fn events(lab: &Lab, pod: &str) -> Vec<String> {
 
 /// What `margayctl` prints on a node, whatever its exit status.
 pub(crate) async fn margayctl(node: &Node, args: &str) -> String {
-    // Beside the directory of the tests.
-    let tests: PathBuf = std::env::current_exe().unwrap();
-    let program = tests.ancestors().nth(2).unwrap().join("margayctl");
+    let program = program("margayctl").unwrap();
     node.output("sh", &["-c", &format!("{} {args} 2>&1 || true", program.display())]).await.unwrap()
 }

@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -373,9 +373,5 @@ pub(crate) fn speaker_binary() -> PathBuf {
 
 /// A program of ours.
 pub(crate) fn binary(name: &str) -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let profile = test.parent().and_then(Path::parent).expect("tests are in target/<profile>/deps");
-    let binary = profile.join(name);
-    assert!(binary.exists(), "no {}: run cargo build --workspace --bins first", binary.display());
-    binary
+    margay_lab::program(name).unwrap()
 }

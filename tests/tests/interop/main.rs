@@ -6,7 +6,6 @@
 
 #![expect(
     clippy::unwrap_used,
-    clippy::expect_used,
     clippy::panic,
     reason = "the harness fails a test by panicking, and its helpers are not test functions"
 )]

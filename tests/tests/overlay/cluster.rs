@@ -1,8 +1,8 @@
 //! A cluster for one test, and what the tests look at.
 
-use std::{net::IpAddr, path::PathBuf, time::Duration};
+use std::{net::IpAddr, time::Duration};
 
-use margay_lab::{ExternalConfig, Lab, LabConfig, Party, PodKey, PodSpec, Port, Reach, clock};
+use margay_lab::{ExternalConfig, Lab, LabConfig, Party, PodKey, PodSpec, Port, Reach, clock, program};
 use tokio::{process::Command, time::timeout};
 
 pub(crate) const PORT: Port = Port::tcp(8080);
@@ -117,22 +117,16 @@ pub(crate) async fn seen_outside(lab: &Lab, from: &str, family: usize) -> Option
 
 /// What `margayctl` prints on a node, whatever its exit status.
 pub(crate) async fn margayctl(lab: &Lab, node: usize, args: &str) -> String {
-    let command = format!("{} {args} || true", program().display());
+    let command = format!("{} {args} || true", program("margayctl").unwrap().display());
     lab.node(node).output("sh", &["-c", &command]).await.unwrap()
 }
 
 /// What `margayctl status` prints for who asks the API server alone, whatever its exit status.
 pub(crate) async fn glance(lab: &Lab) -> String {
-    let mut command = Command::new(program());
+    let mut command = Command::new(program("margayctl").unwrap());
     let command = command.arg("status").env("KUBECONFIG", lab.kubeconfig()).kill_on_drop(true);
     let output = timeout(PATIENCE, command.output()).await.unwrap().unwrap();
     String::from_utf8(output.stdout).unwrap()
-}
-
-/// Where `margayctl` is: beside the directory of the tests.
-fn program() -> PathBuf {
-    let tests: PathBuf = std::env::current_exe().unwrap();
-    tests.ancestors().nth(2).unwrap().join("margayctl")
 }
 
 /// Runs a program in a pod's network; what it printed on either output.

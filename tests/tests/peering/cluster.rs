@@ -1,9 +1,9 @@
 //! A cluster for one test, and what the tests look at.
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use margay_bgp::control::NeighborStatus;
-use margay_lab::{Lab, LabConfig, PodKey, PodSpec, Port, clock};
+use margay_lab::{Lab, LabConfig, PodKey, PodSpec, Port, clock, program};
 use serde_json::Value;
 
 pub(crate) const PORT: Port = Port::tcp(8080);
@@ -113,9 +113,7 @@ pub(crate) async fn until_problem(lab: &Lab, node: &str, words: &[&str]) {
 
 /// What `margayctl` prints outside of the cluster, and its exit status.
 pub(crate) async fn margayctl(lab: &Lab, args: &[&str]) -> (String, Option<i32>) {
-    // Beside the directory of the tests.
-    let tests: PathBuf = std::env::current_exe().unwrap();
-    let program = tests.ancestors().nth(2).unwrap().join("margayctl");
+    let program = program("margayctl").unwrap();
     let command = tokio::process::Command::new(program)
         .args(args)
         .env("KUBECONFIG", lab.kubeconfig())

@@ -1,10 +1,10 @@
 //! A cluster for one test, and what the tests look at.
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use ipnetwork::IpNetwork;
 use margay_api::resource::IPPoolSpec;
-use margay_lab::{IpamMode, Lab, LabConfig, PodKey, PodSpec, Port, clock};
+use margay_lab::{IpamMode, Lab, LabConfig, PodKey, PodSpec, Port, clock, program};
 use serde_json::Value;
 
 pub(crate) const PORT: Port = Port::tcp(8080);
@@ -106,9 +106,7 @@ pub(crate) fn pool_yaml(name: &str, spec: &str) -> String {
 
 /// What `margayctl` prints on a node, whatever its exit status.
 pub(crate) async fn margayctl(lab: &Lab, node: usize, args: &str) -> String {
-    // Beside the directory of the tests.
-    let tests: PathBuf = std::env::current_exe().unwrap();
-    let program = tests.ancestors().nth(2).unwrap().join("margayctl");
+    let program = program("margayctl").unwrap();
     let command = format!("{} {args} || true", program.display());
     lab.node(node).output("sh", &["-c", &command]).await.unwrap()
 }

@@ -1,14 +1,11 @@
 //! A cluster for one test, and what the programs count in it.
 
-use std::{
-    collections::BTreeMap,
-    os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{collections::BTreeMap, os::unix::fs::PermissionsExt, time::Duration};
 
 use aya::programs::{SchedClassifier, tc::TcAttachType};
-use margay_lab::{Daemon, Dataplane, IpFamilies, Lab, LabConfig, Party, PodKey, PodSpec, Port, Protocol};
+use margay_lab::{
+    Daemon, Dataplane, IpFamilies, Lab, LabConfig, Party, PodKey, PodSpec, Port, Protocol, program,
+};
 use margay_netlink::{
     Socket,
     filter::{self, Direction},
@@ -30,16 +27,11 @@ pub(crate) const AS_SHIPPED: &str = "+net_admin,+bpf,+perfmon";
 /// What nftables takes: no program can be loaded.
 pub(crate) const WITHOUT_BPF: &str = "+net_admin";
 
-fn target() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/debug").canonicalize().unwrap()
-}
-
 /// Programs of a node, of which the agent has no more privilege than this.
 fn programs(capabilities: &str) -> tempfile::TempDir {
-    let target = target();
     let folder = tempfile::tempdir().unwrap();
     for name in ["margay", "margay-bgp"] {
-        std::os::unix::fs::symlink(target.join(name), folder.path().join(name)).unwrap();
+        std::os::unix::fs::symlink(program(name).unwrap(), folder.path().join(name)).unwrap();
     }
     give(&folder, capabilities);
     folder
@@ -47,7 +39,7 @@ fn programs(capabilities: &str) -> tempfile::TempDir {
 
 /// Has agents that begin from now on have this privilege and no more.
 pub(crate) fn give(programs: &tempfile::TempDir, capabilities: &str) {
-    let program = target().join("margay-node").display().to_string();
+    let program = program("margay-node").unwrap().display().to_string();
     let next = programs.path().join("next");
     std::fs::write(&next, AGENT.replace("CAPABILITIES", capabilities).replace("PROGRAM", &program)).unwrap();
     std::fs::set_permissions(&next, std::fs::Permissions::from_mode(0o755)).unwrap();
@@ -111,7 +103,7 @@ pub(crate) async fn run(lab: &Lab, pods: &[(&str, &str)]) {
 }
 
 pub(crate) fn margayctl() -> String {
-    concat!(env!("CARGO_MANIFEST_DIR"), "/../target/debug/margayctl").to_owned()
+    program("margayctl").unwrap().display().to_string()
 }
 
 /// Waits until it is so.
