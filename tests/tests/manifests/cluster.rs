@@ -44,6 +44,11 @@ impl Cluster {
         Self { home, api, serving }
     }
 
+    /// The file with which clients find it, alone in the home of the test.
+    pub(crate) fn kubeconfig(&self) -> PathBuf {
+        self.home.path().join("config")
+    }
+
     /// What kubectl prints; it must succeed.
     pub(crate) async fn kubectl(&self, arguments: &[&str]) -> String {
         kubectl(self.home.path(), arguments).await

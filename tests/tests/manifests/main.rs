@@ -12,4 +12,5 @@ mod cluster;
 mod examples;
 mod install;
 mod overlays;
+mod readme;
 mod rules;
