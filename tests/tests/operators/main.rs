@@ -5,6 +5,7 @@ mod admission;
 mod cluster;
 mod conditions;
 mod events;
+mod forms;
 mod network;
 mod rules;
 mod settings;
