@@ -10,6 +10,7 @@
 mod chart;
 mod cluster;
 mod examples;
+mod guide;
 mod install;
 mod overlays;
 mod readme;

@@ -2,17 +2,12 @@
 
 use std::{
     io::{BufRead, BufReader},
-    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
 use serde_json::{Value, json};
 
-use crate::cluster::Cluster;
-
-fn project() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
-}
+use crate::cluster::{Cluster, project};
 
 fn readme() -> String {
     std::fs::read_to_string(project().join("README.md")).unwrap()
@@ -34,34 +29,6 @@ fn lines() -> Vec<Line> {
         Line { command: command.trim().to_owned(), comment: comment.trim().to_owned() }
     };
     blocks.flat_map(str::lines).map(line).collect()
-}
-
-/// Runs a command as a shell in the project's folder does, with the programs that were built beside the test.
-fn shell(cluster: &Cluster, line: &str) -> Command {
-    let programs = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().to_owned();
-    let mut command = Command::new("bash");
-    command
-        .args(["-c", line])
-        .current_dir(project())
-        .env("PATH", format!("{}:{}", programs.display(), std::env::var("PATH").unwrap()))
-        .env("KUBECONFIG", cluster.kubeconfig())
-        .env("HOME", cluster.kubeconfig().parent().unwrap())
-        .stdin(Stdio::null());
-    command
-}
-
-/// Runs a command to its end, on a thread of its own: what it printed, and its exit status.
-async fn run(cluster: &Cluster, line: &str) -> (String, Option<i32>) {
-    let mut command = shell(cluster, line);
-    let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
-    let text = [output.stdout, output.stderr].concat();
-    (String::from_utf8(text).unwrap(), output.status.code())
-}
-
-async fn succeed(cluster: &Cluster, line: &str) -> String {
-    let (said, status) = run(cluster, line).await;
-    assert_eq!(status, Some(0), "{line}: {said}");
-    said
 }
 
 /// That there is all that an installation has.
@@ -87,7 +54,7 @@ fn finish_rollout(cluster: &Cluster) {
 
 /// The command waits for the pods, and ends when they are there.
 async fn waits_for_the_rollout(cluster: &Cluster, line: &str) {
-    let mut child = shell(cluster, line).stdout(Stdio::piped()).spawn().unwrap();
+    let mut child = cluster.shell(line).stdout(Stdio::piped()).spawn().unwrap();
     let mut said = BufReader::new(child.stdout.take().unwrap()).lines();
     let (first, said) = tokio::task::spawn_blocking(move || (said.next(), said)).await.unwrap();
     let first = first.unwrap().unwrap();
@@ -125,14 +92,14 @@ async fn every_line_of_its_blocks_is_run() {
             ["ctr" | "skopeo", ..] => {}
             ["kubectl", "apply", "-f", _] => {
                 cluster = Cluster::new().await;
-                succeed(&cluster, command).await;
+                cluster.succeed(command).await;
                 is_installed(&cluster, command).await;
             }
             ["kubectl", "apply", "-k", _] => {
                 let mut named = overlays(&line);
                 for overlay in &named {
                     cluster = Cluster::new().await;
-                    succeed(&cluster, &format!("kubectl apply -k manifests/overlays/{overlay}")).await;
+                    cluster.succeed(&format!("kubectl apply -k manifests/overlays/{overlay}")).await;
                     is_installed(&cluster, overlay).await;
                 }
                 named.sort();
@@ -144,7 +111,7 @@ async fn every_line_of_its_blocks_is_run() {
             }
             ["helm", "install", ..] => {
                 cluster = Cluster::new().await;
-                let said = succeed(&cluster, command).await;
+                let said = cluster.succeed(command).await;
                 assert!(said.contains("STATUS: deployed"), "{said}");
                 is_installed(&cluster, command).await;
             }
@@ -157,7 +124,7 @@ async fn every_line_of_its_blocks_is_run() {
                     .api
                     .put_raw(json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}}))
                     .unwrap();
-                let (said, status) = run(&cluster, command).await;
+                let (said, status) = cluster.run(command).await;
                 assert_eq!(status, Some(1), "{said}");
                 assert!(said.contains("no agent is there"), "{said}");
             }
@@ -214,21 +181,21 @@ fn is_a_program(package: &str) {
 async fn what_helm_has_installed_it_takes_away_but_for_the_definitions() {
     let cluster = Cluster::new().await;
     let install = lines().into_iter().find(|line| line.command.starts_with("helm install")).unwrap().command;
-    succeed(&cluster, &install).await;
-    let listed = succeed(&cluster, "helm list --namespace kube-system --output json").await;
+    cluster.succeed(&install).await;
+    let listed = cluster.succeed("helm list --namespace kube-system --output json").await;
     let listed: Value = serde_json::from_str(&listed).unwrap();
     assert_eq!((&listed[0]["name"], &listed[0]["status"]), (&json!("margay"), &json!("deployed")));
     // Another version of the values is another revision of the same release.
-    succeed(
-        &cluster,
-        "helm upgrade margay manifests/helm/margay --namespace kube-system --set config.logLevel=debug",
-    )
-    .await;
+    cluster
+        .succeed(
+            "helm upgrade margay manifests/helm/margay --namespace kube-system --set config.logLevel=debug",
+        )
+        .await;
     let configuration = cluster.api.find("v1", "ConfigMap", "kube-system", "margay-node").unwrap();
     assert!(configuration["data"]["margay-node.yaml"].as_str().unwrap().contains("logLevel: debug"));
     let definitions = || cluster.api.list("apiextensions.k8s.io/v1", "CustomResourceDefinition").len();
     let before = definitions();
-    let said = succeed(&cluster, "helm uninstall margay --namespace kube-system").await;
+    let said = cluster.succeed("helm uninstall margay --namespace kube-system").await;
     assert!(said.contains("release \"margay\" uninstalled"), "{said}");
     assert_eq!(definitions(), before);
     for (version, kind) in [
