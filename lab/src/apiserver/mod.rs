@@ -7,8 +7,8 @@
 //!
 //! ```text
 //!  http/ (hyper; the only async part)          registry/ (verbs)             store (objects, history)
-//!  router -> list, watch, write  --- lock -->  default, typed, validate  --> put, remove, changes
-//!                ^                                                              |
+//!  router -> list, watch, write  --- lock -->  default, typed, validate,  --> put, remove, changes
+//!                ^                             admission                        |
 //!                +------------- one signal for each table <---- touched tables -+
 //! ```
 //! Below `http/` everything is pure. The lock is never held across an await; a watch reads the history instead of
