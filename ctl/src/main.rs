@@ -113,7 +113,7 @@ enum Node {
 enum Ipam {
     /// Pools, blocks and their use, and who has which address.
     Show,
-    /// Do disk, records and kernel agree? Exit status 1 when they do not.
+    /// Do disk, records and kernel agree? Exit status 1 when they do not, 2 when it is not known.
     Check,
 }
 
@@ -173,18 +173,21 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => error.format(&mut command).exit(),
     };
-    // For what asks about the cluster, 1 is an answer: denied, or not well.
-    let unknown = if asks_cluster(&cli.command) { ExitCode::from(policy::ERROR) } else { ExitCode::FAILURE };
+    // Where 1 is an answer, denied or not well, what keeps from one is 2.
+    let unknown = if judges(&cli.command) { ExitCode::from(policy::ERROR) } else { ExitCode::FAILURE };
     match run(&cli, &mut command) {
         Ok((text, status)) => print(&text, status),
         Err(error) => fail(&error, unknown),
     }
 }
 
-fn asks_cluster(command: &Command) -> bool {
+fn judges(command: &Command) -> bool {
     matches!(
         command,
-        Command::Status(_) | Command::Policy { .. } | Command::Bgp { command: Bgp::Status { .. }, .. }
+        Command::Status(_)
+            | Command::Policy { .. }
+            | Command::Bgp { command: Bgp::Status { .. }, .. }
+            | Command::Ipam { command: Ipam::Check }
     )
 }
 

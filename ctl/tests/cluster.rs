@@ -95,6 +95,18 @@ async fn the_exit_status_says_whether_all_is_well_something_is_not_or_nobody_kno
     assert!(text(&unknown).contains("read kubeconfig none"), "{}", text(&unknown));
 }
 
+#[test]
+fn a_check_of_addresses_that_cannot_be_made_is_told_from_one_that_finds_something() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let state = file.path().to_str().unwrap();
+    let output = Command::new(PROGRAM)
+        .args(["--run-dir", "none", "--state-dir", state, "ipam", "check"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+    assert!(text(&output).contains(state), "{}", text(&output));
+}
+
 #[tokio::test]
 async fn the_version_is_its_own_and_what_the_nodes_run() {
     let (home, _api) = cluster(&[node(), agent(true)]).await;

@@ -2,7 +2,7 @@
 #![no_main]
 #![allow(dead_code)]
 
-#[path = "../../node-agent/src/config.rs"]
+#[path = "../../node-agent/src/config/mod.rs"]
 mod config;
 #[path = "../../node-agent/src/node_address/method.rs"]
 mod node_address_method;

@@ -83,7 +83,7 @@ impl Api {
                     backend: Backend::Memory(server),
                     client: Client::try_from(config)?,
                     host,
-                    node: with_token(plain(IN_NODE), identity::TOKEN),
+                    node: plain(IN_NODE),
                     places: Mutex::default(),
                 };
                 api.serve_on(listener, None, address)?;
@@ -129,9 +129,13 @@ impl Api {
         Ok(serde_json::to_string_pretty(&self.host)?)
     }
 
-    /// The configuration of a client on a node.
-    pub(crate) fn node_kubeconfig(&self) -> anyhow::Result<String> {
-        Ok(serde_json::to_string_pretty(&self.node)?)
+    /// The configuration of the agent of a node.
+    pub(crate) fn node_kubeconfig(&self, node: &str) -> anyhow::Result<String> {
+        let config = match self.memory() {
+            Some(server) => with_token(self.node.clone(), &identity::admit_on_node(server, node)),
+            None => self.node.clone(),
+        };
+        Ok(serde_json::to_string_pretty(&config)?)
     }
 
     /// Serves inside a node.

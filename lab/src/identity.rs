@@ -1,13 +1,13 @@
 //! Who the agent is to the API server in memory: the service account of the manifests, with its roles.
 
-use crate::apiserver::ApiServer;
+use crate::apiserver::{ApiServer, User};
 use anyhow::Context;
 use serde_json::Value;
 
 /// Where the manifests put the service account, and the agent finds its Secret.
 pub const NAMESPACE: &str = "kube-system";
-const USER: &str = "system:serviceaccount:kube-system:margay";
-/// The agent's bearer token. It opens nothing but the memory of a test.
+const ACCOUNT: &str = "margay";
+/// A bearer token of the agent's account that is bound to no node. It opens nothing but the memory of a test.
 pub const TOKEN: &str = "margay-lab-agent";
 const ROLES: &str = include_str!("../../manifests/base/rbac.yaml");
 
@@ -26,6 +26,13 @@ pub fn admit_agent(api: &ApiServer) -> anyhow::Result<()> {
         api.put_raw(object)
             .map_err(|error| anyhow::anyhow!("put what manifests/base/rbac.yaml has: {}", error.message))?;
     }
-    api.admit(TOKEN, USER);
+    api.admit(TOKEN, User::service_account(NAMESPACE, ACCOUNT));
     Ok(())
+}
+
+/// The token that the agent of a node has: of the same account, and bound to that node.
+pub fn admit_on_node(api: &ApiServer, node: &str) -> String {
+    let token = format!("{TOKEN}-{node}");
+    api.admit(&token, User::service_account(NAMESPACE, ACCOUNT).on_node(node));
+    token
 }

@@ -90,7 +90,7 @@ impl Node {
         fabric.attach_node(&plan, machine.namespace())?;
         api.serve_in(machine.namespace())?;
         let plugin = binaries.plugin.clone();
-        let kubeconfig = api.node_kubeconfig()?;
+        let kubeconfig = api.node_kubeconfig(&plan.name)?;
         let settings = settings(config, &plan);
         machine.run(move || furnish(&plugin, &kubeconfig, &settings)).await??;
         if let Some(disk) = disk {

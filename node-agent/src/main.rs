@@ -44,9 +44,8 @@ mod tunnels;
 mod watch;
 mod ways;
 
-use std::process::ExitCode;
+use std::{ffi::OsString, process::ExitCode};
 
-use clap::Parser;
 use config::{Cli, Command, LogFormat, Sources};
 use log::Log;
 
@@ -55,7 +54,8 @@ use log::Log;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let cli = Cli::read(&arguments).unwrap_or_else(|error| error.exit());
     let outcome = match &cli.command {
         Some(Command::InstallCni { from, to }) => {
             Log::to_stderr("info", LogFormat::Text).and_then(|_| install::run(from, to))

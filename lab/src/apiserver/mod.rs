@@ -7,17 +7,17 @@
 //!
 //! ```text
 //!  http/ (hyper; the only async part)          registry/ (verbs)             store (objects, history)
-//!  router -> list, watch, write  --- lock -->  default, typed, validate  --> put, remove, changes
-//!                ^                                                              |
+//!  router -> list, watch, write  --- lock -->  default, typed, validate,  --> put, remove, changes
+//!                ^                             admission                        |
 //!                +------------- one signal for each table <---- touched tables -+
 //! ```
 //! Below `http/` everything is pure. The lock is never held across an await; a watch reads the history instead of
 //! having events queued for it.
 //!
 //! What a real API server does and this one does not:
-//! - No TLS, admission webhooks or policies (which are stored), quotas or audit. Who brings no token is an administrator, to whom all reviews are granted; who
-//!   brings one is the service account that [`ApiServer::admit`] gave it to, and may do what RBAC says (`authorize`) and read
-//!   what describes the server. Server-side apply asks for `patch` alone, also where it makes the object.
+//! - No TLS, admission webhooks, policies that mutate, quotas or audit. Of policies that validate (`admission`) what is not known is refused.
+//!   Who brings no token is an administrator, to whom all reviews are granted; who brings one is the service account that
+//!   [`ApiServer::admit`] gave it to, and may do what RBAC says (`authorize`) and read what describes the server. Server-side apply asks for `patch` alone, also where it makes the object.
 //! - No controllers: only cluster-wide objects of one owner, itself cluster-wide, go with it; no service account, token or `kube-root-ca.crt` appears
 //!   in new namespaces, workloads make no pods, deletion propagation policies are ignored.
 //! - Answers are JSON, never protobuf. Protobuf bodies are understood for the kinds that kubectl's imperative commands
@@ -32,9 +32,11 @@
 //! - A list of an old version (`resourceVersionMatch=Exact`, `continue`) reaches as far as the history does.
 //! - A watch from a version newer than the newest waits for it instead of failing.
 
+mod admission;
 mod authorize;
 mod default;
 mod discovery;
+mod expression;
 mod http;
 mod openapi;
 mod patch;
@@ -45,10 +47,12 @@ mod status;
 mod store;
 mod table;
 mod typed;
+mod user;
 mod validate;
 
 pub use authorize::Refusal;
 pub use status::{ApiError, Cause};
+pub use user::User;
 
 use authorize::Attributes;
 use hyper::service::service_fn;
@@ -56,7 +60,6 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use ipnetwork::IpNetwork;
 use registry::{Registry, Stamp};
-use resource::Resources;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -114,7 +117,7 @@ struct Shared {
     /// Octets that lists and watches of each resource have sent.
     sent: Mutex<BTreeMap<String, u64>>,
     /// Whose each token is.
-    users: Mutex<BTreeMap<String, String>>,
+    users: Mutex<BTreeMap<String, User>>,
     refusals: Mutex<BTreeSet<Refusal>>,
 }
 
@@ -132,11 +135,7 @@ impl ApiServer {
 
     /// A server with a configuration of its own.
     pub fn with_config(config: ApiServerConfig) -> Self {
-        let mut registry = Registry {
-            store: Store::new(config.history_limit),
-            resources: Resources::built_in(),
-            service_networks: config.service_networks,
-        };
+        let mut registry = Registry::new(Store::new(config.history_limit), config.service_networks);
         registry.create_system_namespaces(stamp);
         let shared = Shared {
             registry: Mutex::new(registry),
@@ -258,9 +257,9 @@ impl ApiServer {
         }
     }
 
-    /// Lets whoever brings this bearer token be a user, such as `system:serviceaccount:kube-system:margay`.
-    pub fn admit(&self, token: &str, user: &str) {
-        self.users().insert(token.to_owned(), user.to_owned());
+    /// Lets whoever brings this bearer token be a user.
+    pub fn admit(&self, token: &str, user: User) {
+        self.users().insert(token.to_owned(), user);
     }
 
     /// All that users were refused for want of a rule, once each.
@@ -268,25 +267,30 @@ impl ApiServer {
         self.shared.refusals.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 
+    /// All that policies of admission denied to users, once each.
+    pub fn denials(&self) -> Vec<String> {
+        self.registry().denials.iter().cloned().collect()
+    }
+
     /// Whose request one with this header `Authorization` is; `None` for an administrator's.
-    fn user(&self, header: Option<&str>) -> Result<Option<String>, ApiError> {
+    fn user(&self, header: Option<&str>) -> Result<Option<User>, ApiError> {
         let Some(header) = header else { return Ok(None) };
         let token = header.strip_prefix("Bearer ").unwrap_or_default();
         self.users().get(token).cloned().map(Some).ok_or_else(ApiError::unauthorized)
     }
 
     /// Refuses what no rule lets the user do, and takes note of it.
-    fn authorize(&self, user: &str, asked: Attributes) -> Result<(), ApiError> {
-        if self.registry().permits(user, &asked) {
+    fn authorize(&self, user: &User, asked: Attributes) -> Result<(), ApiError> {
+        if self.registry().permits(&user.name, &asked) {
             return Ok(());
         }
-        let refusal = Refusal::new(user, asked);
+        let refusal = Refusal::new(&user.name, asked);
         let error = refusal.error();
         self.shared.refusals.lock().unwrap_or_else(PoisonError::into_inner).insert(refusal);
         Err(error)
     }
 
-    fn users(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
+    fn users(&self) -> MutexGuard<'_, BTreeMap<String, User>> {
         self.shared.users.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

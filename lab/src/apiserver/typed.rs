@@ -50,6 +50,12 @@ pub(crate) fn check_shape(resource: &Resource, object: &mut Value) -> Result<Vec
         ("rbac.authorization.k8s.io", "ClusterRoleBinding") => {
             through::<api::rbac::v1::ClusterRoleBinding>(resource, object)
         }
+        ("admissionregistration.k8s.io", "ValidatingAdmissionPolicy") => {
+            through::<api::admissionregistration::v1::ValidatingAdmissionPolicy>(resource, object)
+        }
+        ("admissionregistration.k8s.io", "ValidatingAdmissionPolicyBinding") => {
+            through::<api::admissionregistration::v1::ValidatingAdmissionPolicyBinding>(resource, object)
+        }
         ("apiextensions.k8s.io", "CustomResourceDefinition") => {
             through::<CustomResourceDefinition>(resource, object)
         }

@@ -9,7 +9,11 @@ use std::{
 };
 
 use margay_lab::{apiserver::ApiServer, identity};
-use nix::sched::{CloneFlags, unshare};
+use nix::{
+    sched::{CloneFlags, unshare},
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -111,6 +115,10 @@ impl Node {
             &self.path("agent.log"),
         );
         self.agent = Some(agent);
+    }
+
+    pub(crate) fn signal_speaker(&self, signal: Signal) {
+        self.speaker.as_ref().unwrap().signal(signal);
     }
 
     pub(crate) fn start_speaker(&mut self) {
@@ -259,6 +267,10 @@ pub(crate) struct Process {
 }
 
 impl Process {
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
+    }
+
     fn start(program: &str, arguments: &[&str], log: &Path) -> Self {
         Self::start_at(&self::program(program), arguments, log)
     }

@@ -3,7 +3,10 @@
 use std::{fs, time::Duration};
 
 use margay_api::endpoint::{EndpointId, Records};
-use nix::{sys::stat::Mode, unistd::mkfifo};
+use nix::{
+    sys::{signal::Signal, stat::Mode},
+    unistd::mkfifo,
+};
 use serde_json::json;
 
 use crate::node::on_node;
@@ -69,6 +72,29 @@ fn startup_is_over_once_the_kernel_has_what_the_api_lists_and_readiness_names_ea
         // What comes later does not undo it.
         node.stop_api().await;
         assert_eq!(node.get("/startupz").await.unwrap(), "ok\n");
+    });
+}
+
+#[test]
+fn a_speaker_that_hangs_is_what_keeps_the_node_from_being_ready_until_it_goes_on() {
+    on_node(async |node| {
+        node.configure_agent(&json!({"reconcileSeconds": 1}));
+        node.put_node(&json!({"podCIDRs": ["10.244.1.0/24"]}));
+        node.start_speaker();
+        node.start_agent();
+        node.ready().await;
+        node.signal_speaker(Signal::SIGSTOP);
+        let said = node
+            .eventually("the node is not ready", async || match node.get("/readyz").await {
+                Err(said) => Ok(said),
+                Ok(said) => Err(said),
+            })
+            .await;
+        assert!(said.starts_with("bgp: ") && said.contains("did not answer within"), "{said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+        assert_eq!(node.get("/livez").await.unwrap(), "ok\n", "the agent is well");
+        node.signal_speaker(Signal::SIGCONT);
+        node.ready().await;
     });
 }
 

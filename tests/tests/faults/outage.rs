@@ -51,7 +51,8 @@ async fn pods_and_policies_that_come_and_go_while_agents_have_no_api_are_right_o
         server.compact();
     }
     lab.restore_api().unwrap();
-    lab.wait_pods(&pods, PATIENCE).await.unwrap();
+    // After minutes, watches ask again every 30 to 60 s, as those of client-go do: the agent's and the kubelet's.
+    lab.wait_pods(&pods, 2 * PATIENCE).await.unwrap();
     until_open(&lab, "client", "then", false).await;
     until_open(&lab, "client", "free", true).await;
     assert!(!is_open(&lab, "client", "late").await, "its policy was there before it");

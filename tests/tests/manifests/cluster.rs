@@ -49,6 +49,34 @@ impl Cluster {
         kubectl(self.home.path(), arguments).await
     }
 
+    /// Runs a line as an operator's shell in the project's folder does, with the programs that were built beside the test.
+    pub(crate) fn shell(&self, line: &str) -> std::process::Command {
+        let programs = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().to_owned();
+        let mut command = std::process::Command::new("bash");
+        command
+            .args(["-c", line])
+            .current_dir(project())
+            .env("PATH", format!("{}:{}", programs.display(), std::env::var("PATH").unwrap()))
+            .env("KUBECONFIG", self.home.path().join("config"))
+            .env("HOME", self.home.path())
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// The same to its end, on a thread of its own: what it printed, and its exit status.
+    pub(crate) async fn run(&self, line: &str) -> (String, Option<i32>) {
+        let mut command = self.shell(line);
+        let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (String::from_utf8(text).unwrap(), output.status.code())
+    }
+
+    pub(crate) async fn succeed(&self, line: &str) -> String {
+        let (said, status) = self.run(line).await;
+        assert_eq!(status, Some(0), "{line}: {said}");
+        said
+    }
+
     pub(crate) async fn apply(&self, file: &Path) -> String {
         self.kubectl(&["apply", "-f", file.to_str().unwrap()]).await
     }
@@ -92,4 +120,8 @@ async fn run(home: &Path, arguments: &[&str]) -> Output {
 
 pub(crate) fn manifests() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests")
+}
+
+pub(crate) fn project() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
 }

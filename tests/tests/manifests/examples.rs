@@ -2,7 +2,7 @@
 
 use crate::cluster::{Cluster, manifests};
 
-/// The lab's API server takes the policies and does not evaluate them.
+/// What they decide is tested in `operators/admission.rs`.
 #[tokio::test]
 async fn the_policies_that_hold_agents_to_their_nodes_apply_and_are_about_the_account_of_the_roles() {
     let cluster = Cluster::new().await;

@@ -10,6 +10,8 @@
 mod chart;
 mod cluster;
 mod examples;
+mod guide;
 mod install;
 mod overlays;
+mod readme;
 mod rules;

@@ -119,6 +119,7 @@ async fn object(
     if let Some(user) = &user {
         server.authorize(user, attributes(group, &named, request.method(), &query))?;
     }
+    let user = user.unwrap_or_default();
     if let Some(review) = review(group, version, rest) {
         return write::review(request, review).await;
     }
@@ -133,11 +134,11 @@ async fn object(
             list::list_or_watch(server, &Target { name: None, ..target }, &query, view)
         }
         (Method::GET, true) => list::get(server, &target, &query, view),
-        (Method::POST, _) => write::post(server, &target, &query, request).await,
-        (Method::PUT, true) => write::put(server, &target, &query, request).await,
-        (Method::PATCH, true) => write::patch(server, &target, &query, request).await,
-        (Method::DELETE, true) => write::delete(server, &target, &query, request).await,
-        (Method::DELETE, false) => write::delete_collection(server, &target, &query, request).await,
+        (Method::POST, _) => write::post(server, &target, &query, user, request).await,
+        (Method::PUT, true) => write::put(server, &target, &query, user, request).await,
+        (Method::PATCH, true) => write::patch(server, &target, &query, user, request).await,
+        (Method::DELETE, true) => write::delete(server, &target, &query, user, request).await,
+        (Method::DELETE, false) => write::delete_collection(server, &target, &query, user, request).await,
         _ => Err(ApiError::method_not_allowed()),
     }
 }

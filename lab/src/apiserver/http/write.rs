@@ -4,11 +4,13 @@ use super::query::Query;
 use super::router::Target;
 use super::{Body, JSON, json, protobuf, whole, with_warnings};
 use crate::apiserver::ApiServer;
+use crate::apiserver::admission::{Asked, Operation};
 use crate::apiserver::patch::Patch;
 use crate::apiserver::registry::{DeleteOptions, Deleted, Part, WriteOptions, Written, present};
 use crate::apiserver::resource::Resource;
 use crate::apiserver::select::Selector;
 use crate::apiserver::status::ApiError;
+use crate::apiserver::user::User;
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{Request, Response};
@@ -23,10 +25,11 @@ pub(super) async fn post(
     server: &ApiServer,
     target: &Target,
     query: &Query,
+    user: User,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, ApiError> {
     let object = body(request).await?.object()?;
-    let options = write_options(query)?;
+    let options = write_options(query, user)?;
     let resource = &target.resource;
     let Some(name) = target.name.as_deref() else {
         if resource.namespaced && target.namespace.is_none() {
@@ -36,6 +39,18 @@ pub(super) async fn post(
             .write(|registry, stamp| registry.create(resource, target.space(), object, &options, stamp))?;
         return Ok(answered(resource, &written));
     };
+    if let Some(part) = target.part.as_deref() {
+        let asked = Asked {
+            user: &options.user,
+            operation: Operation::Create,
+            resource,
+            subresource: part,
+            namespace: target.space(),
+            name,
+            dry_run: options.dry_run,
+        };
+        server.write(|registry, _| registry.admit(&asked, Some(&object), None))?;
+    }
     match target.part.as_deref() {
         Some("binding") => {
             let node = object["target"]["name"].as_str().unwrap_or_default();
@@ -45,7 +60,7 @@ pub(super) async fn post(
             Ok(json(201, &success()))
         }
         Some("eviction") => {
-            let mut given = delete_options(&Query::default(), &object["deleteOptions"])?;
+            let mut given = delete_options(&Query::default(), &object["deleteOptions"], options.user)?;
             given.dry_run |= options.dry_run;
             server.write(|registry, stamp| registry.delete(resource, target.space(), name, &given, stamp))?;
             Ok(json(201, &success()))
@@ -58,10 +73,11 @@ pub(super) async fn put(
     server: &ApiServer,
     target: &Target,
     query: &Query,
+    user: User,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, ApiError> {
     let object = body(request).await?.object()?;
-    let options = write_options(query)?;
+    let options = write_options(query, user)?;
     let (resource, part) = (&target.resource, part(target)?);
     let name = target.name.as_deref().unwrap_or_default();
     let written = server.write(|registry, stamp| {
@@ -74,11 +90,12 @@ pub(super) async fn patch(
     server: &ApiServer,
     target: &Target,
     query: &Query,
+    user: User,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, ApiError> {
     let body = body(request).await?;
     let (resource, part) = (&target.resource, part(target)?);
-    let mut options = write_options(query)?;
+    let mut options = write_options(query, user)?;
     let patch = match body.media.as_str() {
         "application/json-patch+json" => Patch::Json(body.json()?),
         "application/merge-patch+json" => Patch::Merge(body.json()?),
@@ -111,13 +128,14 @@ pub(super) async fn delete(
     server: &ApiServer,
     target: &Target,
     query: &Query,
+    user: User,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, ApiError> {
     if target.part.is_some() {
         return Err(ApiError::method_not_allowed());
     }
     let body = body(request).await?;
-    let options = delete_options(query, &body.object_or_null()?)?;
+    let options = delete_options(query, &body.object_or_null()?, user)?;
     let resource = &target.resource;
     let name = target.name.as_deref().unwrap_or_default();
     let outcome =
@@ -139,6 +157,7 @@ pub(super) async fn delete_collection(
     server: &ApiServer,
     target: &Target,
     query: &Query,
+    user: User,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, ApiError> {
     let resource = &target.resource;
@@ -146,7 +165,7 @@ pub(super) async fn delete_collection(
         return Err(ApiError::method_not_allowed());
     }
     let body = body(request).await?;
-    let options = delete_options(query, &body.object_or_null()?)?;
+    let options = delete_options(query, &body.object_or_null()?, user)?;
     let (labels, fields) = (query.text("labelSelector"), query.text("fieldSelector"));
     let selector = Selector::parse(resource, target.namespace.as_deref(), labels, fields)?;
     let deleted =
@@ -208,12 +227,12 @@ fn dry_run(query: &Query) -> Result<bool, ApiError> {
     }
 }
 
-fn write_options(query: &Query) -> Result<WriteOptions, ApiError> {
+fn write_options(query: &Query, user: User) -> Result<WriteOptions, ApiError> {
     let strict = query.text("fieldValidation") == "Strict";
-    Ok(WriteOptions { dry_run: dry_run(query)?, strict, ..WriteOptions::default() })
+    Ok(WriteOptions { dry_run: dry_run(query)?, strict, user, ..WriteOptions::default() })
 }
 
-fn delete_options(query: &Query, body: &Value) -> Result<DeleteOptions, ApiError> {
+fn delete_options(query: &Query, body: &Value, user: User) -> Result<DeleteOptions, ApiError> {
     let text = |v: &Value| v.as_str().map(ToOwned::to_owned);
     let grace = match body["gracePeriodSeconds"].as_i64() {
         Some(grace) => Some(grace),
@@ -224,6 +243,7 @@ fn delete_options(query: &Query, body: &Value) -> Result<DeleteOptions, ApiError
         uid: text(&body["preconditions"]["uid"]),
         version: text(&body["preconditions"]["resourceVersion"]),
         dry_run: dry_run(query)? || body["dryRun"][0] == "All",
+        user,
     })
 }
 

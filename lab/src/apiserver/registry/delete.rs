@@ -1,10 +1,12 @@
 //! Deletion, which grace periods, finalizers or contents can hold up.
 
 use super::{DEFINITIONS, NAMESPACES, Registry, Stamp, rfc3339};
+use crate::apiserver::admission::{Asked, Operation};
 use crate::apiserver::resource::Resource;
 use crate::apiserver::select::Selector;
 use crate::apiserver::status::ApiError;
 use crate::apiserver::store::{Key, Stored};
+use crate::apiserver::user::User;
 use serde_json::{Value, json};
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -15,6 +17,7 @@ pub(crate) struct DeleteOptions {
     pub(crate) uid: Option<String>,
     pub(crate) version: Option<String>,
     pub(crate) dry_run: bool,
+    pub(crate) user: User,
 }
 
 /// How a deletion ended.
@@ -61,6 +64,9 @@ impl Registry {
         if resource.storage == NAMESPACES && protected.contains(&name) {
             return Err(ApiError::forbidden("", NAMESPACES, name, "this namespace may not be deleted"));
         }
+        let (user, operation, dry_run) = (&options.user, Operation::Delete, options.dry_run);
+        let asked = Asked { user, operation, resource, subresource: "", namespace, name, dry_run };
+        self.admit(&asked, None, Some(&stored.value))?;
         if options.dry_run {
             return Ok(Deleted::Gone(stored));
         }

@@ -12,11 +12,13 @@ mod write;
 pub(crate) use delete::{DeleteOptions, Deleted};
 pub(crate) use write::{Part, WriteOptions, Written};
 
+use super::admission::Policy;
 use super::resource::{Resource, Resources};
 use super::status::ApiError;
 use super::store::{Key, Store, Stored};
 use ipnetwork::IpNetwork;
 use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// What the outside world contributes to one write.
@@ -39,18 +41,33 @@ pub(crate) fn rfc3339(at: jiff::Timestamp) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
-/// The objects, the kinds, the addresses of services.
+/// The objects, the kinds, the addresses of services, what admission keeps.
 #[derive(Debug)]
 pub(crate) struct Registry {
     pub(crate) store: Store,
     pub(crate) resources: Resources,
     pub(crate) service_networks: Vec<IpNetwork>,
+    /// Policies of admission by their names, with the versions of which they are.
+    pub(crate) policies: BTreeMap<String, (String, Arc<Policy>)>,
+    /// What policies of admission have denied to whom.
+    pub(crate) denials: BTreeSet<String>,
 }
 
 pub(crate) const NAMESPACES: &str = "namespaces";
 pub(crate) const DEFINITIONS: &str = "customresourcedefinitions.apiextensions.k8s.io";
 
 impl Registry {
+    /// Without an object.
+    pub(crate) fn new(store: Store, service_networks: Vec<IpNetwork>) -> Self {
+        Self {
+            store,
+            resources: Resources::built_in(),
+            service_networks,
+            policies: BTreeMap::new(),
+            denials: BTreeSet::new(),
+        }
+    }
+
     pub(crate) fn get(
         &self,
         resource: &Resource,

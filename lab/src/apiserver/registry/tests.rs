@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::apiserver::patch::Patch;
-use crate::apiserver::resource::Resources;
 use crate::apiserver::select::Selector;
 
 struct Fixture {
@@ -13,11 +12,7 @@ struct Fixture {
 impl Fixture {
     fn new() -> Self {
         let networks = vec!["10.96.0.0/30".parse().unwrap(), "2001:db8::/112".parse().unwrap()];
-        let mut registry = Registry {
-            store: Store::new(1000),
-            resources: Resources::built_in(),
-            service_networks: networks,
-        };
+        let mut registry = Registry::new(Store::new(1000), networks);
         registry.create_system_namespaces(|| stamp(0));
         Self { registry, next: 0 }
     }

@@ -1,12 +1,14 @@
 //! Writes of objects, from the request's body to the store.
 
 use super::{DEFINITIONS, NAMESPACES, Registry, Stamp, stored_event};
+use crate::apiserver::admission::{Asked, Operation};
 use crate::apiserver::default::fill_in;
 use crate::apiserver::patch::{Patch, apply};
 use crate::apiserver::resource::Resource;
 use crate::apiserver::status::ApiError;
 use crate::apiserver::store::{Key, Stored};
 use crate::apiserver::typed::check_shape;
+use crate::apiserver::user::User;
 use crate::apiserver::validate::validate;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -27,6 +29,7 @@ pub(crate) struct WriteOptions {
     pub(crate) strict: bool,
     pub(crate) manager: String,
     pub(crate) force: bool,
+    pub(crate) user: User,
 }
 
 /// What a write left behind.
@@ -85,6 +88,10 @@ impl Registry {
             map.remove("status");
         }
         self.complete(resource, &mut object, None, stamp)?;
+        let operation = Operation::Create;
+        let (user, dry_run) = (&options.user, options.dry_run);
+        let asked = Asked { user, operation, resource, subresource: "", namespace, name: &name, dry_run };
+        self.admit(&asked, Some(&object), None)?;
         let key = Key { namespace: namespace.to_owned(), name: name.clone() };
         if self.store.find(&resource.storage, &key).is_some() {
             return Err(ApiError::already_exists(&resource.group, &resource.plural, &name));
@@ -258,10 +265,20 @@ impl Registry {
             let next = before["metadata"]["generation"].as_i64().unwrap_or_default() + 1;
             object["metadata"]["generation"] = next.into();
         }
+        let namespace = before["metadata"]["namespace"].as_str().unwrap_or_default();
+        let asked = Asked {
+            user: &options.user,
+            operation: Operation::Update,
+            resource,
+            subresource: if part == Part::Status { "status" } else { "" },
+            namespace,
+            name,
+            dry_run: options.dry_run,
+        };
+        self.admit(&asked, Some(&object), Some(before))?;
         if object == *before {
             return Ok(Written { object: Arc::clone(old), created: false, warnings });
         }
-        let namespace = before["metadata"]["namespace"].as_str().unwrap_or_default();
         let key = Key { namespace: namespace.to_owned(), name: name.to_owned() };
         let metadata = &object["metadata"];
         let finished = !metadata["deletionTimestamp"].is_null()

@@ -8,6 +8,7 @@ mod schema;
 
 pub(crate) use rules::Rules;
 
+use super::admission;
 use super::resource::Resource;
 use super::status::Cause;
 use serde_json::Value;
@@ -32,6 +33,12 @@ pub(crate) fn validate(resource: &Resource, object: &Value, old: Option<&Value>)
         ("networking.k8s.io", "networkpolicies") => network_policy::validate(object, &mut causes),
         ("apps", "daemonsets" | "deployments" | "replicasets" | "statefulsets") => {
             workload(object, &mut causes);
+        }
+        (admission::GROUP, "validatingadmissionpolicies") => {
+            admission::complain_of_policy(object, &mut causes);
+        }
+        (admission::GROUP, "validatingadmissionpolicybindings") => {
+            admission::complain_of_binding(object, &mut causes);
         }
         ("apiextensions.k8s.io", "customresourcedefinitions") => definition::validate(object, &mut causes),
         _ => {}

@@ -4,20 +4,10 @@
 //! against items of the other. Other rules are asked about what is new or has changed, as those of the real server are since 1.30
 //! (ratcheting). `messageExpression`, `fieldPath` and the limits of cost are not known here.
 
+use crate::apiserver::expression::{Expression, known};
 use crate::apiserver::status::Cause;
-use cel::{Context, Env, Program, extensions};
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::sync::{Arc, LazyLock};
-
-/// What the real server has for every rule, as far as the library goes.
-#[expect(clippy::expect_used, reason = "declares the same on every run")]
-static ENVIRONMENT: LazyLock<Arc<Env>> = LazyLock::new(|| {
-    let mut environment = Env::stdlib();
-    extensions::strings(&mut environment).expect("strings");
-    extensions::lists(&mut environment).expect("lists");
-    Arc::new(environment)
-});
 
 /// The rules of one place of a schema and of those beneath it.
 #[derive(Debug, Default)]
@@ -33,7 +23,7 @@ struct Rule {
     text: String,
     message: String,
     /// Or why there is none.
-    program: Result<Program, String>,
+    expression: Result<Expression, String>,
     /// Whether it asks for what was there before.
     compares: bool,
 }
@@ -68,7 +58,7 @@ impl Rules {
     /// The rules that are no expressions.
     pub(super) fn complain(&self, at: &str, causes: &mut Vec<Cause>) {
         for rule in &self.here {
-            if let Err(error) = &rule.program {
+            if let Err(error) = &rule.expression {
                 let why = format!("compilation failed: {error}");
                 let at = format!("{at}.x-kubernetes-validations.rule");
                 causes.push(Cause::invalid(at, &Value::from(rule.text.as_str()), &why));
@@ -118,40 +108,20 @@ impl Rule {
         let text = rule["rule"].as_str().unwrap_or_default().to_owned();
         let message =
             rule["message"].as_str().map_or_else(|| format!("failed rule: {text}"), ToOwned::to_owned);
-        let program = ENVIRONMENT.compile(&text).map_err(|error| error.to_string());
-        let compares = program.as_ref().is_ok_and(|program| program.references().has_variable("oldSelf"));
-        Self { text, message, program, compares }
+        let expression = Expression::compile(&text);
+        let compares = expression.as_ref().is_ok_and(|it| it.mentions("oldSelf"));
+        Self { text, message, expression, compares }
     }
 
     fn ask(&self, value: &Value, old: Option<&Value>) -> Result<(), String> {
-        let program = self.program.as_ref().map_err(|error| format!("rule {:?}: {error}", self.text))?;
-        let mut context = Context::with_env(Arc::clone(&ENVIRONMENT));
-        context.add_variable_from_value("self", known(value));
-        if let Some(old) = old {
-            context.add_variable_from_value("oldSelf", known(old));
-        }
-        match program.execute(&context) {
+        let expression =
+            self.expression.as_ref().map_err(|error| format!("rule {:?}: {error}", self.text))?;
+        let old = old.map(|old| ("oldSelf", known(old)));
+        match expression.evaluate([("self", known(value))].into_iter().chain(old)) {
             Ok(cel::Value::Bool(true)) => Ok(()),
             Ok(cel::Value::Bool(false)) => Err(self.message.clone()),
             Ok(_) => Err(format!("rule {:?} is neither true nor false", self.text)),
             Err(error) => Err(format!("{error} evaluating rule: {}", self.text)),
-        }
-    }
-}
-
-/// JSON as rules see it: whole numbers are of the type `int`, whatever the schema says, others of `double`.
-fn known(value: &Value) -> cel::Value {
-    match value {
-        Value::Null => cel::Value::Null,
-        Value::Bool(value) => (*value).into(),
-        Value::Number(number) => {
-            number.as_i64().map_or_else(|| number.as_f64().unwrap_or_default().into(), Into::into)
-        }
-        Value::String(text) => text.as_str().into(),
-        Value::Array(list) => list.iter().map(known).collect::<Vec<_>>().into(),
-        Value::Object(map) => {
-            let map = map.iter().map(|(name, value)| (name.clone(), known(value)));
-            map.collect::<std::collections::HashMap<_, _>>().into()
         }
     }
 }

@@ -89,10 +89,17 @@ impl Runtime {
         lines[lines.len().saturating_sub(20)..].join("\n")
     }
 
-    /// containerd's own client.
+    /// containerd's own client, with the images that kubelets use.
     pub(super) fn ctr(&self) -> Command {
+        let mut command = self.plain_ctr();
+        command.args(["--namespace", "k8s.io"]);
+        command
+    }
+
+    /// It as an operator calls it, on a node where there is one containerd.
+    pub(super) fn plain_ctr(&self) -> Command {
         let mut command = Command::new("ctr");
-        command.arg("--address").arg(&self.client.socket).args(["--namespace", "k8s.io"]);
+        command.arg("--address").arg(&self.client.socket);
         command
     }
 

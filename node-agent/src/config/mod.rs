@@ -3,6 +3,10 @@
 //! A flag wins over its environment variable, that over the file, that over the cluster's `NetworkConfig`, that over the
 //! default; sections of the file do so field by field.
 
+mod environment;
+#[cfg(test)]
+mod tests;
+
 use std::{
     net::{IpAddr, SocketAddr},
     path::PathBuf,
@@ -58,7 +62,7 @@ pub(crate) struct Cli {
     http_address: Option<SocketAddr>,
     /// Octets that a pod's packet may have [default: the MTU of the interface with the node's address,
     /// less what a tunnel takes].
-    #[arg(long, value_name = "OCTETS", env = "MARGAY_MTU")]
+    #[arg(long, value_name = "OCTETS", env = "MARGAY_MTU", value_parser = mtu)]
     mtu: Option<u32>,
     /// What carries and judges packets [default: auto].
     #[arg(long, value_enum, env = "MARGAY_DATAPLANE")]
@@ -67,7 +71,7 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "DIR", env = "MARGAY_BPF_DIR")]
     bpf_dir: Option<PathBuf>,
     /// Filter of the log: error, warn, info, debug, trace, or per module [default: info].
-    #[arg(long, value_name = "FILTER", env = "MARGAY_LOG_LEVEL")]
+    #[arg(long, value_name = "FILTER", env = "MARGAY_LOG_LEVEL", value_parser = filter)]
     log_level: Option<String>,
     /// Form of the log [default: text].
     #[arg(long, value_enum, env = "MARGAY_LOG_FORMAT")]
@@ -298,6 +302,22 @@ impl Sources {
     }
 }
 
+/// As a flag or a variable has it.
+fn mtu(text: &str) -> Result<u32, String> {
+    let octets = text.parse().ok().filter(|octets| checked_mtu(*octets).is_some());
+    octets.ok_or_else(|| format!("it takes {LEAST_MTU} to {} octets", Mtu::MAX))
+}
+
+fn checked_mtu(octets: u32) -> Option<Mtu> {
+    Mtu::new(octets).filter(|mtu| mtu.octets() >= LEAST_MTU)
+}
+
+/// As a flag or a variable has it.
+fn filter(text: &str) -> Result<String, String> {
+    EnvFilter::try_new(text).map_err(|error| error.to_string())?;
+    Ok(text.to_owned())
+}
+
 fn merge(cli: &Cli, file: File) -> anyhow::Result<Settings> {
     let node_name = match cli.node_name.clone().or(file.node_name) {
         Some(name) => name,
@@ -307,8 +327,7 @@ fn merge(cli: &Cli, file: File) -> anyhow::Result<Settings> {
             .into_owned(),
     };
     let mtu = cli.mtu.or(file.mtu).map(|octets| {
-        Mtu::new(octets)
-            .filter(|mtu| mtu.octets() >= LEAST_MTU)
+        checked_mtu(octets)
             .with_context(|| format!("mtu is {octets}; it takes {LEAST_MTU} to {} octets", Mtu::MAX))
     });
     let reconcile = file.reconcile_seconds.unwrap_or(10);
@@ -385,186 +404,5 @@ impl Settings {
         self.node_address = new.node_address;
         self.self_test = new.self_test;
         later
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use clap::{CommandFactory, Parser};
-    use margay_api::resource::NetworkConfigSpec;
-
-    use super::{Cli, Dataplane, IpamMode, Sources};
-
-    fn sources(yaml: &str, flags: &[&str]) -> anyhow::Result<Sources> {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("margay.yaml");
-        std::fs::write(&path, yaml).unwrap();
-        let config = ["margay-node", "--config", path.to_str().unwrap()];
-        Sources::read(Cli::try_parse_from(config.iter().chain(flags)).unwrap())
-    }
-
-    fn settings(yaml: &str, flags: &[&str]) -> anyhow::Result<super::Settings> {
-        sources(yaml, flags)?.settings(None)
-    }
-
-    fn common(yaml: &str) -> NetworkConfigSpec {
-        serde_saphyr::from_str(yaml).unwrap()
-    }
-
-    #[test]
-    fn the_file_wins_over_what_all_nodes_have_in_common_field_by_field() {
-        let sources =
-            sources("nodeName: x\noverlay: {port: 8472}\nnatOutgoing: false", &["--dataplane", "ebpf"])
-                .unwrap();
-        let common = common(
-            "{mtu: 1400, dataplane: nftables, natOutgoing: true, nonMasqueradeCIDRs: [192.0.2.0/24], ipam: {mode: pool}, \
-             overlay: {encapsulation: VXLAN, port: 4790, vni: 7}}",
-        );
-        let settings = sources.settings(Some(&common)).unwrap();
-        assert_eq!(settings.mtu.unwrap().octets(), 1400);
-        assert_eq!((settings.dataplane, settings.ipam.mode), (Dataplane::Ebpf, IpamMode::Pool));
-        let overlay = settings.traffic.overlay;
-        assert_eq!((overlay.port, overlay.vni.number()), (8472, 7));
-        assert!(overlay.encapsulation != margay_api::resource::Encapsulation::None);
-        assert!(!settings.traffic.nat.outgoing);
-        assert_eq!(settings.traffic.nat.excluded.len(), 1);
-    }
-
-    #[test]
-    fn node_address_self_test_and_map_sizes_are_taken_field_by_field_too() {
-        let yaml =
-            "nodeName: x\nselfTest: {port: 9100}\nebpf: {flows: 4096}\nnodeAddress: {ipv6: first-found}";
-        let common = common(
-            "{selfTest: {enabled: false, port: 9101}, ebpf: {flows: 2048, embryos: 2048}, \
-             nodeAddress: {ipv4: {interface: [eth0]}, ipv6: {can-reach: '2001:db8::1'}}}",
-        );
-        let got = sources(yaml, &[]).unwrap().settings(Some(&common)).unwrap();
-        assert_eq!(got.self_test, None);
-        let expected = "nodeName: x\nselfTest: {port: 9100, enabled: false}\nebpf: {flows: 4096, embryos: 2048}\n\
-                        nodeAddress: {ipv4: {interface: [eth0]}, ipv6: first-found}";
-        let expected = settings(expected, &[]).unwrap();
-        assert_eq!((got.map_sizes, got.node_address), (expected.map_sizes, expected.node_address));
-        // Without a file, what all nodes have in common counts.
-        let alone = sources("nodeName: x", &[]).unwrap().settings(Some(&common)).unwrap();
-        let expected = "nodeName: x\nebpf: {flows: 2048, embryos: 2048}\n\
-                        nodeAddress: {ipv4: {interface: [eth0]}, ipv6: {can-reach: '2001:db8::1'}}";
-        let expected = settings(expected, &[]).unwrap();
-        assert_eq!((alone.map_sizes, alone.node_address), (expected.map_sizes, expected.node_address));
-        assert_eq!(settings("nodeName: x", &[]).unwrap().self_test, Some(9097));
-        // What the file says in one word, the object says as `method`.
-        for word in ["first-found", "kubernetes-internal-ip"] {
-            let object = self::common(&format!("nodeAddress: {{ipv4: {{method: {word}}}}}"));
-            let got = sources("nodeName: x", &[]).unwrap().settings(Some(&object)).unwrap();
-            let file = settings(&format!("nodeName: x\nnodeAddress: {{ipv4: {word}}}"), &[]).unwrap();
-            assert_eq!(got.node_address, file.node_address);
-        }
-    }
-
-    #[test]
-    fn what_is_wrong_of_what_all_nodes_have_in_common_is_named() {
-        let sources = sources("nodeName: x", &[]).unwrap();
-        for (yaml, words) in [
-            ("mtu: 100", "mtu is 100; it takes 1280 to"),
-            ("dataplane: iptables", "iptables"),
-            ("logLevel: 'a=b=c'", "logLevel is `a=b=c`"),
-            ("overlay: {vni: 0}", "overlay.vni is 0"),
-            ("overlay: {encapsulation: GRE}", "GRE"),
-            ("ipam: {mode: dhcp}", "dhcp"),
-            ("selfTest: {port: 65536}", "selfTest.port is 65536"),
-            ("ebpf: {flows: 1}", "ebpf.flows is 1; it takes 1024 to"),
-            ("nodeAddress: {ipv4: {interface: ['eth(']}}", "nodeAddress.ipv4: interface[0] is `eth(`"),
-            (
-                "nodeAddress: {ipv4: {interface: ['a)|(?:b']}}",
-                "interface[0] is `a)|(?:b`: it takes a regular expression",
-            ),
-            ("nodeAddress: {ipv6: {method: guess}}", "guess"),
-            (
-                "nodeAddress: {ipv6: {can-reach: 192.0.2.1}}",
-                "nodeAddress.ipv6: can-reach: `192.0.2.1` is not of IPv6",
-            ),
-        ] {
-            let error = format!("{:#}", sources.settings(Some(&common(yaml))).unwrap_err());
-            assert!(error.contains(words), "{yaml}: {error}");
-        }
-    }
-
-    #[test]
-    fn what_needs_a_restart_is_named_and_the_rest_is_taken() {
-        let sources = sources("nodeName: x", &[]).unwrap();
-        let mut settings = sources.settings(None).unwrap();
-        let other = common(
-            "{mtu: 1400, dataplane: nftables, ipam: {mode: pool}, natOutgoing: true, logLevel: debug, \
-             selfTest: {port: 9100}, nodeAddress: {ipv4: {method: first-found}}, ebpf: {flows: 4096}}",
-        );
-        assert_eq!(settings.follow(sources.settings(Some(&other)).unwrap()), ["dataplane", "ipam", "ebpf"]);
-        assert_eq!(settings.self_test, Some(9100));
-        assert!(!settings.node_address.is_kubernetes());
-        assert_eq!(settings.map_sizes, sources.settings(None).unwrap().map_sizes);
-        assert_eq!((settings.dataplane, settings.ipam.mode), (Dataplane::Auto, IpamMode::PodCidr));
-        assert_eq!((settings.mtu.unwrap().octets(), settings.log_level.as_str()), (1400, "debug"));
-        assert!(settings.traffic.nat.outgoing);
-        assert!(settings.follow(sources.settings(None).unwrap()).is_empty());
-        assert_eq!(settings.mtu, None);
-    }
-
-    #[test]
-    fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
-        let yaml = "nodeName: file\nmtu: 1400\nbgp: {asn: 64500, mesh: false, peers: [{address: 192.0.2.1, asn: 64501}]}";
-        let settings = settings(yaml, &["--node-name", "flag"]).unwrap();
-        assert_eq!(settings.node_name, "flag");
-        assert_eq!(settings.mtu.unwrap().octets(), 1400);
-        assert_eq!(settings.run_dir.to_str(), Some("/run/margay"));
-        assert_eq!((settings.bgp.asn.number(), settings.bgp.mesh), (64500, false));
-    }
-
-    #[test]
-    fn the_files_of_the_manifests_are_read() {
-        let settings = settings(include_str!("../../manifests/base/margay-node.yaml"), &[]).unwrap();
-        assert_eq!((settings.bgp.enabled, settings.bgp.mesh, settings.bgp.hold_time), (true, true, 90));
-        for overlay in [
-            include_str!("../../manifests/overlays/vxlan/margay-node.yaml"),
-            include_str!("../../manifests/overlays/route-reflectors/margay-node.yaml"),
-        ] {
-            self::settings(overlay, &[]).unwrap();
-        }
-    }
-
-    #[test]
-    fn what_is_wrong_is_named() {
-        for (yaml, word) in [
-            ("nodeNam: x", "nodeNam"),
-            ("nodeName: x\nmtu: 100", "mtu is 100"),
-            ("nodeName: x\ndataplane: iptables", "iptables"),
-            ("nodeName: x\nreconcileSeconds: 90", "reconcileSeconds is 90"),
-            ("nodeName: x\nunreadySeconds: 0", "unreadySeconds is 0; it takes 1 to 86400"),
-            ("nodeName: x\nchainedPlugins: [{snat: true}]", "chainedPlugins: {\"snat\":true} has no `type`"),
-            ("nodeName: x\nbgp: {asn: 0}", "asn"),
-            ("nodeName: x\nipam: {mode: pools}", "pool"),
-            ("nodeName: x\noverlay: {vni: 0}", "overlay.vni is 0; it takes 1 to 16777215"),
-            ("nodeName: x\noverlay: {port: 65536}", "overlay.port is 65536; it takes 1 to 65535"),
-            ("nodeName: x\noverlay: {encapsulation: vxlan}", "VXLANCrossSubnet"),
-            ("nodeName: x\nebpf: {flows: 10}", "ebpf.flows is 10; it takes 1024 to 16777216 entries"),
-            ("nodeName: x\nebpf: {flow: 4096}", "ebpf.flow is the size of no map"),
-            ("nodeName: x\nrouting: ospf", "direct"),
-            ("nodeName: x\nselfTest: {port: 0}", "selfTest.port is 0; it takes 1 to 65535"),
-            (
-                "nodeName: x\nnodeAddress: {ipv4: {interface: ['eth(']}}",
-                "nodeAddress.ipv4: interface[0] is `eth(`",
-            ),
-            (
-                "nodeName: x\nnonMasqueradeCIDRs: [10.0.0.0/33]",
-                "nonMasqueradeCIDRs: `10.0.0.0/33` is no CIDR",
-            ),
-            ("nodeName: x\nnonMasqueradeCIDRs: [10.0.0.1/8]", "is 10.0.0.0/8 meant?"),
-            ("nodeName: [", "margay.yaml"),
-        ] {
-            let error = format!("{:#}", settings(yaml, &[]).unwrap_err());
-            assert!(error.contains(word), "{yaml}: {error}");
-        }
-    }
-
-    #[test]
-    fn the_command_line_is_well_formed() {
-        Cli::command().debug_assert();
     }
 }
