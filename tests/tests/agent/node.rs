@@ -254,11 +254,7 @@ pub(crate) fn table() -> Result<String, String> {
 
 /// Where a program of ours is.
 pub(crate) fn program(name: &str) -> PathBuf {
-    // target/<profile>/deps/agent-... -> target/<profile>/<program>
-    let test = std::env::current_exe().unwrap();
-    let path = test.parent().and_then(Path::parent).unwrap().join(name);
-    assert!(path.exists(), "{} is not built: run cargo build --workspace --bins first", path.display());
-    path
+    margay_lab::program(name).unwrap()
 }
 
 /// A process that is killed on drop.

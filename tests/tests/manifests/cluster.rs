@@ -51,7 +51,8 @@ impl Cluster {
 
     /// Runs a line as an operator's shell in the project's folder does, with the programs that were built beside the test.
     pub(crate) fn shell(&self, line: &str) -> std::process::Command {
-        let programs = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().to_owned();
+        let margayctl = margay_lab::program("margayctl").unwrap();
+        let programs = margayctl.parent().unwrap();
         let mut command = std::process::Command::new("bash");
         command
             .args(["-c", line])

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use margay_lab::{Lab, LabConfig, Party, PodKey, Port};
+use margay_lab::{Lab, LabConfig, Party, PodKey, Port, program};
 use serde_json::json;
 use tokio::process::Command;
 
@@ -24,7 +24,7 @@ fn project() -> PathBuf {
 
 /// Where the programs are.
 pub(crate) fn programs() -> PathBuf {
-    std::env::current_exe().unwrap().ancestors().nth(2).unwrap().to_owned()
+    program("margayctl").unwrap().parent().unwrap().to_owned()
 }
 
 /// The lines of the blocks of commands below the first heading.
