@@ -96,8 +96,8 @@ mod watch {
             Some("IPBlock") => drop(check("IPBlock", of::<IPBlock>(object), ip_block::read)),
             Some("Namespace") => drop(check("Namespace", of::<Namespace>(object), namespace::read)),
             Some("Pod") => {
-                let labels = pod::Labels::default();
-                if let Some(facts) = check("Pod", of::<Pod>(object), |pod| pod::read(pod, &labels)) {
+                let common = pod::Common::default();
+                if let Some(facts) = check("Pod", of::<Pod>(object), |pod| pod::read(pod, &common)) {
                     assert!(
                         facts.announced.is_none_or(|it| it.addresses.len() <= 16),
                         "believed without end"

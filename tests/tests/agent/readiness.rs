@@ -7,9 +7,9 @@ use nix::{
     sys::{signal::Signal, stat::Mode},
     unistd::mkfifo,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::node::on_node;
+use crate::node::{Node, on_node, program};
 
 #[test]
 fn the_network_configuration_comes_last_and_others_stay() {
@@ -75,6 +75,23 @@ fn startup_is_over_once_the_kernel_has_what_the_api_lists_and_readiness_names_ea
     });
 }
 
+/// What the kubelet finds in the speaker's container, as the manifests have it ask.
+async fn speaker_lives(node: &Node) -> bool {
+    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../manifests/margay.yaml");
+    let objects: Vec<Value> = serde_saphyr::from_multiple(&fs::read_to_string(manifest).unwrap()).unwrap();
+    let pods = objects.iter().find(|object| object["kind"] == "DaemonSet").unwrap();
+    let containers = pods["spec"]["template"]["spec"]["containers"].as_array().unwrap();
+    let probe = &containers.iter().find(|one| one["name"] == "margay-bgp").unwrap()["livenessProbe"];
+    let words = probe["exec"]["command"].as_array().unwrap().iter().map(|word| word.as_str().unwrap());
+    let words: Vec<&str> = words.collect();
+    let mut command = tokio::process::Command::new(program(words[0]));
+    command.args(&words[1..]).env("MARGAY_RUN_DIR", node.path("run")).kill_on_drop(true);
+    let patience = Duration::from_secs(probe["timeoutSeconds"].as_u64().unwrap());
+    tokio::time::timeout(patience, command.output())
+        .await
+        .is_ok_and(|output| output.unwrap().status.success())
+}
+
 #[test]
 fn a_speaker_that_hangs_is_what_keeps_the_node_from_being_ready_until_it_goes_on() {
     on_node(async |node| {
@@ -83,6 +100,7 @@ fn a_speaker_that_hangs_is_what_keeps_the_node_from_being_ready_until_it_goes_on
         node.start_speaker();
         node.start_agent();
         node.ready().await;
+        assert!(speaker_lives(node).await);
         node.signal_speaker(Signal::SIGSTOP);
         let said = node
             .eventually("the node is not ready", async || match node.get("/readyz").await {
@@ -93,8 +111,10 @@ fn a_speaker_that_hangs_is_what_keeps_the_node_from_being_ready_until_it_goes_on
         assert!(said.starts_with("bgp: ") && said.contains("did not answer within"), "{said}");
         assert_eq!(said.lines().count(), 1, "{said}");
         assert_eq!(node.get("/livez").await.unwrap(), "ok\n", "the agent is well");
+        assert!(!speaker_lives(node).await, "the kubelet begins it again");
         node.signal_speaker(Signal::SIGCONT);
         node.ready().await;
+        assert!(speaker_lives(node).await);
     });
 }
 
