@@ -1,5 +1,5 @@
 //! The commands in the text of docs/operating.md, below the walk that `operators/walkthrough.rs` runs: those of kubectl are run, those
-//! of margayctl are ones that it understands (`operators/forms.rs` runs each).
+//! of margayctl are ones that it understands (`operators/forms.rs` runs each). Those of a node's own are run by `operators/host.rs`.
 
 use serde_json::{Value, json};
 

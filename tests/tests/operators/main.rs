@@ -6,6 +6,7 @@ mod cluster;
 mod conditions;
 mod events;
 mod forms;
+mod host;
 mod network;
 mod rules;
 mod settings;

@@ -18,7 +18,7 @@ const ELSEWHERE: [&str; 2] =
     ["kubeadm init --pod-network-cidr=10.244.0.0/16", "ctr -n k8s.io images import margay.tar"];
 const ROLLOUT: &str = "kubectl -n kube-system rollout status daemonset/margay";
 
-fn project() -> PathBuf {
+pub(crate) fn project() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
