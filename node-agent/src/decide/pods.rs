@@ -3,11 +3,11 @@
 //! Neither waits for the other. When a pod is deleted and another of its name begins on another node, what is said of the
 //! two may come in either order; each watch has a map of its own, so that in the end both orders come to the same.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use margay_policy::PodName;
 
-use crate::watch::PodFacts;
+use crate::watch::{Change, PodFacts};
 
 #[derive(Debug, Default)]
 pub(super) struct Pods {
@@ -15,6 +15,16 @@ pub(super) struct Pods {
     pub(super) own: BTreeMap<PodName, PodFacts>,
     /// Those of other nodes, without the finished ones.
     pub(super) others: BTreeMap<PodName, PodFacts>,
+}
+
+/// Has a pod that is known already be called by the text that all who know it have, not by another of the same words.
+pub(super) fn call_as_before(known: &BTreeMap<PodName, PodFacts>, change: &mut Change<PodName, PodFacts>) {
+    if let Change::Applied(name, facts) = change
+        && let Some((known, _)) = known.get_key_value(name)
+    {
+        name.clone_from(known);
+        Arc::make_mut(&mut facts.pod).name.clone_from(known);
+    }
 }
 
 impl Pods {

@@ -12,7 +12,7 @@ use margay_policy::{Objects, PodName, PolicyId, compile};
 
 use super::{
     doubles::{self, Doubles},
-    pods::Pods,
+    pods::{Pods, call_as_before},
 };
 use crate::{
     addresses::PoolTraffic,
@@ -332,11 +332,13 @@ impl State {
                 self.touched.policy.policies.extend(applied.touched.into_iter().map(PolicyId::Cluster));
                 changed
             }
-            ApiEvent::Pods(change) => {
+            ApiEvent::Pods(mut change) => {
+                call_as_before(&self.pods.others, &mut change);
                 let applied = apply(&mut self.pods.others, &mut self.listed.pods, change);
                 self.refresh_applied(applied)
             }
             ApiEvent::OwnPods(mut change) => {
+                call_as_before(&self.pods.own, &mut change);
                 // Of our own pods the records tell.
                 match &mut change {
                     Change::Replaced(pods) => pods.values_mut().for_each(|facts| facts.announced = None),

@@ -421,3 +421,17 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_pod_that_changes_is_called_by_the_same_text_as_before_wherever_it_is_known() {
+    let known = facts("a", "u");
+    let name = known.0.clone();
+    let mut state = complete(&[known], &[]);
+    let (again, mut changed) = facts("a", "u");
+    assert!(!Arc::ptr_eq(&again.name, &name.name));
+    Arc::make_mut(&mut changed.pod).terminating = true;
+    state.apply(ApiEvent::OwnPods(Change::Applied(again, changed)));
+    let (key, pod) = state.objects().pods.get_key_value(&name).unwrap();
+    assert!(pod.terminating);
+    assert!(Arc::ptr_eq(&key.name, &name.name) && Arc::ptr_eq(&pod.name.name, &name.name));
+}

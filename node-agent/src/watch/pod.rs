@@ -101,7 +101,8 @@ pub(super) fn of_others(node: &str) -> String {
     format!("spec.nodeName!={node},spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed")
 }
 
-/// What pods have in common with those that were read before them, so that it is in memory once.
+/// What pods have in common with those that were read before them, so that it is in memory once. Of names it is that of the pod and of its
+/// key, and while pods are listed that of the namespace.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Common(Arc<Mutex<Known>>);
 

@@ -128,6 +128,7 @@ fn main() {
     let mut all: Vec<Taken> = things
         .map(|(measure, distance)| Taken { measure, distance, rates: vec![Vec::new(); clusters.len()] })
         .collect();
+    assert!(!all.is_empty(), "nothing that is measured has a name with any of {only:?}");
     let rounds = std::env::var("ROUNDS").map_or(ROUNDS, |text| text.parse().expect("ROUNDS is a number"));
     for round in 0..rounds {
         for taken in &mut all {

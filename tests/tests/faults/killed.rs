@@ -2,9 +2,10 @@
 
 use margay_lab::{Daemon, LabConfig, Node, clock};
 use margay_tests::soak;
+use serde_json::Value;
 
 use crate::{
-    cluster::{PATIENCE, deny, is_open, leave_nothing, run, start, until_open, until_ready},
+    cluster::{PATIENCE, deny, is_open, leave_nothing, margayctl, run, start, until_open, until_ready},
     traffic::Traffic,
 };
 
@@ -15,12 +16,14 @@ async fn kill(node: &Node, daemon: Daemon) {
     node.start_daemon(daemon).await;
 }
 
-/// Until then peers hold the routes of the session before: it may not end once more (RFC 4724 section 4.2).
+/// Until then peers hold the routes of the session before, which are stale: it may not end once more (RFC 4724 section 4.2).
 async fn until_all_is_told_again(node: &Node, peers: usize) {
     clock::until(PATIENCE, "all sessions are up and have told all", || async {
         let neighbors = node.bgp_status().await.ok()?.neighbors;
         let is_whole = neighbors.iter().all(|it| it.state == "Established" && it.prefixes_received == 1);
-        (neighbors.len() == peers && is_whole).then_some(())
+        let routes: Value = serde_json::from_str(&margayctl(node, "bgp routes -o json").await).ok()?;
+        let is_fresh = routes.as_array()?.iter().all(|path| path["stale"] == false);
+        (neighbors.len() == peers && is_whole && is_fresh).then_some(())
     })
     .await
     .unwrap();

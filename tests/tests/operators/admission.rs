@@ -1,5 +1,6 @@
 //! The policies of manifests/admission hold each agent to its own node, and hold up nothing that it has to do there.
 
+use margay_api::{endpoint::Records, paths};
 use margay_lab::{IpamMode, Lab, LabConfig, identity};
 use serde_json::{Value, json};
 
@@ -103,6 +104,14 @@ async fn agents_do_all_that_they_do_and_nothing_is_denied() {
         .await;
     }
     kubectl(&lab, "delete pods --all").await;
+    until(&lab, "the agents have let go of the pods", async || {
+        let known = lab.nodes().iter().map(|node| Records::below(&node.path(paths::RUN_DIR)).list());
+        known
+            .into_iter()
+            .all(|records| records.is_ok_and(|records| records.endpoints.is_empty()))
+            .then_some(())
+    })
+    .await;
     assert_eq!(denied(&lab), Vec::<String>::new());
     let refused: Vec<String> = lab.api_server().unwrap().refusals().iter().map(ToString::to_string).collect();
     assert_eq!(refused, Vec::<String>::new());

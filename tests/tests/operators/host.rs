@@ -8,7 +8,7 @@ use crate::{
     walkthrough::project,
 };
 
-const PROGRAMS: [&str; 5] = ["ip", "nft", "ethtool", "conntrack", "modprobe"];
+const PROGRAMS: [&str; 6] = ["ip", "nft", "iptables", "ethtool", "conntrack", "modprobe"];
 /// Kernels without modules have none to load.
 const NOT_HERE: [&str; 1] = ["modprobe ipip"];
 
@@ -50,6 +50,8 @@ async fn what_it_has_one_say_on_a_node_shows_what_it_is_to_show() {
         ("ip route show proto 78", "dev margay.vxlan4"),
         ("nft list table inet margay", "table inet margay {"),
         ("conntrack -L", ""),
+        ("iptables -S FORWARD", "-P FORWARD"),
+        ("iptables -P FORWARD ACCEPT", ""),
         ("ethtool -K INTERFACE tx off", ""),
     ];
     let by_bgp = [("ip route show proto bgp", "via ")];

@@ -3,12 +3,14 @@
 use std::{
     path::{Path, PathBuf},
     process::Stdio,
-    time::Duration,
 };
 
 use margay_lab::{Lab, LabConfig, Party, PodKey, Port, program};
 use serde_json::json;
-use tokio::process::Command;
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::Command,
+};
 
 use crate::cluster::{PATIENCE, start, until};
 
@@ -36,20 +38,24 @@ fn commands() -> Vec<String> {
     blocks.flat_map(str::lines).map(str::to_owned).collect()
 }
 
-/// Runs a line as a shell on an operator's machine does: what it printed, and its exit status.
-pub(crate) async fn shell(lab: &Lab, line: &str) -> (String, Option<i32>) {
+/// A line, for a shell on an operator's machine.
+fn command(lab: &Lab, line: &str) -> Command {
     let path = format!("{}:{}", programs().display(), std::env::var("PATH").unwrap());
-    let output = Command::new("bash")
+    let mut command = Command::new("bash");
+    command
         .args(["-c", line])
         .current_dir(project())
         .env("PATH", path)
         .env("KUBECONFIG", lab.kubeconfig())
         .env("KUBECACHEDIR", lab.kubeconfig().with_file_name("kubectl"))
         .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output()
-        .await
-        .unwrap();
+        .kill_on_drop(true);
+    command
+}
+
+/// Runs a line: what it printed, and its exit status.
+pub(crate) async fn shell(lab: &Lab, line: &str) -> (String, Option<i32>) {
+    let output = command(lab, line).output().await.unwrap();
     let text = [output.stdout, output.stderr].concat();
     (String::from_utf8(text).unwrap(), output.status.code())
 }
@@ -88,18 +94,18 @@ fn roll_out(lab: &Lab, available: usize) {
 
 /// The command waits until the pods of all nodes are there, and then ends well.
 async fn waits_for_the_rollout(lab: &Lab) {
+    let nodes = lab.nodes().len();
     roll_out(lab, 0);
-    let waits = shell(lab, ROLLOUT);
-    let mut waits = std::pin::pin!(waits);
-    for available in 0..lab.nodes().len() {
-        roll_out(lab, available);
-        let early = tokio::time::timeout(Duration::from_millis(300), &mut waits).await;
-        assert!(early.is_err(), "{available} nodes have their pod: {early:?}");
+    let mut waits = command(lab, ROLLOUT).stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(waits.stdout.take().unwrap()).lines();
+    for available in 0..nodes {
+        let line = said.next_line().await.unwrap().unwrap();
+        assert!(line.contains(&format!("{available} of {nodes} updated pods are available")), "{line}");
+        roll_out(lab, available + 1);
     }
-    roll_out(lab, lab.nodes().len());
-    let (said, status) = waits.await;
-    assert_eq!(status, Some(0), "{said}");
-    assert!(said.contains("successfully rolled out"), "{said}");
+    let line = said.next_line().await.unwrap().unwrap();
+    assert!(line.contains("successfully rolled out"), "{line}");
+    assert!(waits.wait().await.unwrap().success());
 }
 
 #[tokio::test(flavor = "multi_thread")]

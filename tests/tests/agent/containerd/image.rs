@@ -188,7 +188,7 @@ const REGISTRY: &str = r#"
     mount --bind "$1/hosts" /etc/hosts
     mount --bind "$1/registries.conf" /etc/containers/registries.conf
     docker-registry serve "$1/registry.yml" > "$1/registry.log" 2>&1 &
-    until (exec 3<>/dev/tcp/127.0.0.1/80) 2> /dev/null; do kill -0 $!; done
+    timeout 60 bash -c 'until (exec 3<>/dev/tcp/127.0.0.1/80) 2> /dev/null; do kill -0 $0; sleep 0.05; done' $!
     $2
     skopeo copy --all "${2##* }" "oci-archive:$1/back.tar"
 "#;
