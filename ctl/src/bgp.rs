@@ -99,10 +99,12 @@ pub(crate) fn routes(
             (false, true) => "multipath",
             (false, false) => "",
         };
+        // Of a neighbour that restarts, which has yet to announce it again.
+        let stale = if route.stale { "stale" } else { "" };
         let own = || "(own)".to_owned();
         table.push([
             route.prefix.to_string(),
-            in_use.into(),
+            [in_use, stale].join(" ").trim().to_owned(),
             route.next_hop.map_or_else(own, |address| address.to_string()),
             route.neighbor.map_or_else(own, |address| address.to_string()),
             text(route.local_pref),

@@ -22,7 +22,7 @@ async fn until_all_is_told_again(node: &Node, peers: usize) {
         let neighbors = node.bgp_status().await.ok()?.neighbors;
         let is_whole = neighbors.iter().all(|it| it.state == "Established" && it.prefixes_received == 1);
         let routes: Value = serde_json::from_str(&margayctl(node, "bgp routes -o json").await).ok()?;
-        let is_fresh = routes.as_array()?.iter().all(|path| path["stale"] == false);
+        let is_fresh = routes.as_array()?.iter().all(|path| path["use"] == "best");
         (neighbors.len() == peers && is_whole && is_fresh).then_some(())
     })
     .await
