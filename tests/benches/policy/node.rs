@@ -6,6 +6,7 @@ use std::{
     os::fd::AsFd,
     path::{Path, PathBuf},
     process::Command,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -30,6 +31,8 @@ use crate::{
 
 /// The kernel's table has the last of a change when nothing has come for so long.
 const QUIET: Duration = Duration::from_millis(30);
+/// The agent is idle when it uses no more than that meanwhile.
+const IDLE: Duration = Duration::from_micros(500);
 /// How long a change may take to begin in the kernel.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// In how many namespaces there are pods of this node: one of each app.
@@ -149,6 +152,7 @@ impl Node {
         stream.read_to_string(&mut answer).unwrap();
         assert!(answer.starts_with("HTTP/1.1 20"), "{}: {answer}", change.what);
         let Some(end) = end else { panic!("{}: nothing in the kernel after {PATIENCE:?}", change.what) };
+        self.idle();
         Cost { wall: end - begin, processor: self.processor_time().saturating_sub(before) }
     }
 
@@ -192,6 +196,18 @@ impl Node {
             let name = format!("margay_{name} ");
             text.lines().find_map(|line| line.strip_prefix(&name)).unwrap().parse().unwrap()
         })
+    }
+
+    /// Waits until the agent has nothing to do any more: after a change that forbids something it looks for connections.
+    #[expect(clippy::disallowed_methods, reason = "that nothing more is done is no event")]
+    fn idle(&self) {
+        loop {
+            let before = self.processor_time();
+            thread::sleep(QUIET);
+            if self.processor_time().saturating_sub(before) < IDLE {
+                return;
+            }
+        }
     }
 
     /// Waits until nothing happens any more.
