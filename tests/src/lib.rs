@@ -1,6 +1,7 @@
 //! Integration tests on the real kernel; see `tests/`.
-#![expect(clippy::panic, reason = "a test helper fails its test by panicking")]
+#![expect(clippy::panic, clippy::unwrap_used, reason = "a test helper fails its test by panicking")]
 
+pub mod guide;
 pub mod programs;
 
 /// How many times as long storms and faults take as in `make test`: `MARGAY_SOAK`, which `make soak` sets.

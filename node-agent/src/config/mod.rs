@@ -304,12 +304,14 @@ impl Sources {
 
 /// As a flag or a variable has it.
 fn mtu(text: &str) -> Result<u32, String> {
-    let octets = text.parse().ok().filter(|octets| checked_mtu(*octets).is_some());
-    octets.ok_or_else(|| format!("it takes {LEAST_MTU} to {} octets", Mtu::MAX))
+    // What is no number is as little one as 0.
+    checked_mtu(text.parse().unwrap_or_default()).map(Mtu::octets)
 }
 
-fn checked_mtu(octets: u32) -> Option<Mtu> {
-    Mtu::new(octets).filter(|mtu| mtu.octets() >= LEAST_MTU)
+/// Or what it takes.
+fn checked_mtu(octets: u32) -> Result<Mtu, String> {
+    let mtu = Mtu::new(octets).filter(|mtu| mtu.octets() >= LEAST_MTU);
+    mtu.ok_or_else(|| format!("it takes {LEAST_MTU} to {} octets", Mtu::MAX))
 }
 
 /// As a flag or a variable has it.
@@ -326,10 +328,10 @@ fn merge(cli: &Cli, file: File) -> anyhow::Result<Settings> {
             .to_string_lossy()
             .into_owned(),
     };
-    let mtu = cli.mtu.or(file.mtu).map(|octets| {
-        checked_mtu(octets)
-            .with_context(|| format!("mtu is {octets}; it takes {LEAST_MTU} to {} octets", Mtu::MAX))
-    });
+    let mtu = cli
+        .mtu
+        .or(file.mtu)
+        .map(|octets| checked_mtu(octets).map_err(|takes| anyhow::anyhow!("mtu is {octets}; {takes}")));
     let reconcile = file.reconcile_seconds.unwrap_or(10);
     // The core comes by at least this often; /healthz takes it for dead after a minute.
     anyhow::ensure!((1..=30).contains(&reconcile), "reconcileSeconds is {reconcile}; it takes 1 to 30");

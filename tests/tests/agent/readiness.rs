@@ -75,6 +75,15 @@ fn startup_is_over_once_the_kernel_has_what_the_api_lists_and_readiness_names_ea
     });
 }
 
+/// Has the node ready, with an agent that soon sees what changes.
+async fn begin(node: &mut Node) {
+    node.configure_agent(&json!({"reconcileSeconds": 1}));
+    node.put_node(&json!({"podCIDRs": ["10.244.1.0/24"]}));
+    node.start_speaker();
+    node.start_agent();
+    node.ready().await;
+}
+
 /// What the kubelet finds in the speaker's container, as the manifests have it ask.
 async fn speaker_lives(node: &Node) -> bool {
     let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../manifests/margay.yaml");
@@ -95,11 +104,7 @@ async fn speaker_lives(node: &Node) -> bool {
 #[test]
 fn a_speaker_that_hangs_is_what_keeps_the_node_from_being_ready_until_it_goes_on() {
     on_node(async |node| {
-        node.configure_agent(&json!({"reconcileSeconds": 1}));
-        node.put_node(&json!({"podCIDRs": ["10.244.1.0/24"]}));
-        node.start_speaker();
-        node.start_agent();
-        node.ready().await;
+        begin(node).await;
         assert!(speaker_lives(node).await);
         node.signal_speaker(Signal::SIGSTOP);
         let said = node
@@ -121,11 +126,7 @@ fn a_speaker_that_hangs_is_what_keeps_the_node_from_being_ready_until_it_goes_on
 #[test]
 fn a_core_that_hangs_fails_liveness_after_a_minute_and_lives_when_it_goes_on() {
     on_node(async |node| {
-        node.configure_agent(&json!({"reconcileSeconds": 1}));
-        node.put_node(&json!({"podCIDRs": ["10.244.1.0/24"]}));
-        node.start_speaker();
-        node.start_agent();
-        node.ready().await;
+        begin(node).await;
         // A record that whoever reads it waits for, as on a disk that does not answer.
         let records = Records::below(&node.path("run"));
         fs::create_dir_all(records.dir()).unwrap();

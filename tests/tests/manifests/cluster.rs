@@ -7,6 +7,7 @@ use std::{
 };
 
 use margay_lab::apiserver::ApiServer;
+use margay_tests::guide;
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, process::Command, task::JoinHandle};
 
@@ -51,16 +52,8 @@ impl Cluster {
 
     /// Runs a line as an operator's shell in the project's folder does, with the programs that were built beside the test.
     pub(crate) fn shell(&self, line: &str) -> std::process::Command {
-        let margayctl = margay_lab::program("margayctl").unwrap();
-        let programs = margayctl.parent().unwrap();
-        let mut command = std::process::Command::new("bash");
-        command
-            .args(["-c", line])
-            .current_dir(project())
-            .env("PATH", format!("{}:{}", programs.display(), std::env::var("PATH").unwrap()))
-            .env("KUBECONFIG", self.home.path().join("config"))
-            .env("HOME", self.home.path())
-            .stdin(Stdio::null());
+        let mut command = guide::shell(line, &self.home.path().join("config"));
+        command.env("HOME", self.home.path());
         command
     }
 
@@ -121,8 +114,4 @@ async fn run(home: &Path, arguments: &[&str]) -> Output {
 
 pub(crate) fn manifests() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests")
-}
-
-pub(crate) fn project() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
 }

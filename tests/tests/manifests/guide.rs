@@ -1,18 +1,18 @@
 //! The commands in the text of docs/operating.md, below the walk that `operators/walkthrough.rs` runs: those of kubectl are run, those
 //! of margayctl are ones that it understands (`operators/forms.rs` runs each, or names the tests that do). Those of a node's own are run by `operators/host.rs`.
 
+use margay_tests::guide::{in_backquotes, text};
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, project};
+use crate::cluster::Cluster;
 
 /// What is in single backquotes below the first section and begins with this.
 fn commands(program: &str) -> Vec<String> {
-    let text = std::fs::read_to_string(project().join("docs/operating.md")).unwrap();
+    let text = text("docs/operating.md");
     let (_, text) = text.split_once("\n## On every node\n").unwrap();
-    // Blocks are of other lines.
-    let text: String = text.split("```").step_by(2).collect();
-    let spans = text.split('`').skip(1).step_by(2);
-    spans.filter(|span| span.starts_with(&format!("{program} "))).map(str::to_owned).collect()
+    let mut spans = in_backquotes(text);
+    spans.retain(|span| span.starts_with(&format!("{program} ")));
+    spans
 }
 
 /// The kinds of the Prometheus operator that the manifests have objects of.

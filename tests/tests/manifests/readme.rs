@@ -5,12 +5,13 @@ use std::{
     process::{Command, Stdio},
 };
 
+use margay_tests::guide::{self, blocks, project, text};
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, project};
+use crate::cluster::Cluster;
 
 fn readme() -> String {
-    std::fs::read_to_string(project().join("README.md")).unwrap()
+    text("README.md")
 }
 
 /// A line of a block: the command, and what is said of it behind `#`.
@@ -22,7 +23,7 @@ struct Line {
 /// The lines of all blocks but the first, which is a picture.
 fn lines() -> Vec<Line> {
     let text = readme();
-    let mut blocks = text.split("```\n").skip(1).step_by(2);
+    let mut blocks = blocks(&text);
     assert!(blocks.next().unwrap().contains("Kubernetes API"), "the first block is the picture");
     let line = |line: &str| {
         let (command, comment) = line.split_once("  #").unwrap_or((line, ""));
@@ -41,14 +42,10 @@ async fn is_installed(cluster: &Cluster, line: &str) {
     assert!(definitions >= 6, "{line}: {definitions}");
 }
 
-/// Writes what the controller of `DaemonSet`s writes once all pods of one node run.
+/// All pods of one node run.
 fn finish_rollout(cluster: &Cluster) {
     let mut object = cluster.api.find("apps/v1", "DaemonSet", "kube-system", "margay").unwrap();
-    object["status"] = json!({
-        "observedGeneration": object["metadata"]["generation"], "desiredNumberScheduled": 1,
-        "currentNumberScheduled": 1, "updatedNumberScheduled": 1, "numberAvailable": 1, "numberReady": 1,
-        "numberMisscheduled": 0,
-    });
+    guide::roll_out(&mut object, 1, 1);
     cluster.api.put_raw(object).unwrap();
 }
 

@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 
 use margay_lab::{Lab, LabConfig};
+use margay_tests::guide::programs;
 use serde_json::Value;
 
 use crate::{
     cluster::{apply, run, start},
-    walkthrough::{programs, shell},
+    walkthrough::shell,
 };
 
 /// What has no answer in forms, with the test of it.

@@ -2,11 +2,9 @@
 
 use margay_api::resource::Encapsulation;
 use margay_lab::{Lab, LabConfig};
+use margay_tests::guide::{in_backquotes, text};
 
-use crate::{
-    cluster::{run, start, until},
-    walkthrough::project,
-};
+use crate::cluster::{run, start, until};
 
 const PROGRAMS: [&str; 6] = ["ip", "nft", "iptables", "ethtool", "conntrack", "modprobe"];
 /// Kernels without modules have none to load.
@@ -14,12 +12,10 @@ const NOT_HERE: [&str; 1] = ["modprobe ipip"];
 
 /// What is in single backquotes and begins with one of the programs.
 fn commands() -> Vec<String> {
-    let text = std::fs::read_to_string(project().join("docs/operating.md")).unwrap();
-    let text: String = text.split("```").step_by(2).collect();
-    let spans = text.split('`').skip(1).step_by(2).filter(|span| {
+    let mut all = in_backquotes(&text("docs/operating.md"));
+    all.retain(|span| {
         PROGRAMS.iter().any(|program| span.strip_prefix(program).is_some_and(|rest| rest.starts_with(' ')))
     });
-    let mut all: Vec<String> = spans.map(str::to_owned).collect();
     all.sort_unstable();
     all.dedup();
     all

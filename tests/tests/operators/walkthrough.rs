@@ -1,12 +1,9 @@
 //! The way that docs/operating.md leads somebody who has never seen Margay, line by line.
 
-use std::{
-    path::{Path, PathBuf},
-    process::Stdio,
-};
+use std::process::Stdio;
 
-use margay_lab::{Lab, LabConfig, Party, PodKey, Port, program};
-use serde_json::json;
+use margay_lab::{Lab, LabConfig, Party, PodKey, Port};
+use margay_tests::guide::{self, blocks, programs, text};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::Command,
@@ -20,36 +17,18 @@ const ELSEWHERE: [&str; 2] =
     ["kubeadm init --pod-network-cidr=10.244.0.0/16", "ctr -n k8s.io images import margay.tar"];
 const ROLLOUT: &str = "kubectl -n kube-system rollout status daemonset/margay";
 
-pub(crate) fn project() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
-/// Where the programs are.
-pub(crate) fn programs() -> PathBuf {
-    program("margayctl").unwrap().parent().unwrap().to_owned()
-}
-
 /// The lines of the blocks of commands below the first heading.
 fn commands() -> Vec<String> {
-    let text = std::fs::read_to_string(project().join("docs/operating.md")).unwrap();
+    let text = text("docs/operating.md");
     let section = text.split("\n## ").nth(1).unwrap();
     assert!(section.starts_with("From a new cluster"), "{section}");
-    let blocks = section.split("```\n").skip(1).step_by(2);
-    blocks.flat_map(str::lines).map(str::to_owned).collect()
+    blocks(section).flat_map(str::lines).map(str::to_owned).collect()
 }
 
 /// A line, for a shell on an operator's machine.
 fn command(lab: &Lab, line: &str) -> Command {
-    let path = format!("{}:{}", programs().display(), std::env::var("PATH").unwrap());
-    let mut command = Command::new("bash");
-    command
-        .args(["-c", line])
-        .current_dir(project())
-        .env("PATH", path)
-        .env("KUBECONFIG", lab.kubeconfig())
-        .env("KUBECACHEDIR", lab.kubeconfig().with_file_name("kubectl"))
-        .stdin(Stdio::null())
-        .kill_on_drop(true);
+    let mut command = Command::from(guide::shell(line, &lab.kubeconfig()));
+    command.env("KUBECACHEDIR", lab.kubeconfig().with_file_name("kubectl")).kill_on_drop(true);
     command
 }
 
@@ -79,16 +58,11 @@ async fn is_let_in(lab: &Lab) -> bool {
     lab.reach(&from, &to, Port::tcp(80)).await.unwrap().is_open()
 }
 
-/// Writes what the controller of `DaemonSet`s writes: of this many nodes this many have their pod.
+/// Of the nodes so many have their pod.
 fn roll_out(lab: &Lab, available: usize) {
     let api = lab.api_server().unwrap();
     let mut object = api.find("apps/v1", "DaemonSet", "kube-system", "margay").unwrap();
-    let nodes = lab.nodes().len();
-    object["status"] = json!({
-        "observedGeneration": object["metadata"]["generation"], "desiredNumberScheduled": nodes,
-        "currentNumberScheduled": nodes, "updatedNumberScheduled": nodes, "numberAvailable": available,
-        "numberReady": available, "numberMisscheduled": 0,
-    });
+    guide::roll_out(&mut object, lab.nodes().len(), available);
     api.put_raw(object).unwrap();
 }
 
@@ -131,7 +105,7 @@ async fn every_line_does_what_the_text_around_it_says() {
                 "node" => assert_eq!(said.trim(), node_of(&lab, &server()), "{line}"),
                 // The lab has no pods of a DaemonSet; that its pods would be found is what their label says.
                 "agent" => {
-                    let installed = std::fs::read_to_string(project().join("manifests/margay.yaml")).unwrap();
+                    let installed = text("manifests/margay.yaml");
                     let (label, value) = ("app.kubernetes.io/name", "margay");
                     assert!(
                         installed.contains(&format!("        {label}: {value}\n")),

@@ -22,7 +22,7 @@ use super::registry::{Registry, present};
 use super::resource::Resource;
 use super::select::Selector;
 use super::status::ApiError;
-use super::store::Stored;
+use super::store::{Key, Stored};
 use super::user::User;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -74,13 +74,12 @@ impl Registry {
             return Ok(());
         }
         for (_, binding) in self.store.list(BINDINGS, &Selector::default(), None) {
-            let name = &binding.value["spec"]["policyName"];
-            let policies = self.store.list(POLICIES, &Selector::default(), None);
-            let Some((_, policy)) = policies.iter().find(|(_, it)| it.value["metadata"]["name"] == *name)
+            let name = binding.value["spec"]["policyName"].as_str().unwrap_or_default().to_owned();
+            let Some(policy) = self.store.find(POLICIES, &Key { namespace: String::new(), name }).cloned()
             else {
                 continue;
             };
-            let Err(denied) = self.ask(policy, asked, object, old) else { continue };
+            let Err(denied) = self.ask(&policy, asked, object, old) else { continue };
             let text = |object: &Value| object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
             let why = format!(
                 "ValidatingAdmissionPolicy '{}' with binding '{}' denied request: {}",
