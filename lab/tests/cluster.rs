@@ -97,9 +97,9 @@ async fn a_flat_fabric_takes_pod_traffic_of_external_hosts_but_not_between_nodes
             }
         }
     }
-    // Without the routes that BGP brings, the gateway must not help.
-    lab.node(0).output("ip", &["route", "flush", "proto", "bgp"]).await.unwrap();
+    // Without the routes that BGP brings, which the speaker would put back, the gateway must not help.
     lab.node(0).signal(Daemon::Bgp, Signal::SIGSTOP).unwrap();
+    lab.node(0).output("ip", &["route", "flush", "proto", "bgp"]).await.unwrap();
     let cell = lab.reach(&a, &b, Port::tcp(80)).await.unwrap();
     assert!(!cell.reach.is_open(), "{cell:?}");
     lab.stop().await;
