@@ -9,10 +9,12 @@ CASES := $(foreach suite,netpol clusternetworkpolicy corners,tests/conformance/$
 BENCHES := cni policy traffic overlay scale ebpf bgp
 FUZZ := 10
 SOAK := 10
+# What `make test-upgrade` begins with: the last commit whose maps of the eBPF dataplane have layout 5.
+FROM := 4c83705f24b7de1515e08bf0da82cc30d084fc99
 FUZZED := margay-policy margay-ipam margay-bgp margay-netlink
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build ebpf demo lab test test-kernels soak conformance fuzz plugin image bench fmt lint manifests
+.PHONY: help setup build ebpf demo lab test test-kernels test-upgrade soak conformance fuzz plugin image bench fmt lint manifests
 
 help: ## print this list
 	@echo 'usage: make TARGET'
@@ -41,7 +43,7 @@ lab: build ## bring up a cluster to play with; `target/debug/margay-lab down` en
 	@echo '  $(BIN)/margay-lab reach        the matrix of who reaches whom'
 	@echo '  $(BIN)/margay-lab down         the end'
 
-test: build ebpf ## run all tests but test-kernels, fuzz all that parses for a minute and a half, then run the conformance cases
+test: build ebpf ## run all tests but test-kernels and test-upgrade, fuzz all that parses for a minute and a half, then run the conformance cases
 	image/build --profile dev $(if $(filter aarch64,$(shell uname -m)),arm64,amd64)
 	cargo test --locked --workspace
 	fuzz/run 60 bgp
@@ -51,6 +53,9 @@ test: build ebpf ## run all tests but test-kernels, fuzz all that parses for a m
 # Another kernel in a machine of software, which is slow: docs/ebpf.md says how long each suite takes there.
 test-kernels: build ebpf ## run the tests of the kernel's on Debian 12's: make test-kernels SUITES="ebpf overlay"
 	tests/kernels/run $(SUITES)
+
+test-upgrade: build ebpf ## take nodes from an older commit's programs to those of now and back: make test-upgrade FROM=COMMIT
+	tests/upgrade/run $(FROM)
 
 # What `make test` has of it takes seconds each: storms, outages, upgrades and kills, so many times as long.
 soak: build ebpf ## run the storms and faults of the tests for longer: make soak SOAK=100
@@ -98,7 +103,7 @@ lint: setup ## check format, lints and licences
 	cd ebpf && cargo fmt --check
 	cd fuzz && cargo fmt --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
-	cargo clippy --locked -p margay-tests --test ipip -- -D warnings
+	cargo clippy --locked -p margay-tests --test ipip --test upgrade -- -D warnings
 	ebpf/build clippy
 	.ci/licences
 	@if command -v cargo-deny > /dev/null; then cargo deny check; else echo 'cargo-deny is not installed: advisories were not checked'; fi

@@ -253,6 +253,18 @@ impl Node {
         self.process(daemon).restart().await;
     }
 
+    /// Has the programs of a directory in the place of those that are there, as an upgrade or a rollback has: the plugin from its
+    /// next call on, the processes from their next start on.
+    ///
+    /// # Errors
+    /// When one of them is not there, or the plugin cannot be written.
+    pub async fn install(&self, programs: &Path) -> anyhow::Result<()> {
+        let Binaries { plugin, agent, speaker } = Binaries::find(Some(programs))?;
+        self.agent.replace(agent);
+        self.speaker.replace(speaker);
+        self.machine().run(move || install_plugin(&plugin)).await?
+    }
+
     /// The process ID, while it runs.
     pub fn pid(&self, daemon: Daemon) -> Option<u32> {
         self.process(daemon).pid()
@@ -331,15 +343,24 @@ async fn copy(directories: &[&str], from: &Path, to: &Path) -> anyhow::Result<()
 
 /// The files that a node starts with. Runs on its machine.
 fn furnish(plugin: &Path, kubeconfig: &str, settings: &Value) -> anyhow::Result<()> {
-    fs::create_dir_all("/opt/cni/bin")?;
-    for name in [paths::CNI_TYPE, "loopback"] {
-        symlink(plugin, Path::new("/opt/cni/bin").join(name))
-            .with_context(|| format!("install plugin {name}"))?;
-    }
+    install_plugin(plugin)?;
     fs::create_dir_all(paths::CNI_CONF_DIR)?;
     fs::create_dir_all(paths::RUN_DIR)?;
     fs::write(KUBECONFIG, kubeconfig)?;
     fs::write(AGENT_CONFIG, settings.to_string())?;
+    Ok(())
+}
+
+/// Puts the plugin where runtimes look, in the place of one that is there. Runs on the node's machine.
+fn install_plugin(plugin: &Path) -> anyhow::Result<()> {
+    let directory = Path::new("/opt/cni/bin");
+    fs::create_dir_all(directory)?;
+    for name in [paths::CNI_TYPE, "loopback"] {
+        let new = directory.join(format!(".{name}"));
+        symlink(plugin, &new)
+            .and_then(|()| fs::rename(&new, directory.join(name)))
+            .with_context(|| format!("install plugin {name}"))?;
+    }
     Ok(())
 }
 

@@ -74,6 +74,7 @@ pub(crate) struct Process {
     name: String,
     log: LogRing,
     wanted: watch::Sender<Wanted>,
+    program: watch::Sender<PathBuf>,
     pid: watch::Receiver<Option<i32>>,
     quick_ends: Arc<AtomicU32>,
     _keeper: JoinSet<()>,
@@ -84,14 +85,27 @@ impl Process {
     pub(crate) fn start(machine: Arc<Machine>, spec: ProcessSpec) -> Self {
         let log = LogRing::default();
         let (wanted, wants) = watch::channel(Wanted::Running);
+        let (program, newest) = watch::channel(spec.program.clone());
         let (tell_pid, pid) = watch::channel(None);
         let name = spec.name.clone();
         let quick_ends = Arc::default();
-        let keeper =
-            Keeper { machine, spec, log: log.clone(), wants, tell_pid, quick_ends: Arc::clone(&quick_ends) };
+        let keeper = Keeper {
+            machine,
+            spec,
+            newest,
+            log: log.clone(),
+            wants,
+            tell_pid,
+            quick_ends: Arc::clone(&quick_ends),
+        };
         let mut tasks = JoinSet::new();
         tasks.spawn(keeper.run());
-        Self { name, log, wanted, pid, quick_ends, _keeper: tasks }
+        Self { name, log, wanted, program, pid, quick_ends, _keeper: tasks }
+    }
+
+    /// Has another program run in its place from the next start on.
+    pub(crate) fn replace(&self, program: PathBuf) {
+        self.program.send_replace(program);
     }
 
     pub(crate) fn log(&self) -> &LogRing {
@@ -133,6 +147,7 @@ impl Process {
 struct Keeper {
     machine: Arc<Machine>,
     spec: ProcessSpec,
+    newest: watch::Receiver<PathBuf>,
     log: LogRing,
     wants: watch::Receiver<Wanted>,
     tell_pid: watch::Sender<Option<i32>>,
@@ -172,7 +187,7 @@ impl Keeper {
 
     /// Runs the program to its end, or until it is no longer wanted (`None`).
     async fn run_once(&mut self) -> anyhow::Result<Option<ExitStatus>> {
-        let mut command = Command::new(&self.spec.program);
+        let mut command = Command::new(&*self.newest.borrow());
         command
             .args(&self.spec.args)
             .envs(self.spec.environment.iter().cloned())
