@@ -8,6 +8,7 @@ mod clock;
 mod cluster;
 mod disk;
 mod killed;
+mod neighbours;
 mod outage;
 mod rolling;
 mod sabotage;
