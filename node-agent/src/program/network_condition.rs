@@ -21,6 +21,8 @@ use crate::{facts::Facts, node_status};
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Between a write and the next: the watch shows what the last one did before, unless it failed.
 const PAUSE: Duration = Duration::from_secs(5);
+/// Between a write and the same once more, while the Node is not heard of: the core is held up, or the watch is cut.
+const AGAIN: Duration = Duration::from_mins(1);
 
 /// Whether pods of the node have a network.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,6 +105,30 @@ impl Condition for Network {
     }
 }
 
+/// When a condition was written, and when it may be again.
+#[derive(Debug, Default)]
+struct Writes {
+    last: Option<Instant>,
+    /// The last one was taken, and nothing was heard since.
+    is_said: bool,
+}
+
+impl Writes {
+    /// Something was heard of the Node, or there is something else to say.
+    fn heard(&mut self) {
+        self.is_said = false;
+    }
+
+    fn wrote(&mut self, at: Instant, taken: bool) {
+        (self.last, self.is_said) = (Some(at), taken);
+    }
+
+    /// `None` before the first.
+    fn next(&self) -> Option<Instant> {
+        Some(self.last? + if self.is_said { AGAIN } else { PAUSE })
+    }
+}
+
 /// Writes for ever.
 pub(crate) async fn run<C: Condition>(
     client: Client,
@@ -111,14 +137,15 @@ pub(crate) async fn run<C: Condition>(
     mut facts: watch::Receiver<Facts>,
 ) -> anyhow::Result<()> {
     let api: Api<Node> = Api::all(client);
-    let mut not_before = Instant::now();
+    let mut writes = Writes::default();
     let mut failing = false;
     let mut differs = false;
     loop {
+        let next = writes.next().unwrap_or_else(Instant::now);
         tokio::select! {
-            changed = network.changed() => if changed.is_err() { return Ok(()) },
-            changed = facts.changed() => if changed.is_err() { return Ok(()) },
-            () = sleep_until(not_before), if differs => {}
+            changed = network.changed() => if changed.is_err() { return Ok(()) } else { writes.heard() },
+            changed = facts.changed() => if changed.is_err() { return Ok(()) } else { writes.heard() },
+            () = sleep_until(next), if differs => {}
         }
         let wanted = network.borrow_and_update().clone();
         let seen = facts.borrow_and_update().node.clone();
@@ -129,10 +156,9 @@ pub(crate) async fn run<C: Condition>(
         let (status, reason, message) = wanted.words();
         let there = node.conditions.get(C::KIND);
         differs = there.is_none_or(|there| there.each_ref().map(String::as_str) != [status, reason, message]);
-        if !differs || Instant::now() < not_before {
+        if !differs || writes.next().is_some_and(|next| Instant::now() < next) {
             continue;
         }
-        not_before = Instant::now() + PAUSE;
         let mut condition = json!({
             "type": C::KIND, "status": status, "reason": reason, "message": message,
         });
@@ -141,7 +167,10 @@ pub(crate) async fn run<C: Condition>(
             condition["lastTransitionTime"] = now.clone().into();
         }
         condition["lastHeartbeatTime"] = now.into();
-        match node_status::set_condition(&api, &node_name, &node, condition, PATIENCE).await {
+        let now = Instant::now();
+        let outcome = node_status::set_condition(&api, &node_name, &node, condition, PATIENCE).await;
+        writes.wrote(now, outcome.is_ok());
+        match outcome {
             Ok(()) => {
                 info!(status, reason, "the node's condition {}", C::KIND);
                 failing = false;
@@ -153,5 +182,24 @@ pub(crate) async fn run<C: Condition>(
                 failing = true;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::{AGAIN, PAUSE, Writes};
+
+    #[test]
+    fn the_same_is_written_once_a_minute_while_nothing_is_heard_and_else_after_the_pause() {
+        let (mut writes, now) = (Writes::default(), Instant::now());
+        assert_eq!(writes.next(), None);
+        writes.wrote(now, true);
+        assert_eq!(writes.next(), Some(now + AGAIN));
+        writes.heard();
+        assert_eq!(writes.next(), Some(now + PAUSE), "somebody may have written over it");
+        writes.wrote(now, false);
+        assert_eq!(writes.next(), Some(now + PAUSE), "it was refused");
     }
 }

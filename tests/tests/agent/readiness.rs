@@ -1,6 +1,6 @@
 //! A node is ready when pods can be added, and says what is missing until then.
 
-use std::{fs, time::Duration};
+use std::{collections::BTreeSet, fs, time::Duration};
 
 use margay_api::endpoint::{EndpointId, Records};
 use nix::{
@@ -8,8 +8,12 @@ use nix::{
     unistd::mkfifo,
 };
 use serde_json::{Value, json};
+use tokio::time::{Instant, interval};
 
 use crate::node::{Node, on_node, program};
+
+/// Those of the Node that are the agent's.
+const CONDITIONS: [&str; 3] = ["NetworkUnavailable", "PodNetworkImpaired", "PodShortWayClosed"];
 
 #[test]
 fn the_network_configuration_comes_last_and_others_stay() {
@@ -123,21 +127,62 @@ fn a_speaker_that_hangs_is_what_keeps_the_node_from_being_ready_until_it_goes_on
     });
 }
 
+/// The version of the Node object, once it has all conditions of the agent's.
+fn conditioned(node: &Node) -> Option<String> {
+    let object = node.api.find("v1", "Node", "", "n1").unwrap();
+    let conditions = object["status"]["conditions"].as_array()?;
+    let has = |kind: &&str| conditions.iter().any(|condition| condition["type"] == **kind);
+    CONDITIONS.iter().all(has).then(|| object["metadata"]["resourceVersion"].to_string())
+}
+
+/// How often the Node object has changed, in the first minute of this.
+async fn changes<T>(node: &Node, meanwhile: impl Future<Output = T>) -> (T, usize) {
+    let mut versions = BTreeSet::new();
+    let mut tick = interval(Duration::from_millis(20));
+    let until = Instant::now() + Duration::from_mins(1);
+    tokio::pin!(meanwhile);
+    loop {
+        tokio::select! {
+            done = &mut meanwhile => return (done, versions.len()),
+            now = tick.tick() => if now < until { versions.extend(conditioned(node)) },
+        }
+    }
+}
+
 #[test]
-fn a_core_that_hangs_fails_liveness_after_a_minute_and_lives_when_it_goes_on() {
+fn a_core_that_hangs_fails_liveness_after_a_minute_and_lives_when_it_goes_on_and_nothing_is_written_twice_meanwhile()
+ {
     on_node(async |node| {
         begin(node).await;
+        let podcidrs = json!({"podCIDRs": ["10.244.1.0/24"]});
+        node.eventually("the node has conditions", async || conditioned(node).ok_or_else(String::new)).await;
+        // Somebody takes them away: the agent hears of that, and writes them again once its pause after the last write is over.
+        let heard = async || {
+            let metrics = node.get("/metrics").await.unwrap();
+            let line =
+                metrics.lines().find(|line| line.contains("api_events_total{resource=\"nodes\"}")).unwrap();
+            line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()
+        };
+        let before = heard().await;
+        node.put_node(&podcidrs);
+        node.eventually("the agent has heard of it", async || match heard().await {
+            now if now > before => Ok(()),
+            now => Err(now.to_string()),
+        })
+        .await;
         // A record that whoever reads it waits for, as on a disk that does not answer.
         let records = Records::below(&node.path("run"));
         fs::create_dir_all(records.dir()).unwrap();
         let record = records.dir().join(format!("{}.json", EndpointId::of("c1", "eth0")));
         mkfifo(&record, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
-        let said = node
-            .within(Duration::from_mins(3), "the core is missed", async || match node.get("/livez").await {
+        let missed = node.within(Duration::from_mins(3), "the core is missed", async || {
+            match node.get("/livez").await {
                 Err(said) => Ok(said),
                 Ok(said) => Err(said),
-            })
-            .await;
+            }
+        });
+        let (said, changes) = changes(node, missed).await;
+        assert!((1..=CONDITIONS.len()).contains(&changes), "the Node was changed {changes} times");
         assert!(said.contains("the core has not been heard of for"), "{said}");
         let write = fs::OpenOptions::new().write(true).open(&record).unwrap();
         fs::remove_file(&record).unwrap();
