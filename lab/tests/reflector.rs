@@ -3,7 +3,7 @@
 
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, PartialObjectMeta, Patch, PatchParams, PostParams};
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, reflector};
 use kube::{Api, Client, Config, ResourceExt};
@@ -92,6 +92,46 @@ async fn a_watcher_that_lists_in_pages_follows_changes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watcher_that_streams_its_list_follows_changes() {
     follows_changes(watcher::Config::default().streaming_lists()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_for_metadata_alone_is_listed_streamed_and_told_no_more() {
+    let api = ApiServer::new();
+    let (address, serving) = serve(&api, anywhere());
+    let long = "x".repeat(10_000);
+    api.put_raw(config_map("before", &long)).unwrap();
+    let maps: Api<ConfigMap> = Api::default_namespaced(client(address));
+    let of_maps: Api<PartialObjectMeta<ConfigMap>> = Api::default_namespaced(client(address));
+    for config in [watcher::Config::default().page_size(1), watcher::Config::default().streaming_lists()] {
+        let sent = api.sent().get("configmaps").copied().unwrap_or_default();
+        let mut events = Box::pin(watcher::watcher(of_maps.clone(), config));
+        let mut next =
+            async || tokio::time::timeout(DEADLINE, events.next()).await.unwrap().unwrap().unwrap();
+        let is_metadata = |object: &PartialObjectMeta<ConfigMap>, name: &str| {
+            let types = object.types.as_ref().unwrap();
+            assert_eq!(
+                (types.kind.as_str(), types.api_version.as_str()),
+                ("PartialObjectMetadata", "meta.k8s.io/v1")
+            );
+            assert_eq!(object.name_any(), name);
+        };
+        assert!(matches!(next().await, Event::Init));
+        let Event::InitApply(listed) = next().await else { panic!("not listed") };
+        is_metadata(&listed, "before");
+        // A streamed list ends with a bookmark, which is of that kind, too.
+        assert!(matches!(next().await, Event::InitDone));
+        let label = json!({"metadata": {"labels": {"a": "b"}}, "data": {"c": long}});
+        maps.patch("before", &PatchParams::default(), &Patch::Merge(label)).await.unwrap();
+        let Event::Apply(changed) = next().await else { panic!("not told of the change") };
+        is_metadata(&changed, "before");
+        assert_eq!(changed.labels()["a"], "b");
+        maps.delete("before", &DeleteParams::default()).await.unwrap();
+        let Event::Delete(gone) = next().await else { panic!("not told of the deletion") };
+        is_metadata(&gone, "before");
+        assert!(api.sent()["configmaps"] - sent < long.len() as u64, "{:?}", api.sent());
+        api.put_raw(config_map("before", &long)).unwrap();
+    }
+    serving.abort();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -274,12 +274,15 @@ mod tests {
 
     const DEADLINE: Duration = Duration::from_secs(30);
 
+    const METADATA: &str = "meta.k8s.io/v1";
+
     fn a_namespace(name: &str) -> Value {
-        json!({"kind": "Namespace", "apiVersion": "v1", "metadata": {"name": name, "resourceVersion": "7"}})
+        let metadata = json!({"name": name, "resourceVersion": "7"});
+        json!({"kind": "PartialObjectMetadata", "apiVersion": METADATA, "metadata": metadata})
     }
 
     /// Which namespaces are listed, so many times one after the other, from a server that has one, `paged`, in a list, and answers
-    /// so when a list is streamed, the last way from then on. It forgets its history after each list.
+    /// so when a list is streamed, the last way from then on. It forgets its history after each list, and gives metadata alone.
     async fn listed(streamed: &[(u16, String)], times: usize) -> Vec<Vec<String>> {
         let streamed = streamed.to_vec();
         let asked = AtomicUsize::new(0);
@@ -288,14 +291,20 @@ mod tests {
         }});
         let service = tower::service_fn(move |request: http::Request<Body>| {
             let query = request.uri().query().unwrap_or_default();
-            let (status, body) = if query.contains("sendInitialEvents") {
+            let accept = request.headers()[http::header::ACCEPT].to_str().unwrap();
+            let (status, body) = if !accept.contains(";as=PartialObjectMetadata") {
+                (406, format!("no namespace in whole: {accept}"))
+            } else if query.contains("sendInitialEvents") {
                 let number = asked.fetch_add(1, Ordering::Relaxed);
                 streamed[number.min(streamed.len() - 1)].clone()
             } else if query.contains("watch=true") {
                 (200, format!("{gone}\n"))
             } else {
                 let metadata = json!({"resourceVersion": "7"});
-                let list = json!({"kind": "NamespaceList", "apiVersion": "v1", "metadata": metadata, "items": [a_namespace("paged")]});
+                let list = json!({
+                    "kind": "PartialObjectMetadataList", "apiVersion": METADATA, "metadata": metadata,
+                    "items": [a_namespace("paged")],
+                });
                 (200, list.to_string())
             };
             let response = http::Response::builder().status(status).body(Body::from(body.into_bytes()));
@@ -329,7 +338,8 @@ mod tests {
         let added = json!({"type": "ADDED", "object": a_namespace("streamed")});
         let annotations = json!({"k8s.io/initial-events-end": "true"});
         let mark = json!({"type": "BOOKMARK", "object": {
-            "kind": "Namespace", "apiVersion": "v1", "metadata": {"resourceVersion": "7", "annotations": annotations},
+            "kind": "PartialObjectMetadata", "apiVersion": METADATA,
+            "metadata": {"resourceVersion": "7", "annotations": annotations},
         }});
         (200, format!("{added}\n{mark}\n"))
     }

@@ -17,6 +17,8 @@ use serde_json::{Map, Value};
 pub(super) trait Kind: Resource<DynamicType = ()> + DeserializeOwned {
     /// What is kept of an object; everything where there is nothing.
     const FIELDS: &'static [Field] = &[];
+    /// Whether the API server is asked for `metadata` alone (`PartialObjectMetadata`), as no other field is read.
+    const METADATA_ONLY: bool = false;
 }
 
 /// A field, with those of its own that are kept: all where there are none. Of a list they are its elements' fields.
@@ -97,6 +99,10 @@ impl<O: Kind> Resource for Guarded<O> {
 
     fn plural((): &()) -> Cow<'_, str> {
         O::plural(&())
+    }
+
+    fn metadata_api() -> bool {
+        O::METADATA_ONLY
     }
 
     fn meta(&self) -> &ObjectMeta {

@@ -23,6 +23,7 @@ pub(crate) struct NamespaceFacts {
 
 impl Kind for Object {
     const FIELDS: &'static [Field] = &[METADATA];
+    const METADATA_ONLY: bool = true;
 }
 
 pub(super) fn key(meta: &ObjectMeta) -> String {
