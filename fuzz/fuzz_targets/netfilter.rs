@@ -1,4 +1,4 @@
-//! Datagrams of the kernel about connections, logged packets and nftables. The first octet chooses whose decoder reads them.
+//! Datagrams of the kernel about connections, logged packets, nftables and xfrm. The first octet chooses whose decoder reads them.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -6,13 +6,14 @@ use margay_netlink::{fuzzing, nflog::Packet};
 
 fuzz_target!(|input: &[u8]| {
     let Some((choice, datagram)) = input.split_first() else { return };
-    match choice % 3 {
+    match choice % 4 {
         0 => drop(fuzzing::conntrack(datagram)),
         1 => {
             for logged in fuzzing::nflog(datagram) {
                 let _read = Packet::parse(&logged.payload);
             }
         }
-        _ => fuzzing::nftables(datagram),
+        2 => fuzzing::nftables(datagram),
+        _ => drop(fuzzing::xfrm(datagram)),
     }
 });

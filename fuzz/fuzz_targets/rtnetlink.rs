@@ -1,4 +1,4 @@
-//! Datagrams of the kernel about links, addresses, routes, neighbours and queueing disciplines.
+//! Datagrams of the kernel about links, addresses, routes, neighbours, forwarding entries, queueing disciplines and their filters.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

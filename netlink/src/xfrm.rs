@@ -115,6 +115,11 @@ fn ask(raw: &Raw, kind: u16) -> Result<Option<Vec<u8>>, Error> {
             outcome => drop(outcome.map_err(failed)?),
         }
     }
+    answer(&received)
+}
+
+/// What an answer says.
+fn answer(received: &[u8]) -> Result<Option<Vec<u8>>, Error> {
     let short = || Error::Answer { request: WHAT.to_owned(), reason: format!("{received:x?}") };
     let [_, _, _, _, a, b, ..] = *received.first_chunk::<HEADER>().ok_or_else(short)?;
     let body = received.get(HEADER..).ok_or_else(short)?;
@@ -133,6 +138,14 @@ fn policies(body: &[u8]) -> Option<u32> {
     let (_flags, rest) = body.split_first_chunk::<4>()?;
     let (_, value, _) = attributes(rest).into_iter().find(|(kind, ..)| *kind == INFO)?;
     value.get(4..)?.first_chunk().map(|octets| u32::from_ne_bytes(*octets))
+}
+
+/// The number of policies that any octets tell of, as an answer.
+#[cfg(fuzzing)]
+pub fn fuzzed(octets: &[u8]) -> Option<u32> {
+    let body = answer(octets).ok()??;
+    assert!(body.len() <= octets.len(), "more than came");
+    policies(&body)
 }
 
 #[cfg(test)]

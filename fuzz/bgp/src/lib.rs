@@ -13,6 +13,8 @@ pub mod bmp;
 #[expect(unused_imports, reason = "the daemon uses more of it than what parses does")]
 #[path = "../../../bgp/src/config/mod.rs"]
 pub mod config;
+#[path = "../../../bgp/src/control/message.rs"]
+pub mod control;
 #[path = "../../../bgp/src/family.rs"]
 pub mod family;
 #[path = "../../../bgp/src/fsm/mod.rs"]

@@ -65,7 +65,7 @@ pub struct Filter {
 }
 
 impl Filter {
-    fn parse(message: &TcMessage, direction: Direction) -> Option<Self> {
+    pub(crate) fn parse(message: &TcMessage, direction: Direction) -> Option<Self> {
         let header = &message.header;
         let mut filter = Self {
             link: IfIndex::new(u32::try_from(header.index).ok()?)?,
