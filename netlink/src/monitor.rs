@@ -8,12 +8,16 @@ use std::{
 use netlink_packet_core::NetlinkPayload;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket as Raw, protocols::NETLINK_ROUTE};
+use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{SockFilter, SockRef};
 
 use crate::{
     Error, Socket, addr::Address, fdb::Entry, link::Link, neigh::Neighbour, qdisc::Qdisc, route::Route,
     socket::parse_messages,
 };
+
+/// Octets of changes that wait to be read: a burst of a thousand pods fits, and what does not arrives as [`Event::Lost`].
+const MOST_RECEIVED: usize = 4 << 20;
 
 /// A group of changes to listen for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,8 +79,10 @@ impl Monitor {
         let mut raw = Raw::new(NETLINK_ROUTE).map_err(Error::Open)?;
         raw.bind_auto().map_err(Error::Open)?;
         raw.set_non_blocking(true).map_err(Error::Open)?;
-        // A burst of a thousand pods fits; what does not arrives as `Event::Lost`.
-        raw.set_rx_buf_sz(4_u32 << 20).map_err(Error::Open)?;
+        // Who may not have more than `net.core.rmem_max` has that.
+        if setsockopt(&raw, sockopt::RcvBufForce, &MOST_RECEIVED).is_err() {
+            setsockopt(&raw, sockopt::RcvBuf, &MOST_RECEIVED).map_err(|errno| Error::Open(errno.into()))?;
+        }
         for group in groups {
             let numbers: &[u32] = match group {
                 Group::Links => &[1],

@@ -15,7 +15,10 @@ use margay_netlink::{
     qdisc,
     route::{self, Filter, Kind, NextHop, Protocol, Route, TableId},
 };
-use nix::sched::{CloneFlags, unshare};
+use nix::{
+    sched::{CloneFlags, unshare},
+    sys::socket::{setsockopt, sockopt},
+};
 
 /// Runs a test on a thread in a network namespace of its own, which is gone with the thread.
 fn in_new_namespace(test: impl FnOnce() + Send) {
@@ -247,6 +250,36 @@ fn a_monitor_leaves_out_what_one_socket_does() {
         let mut events = Vec::new();
         while monitor.read(&mut events).is_ok() {}
         assert_eq!(events, [Event::RouteChanged(seen), Event::RouteGone(unseen)]);
+    });
+}
+
+#[test]
+fn a_monitor_that_had_no_room_says_that_something_is_lost_and_goes_on() {
+    const LEAST: usize = 4096;
+    in_new_namespace(|| {
+        let mut socket = Socket::open().unwrap();
+        let mut monitor = Monitor::open(&[Group::Routes]).unwrap();
+        setsockopt(&monitor, sockopt::RcvBuf, &LEAST).unwrap();
+        let lo = link::by_name(&mut socket, &"lo".parse().unwrap()).unwrap().unwrap();
+        socket.execute(&link::set_up(lo.index)).unwrap();
+        let of = |host: u32| {
+            let hops = vec![NextHop::dev(lo.index)];
+            Route::new(net(&format!("198.51.100.{host}/32")), Kind::Unicast(hops), Protocol::MARGAY)
+        };
+        let told = |monitor: &mut Monitor| {
+            let mut events = Vec::new();
+            while monitor.read(&mut events).is_ok() {}
+            events
+        };
+        for host in 1..=100 {
+            socket.execute(&route::replace(&of(host))).unwrap();
+        }
+        let events = told(&mut monitor);
+        assert_eq!(events.iter().filter(|event| **event == Event::Lost).count(), 1, "{events:?}");
+        assert!(events.len() < 100, "there was room for {} of 100", events.len());
+        // What comes after it is told of as before.
+        socket.execute(&route::delete(&of(1))).unwrap();
+        assert!(matches!(told(&mut monitor)[..], [Event::RouteGone(_)]));
     });
 }
 

@@ -66,6 +66,19 @@ pub(crate) struct WayState {
     pub(crate) state: &'static str,
 }
 
+/// A label: what the kernel told of.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct News {
+    pub(crate) of: &'static str,
+}
+
+impl News {
+    /// Links, routes and neighbours.
+    pub(crate) const ROUTES: Self = Self { of: "routes" };
+    /// The table of nftables.
+    pub(crate) const TABLE: Self = Self { of: "table" };
+}
+
 /// Seconds: a transaction takes a few milliseconds; a start with a large state, a second.
 const BUCKETS: [f64; 11] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0];
 
@@ -88,6 +101,7 @@ pub(crate) struct Metrics {
     pub(crate) reclaimed: Family<Leak, Counter>,
     pub(crate) unrecorded: Gauge,
     pub(crate) repaired: Counter,
+    pub(crate) overruns: Family<News, Counter>,
     pub(crate) bgp_established: Gauge,
     pub(crate) bgp_neighbors: Gauge,
     pub(crate) drops: Family<ReasonLabels, Counter>,
@@ -120,6 +134,7 @@ impl Metrics {
             reclaimed: Family::default(),
             unrecorded: Gauge::default(),
             repaired: Counter::default(),
+            overruns: Family::default(),
             bgp_established: Gauge::default(),
             bgp_neighbors: Gauge::default(),
             drops: Family::default(),
@@ -183,6 +198,11 @@ impl Metrics {
         );
         registry.register("repaired", "Routes and neighbours of pods put back", metrics.repaired.clone());
         registry.register(
+            "netlink_overruns",
+            "Times that the kernel told of changes faster than they were read, and all was looked at anew",
+            metrics.overruns.clone(),
+        );
+        registry.register(
             "bgp_sessions_established",
             "BGP sessions in state Established",
             metrics.bgp_established.clone(),
@@ -235,6 +255,9 @@ impl Metrics {
 
     /// Begins the series whose labels are known: one that comes with its first count has no increase to tell of it.
     fn begin(&self) {
+        for of in [News::ROUTES, News::TABLE] {
+            drop(self.overruns.get_or_create(&of));
+        }
         for outcome in ["applied", "refused"] {
             drop(self.transactions.get_or_create(&Outcome { outcome }));
         }

@@ -68,7 +68,7 @@ pub(crate) async fn run(sources: Sources, own: Settings, mut log: Log) -> anyhow
     tasks.spawn(observe::run(subscriptions, asked, events.clone()));
     let (flows, flows_asked) = mpsc::channel(QUEUE);
     tasks.spawn(plugin::run(listener, events.clone(), Monitors { drops: monitors, flows }));
-    tasks.spawn(drift::run_table(events.clone()));
+    tasks.spawn(drift::run_table(events.clone(), Arc::clone(&metrics)));
     if settings.bgp.enabled {
         peering::start(
             &mut tasks,
@@ -113,7 +113,7 @@ pub(crate) async fn run(sources: Sources, own: Settings, mut log: Log) -> anyhow
     let store = Store::new(&settings.state_dir.join(paths::IPAM));
     let (takedowns, sweeper) = Takedowns::new(settings.run_dir.clone(), store, events.clone());
     tasks.spawn(sweeper);
-    tasks.spawn(drift::run(events.clone(), takedowns.pending()));
+    tasks.spawn(drift::run(events.clone(), takedowns.pending(), Arc::clone(&metrics)));
     let (announcements, announced) = mpsc::channel(announce::QUEUE);
     tasks.spawn(announce::run(client, announced));
     let (connections, doubts) = mpsc::channel(connections::QUEUE);

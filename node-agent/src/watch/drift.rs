@@ -1,6 +1,6 @@
 //! Changes that others make to the kernel's objects of ours.
 
-use std::{collections::BTreeMap, net::IpAddr, os::fd::AsRawFd};
+use std::{collections::BTreeMap, net::IpAddr, os::fd::AsRawFd, sync::Arc};
 
 use margay_api::endpoint::{EndpointId, HOST_IFNAME_PREFIX};
 use margay_netlink::{
@@ -10,10 +10,11 @@ use margay_netlink::{
     route::Protocol,
 };
 use tokio::{io::unix::AsyncFd, sync::mpsc};
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::{
     core::Event,
+    metrics::{Metrics, News},
     program::{nft, takedown::Pending},
 };
 
@@ -32,7 +33,11 @@ pub(crate) enum Loss {
 /// an interface has another MTU.
 ///
 /// What `pending` waits for is no loss.
-pub(crate) async fn run(events: mpsc::Sender<Event>, pending: Pending) -> anyhow::Result<()> {
+pub(crate) async fn run(
+    events: mpsc::Sender<Event>,
+    pending: Pending,
+    metrics: Arc<Metrics>,
+) -> anyhow::Result<()> {
     let monitor = Monitor::open(&[Group::Links, Group::Routes, Group::Neighbours])?;
     let mut monitor = watched(monitor)?;
     let mut mtus = Mtus::read()?;
@@ -46,6 +51,9 @@ pub(crate) async fn run(events: mpsc::Sender<Event>, pending: Pending) -> anyhow
         }
         let mut is_other = false;
         for event in &seen {
+            if *event == KernelEvent::Lost {
+                overrun(&metrics, &News::ROUTES);
+            }
             is_other |= mtus.note(event);
         }
         if is_other && events.send(Event::Mtu).await.is_err() {
@@ -59,7 +67,7 @@ pub(crate) async fn run(events: mpsc::Sender<Event>, pending: Pending) -> anyhow
 }
 
 /// Tells the core who changes our table: it knows which of them are its own, and undoes what others did.
-pub(crate) async fn run_table(events: mpsc::Sender<Event>) -> anyhow::Result<()> {
+pub(crate) async fn run_table(events: mpsc::Sender<Event>, metrics: Arc<Metrics>) -> anyhow::Result<()> {
     let mut monitor = watched(TableMonitor::open(nft::TABLE)?)?;
     loop {
         let mut ready = monitor.readable_mut().await?;
@@ -70,12 +78,20 @@ pub(crate) async fn run_table(events: mpsc::Sender<Event>) -> anyhow::Result<()>
         let event = match touched {
             Touched::By(ports) if ports.is_empty() => continue,
             Touched::By(ports) => Event::TableTouched(ports),
-            Touched::Lost => Event::TableMissed,
+            Touched::Lost => {
+                overrun(&metrics, &News::TABLE);
+                Event::TableMissed
+            }
         };
         if events.send(event).await.is_err() {
             return Ok(());
         }
     }
+}
+
+fn overrun(metrics: &Metrics, news: &News) {
+    info!(of = news.of, "the kernel told of changes faster than they were read: all is looked at anew");
+    metrics.overruns.get_or_create(news).inc();
 }
 
 #[expect(

@@ -1,8 +1,13 @@
 //! What an agent has not heard of: changes while the API server was away, and of the kernel's those that it lost.
 
-use std::time::Duration;
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use margay_lab::{Daemon, LabConfig};
+use margay_lab::{Daemon, LabConfig, Node};
 use margay_tests::soak;
 use nix::sys::signal::Signal;
 use serde_json::json;
@@ -71,6 +76,26 @@ ip route delete ADDRESS
 nft delete table inet margay
 ip -batch /run/lab/delete";
 
+/// How many messages the kernel had no room for in the agent's sockets.
+async fn lost(node: &Node) -> u64 {
+    let files = fs::read_dir(format!("/proc/{}/fd", node.pid(Daemon::Agent).unwrap())).unwrap();
+    let files: BTreeSet<PathBuf> =
+        files.filter_map(|file| fs::read_link(file.unwrap().path()).ok()).collect();
+    let sockets = node.output("cat", &["/proc/net/netlink"]).await.unwrap();
+    let fields = sockets.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let of_agent = fields.filter(|fields| files.contains(Path::new(&format!("socket:[{}]", fields[9]))));
+    of_agent.map(|fields| fields[8].parse::<u64>().unwrap()).sum()
+}
+
+/// The routes to pods of a node, and their neighbours.
+async fn of_pods(node: &Node) -> String {
+    let list = "ip route show proto 77; ip neigh show nud permanent";
+    let told = node.output("sh", &["-c", list]).await.unwrap();
+    let mut lines: Vec<&str> = told.lines().map(str::trim_end).collect();
+    lines.sort_unstable();
+    lines.join("\n")
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_lost_what_the_kernel_told_looks_anew_and_repairs() {
     let lab = start(LabConfig { nodes: 2, ..LabConfig::default() }).await;
@@ -79,9 +104,14 @@ async fn an_agent_that_lost_what_the_kernel_told_looks_anew_and_repairs() {
     until_open(&lab, "client", "db", false).await;
     let mut traffic = Traffic::start(&lab, &[("client", "web")]).await;
     let node = lab.node(1);
+    let before = of_pods(node).await;
+    let overruns = async || node.metrics("margay_netlink_overruns_total").await.unwrap();
+    assert_eq!(overruns().await.get("{of=\"routes\"}"), Some(&0));
+    assert_eq!(lost(node).await, 0);
     node.signal(Daemon::Agent, Signal::SIGSTOP).unwrap();
     let address = lab.pod_addresses(&key("web"))[0].to_string();
     node.output("bash", &["-c", &FLOOD.replace("ADDRESS", &address)]).await.unwrap();
+    assert!(lost(node).await > 0, "the agent's sockets had room for all");
     let intruder = lab.keep(&party("client"), &party("db"), PORT).await.unwrap();
     node.signal(Daemon::Agent, Signal::SIGCONT).unwrap();
     let mut intruder = intruder.expect("a node without a table lets all pass");
@@ -92,6 +122,10 @@ async fn an_agent_that_lost_what_the_kernel_told_looks_anew_and_repairs() {
     let end = async { while intruder.is_alive(Duration::from_millis(500)).await {} };
     assert!(timeout(PATIENCE, end).await.is_ok(), "the intruder stays{}", lab.log_tail(30));
     traffic.goes_on(&lab, "netlink overran").await;
+    assert!(overruns().await["{of=\"routes\"}"] > 0, "{}", lab.log_tail(30));
+    // What was lost is as it was, to the last route and neighbour.
+    until(&lab, "routes and neighbours of pods are as they were", async || of_pods(node).await == before)
+        .await;
     leave_nothing(&lab, &pods).await;
     lab.stop().await;
 }
