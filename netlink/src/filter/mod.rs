@@ -70,7 +70,8 @@ impl Filter {
         let mut filter = Self {
             link: IfIndex::new(u32::try_from(header.index).ok()?)?,
             direction,
-            priority: u16::try_from(header.info >> 16).ok()?,
+            // To delete one of priority 0 would be to delete them all.
+            priority: u16::try_from(header.info >> 16).ok().filter(|priority| *priority != 0)?,
             protocol: u16::from_be(u16::try_from(header.info & 0xffff).ok()?),
             handle: header.handle.into(),
             kind: String::new(),
