@@ -22,7 +22,7 @@ use margay_ebpf_common::{
     endpoint::{Endpoint, PEER},
     flow::{Flow, FlowKey, HIGH_FIN, LOW_FIN, RESET, TCP, UDP},
     tunnel::{Tunnel, TunnelKey},
-    verdict::{ALLOW, ANY_CLASS, INGRESS, TELL, VerdictKey},
+    verdict::{ALLOW, ANY_CLASS, CLUSTER, INGRESS, ISOLATE, TELL, VerdictKey},
 };
 use margay_policy::Protocol;
 use nix::time::{ClockId, clock_gettime};
@@ -101,8 +101,10 @@ fn status(maps: &Maps) -> anyhow::Result<Table> {
     };
     table.push(["short way".into(), state.into()]);
     table.push(["revision of the policy".into(), control.revision.to_string()]);
-    let tells = if control.tells() { "yes" } else { "no: no `margayctl monitor --flows` runs" };
+    let tells = if control.tells_flows() { "yes" } else { "no: no `margayctl monitor --flows` runs" };
     table.push(["tells of flows".into(), tells.into()]);
+    let tells = if control.tells_denials() { "yes" } else { "no: nobody wants to hear of what is dropped" };
+    table.push(["tells of dropped packets".into(), tells.into()]);
     let tunnels: BTreeMap<TunnelKey, Tunnel> = maps.hash("TUNNELS")?;
     table.push(["ways into tunnels round the device".into(), tunnels.len().to_string()]);
     let counters: PerCpuArray<MapData, u64> = PerCpuArray::try_from(maps.open("COUNTERS")?)?;
@@ -122,6 +124,7 @@ fn words(counter: Counter) -> &'static str {
         Counter::Stacked => "to the stack: its flow",
         Counter::NoFlow => "to the stack: of no flow that is known",
         Counter::NotAllowed => "to the stack: not plainly allowed",
+        Counter::Denied => "dropped: policy denies what they begin",
         Counter::BeingWritten => "to the stack: maps were being written",
         Counter::Unroutable => "to the stack: no way, too large, or no hops left",
         Counter::Unparsed => "to the stack: headers that are not understood",
@@ -182,7 +185,9 @@ fn verdicts(maps: &Maps, set: Option<u32>) -> anyhow::Result<Table> {
         let verdict = match verdict {
             ALLOW => "allowed",
             TELL => "left to nftables, which tells of it; what has begun goes on",
-            _ => "left to nftables",
+            ISOLATE => "denied, as nothing that isolates the pods allows it",
+            _ if verdict & CLUSTER != 0 => "denied by a policy of the cluster",
+            _ => "not known: of another version",
         };
         let direction = if key.way == INGRESS { "ingress" } else { "egress" };
         table.push([key.set.to_string(), direction.into(), class, protocol, ports, verdict.into()]);

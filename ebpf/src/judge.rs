@@ -1,4 +1,4 @@
-//! Whether policy plainly allows a flow.
+//! What policy says of a flow.
 //!
 //! It only reads maps that the agent writes. The caller reads the revision before and this after them: only what was judged
 //! by one state of the maps counts.
@@ -6,9 +6,10 @@
 use aya_ebpf::maps::lpm_trie::Key;
 use margay_ebpf_common::{
     address::Address,
+    denial,
     endpoint::Endpoint,
     flow::{End, Flow, FlowKey, OPENED_BY_HIGH},
-    verdict::{ALLOW, ANY_CLASS, EGRESS, INGRESS, NO_CLASS, TELL, VerdictKey},
+    verdict::{ALLOW, ANY_CLASS, CLUSTER, EGRESS, INGRESS, ISOLATE, NO_CLASS, TELL, VerdictKey},
 };
 
 use crate::{
@@ -71,48 +72,93 @@ pub(crate) fn local(address: &Address) -> u32 {
     value!(LOCAL, address).unwrap_or(0)
 }
 
-/// Whether policy allows a flow at each end that is on this node. The flow has the links of its ends, and who opens it; set is how packets
-/// to the ends go.
+/// What policy says of a flow: one of the constants, or who denies it.
 ///
-/// Not inlined, as its keys want the stack to themselves.
-#[inline(never)]
-pub(crate) fn judge(key: &OnStack<FlowKey>, flow: &mut Flow, has_begun: bool) -> bool {
-    let FlowKey { low, high, low_port, high_port, protocol, .. } = &key.0;
-    let opened_by_high = flow.state & OPENED_BY_HIGH != 0;
-    let port = if opened_by_high { *low_port } else { *high_port };
-    let to = To { port, protocol: *protocol, has_begun };
-    // One end at least is here, or nobody has judged anything.
-    (flow.low.ifindex != 0 || flow.high.ifindex != 0)
-        && allows_at(&mut flow.low, high, !opened_by_high, to)
-        && allows_at(&mut flow.high, low, opened_by_high, to)
+/// A number, since kernel programs return no more; and an enumeration would have registers without a value, which the compiler moves about and
+/// the verifier does not let it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ruling(pub(crate) u64);
+
+impl Ruling {
+    /// It plainly allows it.
+    pub(crate) const ALLOWED: Self = Self(u64::MAX);
+    /// That is for the stack to say, which tells of it.
+    pub(crate) const REFERRED: Self = Self(u64::MAX - 1);
+
+    #[inline(always)]
+    const fn denied(by: u32, number: u32) -> Self {
+        Self((by as u64) << 32 | number as u64)
+    }
+
+    /// Who denies it, if somebody does.
+    #[inline(always)]
+    pub(crate) const fn by(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    /// With which number.
+    #[inline(always)]
+    pub(crate) const fn number(self) -> u32 {
+        self.0 as u32
+    }
 }
 
-/// What a flow is for.
+/// What policy says of a flow at each end that is on this node, that of its opener first. The flow has the links of its
+/// ends, and who opens it; set is how packets to the ends go, if it is allowed.
+#[inline(always)]
+pub(crate) fn judge(key: &OnStack<FlowKey>, flow: &mut Flow, has_begun: bool) -> Ruling {
+    let FlowKey { low, high, low_port, high_port, protocol, .. } = &key.0;
+    // One end at least is here, or nobody has judged anything.
+    if flow.low.ifindex == 0 && flow.high.ifindex == 0 {
+        return Ruling::REFERRED;
+    }
+    let to = |port: &[u8; 2], is_opener| To { port: *port, protocol: *protocol, has_begun, is_opener };
+    if flow.state & OPENED_BY_HIGH == 0 {
+        let said = ruling(&mut flow.low, high, to(high_port, true));
+        if said == Ruling::ALLOWED { ruling(&mut flow.high, low, to(high_port, false)) } else { said }
+    } else {
+        let said = ruling(&mut flow.high, low, to(low_port, true));
+        if said == Ruling::ALLOWED { ruling(&mut flow.low, high, to(low_port, false)) } else { said }
+    }
+}
+
+/// What is asked at one end.
 #[derive(Clone, Copy)]
 struct To {
-    /// Of the end that did not open it, in network order.
+    /// Of the end that did not open the flow, in network order.
     port: [u8; 2],
     protocol: u8,
     /// Whether it has begun, and is judged anew.
     has_begun: bool,
+    /// Whether this end opens it.
+    is_opener: bool,
 }
 
-/// Whether policy allows it at one end, if that is here.
-#[inline(always)]
-fn allows_at(end: &mut End, other: &Address, is_opener: bool, to: To) -> bool {
+/// What policy says of it at one end, if that is here.
+///
+/// Not inlined, as its keys want the stack to themselves.
+#[inline(never)]
+fn ruling(end: &mut End, other: &Address, to: To) -> Ruling {
     if end.ifindex == 0 {
-        return true;
+        return Ruling::ALLOWED;
     }
     let Some(endpoint) = value!(ENDPOINTS, &end.ifindex) else {
-        return false;
+        return Ruling::REFERRED;
     };
     *end = end_of(end.ifindex, &endpoint);
-    let (set, way) = if is_opener { (endpoint.egress, EGRESS) } else { (endpoint.ingress, INGRESS) };
+    let (set, way) = if to.is_opener { (endpoint.egress, EGRESS) } else { (endpoint.ingress, INGRESS) };
     if set == 0 {
-        return true;
+        return Ruling::ALLOWED;
     }
     let class = Prefix::of(other).class();
-    allows(VerdictKey { set, class, way, protocol: to.protocol, port: to.port }, to.has_begun)
+    let key = VerdictKey { set, class, way, protocol: to.protocol, port: to.port };
+    match verdict(key) {
+        ALLOW => Ruling::ALLOWED,
+        TELL if to.has_begun => Ruling::ALLOWED,
+        ISOLATE => Ruling::denied(if to.is_opener { denial::EGRESS } else { denial::INGRESS }, set),
+        cause if cause & CLUSTER != 0 => Ruling::denied(denial::CLUSTER, cause & !CLUSTER),
+        _ => Ruling::REFERRED,
+    }
 }
 
 /// How packets to a pod of this node go.
@@ -128,14 +174,13 @@ const fn end_of(ifindex: u32, endpoint: &Endpoint) -> End {
     }
 }
 
-/// The entry with the longest prefix; where the class has none at all, that of the classes without entries of their own.
+/// The entry with the longest prefix; where the class has none at all, that of the classes without entries of their own. 0 where that has none.
 #[inline(always)]
-fn allows(what: VerdictKey, has_begun: bool) -> bool {
-    let passes = |verdict: u32| verdict == ALLOW || (has_begun && verdict == TELL);
+fn verdict(what: VerdictKey) -> u32 {
     let mut key = Prefix::new(VerdictKey::PORT, what);
     if let Some(verdict) = VERDICTS.get(&key.key) {
-        return passes(*verdict);
+        return *verdict;
     }
     key.key.data.class = ANY_CLASS;
-    VERDICTS.get(&key.key).is_some_and(|verdict| passes(*verdict))
+    VERDICTS.get(&key.key).copied().unwrap_or_default()
 }

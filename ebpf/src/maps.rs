@@ -3,21 +3,24 @@
 //! Sizes are those of [`capacity`], unless whoever loads them says else.
 
 use aya_ebpf::{
-    bindings::BPF_F_NO_PREALLOC,
+    bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST},
     macros::map,
-    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf},
 };
 use margay_ebpf_common::{
     address::Address,
     capacity,
     control::{self, Control},
     counter::{self, Counter},
+    denial::Denial,
     endpoint::Endpoint,
     event,
     flow::{Flow, FlowKey, FragmentKey, Stacked},
     tunnel::{Tunnel, TunnelKey},
     verdict::VerdictKey,
 };
+
+use crate::flow::forget;
 
 /// One [`Control`].
 #[map(name = "CONTROL")]
@@ -74,7 +77,12 @@ pub(crate) static STACKED: LruHashMap<FlowKey, Stacked> = LruHashMap::with_max_e
 pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, FlowKey> =
     LruHashMap::with_max_entries(capacity::FRAGMENTS, 0);
 
-/// Flows that begin, while somebody listens.
+/// Packets that were dropped, by why.
+#[map(name = "DENIALS")]
+pub(crate) static DENIALS: PerCpuHashMap<Denial, u64> =
+    PerCpuHashMap::with_max_entries(capacity::DENIALS, BPF_F_NO_PREALLOC);
+
+/// Flows that begin and packets that are dropped, while somebody listens.
 #[map(name = "EVENTS")]
 pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(event::OCTETS, 0);
 
@@ -92,12 +100,31 @@ pub(crate) fn count(counter: Counter) {
 pub(crate) fn count_at(index: u32) {
     // The verifier wants the test for null on every path, although the index is always in range.
     if let Some(packets) = COUNTERS.get_ptr_mut(index) {
-        // SAFETY: the kernel gave this pointer, not null, to this CPU's own value, which lives as long as the map.
-        let now = unsafe { packets.read() };
-        // SAFETY: likewise. A program is preempted by another one on its CPU by real-time kernels alone (`PREEMPT_RT`, since Linux 6.18 without
-        // `PREEMPT_RT_NEEDS_BH_LOCK`): there, one of their packets may not be counted.
-        unsafe { packets.write(now.wrapping_add(1)) };
+        add_one(packets);
     }
+}
+
+/// Counts a packet that is dropped, unless there are more reasons than the map has room for. Not inlined: the key wants the stack to itself.
+#[inline(never)]
+pub(crate) fn count_denial(by: u32, number: u32) {
+    let denial = Denial { by, number };
+    // The first of its reason. Where another CPU was first, that is no harm.
+    if DENIALS.get_ptr_mut(&denial).is_none() {
+        forget(DENIALS.insert(&denial, &0, u64::from(BPF_NOEXIST)));
+    }
+    if let Some(packets) = DENIALS.get_ptr_mut(&denial) {
+        add_one(packets);
+    }
+}
+
+/// Adds one to a value of this CPU.
+#[inline(always)]
+fn add_one(packets: *mut u64) {
+    // SAFETY: the kernel gave this pointer, not null, to this CPU's own value, which is there while this program runs.
+    let now = unsafe { packets.read() };
+    // SAFETY: likewise. A program is preempted by another one on its CPU by real-time kernels alone (`PREEMPT_RT`, since Linux 6.18 without
+    // `PREEMPT_RT_NEEDS_BH_LOCK`): there, one of their packets may not be counted.
+    unsafe { packets.write(now.wrapping_add(1)) };
 }
 
 /// What the agent says of the other maps now.

@@ -1,11 +1,12 @@
-//! Flows that begin are told of, while somebody listens.
+//! Flows that begin and packets that are dropped are told of, while somebody listens.
 
 use core::mem::transmute;
 
 use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
 use margay_ebpf_common::{
-    counter::UNTOLD,
-    event::Begun,
+    counter::{UNTOLD, UNTOLD_DENIALS},
+    denial::NOBODY,
+    event::Told,
     flow::{Flow, FlowKey},
 };
 
@@ -14,11 +15,12 @@ use crate::{
     words::OnStack,
 };
 
-/// Tells of a flow, or counts that there was no room. Not inlined: what calls it has little of the stack left.
+/// Tells of a flow that begins, or that is denied by somebody; or counts that there was no room. Not inlined: what calls it has little of the
+/// stack left.
 #[inline(never)]
-pub(crate) fn begun(key: &OnStack<FlowKey>, flow: &Flow) {
-    let Some(mut event) = EVENTS.reserve::<Begun>(0) else {
-        count_at(UNTOLD);
+pub(crate) fn tell(key: &OnStack<FlowKey>, flow: &Flow, by: u32, number: u32) {
+    let Some(mut event) = EVENTS.reserve::<Told>(0) else {
+        count_at(if by == NOBODY { UNTOLD } else { UNTOLD_DENIALS });
         return;
     };
     let place = event.as_mut_ptr();
@@ -30,8 +32,8 @@ pub(crate) fn begun(key: &OnStack<FlowKey>, flow: &Flow) {
     let rest = place.cast::<u64>().wrapping_add(1);
     // SAFETY: the key stands behind the time, aligned like that.
     unsafe { rest.cast::<[u64; 5]>().write(words) };
-    let numbers = [flow.low.ifindex, flow.high.ifindex, flow.revision, flow.state];
-    // SAFETY: four numbers stand behind the key, and nothing behind them.
-    unsafe { rest.wrapping_add(5).cast::<[u32; 4]>().write(numbers) };
+    let numbers = [flow.low.ifindex, flow.high.ifindex, flow.revision, flow.state, by, number];
+    // SAFETY: six numbers stand behind the key, and nothing behind them.
+    unsafe { rest.wrapping_add(5).cast::<[u32; 6]>().write(numbers) };
     event.submit(u64::from(BPF_RB_NO_WAKEUP));
 }

@@ -2,18 +2,19 @@
 
 use core::mem::{MaybeUninit, transmute};
 
-use aya_ebpf::bindings::TC_ACT_UNSPEC;
+use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use margay_ebpf_common::{
     control::Control,
     counter::Counter,
-    flow::{End, Flow, FragmentKey, OPENED_BY_HIGH, TCP},
+    denial::{EGRESS, NOBODY},
+    flow::{End, Flow, FlowKey, FragmentKey, OPENED_BY_HIGH, TCP},
 };
 
 use crate::{
     barrier::barrier,
     flow::{self, Entry, Whose},
-    judge::{self, Prefix},
-    maps::{FRAGMENTS, control, count, value},
+    judge::{self, Prefix, Ruling},
+    maps::{FRAGMENTS, control, count, count_denial, value},
     parse::{self, Headers, Kind, Packet},
     route, tell,
     words::{OnStack, zero},
@@ -50,6 +51,10 @@ pub(crate) fn take<const LINK: u32>(packet: Packet, at: At) -> i32 {
                 Some(action) => return action,
                 None => count(Counter::Unroutable),
             },
+            Err(Outcome::Denied) => {
+                count(Counter::Denied);
+                return TC_ACT_SHOT;
+            }
             Err(Outcome::Stack(why)) => count(why),
             Err(_) => {}
         }
@@ -62,12 +67,14 @@ pub(crate) fn take<const LINK: u32>(packet: Packet, at: At) -> i32 {
 /// What is to become of a packet.
 #[derive(Clone, Copy)]
 enum Outcome {
-    /// It is not between two pods: to the stack, and not counted.
+    /// It is not between two pods, or the stack tracks what is like it: to the stack, and not counted.
     Nobodys,
     /// To the stack, and why.
     Stack(Counter),
     /// It goes to the end that was found.
     Short,
+    /// Policy denies it, and the stack would too: it goes nowhere.
+    Denied,
 }
 
 /// Finds the end that the packet goes to.
@@ -96,7 +103,9 @@ fn find(packet: Packet, at: At, kind: Kind, headers: &Headers) -> Result<End, Ou
     }
     let written = match kind {
         // SAFETY: two references that outlive the call.
-        Kind::Whole | Kind::First => unsafe { consider(ifindex, at as u32, headers, &raw const whose) },
+        Kind::Whole | Kind::First | Kind::Asking => unsafe {
+            consider(ifindex, at as u32, headers, &raw const whose)
+        },
         Kind::Later => later(ifindex, at, headers, &mut whose),
         _ => error(packet, at, headers, &mut whose),
     };
@@ -119,12 +128,14 @@ fn find(packet: Packet, at: At, kind: Kind, headers: &Headers) -> Result<End, Ou
 impl Outcome {
     const SHORT: u32 = 0x100;
     const NOBODYS: u32 = 0x101;
+    const DENIED: u32 = 0x102;
 
     /// A function that is not inlined returns a number: kernel programs cannot return more.
     const fn written(self) -> u32 {
         match self {
             Self::Nobodys => Self::NOBODYS,
             Self::Short => Self::SHORT,
+            Self::Denied => Self::DENIED,
             Self::Stack(counter) => counter.index(),
         }
     }
@@ -139,6 +150,7 @@ impl Outcome {
         match written {
             Self::NOBODYS => Self::Nobodys,
             Self::SHORT => Self::Short,
+            Self::DENIED => Self::Denied,
             STACKED => Self::Stack(Counter::Stacked),
             NO_FLOW => Self::Stack(Counter::NoFlow),
             NOT_ALLOWED => Self::Stack(Counter::NotAllowed),
@@ -183,15 +195,21 @@ unsafe extern "C" fn consider(ifindex: u32, at: u32, headers: *const Headers, wh
 
 #[inline(always)]
 fn considered(ifindex: u32, at: At, headers: &Headers, whose: &Whose) -> Outcome {
-    let now = flow::now();
     let from_high = whose.from_high;
     // A copy on the stack: on old kernels what an argument leads to is no key of a map (seen with 6.1).
     let key = whose.key;
+    // What is known of it, in place of variables of their own: the stack is short.
+    let mut flow = MaybeUninit::uninit();
+    let flow = &mut zero::<Flow, 8>(&mut flow).0;
+    flow.seen = flow::now();
     let before = control();
+    flow.revision = before.revision;
     // What is judged from here on is read after it.
     barrier();
     let mut old = None;
-    if let Some(entry) = Entry::find(&key, now) {
+    if headers.has_flow()
+        && let Some(entry) = Entry::find(&key, flow.seen)
+    {
         if headers.is_opening() {
             // A connection that the other end opened lives; what this means is for the stack to say.
             if !entry.was_opened_by(from_high) {
@@ -201,7 +219,7 @@ fn considered(ifindex: u32, at: At, headers: &Headers, whose: &Whose) -> Outcome
             if !is_at(ifindex, at, entry, from_high) {
                 return Outcome::Stack(Counter::NotAllowed);
             }
-            entry.note(from_high, headers.flags, now);
+            entry.note(from_high, headers.flags, flow.seen);
             entry.answered(&key, from_high);
             return Outcome::Short;
         } else {
@@ -210,12 +228,16 @@ fn considered(ifindex: u32, at: At, headers: &Headers, whose: &Whose) -> Outcome
     }
 
     // An old flow whose pod is not known here, now, is not over for that.
-    let mut links = Links { source: 0, destination: 0 };
-    if !ends(at, headers, &mut links) {
+    let (source, destination) = if from_high {
+        (&mut flow.high.ifindex, &mut flow.low.ifindex)
+    } else {
+        (&mut flow.low.ifindex, &mut flow.high.ifindex)
+    };
+    if !ends(at, headers, source, destination) {
         return Outcome::Nobodys;
     }
-    if old.is_none() {
-        if flow::is_stacked(&key, now) {
+    if old.is_none() && headers.has_flow() {
+        if flow::is_stacked(&key, flow.seen) {
             return Outcome::Stack(Counter::Stacked);
         }
         if headers.protocol == TCP && !headers.is_opening() {
@@ -226,26 +248,29 @@ fn considered(ifindex: u32, at: At, headers: &Headers, whose: &Whose) -> Outcome
         return Outcome::Stack(Counter::BeingWritten);
     }
     // An old flow stays: it is not its fault that somebody uses its addresses.
-    if !is_from(ifindex, at, &links) {
+    if !is_from(ifindex, at, flow, from_high) {
         return Outcome::Stack(Counter::NotAllowed);
     }
 
-    let mut flow = MaybeUninit::uninit();
-    let flow = &mut zero::<Flow, 8>(&mut flow).0;
-    flow.seen = now;
-    flow.revision = before.revision;
     // A flow is judged as its opener began it, whoever sends now.
     let opened_by_high = old.map_or(from_high, |entry| entry.was_opened_by(true));
     flow.state = flow::bits(from_high, headers.flags) | if opened_by_high { OPENED_BY_HIGH } else { 0 };
-    (flow.low.ifindex, flow.high.ifindex) =
-        if from_high { (links.destination, links.source) } else { (links.source, links.destination) };
-    let is_allowed = judge::judge(&key, flow, old.is_some());
+    let ruling = judge::judge(&key, flow, old.is_some());
     // All that was judged was read before it.
     barrier();
-    if control().revision != before.revision {
+    let after = control();
+    if after.revision != flow.revision {
         return Outcome::Stack(Counter::BeingWritten);
     }
-    if !is_allowed {
+    if ruling == Ruling::ALLOWED {
+        if !headers.has_flow() {
+            return Outcome::Nobodys;
+        }
+    } else if ruling != Ruling::REFERRED && headers.begins() && !may_be_for_node(ruling, flow, from_high) {
+        deny(&key, flow, ruling, after.tells_denials());
+        return Outcome::Denied;
+    } else {
+        // The stack says so, or knows a datagram for the answer to one that it had.
         if old.is_some() {
             flow::end(&key);
         }
@@ -253,17 +278,33 @@ fn considered(ifindex: u32, at: At, headers: &Headers, whose: &Whose) -> Outcome
     }
     if let Some(entry) = old {
         entry.stamp(flow);
-        entry.note(from_high, headers.flags, now);
+        entry.note(from_high, headers.flags, flow.seen);
         entry.answered(&key, from_high);
         return Outcome::Short;
     }
     if !flow::begin(&key, flow) {
         return Outcome::Stack(Counter::NoFlow);
     }
-    if before.tells() {
-        tell::begun(&key, flow);
+    if after.tells_flows() {
+        tell::tell(&key, flow, NOBODY, 0);
     }
     Outcome::Short
+}
+
+/// Counts what is denied, and tells of it if somebody listens. Not inlined: it is seldom, and its variables would be on the stack all the time.
+#[inline(never)]
+fn deny(key: &OnStack<FlowKey>, flow: &Flow, ruling: Ruling, tells: bool) {
+    count_denial(ruling.by(), ruling.number());
+    if tells {
+        tell::tell(key, flow, ruling.by(), ruling.number());
+    }
+}
+
+/// Whether what a pod's own isolation denies may be for this node itself, which no isolation keeps its pods from.
+#[inline(always)]
+const fn may_be_for_node(ruling: Ruling, flow: &Flow, from_high: bool) -> bool {
+    let link = if from_high { flow.low.ifindex } else { flow.high.ifindex };
+    ruling.by() == EGRESS && link == 0
 }
 
 /// Whether the maps may be judged by.
@@ -272,26 +313,20 @@ const fn is_whole(control: Control) -> bool {
     control.revision != 0 && control.revision & 1 == 0
 }
 
-/// The links of the two ends of a packet; 0 of one that is not on this node.
-struct Links {
-    source: u32,
-    destination: u32,
-}
-
-/// Sets where the two ends of a packet are; false when one is no pod, or none that can be reached from here.
+/// Sets which links the two ends of a packet have, 0 of one that is not on this node; false when one is no pod, or none that can be reached from here.
 ///
 /// Not inlined, as its keys want the stack to themselves.
 #[inline(never)]
-fn ends(at: At, headers: &Headers, links: &mut Links) -> bool {
+fn ends(at: At, headers: &Headers, source_link: &mut u32, destination_link: &mut u32) -> bool {
     let destination = Prefix::of(&headers.destination);
-    links.destination = destination.local();
-    if links.destination == 0 && (at == At::Uplink || !destination.is_pod()) {
+    *destination_link = destination.local();
+    if *destination_link == 0 && (at == At::Uplink || !destination.is_pod()) {
         return false;
     }
     let source = Prefix::of(&headers.source);
-    links.source = source.local();
+    *source_link = source.local();
     // The node's own packets come this way too, and those of everybody whom it routes for.
-    if links.source == 0 && !source.is_pod() {
+    if *source_link == 0 && !source.is_pod() {
         return false;
     }
     true
@@ -299,10 +334,12 @@ fn ends(at: At, headers: &Headers, links: &mut Links) -> bool {
 
 /// Whether a packet comes from where its source is, and not from the pod that it is for.
 #[inline(always)]
-fn is_from(ifindex: u32, at: At, links: &Links) -> bool {
+const fn is_from(ifindex: u32, at: At, flow: &Flow, from_high: bool) -> bool {
+    let (low, high) = (flow.low.ifindex, flow.high.ifindex);
+    let source = if from_high { high } else { low };
     match at {
-        At::Pod => links.source == ifindex && links.destination != links.source,
-        At::Uplink => links.source == 0,
+        At::Pod => source == ifindex && low != high,
+        At::Uplink => source == 0,
     }
 }
 
@@ -374,6 +411,10 @@ fn reported(packet: Packet, at: At, headers: &Headers, whose: &mut Whose) -> Opt
 /// Of no flow that is known; counted if it is between two pods.
 #[inline(always)]
 fn of_nothing(at: At, headers: &Headers) -> Outcome {
-    let mut links = Links { source: 0, destination: 0 };
-    if ends(at, headers, &mut links) { Outcome::Stack(Counter::NoFlow) } else { Outcome::Nobodys }
+    let (mut source, mut destination) = (0, 0);
+    if ends(at, headers, &mut source, &mut destination) {
+        Outcome::Stack(Counter::NoFlow)
+    } else {
+        Outcome::Nobodys
+    }
 }

@@ -7,7 +7,7 @@
 mod message;
 
 use libfuzzer_sys::fuzz_target;
-use margay_ebpf_common::{address::Address, event::Begun, flow::FlowKey};
+use margay_ebpf_common::{address::Address, event::Told, flow::FlowKey};
 use margay_netlink::nflog::{Packet, Transport};
 
 fuzz_target!(|octets: &[u8]| {
@@ -27,12 +27,15 @@ fuzz_target!(|octets: &[u8]| {
         assert!(answer.len() <= octets.len(), "more is said than was asked");
         assert_eq!(message::answered(&answer), Some(number));
     }
-    if let Some(Begun { time, key, low_ifindex, high_ifindex, revision, state }) = Begun::from_octets(octets)
+    if let Some(Told { time, key, low_ifindex, high_ifindex, revision, state, denial }) =
+        Told::from_octets(octets)
     {
         let FlowKey { low: Address(low), high: Address(high), low_port, high_port, protocol, .. } = key;
-        let numbers = [low_ifindex, high_ifindex, revision, state].map(u32::to_ne_bytes).concat();
+        let numbers = [low_ifindex, high_ifindex, revision, state, denial.by, denial.number]
+            .map(u32::to_ne_bytes)
+            .concat();
         let flow = [&low[..], &high, &low_port, &high_port, &[protocol]].concat();
         let said = [&time.to_ne_bytes()[..], &flow, &octets[45..48], &numbers].concat();
-        assert_eq!(said, octets[..64], "another event than came");
+        assert_eq!(said, octets[..72], "another event than came");
     }
 });

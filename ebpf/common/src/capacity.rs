@@ -16,6 +16,8 @@ pub const RANGES: u32 = 65_536;
 pub const PODS: u32 = 16_384;
 /// Of `VERDICTS`: what policy sets say.
 pub const VERDICTS: u32 = 1_048_576;
+/// Of `DENIALS`: why packets are dropped.
+pub const DENIALS: u32 = 16_384;
 /// Of `FLOWS`: those of which both ends were heard.
 pub const FLOWS: u32 = 262_144;
 /// Of `EMBRYOS`: those of which one was.

@@ -23,7 +23,9 @@ pub struct Control {
 /// Flows may begin to take the short way.
 pub const ADMITS: u32 = 1;
 /// Somebody listens to the flows that begin ([`event`](crate::event)).
-pub const TELLS: u32 = 2;
+pub const TELLS_FLOWS: u32 = 2;
+/// Somebody listens to the packets that are dropped.
+pub const TELLS_DENIALS: u32 = 4;
 
 impl Control {
     /// Whether flows may begin to take the short way.
@@ -32,8 +34,13 @@ impl Control {
     }
 
     /// Whether somebody listens to the flows that begin.
-    pub const fn tells(&self) -> bool {
-        self.flags & TELLS != 0
+    pub const fn tells_flows(&self) -> bool {
+        self.flags & TELLS_FLOWS != 0
+    }
+
+    /// Whether somebody listens to the packets that are dropped.
+    pub const fn tells_denials(&self) -> bool {
+        self.flags & TELLS_DENIALS != 0
     }
 
     /// Whether a flow that was judged in some revision is still judged.

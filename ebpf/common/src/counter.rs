@@ -1,4 +1,4 @@
-//! What the map `COUNTERS` holds: a per-CPU array of numbers, `u64`: packets by [`Counter`], and [`UNTOLD`].
+//! What the map `COUNTERS` holds: a per-CPU array of numbers, `u64`: packets by [`Counter`], [`UNTOLD`] and [`UNTOLD_DENIALS`].
 
 /// What became of a packet that a program looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -16,6 +16,8 @@ pub enum Counter {
     NoFlow,
     /// To the stack: policy does not plainly allow its flow.
     NotAllowed,
+    /// Dropped: policy denies what it begins.
+    Denied,
     /// To the stack: the maps were being written when its flow was to be judged.
     BeingWritten,
     /// To the stack: the way to its destination is one only the stack can tell, as is what is wrong with it. It has no
@@ -29,13 +31,14 @@ pub enum Counter {
 
 impl Counter {
     /// All of them, in the order of their indices.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::ToPod,
         Self::ToNode,
         Self::ToTunnel,
         Self::Stacked,
         Self::NoFlow,
         Self::NotAllowed,
+        Self::Denied,
         Self::BeingWritten,
         Self::Unroutable,
         Self::Unparsed,
@@ -52,5 +55,8 @@ impl Counter {
 pub const UNTOLD: u32 = Counter::Lost.index() + 1;
 const _: () = assert!(Counter::ALL.len() == UNTOLD as usize);
 
+/// Likewise of the packets that were dropped.
+pub const UNTOLD_DENIALS: u32 = UNTOLD + 1;
+
 /// Entries of the map.
-pub const ENTRIES: u32 = UNTOLD + 1;
+pub const ENTRIES: u32 = UNTOLD_DENIALS + 1;

@@ -1,20 +1,24 @@
-//! What the ring `EVENTS` holds: a [`Begun`] for each flow that begins on the short way while somebody listens, which
-//! [`TELLS`](crate::control::TELLS) says.
+//! What the ring `EVENTS` holds: a [`Told`] for each flow that begins on the short way, and for each packet that is dropped, while somebody
+//! listens to such, which [`TELLS_FLOWS`](crate::control::TELLS_FLOWS) and [`TELLS_DENIALS`](crate::control::TELLS_DENIALS) say.
 //!
-//! What finds no room is counted in `COUNTERS` ([`UNTOLD`](crate::counter::UNTOLD)), and nobody is woken: who listens looks
-//! at times.
+//! What finds no room is counted in `COUNTERS` ([`UNTOLD`](crate::counter::UNTOLD),
+//! [`UNTOLD_DENIALS`](crate::counter::UNTOLD_DENIALS)), and nobody is woken: who listens looks at times.
 
 use core::mem::{align_of, offset_of, size_of};
 
-use crate::{address::Address, flow::FlowKey};
+use crate::{
+    address::Address,
+    denial::{Denial, NOBODY},
+    flow::FlowKey,
+};
 
-/// Octets of the ring: 1,820 events.
+/// Octets of the ring: 1,638 events.
 pub const OCTETS: u32 = 131_072;
 
-/// A flow that begins to take the short way, or begins anew.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// A flow that begins to take the short way, or begins anew; or a packet that would begin one, or something that the stack has, and is dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
-pub struct Begun {
+pub struct Told {
     /// When: nanoseconds since the start of the machine (`CLOCK_MONOTONIC`).
     pub time: u64,
     /// The flow.
@@ -23,21 +27,28 @@ pub struct Begun {
     pub low_ifindex: u32,
     /// Link of its higher end, likewise.
     pub high_ifindex: u32,
-    /// The [revision](crate::control::Control::revision) in which policy allowed it.
+    /// The [revision](crate::control::Control::revision) in which it was judged.
     pub revision: u32,
     /// As [`Flow::state`](crate::flow::Flow::state): which end opened it.
     pub state: u32,
+    /// Why it is dropped; [`NOBODY`] denies what begins.
+    pub denial: Denial,
 }
 
-impl Begun {
+impl Told {
+    /// Whether it is dropped.
+    pub const fn is_denied(&self) -> bool {
+        self.denial.by != NOBODY
+    }
+
     /// As it stands in the ring; `None` when it is shorter.
     pub fn from_octets(octets: &[u8]) -> Option<Self> {
         let (time, rest) = octets.split_first_chunk::<8>()?;
         let (low, rest) = rest.split_first_chunk::<16>()?;
         let (high, rest) = rest.split_first_chunk::<16>()?;
         let (&[a, b, c, d, protocol, ..], rest) = rest.split_first_chunk::<8>()?;
-        let (numbers, _) = rest.split_first_chunk::<16>()?;
-        let [low_ifindex, high_ifindex, revision, state] = core::array::from_fn(|index| {
+        let (numbers, _) = rest.split_first_chunk::<24>()?;
+        let [low_ifindex, high_ifindex, revision, state, by, number] = core::array::from_fn(|index| {
             let octets = numbers.as_chunks::<4>().0.get(index).copied();
             u32::from_ne_bytes(octets.unwrap_or_default())
         });
@@ -49,21 +60,32 @@ impl Begun {
             protocol,
             padding: [0; 3],
         };
-        Some(Self { time: u64::from_ne_bytes(*time), key, low_ifindex, high_ifindex, revision, state })
+        let denial = Denial { by, number };
+        Some(Self {
+            time: u64::from_ne_bytes(*time),
+            key,
+            low_ifindex,
+            high_ifindex,
+            revision,
+            state,
+            denial,
+        })
     }
 }
 
-const _: () = assert!(size_of::<Begun>() == 64 && align_of::<Begun>() == 8);
-const _: () = assert!(offset_of!(Begun, key) == 8 && offset_of!(Begun, low_ifindex) == 48);
-const _: () = assert!(offset_of!(Begun, revision) == 56 && offset_of!(Begun, state) == 60);
+const _: () = assert!(size_of::<Told>() == 72 && align_of::<Told>() == 8);
+const _: () = assert!(offset_of!(Told, key) == 8 && offset_of!(Told, low_ifindex) == 48);
+const _: () = assert!(offset_of!(Told, revision) == 56 && offset_of!(Told, state) == 60);
+const _: () = assert!(offset_of!(Told, denial) == 64);
 
-plain!(Begun);
+plain!(Told);
 
 #[cfg(test)]
 mod tests {
-    use super::Begun;
+    use super::Told;
     use crate::{
         address::Address,
+        denial::{Denial, EGRESS},
         flow::{FlowKey, OPENED_BY_HIGH, UDP},
     };
 
@@ -77,10 +99,18 @@ mod tests {
             protocol: UDP,
             padding: [0; 3],
         };
-        let flow =
-            Begun { time: 5, key, low_ifindex: 6, high_ifindex: 0, revision: 8, state: OPENED_BY_HIGH };
-        let mut octets = [0; size_of::<Begun>()];
-        let parts: [&[u8]; 8] = [
+        let denial = Denial { by: EGRESS, number: 9 };
+        let flow = Told {
+            time: 5,
+            key,
+            low_ifindex: 6,
+            high_ifindex: 0,
+            revision: 8,
+            state: OPENED_BY_HIGH,
+            denial,
+        };
+        let mut octets = [0; size_of::<Told>()];
+        let parts: [&[u8]; 10] = [
             &flow.time.to_ne_bytes(),
             &key.low.0,
             &key.high.0,
@@ -89,10 +119,12 @@ mod tests {
             &[0; 4],
             &8_u32.to_ne_bytes(),
             &OPENED_BY_HIGH.to_ne_bytes(),
+            &EGRESS.to_ne_bytes(),
+            &9_u32.to_ne_bytes(),
         ];
         let all = parts.into_iter().flatten().copied();
         octets.iter_mut().zip(all).for_each(|(place, octet)| *place = octet);
-        assert_eq!(Begun::from_octets(&octets), Some(flow));
-        assert_eq!(Begun::from_octets(&octets[1..]), None);
+        assert_eq!(Told::from_octets(&octets), Some(flow));
+        assert_eq!(Told::from_octets(&octets[1..]), None);
     }
 }

@@ -20,6 +20,7 @@ pub mod address;
 pub mod capacity;
 pub mod control;
 pub mod counter;
+pub mod denial;
 pub mod endpoint;
 pub mod event;
 pub mod flow;
@@ -31,4 +32,4 @@ pub mod verdict;
 /// For open connections to go on over an upgrade and a rollback, agents of other versions read `CONTROL`, `FLOWS` and
 /// `EMBRYOS` once, to give their flows to the stack. So what these mean changes only with their names, or the sizes of
 /// their keys or values.
-pub const LAYOUT_VERSION: u32 = 6;
+pub const LAYOUT_VERSION: u32 = 7;

@@ -5,7 +5,7 @@
 //! | `ADDRESSES`, a hash | [`Address`](crate::address::Address) | its class, where it is not what the ranges say |
 //! | `RANGES`, a trie | prefix of an [`Address`](crate::address::Address) | its class |
 //! | `PODS`, a trie | prefix of an [`Address`](crate::address::Address) | 0: addresses in it are of pods, and nothing translates them |
-//! | `VERDICTS`, a trie | prefix of a [`VerdictKey`] | [`ALLOW`], [`TELL`] or [`REFER`] |
+//! | `VERDICTS`, a trie | prefix of a [`VerdictKey`] | [`ALLOW`], [`TELL`], [`ISOLATE`], or [`CLUSTER`] with a number |
 
 use core::mem::{align_of, offset_of, size_of};
 
@@ -23,8 +23,10 @@ pub const EGRESS: u8 = 1;
 pub const ALLOW: u32 = 1;
 /// It may pass, and nftables is to tell of it: flows begin there, and those that have begun go on as they are.
 pub const TELL: u32 = 2;
-/// nftables is to decide: it denies.
-pub const REFER: u32 = 0;
+/// It may not pass: nothing that isolates the pods of the set allows it.
+pub const ISOLATE: u32 = 3;
+/// Together with the number of the cause: it may not pass, as a policy of the cluster says.
+pub const CLUSTER: u32 = 1 << 31;
 
 /// What is decided about one class in one direction of a policy set.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]

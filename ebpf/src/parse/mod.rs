@@ -11,11 +11,11 @@ use core::mem::transmute;
 
 use margay_ebpf_common::{
     address::Address,
-    flow::{TCP, UDP},
+    flow::{SCTP, TCP, UDP},
 };
 
 pub(crate) use self::packet::Packet;
-use self::wire::{Ipv4, Ipv6, Ports, Tcp, Udp};
+use self::wire::{Ipv4, Ipv6, Ports, Sctp, Tcp, Udp};
 use crate::flow::order;
 use crate::words::Zero;
 
@@ -47,6 +47,12 @@ const JUMBO_HEADER: u32 = 8;
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
 
+/// Types that ask for an answer (RFC 792, RFC 4443).
+const ECHO: u8 = 8;
+const ECHO_V6: u8 = 128;
+/// SCTP: the type of the chunk that begins an association (RFC 9260 section 3.3.2), the only one in its packet.
+const INIT: u8 = 1;
+
 /// TCP: the sender will send no more.
 pub(crate) const FIN: u8 = 1;
 /// TCP: the first of a connection, or the answer to it.
@@ -71,6 +77,8 @@ pub(crate) enum Kind {
     Later,
     /// An ICMP error.
     Error,
+    /// The first of what the stack tracks: an INIT of SCTP, or a request for an echo.
+    Asking,
 }
 
 /// The headers of a packet; which are set depends on its [`Kind`].
@@ -114,6 +122,18 @@ pub(crate) struct Headers {
 unsafe impl Zero for Headers {}
 
 impl Headers {
+    /// Whether it is of those that have flows.
+    #[inline(always)]
+    pub(crate) const fn has_flow(&self) -> bool {
+        matches!(self.protocol, TCP | UDP)
+    }
+
+    /// Whether it can be nothing but the first of something: what the stack may know of it allows nothing.
+    #[inline(always)]
+    pub(crate) const fn begins(&self) -> bool {
+        self.is_opening() || !self.has_flow()
+    }
+
     /// Whether it asks for a connection of TCP.
     #[inline(always)]
     pub(crate) const fn is_opening(&self) -> bool {
@@ -227,7 +247,7 @@ fn ipv6(packet: Packet, headers: &mut Headers) -> Kind {
         return large(packet, headers);
     }
     match headers.protocol {
-        TCP | UDP | ICMPV6 => transport::<ETHERNET>(packet, 54, headers, Kind::Whole),
+        TCP | UDP | ICMPV6 | SCTP => transport::<ETHERNET>(packet, 54, headers, Kind::Whole),
         _ => match extension::walk(packet, headers) {
             kind @ (Kind::Whole | Kind::First | Kind::Later) => {
                 transport_far::<ETHERNET>(packet, headers, kind)
@@ -278,6 +298,10 @@ fn transport<const LINK: u32>(packet: Packet, at: usize, headers: &mut Headers, 
             Some([of, ..]) => icmp(headers, of),
             None => Kind::Unparsed,
         },
+        (SCTP, Kind::Whole) => match packet.read::<Sctp>(at) {
+            Some(header) => sctp(headers, header),
+            None => Kind::Unparsed,
+        },
         _ => Kind::Foreign,
     }
 }
@@ -297,6 +321,10 @@ fn transport_far<const LINK: u32>(packet: Packet, headers: &mut Headers, kind: K
         },
         (ICMP | ICMPV6, Kind::Whole) => match packet.read_far::<[u8; 8]>(headers.transport) {
             Some([of, ..]) => icmp(headers, of),
+            None => Kind::Unparsed,
+        },
+        (SCTP, Kind::Whole) => match packet.read_far::<Sctp>(headers.transport) {
+            Some(header) => sctp(headers, header),
             None => Kind::Unparsed,
         },
         _ => Kind::Foreign,
@@ -331,12 +359,20 @@ const fn ports(headers: &mut Headers, ports: Ports) {
     headers.destination_port = ports.destination;
 }
 
+/// RFC 9260 section 3.1.
+#[inline(always)]
+const fn sctp(headers: &mut Headers, header: Sctp) -> Kind {
+    ports(headers, header.ports);
+    if header.chunk == INIT { Kind::Asking } else { Kind::Foreign }
+}
+
 /// Destination unreachable, time exceeded and parameter problem (RFC 792), and packet too big (RFC 4443).
 #[inline(always)]
 fn icmp(headers: &mut Headers, of: u8) -> Kind {
     headers.payload = headers.transport + 8;
     match (headers.is_ipv6, headers.protocol, of) {
         (false, ICMP, 3 | 11 | 12) | (true, ICMPV6, 1..=4) => Kind::Error,
+        (false, ICMP, ECHO) | (true, ICMPV6, ECHO_V6) => Kind::Asking,
         _ => Kind::Foreign,
     }
 }

@@ -46,8 +46,8 @@ pub(crate) enum Event {
     Observed(Asked),
     /// Flows that began on the short way.
     Begun(AskedFlows),
-    /// Somebody wants to hear of those, or nobody any more.
-    Tell { tells: bool, answer: oneshot::Sender<Result<(), String>> },
+    /// The programs are to tell of what these flags of `CONTROL` say.
+    Tell { flags: u32, answer: oneshot::Sender<Result<(), String>> },
     /// The metrics are to have what the kernel counts.
     Count(oneshot::Sender<()>),
     /// Which interfaces have the programs of the eBPF dataplane.

@@ -359,7 +359,7 @@ impl Core {
                 // Nor does that one.
                 drop(answer.send(observe::named_flows(&self.state, self.decider.compiler(), &flows)));
             }
-            Event::Tell { tells, answer } => drop(answer.send(self.short_way.tell(tells))),
+            Event::Tell { flags, answer } => drop(answer.send(self.short_way.tell(flags))),
             Event::Count(answer) => {
                 self.count_drops();
                 self.short_way.count(&self.metrics, answer);

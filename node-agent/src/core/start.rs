@@ -1,6 +1,6 @@
 //! The start of all tasks of the agent, with the core in their midst.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 use anyhow::Context;
 use kube::{
@@ -30,7 +30,8 @@ use crate::{
     network_config::{self, Start},
     node_address,
     notice::{self, Notices, Reason},
-    observe, peering,
+    observe::{self, Observing},
+    peering,
     program::{
         announce, connections,
         ebpf::ShortWay,
@@ -63,9 +64,7 @@ pub(crate) async fn run(sources: Sources, own: Settings, mut log: Log) -> anyhow
     let (facts, facts_known) = watch::channel(Facts::default());
     let listener = plugin::bind(&settings.run_dir.join(paths::AGENT_SOCKET))?;
 
-    let (monitors, subscriptions) = mpsc::channel(QUEUE);
-    let (logging, asked) = watch::channel(BTreeSet::new());
-    tasks.spawn(observe::run(subscriptions, asked, events.clone()));
+    let Observing { monitors, logging, denials } = observe::start(&mut tasks, &events);
     let (flows, flows_asked) = mpsc::channel(QUEUE);
     tasks.spawn(plugin::run(listener, events.clone(), Monitors { drops: monitors, flows }));
     tasks.spawn(drift::run_table(events.clone(), Arc::clone(&metrics)));
@@ -97,7 +96,7 @@ pub(crate) async fn run(sources: Sources, own: Settings, mut log: Log) -> anyhow
     let detour = start_condition(&settings, &mut tasks, &client, &facts_known);
     let peers = start_tests(followed.subscribe(), &mut tasks, &client, &facts_known, &notices);
     let mut short_way =
-        ShortWay::start(&settings, &mut tasks, &events, flows_asked, &notices, detour).await?;
+        ShortWay::start(&settings, &mut tasks, &events, flows_asked, denials, &notices, detour).await?;
     info!(
         node = settings.node_name,
         version = env!("CARGO_PKG_VERSION"),

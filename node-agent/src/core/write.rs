@@ -142,10 +142,12 @@ impl Core {
         match self.nft.counters() {
             Ok(counters) => {
                 let objects = self.state.objects();
-                self.tally.take(&counters, Instant::now(), |policy| match policy {
+                let denials = self.short_way.denials();
+                self.tally.take(&counters, &denials, Instant::now(), |policy| match policy {
                     PolicyId::Network(name) => objects.policies.contains_key(name),
                     PolicyId::Cluster(name) => objects.cluster_policies.contains_key(name),
                 });
+                self.short_way.keep_denials(|name| self.tally.is_charged(name));
             }
             Err(error) => warn!(%error, "the counters of dropped packets cannot be read"),
         }
@@ -157,6 +159,9 @@ impl Core {
             return;
         }
         let names: Vec<String> = Tally::concerned(changes).collect();
+        if names.is_empty() {
+            return;
+        }
         if names.len() > MOST_ASKED_BY_NAME {
             return self.count_drops();
         }
@@ -166,6 +171,7 @@ impl Core {
                 Err(error) => warn!(%error, "a counter of dropped packets cannot be read"),
             }
         }
+        self.tally.take_denials(&self.short_way.denials());
     }
 
     fn count(&self, wanted: &Wanted) {

@@ -1,13 +1,17 @@
-//! Flows that begin on the short way, for as long as somebody wants to hear of them.
+//! Flows that begin on the short way, and packets that the programs drop, for as long as somebody wants to hear of them.
 //!
 //! The programs write them to a ring as long as the core has them do so, and wake nobody: the ring is emptied ten times a
-//! second. What is more than can be named in that time, or found no room, is told as a number.
+//! second. What is more than can be named in that time, or found no room, is told as a number. Packets that are dropped are handed on to the
+//! task that tells of those of nftables.
 
 use std::{sync::Arc, time::Duration};
 
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use margay_api::monitor::{Begun as Told, Opening};
-use margay_ebpf_common::event::Begun;
+use margay_api::monitor::{Begun, Opening};
+use margay_ebpf_common::{
+    control::{TELLS_DENIALS, TELLS_FLOWS},
+    event::Told,
+};
 use margay_policy::{
     Protocol,
     compile::Compiler,
@@ -15,7 +19,10 @@ use margay_policy::{
 };
 use nix::time::{ClockId, clock_gettime};
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{
+        mpsc::{self, error::TrySendError},
+        oneshot,
+    },
     time::{Instant, MissedTickBehavior, interval},
 };
 
@@ -27,78 +34,107 @@ use super::{
 use crate::{
     core::Event,
     decide::State,
-    program::ebpf::{Ring, links_of},
+    program::ebpf::{Part, Ring, links_of},
 };
 
 /// Between two looks at the ring.
 const PACE: Duration = Duration::from_millis(100);
-/// Flows that the core names at once.
+/// Of each kind, what the core names at once.
 const MOST: usize = 32;
+/// Batches of packets that were dropped which may wait for the task that tells of them.
+const BATCHES: usize = 4;
 
 /// Flows whose names are asked for.
 #[derive(Debug)]
 pub(crate) struct AskedFlows {
-    pub(crate) flows: Vec<Begun>,
-    pub(crate) answer: oneshot::Sender<Vec<Told>>,
+    pub(crate) flows: Vec<Told>,
+    pub(crate) answer: oneshot::Sender<Vec<Begun>>,
+}
+
+/// The end at which the task of what is dropped hears of packets that the programs drop.
+pub(crate) struct Denials {
+    /// Whether it wants to.
+    wanted: mpsc::Receiver<Wanted>,
+    told: mpsc::Sender<Part>,
+}
+
+/// The other end.
+pub(crate) struct Listening {
+    wanted: mpsc::Sender<Wanted>,
+    pub(super) told: mpsc::Receiver<Part>,
+}
+
+struct Wanted {
+    is_wanted: bool,
+    answer: oneshot::Sender<Result<(), String>>,
+}
+
+/// Both ends.
+pub(crate) fn denials() -> (Denials, Listening) {
+    let (wanted, asked) = mpsc::channel(1);
+    let (told, heard) = mpsc::channel(BATCHES);
+    (Denials { wanted: asked, told }, Listening { wanted, told: heard })
+}
+
+impl Listening {
+    /// Wants to hear, or no longer; answers once none is missed any more. Where no programs are, there is nothing to hear.
+    pub(super) async fn want(&self, is_wanted: bool) -> Result<(), String> {
+        let (answer, done) = oneshot::channel();
+        if self.wanted.send(Wanted { is_wanted, answer }).await.is_err() {
+            return Ok(());
+        }
+        done.await.unwrap_or(Ok(()))
+    }
 }
 
 /// Serves clients until the core is gone.
 pub(crate) async fn run(
-    mut ring: Ring,
+    ring: Ring,
     mut subscriptions: mpsc::Receiver<Subscription>,
+    Denials { mut wanted, told: denied }: Denials,
     events: mpsc::Sender<Event>,
 ) -> anyhow::Result<()> {
-    let mut clients: Vec<Client> = Vec::new();
+    let mut hearing =
+        Hearing { ring, clients: Vec::new(), wants_denials: false, is_listening: false, events };
     // Ends, one for each client, when it goes.
     let mut leaving: FuturesUnordered<BoxFuture<'static, ()>> = FuturesUnordered::new();
     let mut pace = interval(PACE);
     pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut told_lost = Instant::now();
+    let mut late = 0;
     loop {
         tokio::select! {
             subscription = subscriptions.recv() => {
                 let Some(Subscription { filter, events: to, answer }) = subscription else { return Ok(()) };
-                let mut outcome = Ok(());
-                if clients.len() >= MOST_CLIENTS {
-                    outcome = Err(format!("{MOST_CLIENTS} others are told of flows already; end one of them"));
-                } else if clients.is_empty() {
-                    outcome = switch(&events, true).await;
-                    // What is left of those who listened before.
-                    ring.read(0);
+                let outcome = hearing.subscribe(Client::new(filter, to.clone())).await;
+                if outcome.is_ok() {
+                    leaving.push(async move { to.closed().await }.boxed());
                 }
-                let is_accepted = outcome.is_ok();
                 // One that has gone meanwhile is seen to be gone below.
                 drop(answer.send(outcome));
-                if is_accepted {
-                    let gone = to.clone();
-                    leaving.push(async move { gone.closed().await }.boxed());
-                    clients.push(Client::new(filter, to));
-                }
             }
             Some(()) = leaving.next() => {
-                clients.retain(|client| !client.events.is_closed());
-                if clients.is_empty() {
-                    // Where it cannot be, the ring fills, and that is all.
-                    drop(switch(&events, false).await);
-                }
+                hearing.clients.retain(|client| !client.events.is_closed());
+                // Where it cannot be, the ring fills, and that is all.
+                drop(hearing.switch().await);
             }
-            _ = pace.tick(), if !clients.is_empty() => {
-                let read = ring.read(MOST);
-                for client in &mut clients {
-                    client.lost += read.lost;
+            Some(Wanted { is_wanted, answer }) = wanted.recv() => {
+                hearing.wants_denials = is_wanted;
+                drop(answer.send(hearing.switch().await));
+            }
+            _ = pace.tick(), if hearing.flags() != 0 => {
+                let mut news = hearing.ring.read(MOST);
+                news.denials.lost += std::mem::take(&mut late);
+                // What there is no place for, the next batch says to be lost.
+                if !news.denials.is_empty() && let Err(TrySendError::Full(refused)) = denied.try_send(news.denials) {
+                    late = refused.count();
                 }
-                if !read.flows.is_empty() {
-                    let (answer, named) = oneshot::channel();
-                    let asked = AskedFlows { flows: read.flows, answer };
-                    if events.send(Event::Begun(asked)).await.is_err() {
-                        return Ok(());
-                    }
-                    let Ok(named) = named.await else { return Ok(()) };
-                    tell(&mut clients, named);
+                if !hearing.tell(news.flows).await {
+                    return Ok(());
                 }
                 if told_lost.elapsed() >= TOLD_AFTER {
                     told_lost = Instant::now();
-                    for client in &mut clients {
+                    for client in &mut hearing.clients {
                         client.tell(None);
                     }
                 }
@@ -107,15 +143,70 @@ pub(crate) async fn run(
     }
 }
 
-/// Has the core have the programs tell, or no longer.
-async fn switch(events: &mpsc::Sender<Event>, tells: bool) -> Result<(), String> {
-    let (answer, done) = oneshot::channel();
-    let ended = || "the agent is shutting down".to_owned();
-    events.send(Event::Tell { tells, answer }).await.map_err(|_ended| ended())?;
-    done.await.map_err(|_ended| ended())?
+/// Who hears of what.
+struct Hearing {
+    ring: Ring,
+    clients: Vec<Client>,
+    /// Whether the task of what is dropped does.
+    wants_denials: bool,
+    /// Whether either was so when the programs were last told.
+    is_listening: bool,
+    events: mpsc::Sender<Event>,
 }
 
-fn tell(clients: &mut [Client], flows: Vec<Told>) {
+impl Hearing {
+    /// What the programs are to tell of.
+    fn flags(&self) -> u32 {
+        let flows = if self.clients.is_empty() { 0 } else { TELLS_FLOWS };
+        if self.wants_denials { flows | TELLS_DENIALS } else { flows }
+    }
+
+    async fn subscribe(&mut self, client: Client) -> Result<(), String> {
+        if self.clients.len() >= MOST_CLIENTS {
+            return Err(format!("{MOST_CLIENTS} others are told of flows already; end one of them"));
+        }
+        let is_first = self.clients.is_empty();
+        self.clients.push(client);
+        if is_first && let Err(error) = self.switch().await {
+            self.clients.clear();
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    /// Has the core have the programs tell of what is wanted.
+    async fn switch(&mut self) -> Result<(), String> {
+        let (answer, done) = oneshot::channel();
+        let ended = || "the agent is shutting down".to_owned();
+        self.events.send(Event::Tell { flags: self.flags(), answer }).await.map_err(|_ended| ended())?;
+        done.await.map_err(|_ended| ended())??;
+        let is_listening = self.flags() != 0;
+        if !std::mem::replace(&mut self.is_listening, is_listening) {
+            // What is left of what others wanted to hear.
+            self.ring.read(0);
+        }
+        Ok(())
+    }
+
+    /// Tells the clients; false when the core is gone.
+    async fn tell(&mut self, flows: Part) -> bool {
+        for client in &mut self.clients {
+            client.lost += flows.lost;
+        }
+        if flows.told.is_empty() || self.clients.is_empty() {
+            return true;
+        }
+        let (answer, named) = oneshot::channel();
+        if self.events.send(Event::Begun(AskedFlows { flows: flows.told, answer })).await.is_err() {
+            return false;
+        }
+        let Ok(named) = named.await else { return false };
+        tell(&mut self.clients, named);
+        true
+    }
+}
+
+fn tell(clients: &mut [Client], flows: Vec<Begun>) {
     for flow in flows {
         let flow = Arc::new(flow);
         for client in &mut *clients {
@@ -127,17 +218,16 @@ fn tell(clients: &mut [Client], flows: Vec<Told>) {
 }
 
 /// Gives flows their names, and says which policies open them now.
-pub(crate) fn named(state: &State, compiler: &Compiler, flows: &[Begun]) -> Vec<Told> {
+pub(crate) fn named(state: &State, compiler: &Compiler, flows: &[Told]) -> Vec<Begun> {
     let namer = Namer::new(
         state,
         compiler,
         flows.iter().flat_map(|flow| flow.key.opened(flow.state).map(|(address, _)| address.into())),
     );
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).ok();
-    flows.iter().map(|flow| event(state, compiler, &namer, flow, now)).collect()
+    flows.iter().map(|flow| event(state, compiler, &namer, flow)).collect()
 }
 
-fn event(state: &State, compiler: &Compiler, namer: &Namer<'_>, flow: &Begun, now: Option<Duration>) -> Told {
+fn event(state: &State, compiler: &Compiler, namer: &Namer<'_>, flow: &Told) -> Begun {
     let [(source, source_port), (destination, destination_port)] = flow.key.opened(flow.state);
     let [source_port, destination_port] = [source_port, destination_port].map(u16::from_be_bytes);
     let [source, destination] = [source, destination].map(Into::into);
@@ -152,9 +242,8 @@ fn event(state: &State, compiler: &Compiler, namer: &Namer<'_>, flow: &Begun, no
         }
         None => (None, None),
     };
-    let ago = now.and_then(|now| now.checked_sub(Duration::from_nanos(flow.time)));
-    Told {
-        time: rfc3339(ago.and_then(before)),
+    Begun {
+        time: rfc3339(at(flow)),
         node: state.node_name().to_owned(),
         source: namer.party(source),
         destination: namer.party(destination),
@@ -166,8 +255,10 @@ fn event(state: &State, compiler: &Compiler, namer: &Namer<'_>, flow: &Begun, no
     }
 }
 
-/// The time since 1970 that it was so long ago.
-fn before(ago: Duration) -> Option<Duration> {
+/// The time since 1970 of an event.
+pub(super) fn at(event: &Told) -> Option<Duration> {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).ok()?;
+    let ago = now.checked_sub(Duration::from_nanos(event.time))?;
     let now = Duration::try_from(jiff::Timestamp::now().duration_since(jiff::Timestamp::UNIX_EPOCH)).ok()?;
     now.checked_sub(ago)
 }

@@ -10,6 +10,7 @@
 //!  kernel: counters ──> core ── tally ──> metrics
 //!
 //!  programs: a ring ──> flows ── flows, in batches ──> core: names pods and policies ──> clients
+//!                         └── what they drop ──> task, as from NFLOG
 //! ```
 //!
 //! The task listens only as long as somebody wants to hear; the rest of the time the kernel keeps nothing. Names are
@@ -25,7 +26,7 @@ mod task;
 mod throttle;
 
 pub(crate) use client::{Said, Subscription};
-pub(crate) use flows::{AskedFlows, named as named_flows, run as run_flows};
+pub(crate) use flows::{AskedFlows, Denials, named as named_flows, run as run_flows};
 pub(crate) use name::named;
 pub(crate) use tally::Tally;
-pub(crate) use task::{Asked, run};
+pub(crate) use task::{Asked, Observing, start};

@@ -185,12 +185,16 @@ pub(super) fn direction(way: Way) -> Direction {
     }
 }
 
+/// Protocol numbers (RFC 5237).
+pub(super) const ICMP: u8 = 1;
+pub(super) const ICMPV6: u8 = 58;
+
 pub(super) fn protocol(number: u8) -> String {
     let name = match number {
-        1 => "ICMP",
+        ICMP => "ICMP",
         6 => "TCP",
         17 => "UDP",
-        58 => "ICMPv6",
+        ICMPV6 => "ICMPv6",
         132 => "SCTP",
         other => return other.to_string(),
     };

@@ -29,6 +29,8 @@ use crate::{
 const MOST_SERIES: usize = 256;
 /// The name of those.
 const OTHER: &str = "(other)";
+/// Stands before the name of what the programs count, as they count beside nftables.
+const OF_PROGRAMS: &str = "programs ";
 /// How long the series of a policy that is gone stay, so that the last scrape before is not the last word.
 const REMEMBERED: Duration = Duration::from_mins(10);
 
@@ -73,34 +75,53 @@ impl Tally {
         }
     }
 
-    /// All counters begin anew, with who is to blame now.
+    /// All counters of nftables begin anew, with who is to blame now.
     pub(crate) fn restart(&mut self, compiler: &Compiler) {
-        self.last.clear();
+        self.last.retain(|name, _| name.starts_with(OF_PROGRAMS));
         self.charges.clear();
         self.note(compiler, &compiler.everything());
     }
 
-    /// Takes what the counters say now. `known` says whether a policy is still there.
+    /// Takes what the counters of nftables and of the programs say now. `known` says whether a policy is still there.
     pub(crate) fn take(
         &mut self,
         counters: &BTreeMap<String, Count>,
+        denials: &BTreeMap<String, u64>,
         now: Instant,
         known: impl Fn(&PolicyId) -> bool,
     ) {
-        self.last.retain(|name, _| counters.contains_key(name));
+        self.last.retain(|name, _| name.starts_with(OF_PROGRAMS) || counters.contains_key(name));
         for (name, count) in counters {
             self.take_one(name, Some(*count));
         }
+        self.take_denials(denials);
         self.drops.forget(now, &known);
         self.audits.forget(now, &known);
     }
 
-    /// Takes what one counter says now; `None` when it is not there.
+    /// Takes what the programs say now.
+    pub(crate) fn take_denials(&mut self, denials: &BTreeMap<String, u64>) {
+        self.last
+            .retain(|name, _| name.strip_prefix(OF_PROGRAMS).is_none_or(|name| denials.contains_key(name)));
+        for (name, packets) in denials {
+            self.take_packets(&format!("{OF_PROGRAMS}{name}"), *packets);
+        }
+    }
+
+    /// Whether somebody is to blame for what a counter of policy counts.
+    pub(crate) fn is_charged(&self, name: &str) -> bool {
+        self.charges.contains_key(name)
+    }
+
+    /// Takes what one counter of nftables says now; `None` when it is not there.
     pub(crate) fn take_one(&mut self, name: &str, count: Option<Count>) {
-        let Some(Count { packets, .. }) = count else {
-            self.last.remove(name);
-            return;
-        };
+        match count {
+            Some(Count { packets, .. }) => self.take_packets(name, packets),
+            None => drop(self.last.remove(name)),
+        }
+    }
+
+    fn take_packets(&mut self, name: &str, packets: u64) {
         let last = self.last.get(name).copied();
         // One that went and came again since begins at nothing.
         let more = packets.checked_sub(last.unwrap_or_default()).unwrap_or(packets);
@@ -113,6 +134,7 @@ impl Tally {
     }
 
     fn add(&mut self, name: &str, more: u64) {
+        let name = name.strip_prefix(OF_PROGRAMS).unwrap_or(name);
         let Some((origin, cause)) = Origin::parse(name) else { return };
         let charge = self.charges.get(name);
         let (way, reason) = match origin {
@@ -241,6 +263,11 @@ mod tests {
         }
 
         fn count(&mut self, counters: &[(&str, u64)], after: Duration) {
+            self.count_all(counters, &[], after);
+        }
+
+        fn count_all(&mut self, counters: &[(&str, u64)], denials: &[(&str, u64)], after: Duration) {
+            let denials = denials.iter().map(|(name, packets)| ((*name).to_owned(), *packets)).collect();
             let counters: BTreeMap<String, Count> = counters
                 .iter()
                 .map(|(name, packets)| ((*name).to_owned(), Count { packets: *packets, octets: 0 }))
@@ -248,6 +275,7 @@ mod tests {
             let policies = &self.objects.policies;
             self.tally.take(
                 &counters,
+                &denials,
                 self.start + after,
                 |policy| matches!(policy, PolicyId::Network(name) if policies.contains_key(name)),
             );
@@ -310,6 +338,24 @@ mod tests {
         world.tally.restart(&world.compiler);
         world.count(&[("s1_in_drop", 5)], Duration::ZERO);
         assert_eq!((world.isolation(), world.of_policy("drops", "x/a")), (Some(14), Some(14)));
+    }
+
+    #[test]
+    fn what_the_programs_drop_adds_to_what_nftables_does_and_does_not_begin_anew_with_its_table() {
+        let mut world = World::new(1);
+        world.put("a", "podSelector: {}");
+        world.decide();
+        world.count_all(&[("s1_in_drop", 3)], &[("s1_in_drop", 10)], Duration::ZERO);
+        world.count_all(&[("s1_in_drop", 4)], &[("s1_in_drop", 12)], Duration::ZERO);
+        assert_eq!((world.isolation(), world.of_policy("drops", "x/a")), (Some(16), Some(16)));
+        world.tally.restart(&world.compiler);
+        world.count_all(&[("s1_in_drop", 1)], &[("s1_in_drop", 12)], Duration::ZERO);
+        assert_eq!(world.isolation(), Some(17));
+        // Taken away, and counted from nothing.
+        world.count_all(&[("s1_in_drop", 1)], &[], Duration::ZERO);
+        world.count_all(&[("s1_in_drop", 1)], &[("s1_in_drop", 2)], Duration::ZERO);
+        assert_eq!((world.isolation(), world.of_policy("drops", "x/a")), (Some(19), Some(19)));
+        assert!(world.tally.is_charged("s1_in_drop") && !world.tally.is_charged("s9_in_drop"));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The task that listens to what the kernel drops, for as long as somebody wants to hear of it.
+//! The task that listens to what the kernel drops, nftables and the programs, for as long as somebody wants to hear of it.
 
 use std::{
     collections::BTreeSet,
@@ -9,23 +9,29 @@ use std::{
 
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use margay_api::monitor::{Dropped, Verdict};
-use margay_netlink::nflog::{Listener, Logged, Packet};
+use margay_ebpf_common::event::Told;
+use margay_netlink::nflog::{Listener, Logged, Packet, Transport};
 use nix::net::if_::if_indextoname;
 use tokio::{
     io::unix::AsyncFd,
     sync::{mpsc, oneshot, watch},
+    task::JoinSet,
     time::{Instant, sleep_until},
 };
 use tracing::{info, warn};
 
 use super::{
     client::{Client, MOST_CLIENTS, Said, Subscription, TOLD_AFTER},
-    name::Seen,
+    flows::{self, Denials, Listening, at},
+    name::{ICMP, ICMPV6, Seen},
     throttle::Throttle,
 };
 use crate::{
     core::Event,
-    program::nft::{LOG_GROUP, LOG_SNAPLEN, Origin},
+    program::{
+        ebpf::{Part, links_of, origin_of},
+        nft::{Cause, LOG_GROUP, LOG_SNAPLEN, Origin},
+    },
     watch::drift::watched,
 };
 
@@ -39,10 +45,33 @@ pub(crate) struct Asked {
     pub(crate) answer: oneshot::Sender<Vec<Dropped>>,
 }
 
-/// Serves clients and the log until the core is gone. `logging` are the namespaces of which the log is to tell.
-pub(crate) async fn run(
+/// Who asks to be told waits in a queue of this length.
+const QUEUE: usize = 16;
+
+/// Where the task hears of what it is to do.
+pub(crate) struct Observing {
+    /// Clients.
+    pub(crate) monitors: mpsc::Sender<Subscription>,
+    /// The namespaces of which the log is to tell.
+    pub(crate) logging: watch::Sender<BTreeSet<String>>,
+    /// What the programs drop.
+    pub(crate) denials: Denials,
+}
+
+/// Starts it.
+pub(crate) fn start(tasks: &mut JoinSet<anyhow::Result<()>>, events: &mpsc::Sender<Event>) -> Observing {
+    let (monitors, subscriptions) = mpsc::channel(QUEUE);
+    let (logging, asked) = watch::channel(BTreeSet::new());
+    let (denials, listening) = flows::denials();
+    tasks.spawn(run(subscriptions, asked, listening, events.clone()));
+    Observing { monitors, logging, denials }
+}
+
+/// Serves clients and the log until the core is gone.
+async fn run(
     mut subscriptions: mpsc::Receiver<Subscription>,
     mut logging: watch::Receiver<BTreeSet<String>>,
+    mut programs: Listening,
     events: mpsc::Sender<Event>,
 ) -> anyhow::Result<()> {
     let mut observer = Observer::default();
@@ -51,7 +80,7 @@ pub(crate) async fn run(
         let next = observer.next();
         tokio::select! {
             subscription = subscriptions.recv() => match subscription {
-                Some(subscription) => observer.subscribe(subscription),
+                Some(subscription) => observer.subscribe(subscription, &programs).await,
                 None => return Ok(()),
             },
             changed = logging.changed() => {
@@ -66,12 +95,8 @@ pub(crate) async fn run(
             read = read(&mut observer.listener, &mut logged) => match read {
                 Ok(lost) => {
                     observer.lose(lost);
-                    let seen: Vec<Seen> = logged.drain(..).filter_map(seen).collect();
-                    let (answer, named) = oneshot::channel();
-                    if events.send(Event::Observed(Asked { seen, answer })).await.is_err() {
-                        return Ok(());
-                    }
-                    let Ok(named) = named.await else { return Ok(()) };
+                    let seen = logged.drain(..).filter_map(seen).collect();
+                    let Some(named) = named(&events, seen).await else { return Ok(()) };
                     observer.tell(named);
                 }
                 Err(error) => {
@@ -80,16 +105,31 @@ pub(crate) async fn run(
                     observer.retry = Some(Instant::now() + RETRY);
                 }
             },
+            Some(Part { told, lost }) = programs.told.recv() => {
+                observer.lose(lost);
+                let seen = told.iter().filter_map(denied).collect();
+                let Some(named) = named(&events, seen).await else { return Ok(()) };
+                observer.tell(named);
+            }
             () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => observer.catch_up(),
         }
-        observer.listen_as_needed();
+        observer.listen_as_needed(&programs).await;
     }
+}
+
+/// Has the core give packets their names; `None` when it is gone.
+async fn named(events: &mpsc::Sender<Event>, seen: Vec<Seen>) -> Option<Vec<Dropped>> {
+    let (answer, named) = oneshot::channel();
+    events.send(Event::Observed(Asked { seen, answer })).await.ok()?;
+    named.await.ok()
 }
 
 #[derive(Default)]
 struct Observer {
     /// Only while somebody wants to hear.
     listener: Option<AsyncFd<Listener>>,
+    /// Whether the programs tell, too.
+    hears_programs: bool,
     retry: Option<Instant>,
     clients: Vec<Client>,
     /// Ends, one for each client, when it goes.
@@ -101,12 +141,12 @@ struct Observer {
 }
 
 impl Observer {
-    fn subscribe(&mut self, subscription: Subscription) {
+    async fn subscribe(&mut self, subscription: Subscription, programs: &Listening) {
         let Subscription { filter, events, answer } = subscription;
         let outcome = if self.clients.len() >= MOST_CLIENTS {
             Err(format!("{MOST_CLIENTS} others are told of dropped packets already; end one of them"))
         } else {
-            self.listen()
+            self.listen(programs).await
         };
         let is_accepted = outcome.is_ok();
         // One that has gone meanwhile is seen to be gone below.
@@ -118,23 +158,30 @@ impl Observer {
         }
     }
 
-    fn listen(&mut self) -> Result<(), String> {
+    async fn listen(&mut self, programs: &Listening) -> Result<(), String> {
         if self.listener.is_none() {
             let listener = Listener::open(LOG_GROUP, LOG_SNAPLEN).map_err(|error| {
                 format!("{error}; does another program listen to it, such as tcpdump -i nflog:{LOG_GROUP}?")
             })?;
-            self.listener = Some(watched(listener).map_err(|error| error.to_string())?);
+            let listener = watched(listener).map_err(|error| error.to_string())?;
+            programs.want(true).await?;
+            self.hears_programs = true;
+            self.listener = Some(listener);
         }
         Ok(())
     }
 
     /// Listens if somebody wants to hear, and else does not.
-    fn listen_as_needed(&mut self) {
+    async fn listen_as_needed(&mut self, programs: &Listening) {
         if self.clients.is_empty() && self.logging.is_empty() {
             self.listener = None;
+            if std::mem::take(&mut self.hears_programs) {
+                // Where it cannot be, the ring fills, and that is all.
+                drop(programs.want(false).await);
+            }
             self.retry = None;
         } else if self.listener.is_none() && self.retry.is_none_or(|retry| retry <= Instant::now()) {
-            match self.listen() {
+            match self.listen(programs).await {
                 Ok(()) => self.retry = None,
                 Err(reason) => {
                     // Once, not at every attempt.
@@ -232,15 +279,47 @@ async fn read(listener: &mut Option<AsyncFd<Listener>>, into: &mut Vec<Logged>) 
 fn seen(logged: Logged) -> Option<Seen> {
     let Logged { prefix, payload, in_link, out_link, time } = logged;
     let (origin, cause) = Origin::parse(&prefix)?;
-    let name = |index: Option<u32>| if_indextoname(index?).ok()?.into_string().ok();
     Some(Seen {
         time: rfc3339(time),
         origin,
         cause,
         packet: Packet::parse(&payload)?,
-        in_link: name(in_link),
-        out_link: name(out_link),
+        in_link: name_of(in_link),
+        out_link: name_of(out_link),
     })
+}
+
+/// What the programs dropped, and say why.
+fn denied(event: &Told) -> Option<Seen> {
+    let [(source, source_port), (destination, destination_port)] = event.key.opened(event.state);
+    // Of ICMP the programs drop nothing but requests for an echo.
+    let transport = match event.key.protocol {
+        ICMP => Transport::Icmp { kind: 8, code: 0 },
+        ICMPV6 => Transport::Icmp { kind: 128, code: 0 },
+        _ => Transport::Ports {
+            source: u16::from_be_bytes(source_port),
+            destination: u16::from_be_bytes(destination_port),
+        },
+    };
+    let [in_link, out_link] = links_of(event).map(name_of);
+    Some(Seen {
+        time: rfc3339(at(event)),
+        origin: origin_of(event.denial)?,
+        cause: Cause::Drop,
+        packet: Packet {
+            source: source.into(),
+            destination: destination.into(),
+            protocol: event.key.protocol,
+            transport,
+        },
+        in_link,
+        out_link,
+    })
+}
+
+/// The name of a link.
+fn name_of(index: Option<u32>) -> Option<String> {
+    if_indextoname(index?).ok()?.into_string().ok()
 }
 
 /// The kernel gives no time to what the node itself sends on: then it is now.

@@ -1,10 +1,10 @@
 //! The programs of the dataplane with maps of their own.
 
-use std::{fs::File, iter, net::IpAddr, thread};
+use std::{collections::BTreeMap, fs::File, iter, net::IpAddr, thread};
 
 use aya::{
     Ebpf, EbpfLoader, Pod, VerifierLogLevel,
-    maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, lpm_trie::Key},
+    maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, PerCpuHashMap, lpm_trie::Key},
     programs::{
         ProgramError, SchedClassifier,
         tc::{TcAttachType, qdisc_add_clsact},
@@ -15,6 +15,7 @@ use margay_ebpf_common::{
     address::{Address, IPV4_PREFIX_LEN},
     control::Control,
     counter::Counter,
+    denial::Denial,
     endpoint::{BARE, Endpoint, FRAMES},
     flow::{Flow, FlowKey, Stacked},
     verdict::VerdictKey,
@@ -193,10 +194,20 @@ impl Dataplane {
         map.get(&counter.index(), 0).unwrap().iter().sum()
     }
 
-    /// Flows that began and were not told of.
-    pub(crate) fn untold(&self) -> u64 {
+    /// What was not told of: `UNTOLD` or `UNTOLD_DENIALS`.
+    pub(crate) fn untold(&self, index: u32) -> u64 {
         let map: PerCpuArray<_, u64> = self.ebpf.map("COUNTERS").unwrap().try_into().unwrap();
-        map.get(&margay_ebpf_common::counter::UNTOLD, 0).unwrap().iter().sum()
+        map.get(&index, 0).unwrap().iter().sum()
+    }
+
+    /// The packets that were dropped, by why.
+    pub(crate) fn denials(&self) -> BTreeMap<Denial, u64> {
+        let map: PerCpuHashMap<_, Denial, u64> = self.ebpf.map("DENIALS").unwrap().try_into().unwrap();
+        let denials = map.iter().map(|denial| {
+            let (denial, by_cpu) = denial.unwrap();
+            (denial, by_cpu.iter().sum())
+        });
+        denials.collect()
     }
 
     /// All of them, in the order of [`Counter::ALL`].

@@ -1,12 +1,14 @@
-//! Whatever is in the maps: the short way is taken by exactly those packets that a plain model of the judgement allows.
+//! Whatever is in the maps: the short way is taken by exactly those packets that a plain model of the judgement allows, and none are dropped
+//! but those that it denies.
 
 use std::net::IpAddr;
 
 use margay_ebpf_common::{
     address::Address,
+    counter::Counter,
     endpoint::{Endpoint, PEER},
     flow::{Flow, FlowKey, TCP, UDP},
-    verdict::{ALLOW, ANY_CLASS, EGRESS, INGRESS, NO_CLASS, VerdictKey},
+    verdict::{ALLOW, ANY_CLASS, CLUSTER, EGRESS, INGRESS, ISOLATE, NO_CLASS, TELL, VerdictKey},
 };
 use proptest::{collection::vec, option, prelude::*, test_runner::TestRunner};
 
@@ -35,6 +37,15 @@ enum Party {
     Outside,
 }
 
+/// What is asked about.
+#[derive(Debug, Clone, Copy)]
+struct Flowing {
+    source: Party,
+    destination: Party,
+    protocol: u8,
+    port: u16,
+}
+
 /// A packet that may open a flow, and what comes of it when the maps have changed.
 #[derive(Debug, Clone)]
 struct Sent {
@@ -45,6 +56,13 @@ struct Sent {
     port: u16,
     /// Whether the later packet is an answer, and from where.
     answer: Option<From>,
+}
+
+impl Sent {
+    const fn flow(&self) -> Flowing {
+        let Self { source, destination, protocol, port, .. } = *self;
+        Flowing { source, destination, protocol, port }
+    }
 }
 
 fn parties() -> impl Strategy<Value = Party> {
@@ -68,13 +86,13 @@ fn policies() -> impl Strategy<Value = Policy> {
     let sets = || option::weighted(0.95, (0..3_u32, 0..3_u32));
     let class = || prop_oneof![4 => 0..4_u32, 3 => Just(ANY_CLASS)];
     let verdict =
-        (1..3_u32, class(), 0..2_u8, prop_oneof![Just(TCP), Just(UDP)], ports(), 0..4_u32, any::<u32>())
-            .prop_map(|(set, class, way, protocol, port, bits, what)| {
+        (1..3_u32, class(), 0..2_u8, prop_oneof![Just(TCP), Just(UDP)], ports(), 0..4_u32, rulings())
+            .prop_map(|(set, class, way, protocol, port, bits, ruling)| {
                 let port = port.to_be_bytes();
                 let key = VerdictKey { set, class, way, protocol, port };
                 let bits = [VerdictKey::REST, VerdictKey::REST + 8, VerdictKey::PORT - 3, VerdictKey::PORT]
                     [bits as usize];
-                (bits, key, u32::from(what % 3 != 0))
+                (bits, key, ruling)
             });
     let classes = vec((parties(), prop_oneof![Just(8_u32), Just(12), Just(30), Just(32)], 0..4_u32), 0..6);
     (sets(), sets(), classes, vec(verdict, 0..24)).prop_map(|(client, server, classes, verdicts)| Policy {
@@ -83,6 +101,10 @@ fn policies() -> impl Strategy<Value = Policy> {
         classes,
         verdicts,
     })
+}
+
+fn rulings() -> impl Strategy<Value = u32> {
+    prop_oneof![6 => Just(ALLOW), 2 => Just(ISOLATE), 1 => Just(CLUSTER | 7), 1 => Just(TELL)]
 }
 
 fn packets() -> impl Strategy<Value = Sent> {
@@ -152,18 +174,41 @@ impl Policy {
     }
 
     /// Whether it allows a flow; the ends are where they are.
-    fn allows(&self, world: &World, source: Party, destination: Party, protocol: u8, port: u16) -> bool {
+    fn allows(&self, world: &World, flow: Flowing, has_begun: bool) -> bool {
+        self.at_ends(world, flow)
+            .into_iter()
+            .all(|said| matches!(said, Some(ALLOW)) || has_begun && said == Some(TELL))
+    }
+
+    /// Whether it denies it at the end that is asked first of those that do not plainly allow it.
+    fn denies(&self, world: &World, flow: Flowing) -> bool {
+        let said = self.at_ends(world, flow);
+        let first = said.iter().position(|said| *said != Some(ALLOW));
+        first.is_some_and(|end| match said[end] {
+            // What leaves may be for the node.
+            Some(ISOLATE) => end == 1 || flow.destination != Party::Remote,
+            Some(cause) => cause & CLUSTER != 0,
+            None => false,
+        })
+    }
+
+    /// What it says at each end, that of the sender first; `None` where it says nothing.
+    fn at_ends(&self, world: &World, flow: Flowing) -> [Option<u32>; 2] {
+        let Flowing { source, destination, protocol, port } = flow;
         let ends = [(source, destination, EGRESS), (destination, source, INGRESS)];
-        ends.into_iter().all(|(own, other, way)| {
+        ends.map(|(own, other, way)| {
             let sets = match own {
                 Party::Client => self.client,
                 Party::Server => self.server,
-                Party::Remote | Party::Outside => return true,
+                Party::Remote | Party::Outside => return Some(ALLOW),
             };
             // Not without a link that may talk.
-            let Some((ingress, egress)) = sets else { return false };
+            let (ingress, egress) = sets?;
             let set = if way == INGRESS { ingress } else { egress };
-            set == 0 || self.verdict(set, self.class(world, other), way, protocol, port)
+            if set == 0 {
+                return Some(ALLOW);
+            }
+            self.verdict(set, self.class(world, other), way, protocol, port)
         })
     }
 
@@ -180,15 +225,15 @@ impl Policy {
         found.max_by_key(|(is_own, bits, _)| (*is_own, *bits)).map_or(NO_CLASS, |(_, _, class)| class)
     }
 
-    fn verdict(&self, set: u32, class: u32, way: u8, protocol: u8, port: u16) -> bool {
+    fn verdict(&self, set: u32, class: u32, way: u8, protocol: u8, port: u16) -> Option<u32> {
         for class in [class, ANY_CLASS] {
             let asked = octets(VerdictKey { set, class, way, protocol, port: port.to_be_bytes() });
             let found = self.verdicts.iter().filter(|(bits, key, _)| shares(&octets(*key), &asked, *bits));
             if let Some((_, _, verdict)) = found.max_by_key(|(bits, ..)| *bits) {
-                return *verdict == ALLOW;
+                return Some(*verdict);
             }
         }
-        false
+        None
     }
 }
 
@@ -246,9 +291,12 @@ fn check(world: &mut World, before: &mut Option<Policy>, first: &Policy, second:
     let mut lives = Vec::new();
     for (index, sent) in packets.iter().enumerate() {
         let fate = world.run(sent.from, &packet(world, index, sent));
-        let expected = is_between(sent.from, sent.source, sent.destination)
-            && first.allows(world, sent.source, sent.destination, sent.protocol, sent.port);
+        let is_between = is_between(sent.from, sent.source, sent.destination);
+        let expected = is_between && first.allows(world, sent.flow(), false);
         assert_eq!(fate.is_short, expected, "{sent:?}: {fate:?}");
+        // A datagram may be an answer.
+        let is_dropped = is_between && sent.protocol == TCP && first.denies(world, sent.flow());
+        assert_eq!(fate.counted == Some(Counter::Denied), is_dropped, "{sent:?}: {fate:?}");
         lives.push(expected);
     }
     world.dataplane.control(3, 1);
@@ -267,14 +315,16 @@ fn check(world: &mut World, before: &mut Option<Policy>, first: &Policy, second:
             (sent.source, sent.destination)
         };
         let is_allowed = if lives {
-            second.allows(world, sent.source, sent.destination, sent.protocol, sent.port)
+            second.allows(world, sent.flow(), true)
         } else {
             // What lives not begins, if it may: as whoever sends now begins it.
-            sent.protocol == UDP && second.allows(world, source, destination, UDP, later.ports.1)
+            let begins = Flowing { source, destination, protocol: UDP, port: later.ports.1 };
+            sent.protocol == UDP && second.allows(world, begins, false)
         };
         let fate = world.run(from, &later);
         let expected = is_between(from, source, destination) && is_allowed;
         assert_eq!(fate.is_short, expected, "{sent:?}, later: {fate:?}");
+        assert_ne!(fate.counted, Some(Counter::Denied), "{sent:?}, later: it begins nothing");
     }
     for (index, sent) in packets.iter().enumerate() {
         let opening = packet(world, index, sent);

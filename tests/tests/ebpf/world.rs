@@ -67,6 +67,7 @@ pub(crate) const UPLINK_MTU: usize = 1400;
 
 const TC_ACT_UNSPEC: u32 = u32::MAX;
 const TC_ACT_REDIRECT: u32 = 7;
+const TC_ACT_SHOT: u32 = 2;
 /// Offsets in `__sk_buff` (`linux/bpf.h`), and its size.
 const MARK: usize = 8;
 const IFINDEX: usize = 40;
@@ -175,12 +176,17 @@ impl World {
         let is_short = match action {
             TC_ACT_UNSPEC => false,
             TC_ACT_REDIRECT => true,
+            TC_ACT_SHOT => {
+                assert_eq!(counted, [Counter::Denied]);
+                false
+            }
             other => panic!("action {other}"),
         };
         assert!(is_short || after_octets == octets, "what goes to the stack is as it was");
         let is_counted_short =
             matches!(counted.as_slice(), [Counter::ToPod | Counter::ToNode | Counter::ToTunnel]);
         assert_eq!(is_short, is_counted_short);
+        assert!(action == TC_ACT_SHOT || counted != [Counter::Denied]);
         Fate { is_short, counted: counted.first().copied(), octets: after_octets }
     }
 

@@ -4,10 +4,12 @@
 #![expect(clippy::unwrap_used, reason = "a test helper fails its test by panicking")]
 
 mod cluster;
+mod denials;
 mod fallback;
 mod flows;
 mod full;
 mod load;
+mod monitor;
 mod operate;
 mod others;
 mod policy;

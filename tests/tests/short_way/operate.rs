@@ -38,7 +38,11 @@ async fn margayctl_says_which_pods_flows_and_verdicts_the_short_way_has() {
     let set = near["ingress set"].as_str().unwrap();
     let verdicts = ask(&lab, &["ebpf", "verdicts", set]).await;
     assert_eq!(rows(&verdicts, "verdict", "allowed").len(), 1, "the client's class: {verdicts}");
-    assert_eq!(rows(&verdicts, "class", "any other")[0]["verdict"], "left to nftables", "{verdicts}");
+    assert_eq!(
+        rows(&verdicts, "class", "any other")[0]["verdict"],
+        "denied, as nothing that isolates the pods allows it",
+        "{verdicts}"
+    );
     let address = lab.pod_addresses(&PodKey::new("default", "client"))[0].to_string();
     let class = &rows(&verdicts, "verdict", "allowed")[0]["class"];
     let classes = ask(&lab, &["ebpf", "classes"]).await;

@@ -28,7 +28,7 @@ async fn flows_between_pods_go_round_the_stack_as_far_as_policy_allows_them() {
             assert_eq!(took(&lab, 0, "to_node").await > sent, to == "far", "{port:?} to {to}");
         }
     }
-    // What is not allowed is the table's to drop, and to tell.
+    // Who drops it, it is counted.
     let drops = metrics(&lab, 1, "margay_policy_drops_total").await;
     assert!(drops.iter().any(|(labels, count)| labels.contains("only-far") && *count > 0), "{drops:?}");
     lab.stop().await;

@@ -1,8 +1,9 @@
 //! Services and host ports in front of pods, as kube-proxy makes them, and what leaves the cluster from its node's address.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
 use margay_lab::{ExternalConfig, Lab, LabConfig, Party, PodKey, Port, Protocol, Reach};
+use tokio::time::Instant;
 
 use crate::cluster::{PATIENCE, TCP, UDP, apply, is_open, only, party, run, start, start_with, took, until};
 
@@ -128,7 +129,7 @@ async fn what_ipvs_sends_to_a_pod_is_answered_through_the_stack_and_other_flows_
             kept.push(lab.keep(&party("client"), &party(to), port).await.unwrap().unwrap());
         }
         for _ in 0..3 {
-            let (before, stacked) = (short_at(&lab, 0).await, took(&lab, 0, "stack_flow").await);
+            let (before, stacked) = (settled_at(&lab, 0).await, took(&lab, 0, "stack_flow").await);
             assert!(is_served(&lab, "client").await, "the service with {to}{}", lab.log_tail(30));
             assert_eq!(
                 short_at(&lab, 0).await,
@@ -207,6 +208,20 @@ async fn short_at(lab: &Lab, node: usize) -> u64 {
         sum += took(lab, node, way).await;
     }
     sum
+}
+
+/// Likewise, once nothing has come for longer than the receiver of a segment waits before it confirms it (`TCP_DELACK_MAX`, 200 ms).
+async fn settled_at(lab: &Lab, node: usize) -> u64 {
+    let (mut last, mut since) = (short_at(lab, node).await, Instant::now());
+    until(lab, "flows that were used are silent", async || {
+        let now = short_at(lab, node).await;
+        if now != last {
+            (last, since) = (now, Instant::now());
+        }
+        since.elapsed() > Duration::from_millis(300)
+    })
+    .await;
+    last
 }
 
 /// Asserts that what is translated has the source that it should, both ways work, and none of it takes the short way.

@@ -6,12 +6,14 @@ use ipnetwork::IpNetwork;
 use margay_api::endpoint::EndpointId;
 use margay_ebpf_common::{
     address::{Address, IPV4_PREFIX_LEN},
+    denial::{self, Denial},
     endpoint::{Endpoint, PEER},
-    verdict::{ALLOW, ANY_CLASS, EGRESS, INGRESS, NO_CLASS, REFER, TELL, VerdictKey},
+    verdict::{ALLOW, ANY_CLASS, CLUSTER, EGRESS, INGRESS, ISOLATE, NO_CLASS, TELL, VerdictKey},
 };
 use margay_netlink::MacAddr;
 use margay_policy::compile::{
-    Changes, ClassId, Compiler, Direction, DirectionChange, Entries, PolicySetId, Verdict, Way,
+    Cause, CauseId, Changes, ClassId, Compiler, Direction, DirectionChange, Entries, PolicySetId, Verdict,
+    Way,
 };
 
 use super::{
@@ -19,7 +21,7 @@ use super::{
     mirror::Mirror,
     prefix::{self, Prefix},
 };
-use crate::decide::Admitted;
+use crate::{decide::Admitted, program::nft::Origin};
 
 /// The maps that the agent writes, as wanted.
 #[derive(Debug, Default)]
@@ -197,7 +199,20 @@ fn value(verdict: Verdict) -> u32 {
     match verdict {
         Verdict::Allow => ALLOW,
         Verdict::Audit(_) => TELL,
-        Verdict::Deny(_) => REFER,
+        Verdict::Deny(Cause::Isolation) => ISOLATE,
+        // They are numbered as they come, too.
+        Verdict::Deny(Cause::Cluster(CauseId(number))) => CLUSTER | number,
+    }
+}
+
+/// Why packets were dropped, as nftables says it; `None` for a reason that no agent has written.
+pub(crate) fn origin(denial: Denial) -> Option<Origin> {
+    let isolation = |way| Origin::Isolation(PolicySetId(denial.number.wrapping_sub(1)), way);
+    match denial.by {
+        denial::INGRESS => Some(isolation(Way::Ingress)),
+        denial::EGRESS => Some(isolation(Way::Egress)),
+        denial::CLUSTER => Some(Origin::Cluster(CauseId(denial.number))),
+        _ => None,
     }
 }
 
@@ -224,7 +239,7 @@ fn last(rest: VerdictKey) -> Prefix<VerdictKey> {
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
-    use margay_ebpf_common::verdict::{ALLOW, ANY_CLASS, VerdictKey};
+    use margay_ebpf_common::verdict::{ANY_CLASS, VerdictKey};
     use margay_policy::{
         PortRange, PortSet, Protocol,
         compile::{
@@ -238,7 +253,7 @@ mod tests {
         sample::select,
     };
 
-    use super::{Contents, rest};
+    use super::{Contents, rest, value};
 
     const SET: PolicySetId = PolicySetId(3);
 
@@ -332,8 +347,8 @@ mod tests {
                     let found = looked_up(&contents, key(*class)).or_else(|| looked_up(&contents, key(ANY_CLASS)));
                     let said = now.map(|now| now.of(ClassId(*class)).verdict(Some((*protocol, *port))));
                     prop_assert_eq!(
-                        found.map(|found| found == ALLOW),
-                        said.map(|said| said == Verdict::Allow),
+                        found,
+                        said.map(value),
                         "class {} {:?} {}", class, protocol, port
                     );
                 }

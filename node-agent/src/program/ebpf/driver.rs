@@ -14,8 +14,9 @@ use anyhow::Context;
 use ipnetwork::IpNetwork;
 use margay_api::endpoint::EndpointId;
 use margay_ebpf_common::{
-    control::{ADMITS, Control, TELLS},
+    control::{ADMITS, Control, TELLS_DENIALS, TELLS_FLOWS},
     counter::Counter,
+    denial::Denial,
 };
 use margay_policy::compile::{Changes, Compiler};
 use serde_json::Value;
@@ -46,8 +47,10 @@ pub(crate) struct Driver {
     noted: Option<Noted>,
     /// What the kernel's map says.
     control: Control,
-    /// Whether somebody listens to the flows that begin.
-    tells: bool,
+    /// What the programs are to tell of, as flags of `CONTROL`.
+    tells: u32,
+    /// Whether what `DENIALS` has was counted for this agent.
+    counts_denials: bool,
     /// Whether the revision is odd because of [`Driver::pause`], over maps that are whole.
     is_paused: bool,
     /// Whether flows that connection tracking keeps are known to the programs.
@@ -102,11 +105,12 @@ impl Driver {
             is_paused: false,
             // An agent that let flows begin had made them known.
             is_seeded: is_found && control.admits(),
-            tells: false,
+            tells: 0,
+            counts_denials: false,
             closed: None,
         };
         // Who listened to the agent before is gone.
-        driver.tell(false)?;
+        driver.tell(0)?;
         let (tables, ring) = (Tables::open(&pins)?, Ring::open(&pins)?);
         let tunnels = TunnelMap::open(&pins)?;
         Ok(Loaded { driver, programs: Programs::new(programs, pins, means), tables, ring, tunnels })
@@ -221,6 +225,13 @@ impl Driver {
             self.is_seeded = true;
         }
         self.set_control(Control { revision: self.control.revision | 1, ..self.control })?;
+        if !self.counts_denials {
+            // Those of an agent before had its numbers.
+            for denial in self.maps.denials()?.into_keys() {
+                self.maps.forget_denials(denial)?;
+            }
+            self.counts_denials = true;
+        }
         let (contents, maps) = (&mut self.contents, &mut self.maps);
         contents.verdicts.write("VERDICTS", &mut maps.verdicts)?;
         contents.ranges.write("RANGES", &mut maps.ranges)?;
@@ -273,17 +284,33 @@ impl Driver {
         Ok(ends)
     }
 
-    /// Has the programs tell of flows that begin, or no longer.
+    /// Has the programs tell of what these flags say, [`TELLS_FLOWS`] and [`TELLS_DENIALS`], and of nothing else.
     ///
     /// # Errors
     /// When the map cannot be written.
-    pub(crate) fn tell(&mut self, tells: bool) -> anyhow::Result<()> {
-        self.tells = tells;
+    pub(crate) fn tell(&mut self, flags: u32) -> anyhow::Result<()> {
+        self.tells = flags;
         self.set_control(self.control)
     }
 
+    /// The packets that the programs have dropped since this agent has them judge, by why.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub(crate) fn denials(&self) -> anyhow::Result<BTreeMap<Denial, u64>> {
+        if self.counts_denials { self.maps.denials() } else { Ok(BTreeMap::new()) }
+    }
+
+    /// Forgets those of a reason.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub(crate) fn forget_denials(&mut self, denial: Denial) -> anyhow::Result<()> {
+        self.maps.forget_denials(denial)
+    }
+
     fn set_control(&mut self, control: Control) -> anyhow::Result<()> {
-        let flags = if self.tells { control.flags | TELLS } else { control.flags & !TELLS };
+        let flags = control.flags & !(TELLS_FLOWS | TELLS_DENIALS) | self.tells;
         let control = Control { flags, ..control };
         if control != self.control {
             // What the programs read after this revision was written after it, and what they read before it, before (`ebpf/src/barrier.rs`). The

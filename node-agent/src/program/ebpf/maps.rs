@@ -5,12 +5,13 @@ use std::{collections::BTreeMap, path::Path};
 use anyhow::Context;
 use aya::{
     Ebpf, Pod,
-    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, lpm_trie::Key},
+    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, lpm_trie::Key},
 };
 use margay_ebpf_common::{
     address::Address,
     control::{ADMITS, Control},
     counter::Counter,
+    denial::Denial,
     endpoint::Endpoint,
     flow::{Flow, FlowKey, Stacked},
     verdict::VerdictKey,
@@ -32,10 +33,11 @@ pub(super) struct Maps {
     pub(super) embryos: Hash<FlowKey, Flow>,
     pub(super) stacked: Hash<FlowKey, Stacked>,
     counters: PerCpuArray<MapData, u64>,
+    denials: PerCpuHashMap<MapData, Denial, u64>,
 }
 
 /// The names of all maps, those that only the programs use too.
-pub(super) const NAMES: [&str; 15] = [
+pub(super) const NAMES: [&str; 16] = [
     "CONTROL",
     "ENDPOINTS",
     "LOCAL",
@@ -45,6 +47,7 @@ pub(super) const NAMES: [&str; 15] = [
     "RANGES",
     "PODS",
     "VERDICTS",
+    "DENIALS",
     "FLOWS",
     "EMBRYOS",
     "STACKED",
@@ -78,6 +81,7 @@ impl Maps {
             embryos: Hash::new(embryos).context("the map EMBRYOS")?,
             stacked: Hash::new(stacked).context("the map STACKED")?,
             counters: PerCpuArray::try_from(map("COUNTERS")?).context("the map COUNTERS")?,
+            denials: PerCpuHashMap::try_from(map("DENIALS")?).context("the map DENIALS")?,
         })
     }
 
@@ -108,6 +112,26 @@ impl Maps {
             *sum = by_cpu.iter().fold(0, |sum, count| sum.wrapping_add(*count));
         }
         Ok(sums)
+    }
+
+    /// The packets that the programs have dropped, by why.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub(super) fn denials(&self) -> anyhow::Result<BTreeMap<Denial, u64>> {
+        let denials = self.denials.iter().map(|denial| {
+            let (denial, by_cpu) = denial.context("read the map DENIALS")?;
+            Ok((denial, by_cpu.iter().fold(0_u64, |sum, count| sum.wrapping_add(*count))))
+        });
+        denials.collect()
+    }
+
+    /// Forgets those of a reason.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub(super) fn forget_denials(&mut self, denial: Denial) -> anyhow::Result<()> {
+        gone_is_fine(self.denials.remove(&denial)).context("write the map DENIALS")
     }
 }
 

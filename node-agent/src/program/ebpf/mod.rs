@@ -35,8 +35,9 @@ mod sizes;
 mod sys;
 mod tunnels;
 
+pub(crate) use contents::origin as origin_of;
 pub(crate) use links::Attachments;
-pub(crate) use ring::{Ring, links as links_of};
+pub(crate) use ring::{Part, Ring, links as links_of};
 pub(crate) use short_way::ShortWay;
 pub(crate) use sizes::{Sizes, SizesFile};
 pub(crate) use tunnels::TunnelMap;

@@ -1,8 +1,12 @@
 //! The short way as the core has it, also where there is none.
 
-use std::{collections::BTreeSet, net::IpAddr, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    path::Path,
+};
 
-use margay_ebpf_common::counter::Counter;
+use margay_ebpf_common::{counter::Counter, denial::Denial};
 use margay_policy::compile::{Changes, Compiler};
 use serde_json::Value;
 use tokio::{
@@ -12,6 +16,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::{
+    contents,
     driver::{Driver, Loaded, retire},
     links::{self, Attachments},
     occupancy,
@@ -25,8 +30,8 @@ use crate::{
     metrics::{DataplaneLabels, MapLabels, Metrics, WayLabels},
     news::tell,
     notice::{Notices, Reason},
-    observe::{self, Subscription},
-    program::network_condition::Detour,
+    observe::{self, Denials, Subscription},
+    program::{network_condition::Detour, nft::Cause},
 };
 
 /// The eBPF dataplane, or none.
@@ -63,6 +68,7 @@ impl ShortWay {
         tasks: &mut JoinSet<anyhow::Result<()>>,
         events: &mpsc::Sender<Event>,
         listeners: mpsc::Receiver<Subscription>,
+        denials: Denials,
         notices: &Notices,
         detour: watch::Sender<Option<Detour>>,
     ) -> anyhow::Result<Self> {
@@ -84,7 +90,7 @@ impl ShortWay {
         let open = loaded.map(|Loaded { driver, programs, tables, ring, tunnels }| {
             let (links, wanted) = watch::channel(None);
             tasks.spawn(links::run(programs, wanted, events.clone()));
-            tasks.spawn(observe::run_flows(ring, listeners, events.clone()));
+            tasks.spawn(observe::run_flows(ring, listeners, denials, events.clone()));
             let (counts, asked) = mpsc::channel(SCRAPES);
             tasks.spawn(occupancy::run(tables, asked, metrics.map_entries.clone()));
             for (map, entries) in settings.map_sizes.of_fields() {
@@ -179,10 +185,41 @@ impl ShortWay {
         ends
     }
 
-    /// Has the programs tell of flows that begin, or no longer; an error in words for an operator.
-    pub(crate) fn tell(&mut self, tells: bool) -> Result<(), String> {
+    /// Has the programs tell of what these flags of `CONTROL` say; an error in words for an operator.
+    pub(crate) fn tell(&mut self, flags: u32) -> Result<(), String> {
         let Some(Open { driver, .. }) = &mut self.open else { return Ok(()) };
-        driver.tell(tells).map_err(|error| format!("{error:#}"))
+        driver.tell(flags).map_err(|error| format!("{error:#}"))
+    }
+
+    /// The packets that the programs have dropped, by why: as a counter of nftables is called that counts the like.
+    pub(crate) fn denials(&self) -> BTreeMap<String, u64> {
+        let Some(Open { driver, .. }) = &self.open else { return BTreeMap::new() };
+        match driver.denials() {
+            Ok(denials) => {
+                let named = denials.into_iter().filter_map(|(denial, count)| Some((name(denial)?, count)));
+                named.collect()
+            }
+            Err(error) => {
+                warn!("the counters of packets that the programs drop cannot be read: {error:#}");
+                BTreeMap::new()
+            }
+        }
+    }
+
+    /// Forgets those of which this is not true.
+    pub(crate) fn keep_denials(&mut self, is_kept: impl Fn(&str) -> bool) {
+        let Some(Open { driver, .. }) = &mut self.open else { return };
+        let forget = |driver: &mut Driver| {
+            for denial in driver.denials()?.into_keys() {
+                if !name(denial).is_some_and(|name| is_kept(&name)) {
+                    driver.forget_denials(denial)?;
+                }
+            }
+            anyhow::Ok(())
+        };
+        if let Err(error) = forget(driver) {
+            warn!("counters of packets that the programs drop cannot be taken away: {error:#}");
+        }
     }
 
     /// Whether it is closed, and to be tried again.
@@ -217,6 +254,10 @@ impl ShortWay {
     }
 }
 
+fn name(denial: Denial) -> Option<String> {
+    contents::origin(denial)?.name(Cause::Drop)
+}
+
 /// What became of a packet, in a word.
 fn word(counter: Counter) -> &'static str {
     match counter {
@@ -226,6 +267,7 @@ fn word(counter: Counter) -> &'static str {
         Counter::Stacked => "stack_flow",
         Counter::NoFlow => "stack_no_flow",
         Counter::NotAllowed => "stack_not_allowed",
+        Counter::Denied => "denied",
         Counter::BeingWritten => "stack_being_written",
         Counter::Unroutable => "stack_unroutable",
         Counter::Unparsed => "stack_unparsed",

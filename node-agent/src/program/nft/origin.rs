@@ -2,7 +2,7 @@
 
 use margay_policy::compile::{CauseId, PolicySetId, Way};
 
-use super::layout::Cause;
+use super::layout::{Cause, cause_of, chain_of, cluster_cause};
 
 /// Why packets come to a cause.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,6 +37,15 @@ impl Origin {
         Some((fixed, Cause::Drop))
     }
 
+    /// The name of what policy drops, or would drop, for this reason; `None` for the others.
+    pub(crate) fn name(self, cause: Cause) -> Option<String> {
+        match self {
+            Self::Isolation(set, way) => Some(cause_of(&chain_of(set, way), cause)),
+            Self::Cluster(id) => Some(cause_of(&cluster_cause(id), cause)),
+            Self::Midstream(_) | Self::Unknown(_) | Self::Spoof | Self::Tunnel(_) => None,
+        }
+    }
+
     fn of_policy(name: &str) -> Option<(Self, Cause)> {
         let (rest, cause) = match name.strip_suffix("_drop") {
             Some(rest) => (rest, Cause::Drop),
@@ -58,7 +67,7 @@ mod tests {
     use margay_policy::compile::{CauseId, PolicySetId, Way};
 
     use super::{
-        super::layout::{Cause, cause_of, chain_of, cluster_cause, put_base},
+        super::layout::{Cause, put_base},
         Origin,
     };
     use crate::program::nft::table::Table;
@@ -67,11 +76,11 @@ mod tests {
     fn names_are_read_as_they_are_written() {
         for cause in [Cause::Drop, Cause::Audit] {
             for way in Way::ALL {
-                let name = cause_of(&chain_of(PolicySetId(17), way), cause);
-                assert_eq!(Origin::parse(&name), Some((Origin::Isolation(PolicySetId(17), way), cause)));
+                let origin = Origin::Isolation(PolicySetId(17), way);
+                assert_eq!(Origin::parse(&origin.name(cause).unwrap()), Some((origin, cause)));
             }
-            let name = cause_of(&cluster_cause(CauseId(4)), cause);
-            assert_eq!(Origin::parse(&name), Some((Origin::Cluster(CauseId(4)), cause)));
+            let origin = Origin::Cluster(CauseId(4));
+            assert_eq!(Origin::parse(&origin.name(cause).unwrap()), Some((origin, cause)));
         }
         let mut table = Table::default();
         put_base(&mut table);

@@ -2,9 +2,10 @@
 
 use margay_ebpf_common::{
     counter::Counter,
+    denial::{self, Denial},
     endpoint::Endpoint,
-    flow::{TCP, UDP},
-    verdict::{ALLOW, ANY_CLASS, EGRESS, INGRESS, REFER, TELL, VerdictKey},
+    flow::{SCTP, TCP, UDP},
+    verdict::{ALLOW, ANY_CLASS, CLUSTER, EGRESS, INGRESS, ISOLATE, TELL, VerdictKey},
 };
 
 use super::{allow_all, connect, datagram, syn, tcp_key, udp_key, with_open_worlds};
@@ -36,12 +37,12 @@ fn the_longest_prefix_of_the_port_decides() {
             protocol,
             port: port.to_be_bytes(),
         };
-        world.dataplane.decide(VerdictKey::REST, of(0, 0), REFER);
+        world.dataplane.decide(VerdictKey::REST, of(0, 0), ISOLATE);
         world.dataplane.decide(VerdictKey::REST + 8, of(UDP, 0), ALLOW);
-        world.dataplane.decide(VerdictKey::PORT, of(UDP, 53), REFER);
+        world.dataplane.decide(VerdictKey::PORT, of(UDP, 53), ISOLATE);
         // 8080 to 8087, without 8083.
         world.dataplane.decide(VerdictKey::PORT - 3, of(TCP, 8080), ALLOW);
-        world.dataplane.decide(VerdictKey::PORT, of(TCP, 8083), REFER);
+        world.dataplane.decide(VerdictKey::PORT, of(TCP, 8083), ISOLATE);
         for (protocol, port, is_allowed) in [
             (TCP, 8079, false),
             (TCP, 8080, true),
@@ -52,7 +53,11 @@ fn the_longest_prefix_of_the_port_decides() {
             (UDP, 53, false),
         ] {
             let packet = Packet { flags: SYN, ..Packet::new(protocol, world.client, (world.server.0, port)) };
-            let counted = if is_allowed { Counter::ToPod } else { Counter::NotAllowed };
+            let counted = match (is_allowed, protocol) {
+                (true, _) => Counter::ToPod,
+                (false, TCP) => Counter::Denied,
+                (false, _) => Counter::NotAllowed,
+            };
             world.expect(From::Client, &packet, counted);
         }
     });
@@ -63,7 +68,7 @@ fn the_class_of_an_address_is_its_own_then_its_ranges_then_none() {
     with_worlds(|world| {
         allow_all(world, CLIENT_EGRESS, EGRESS);
         let rest = |class| VerdictKey { set: SERVER_INGRESS, class, way: INGRESS, ..VerdictKey::default() };
-        world.dataplane.decide(VerdictKey::REST, rest(ANY_CLASS), REFER);
+        world.dataplane.decide(VerdictKey::REST, rest(ANY_CLASS), ISOLATE);
         let client = world.client.0;
         let (network, host) = if world.is_ipv6 { (64, 128) } else { (16, 32) };
 
@@ -71,11 +76,11 @@ fn the_class_of_an_address_is_its_own_then_its_ranges_then_none() {
         world.expect(From::Client, &datagram(world), Counter::ToPod);
         // Without an entry of its own, any.
         world.dataplane.classify((client, network), 5);
-        world.expect(From::Client, &syn(world), Counter::NotAllowed);
+        world.expect(From::Client, &syn(world), Counter::Denied);
         world.dataplane.decide(VerdictKey::REST, rest(5), ALLOW);
         world.expect(From::Client, &syn(world), Counter::ToPod);
         world.dataplane.classify((client, host), 6);
-        world.expect(From::Client, &syn(world), Counter::NotAllowed);
+        world.expect(From::Client, &syn(world), Counter::Denied);
         world.dataplane.decide(VerdictKey::REST, rest(6), ALLOW);
         world.expect(From::Client, &syn(world), Counter::ToPod);
     });
@@ -87,8 +92,99 @@ fn a_class_with_entries_of_its_own_never_takes_those_of_any() {
         allow_all(world, CLIENT_EGRESS, EGRESS);
         allow_all(world, SERVER_INGRESS, INGRESS);
         let rest = VerdictKey { set: SERVER_INGRESS, class: 0, way: INGRESS, ..VerdictKey::default() };
-        world.dataplane.decide(VerdictKey::REST, rest, REFER);
+        world.dataplane.decide(VerdictKey::REST, rest, ISOLATE);
+        world.expect(From::Client, &syn(world), Counter::Denied);
+    });
+}
+
+/// The request for an echo, or the answer.
+fn echo(world: &World, is_request: bool) -> Packet {
+    let (protocol, [request, answer]) = if world.is_ipv6 { (58, [128, 129]) } else { (1, [8, 0]) };
+    let kind = if is_request { request } else { answer };
+    Packet {
+        payload: vec![kind, 0, 0, 0, 0, 7, 0, 1],
+        ..Packet::new(protocol, (world.client.0, 0), (world.server.0, 0))
+    }
+}
+
+/// A packet of SCTP whose first chunk is of this type.
+fn sctp(world: &World, chunk: u8) -> Packet {
+    let (from, to) = ([0x1f, 0x90], world.server.1.to_be_bytes());
+    let payload = [&from[..], &to, &[0; 8], &[chunk, 0, 0, 20], &[0; 16]].concat();
+    Packet { payload, ..Packet::new(SCTP, world.client, world.server) }
+}
+
+#[test]
+fn what_can_only_begin_something_is_dropped_when_policy_denies_it_and_counted_by_why() {
+    with_worlds(|world| {
+        let (init, data) = (1, 0);
+        allow_all(world, CLIENT_EGRESS, EGRESS);
+        refuse(world);
+        for packet in [syn(world), sctp(world, init), echo(world, true)] {
+            world.expect(From::Client, &packet, Counter::Denied);
+            world.expect(From::Client, &packet, Counter::Denied);
+        }
+        let ingress = Denial { by: denial::INGRESS, number: SERVER_INGRESS };
+        assert_eq!(world.dataplane.denials(), [(ingress, 6)].into());
+        // An answer to what the stack has looks like it.
+        world.expect(From::Client, &datagram(world), Counter::NotAllowed);
+        for packet in [sctp(world, data), echo(world, false)] {
+            assert_eq!(world.run(From::Client, &packet).counted, None);
+        }
+        world.expect(From::Client, &Packet { flags: ACK, ..syn(world) }, Counter::NoFlow);
+        // Not while nobody knows.
+        for (revision, flags) in [(3, 1), (2, 0)] {
+            world.dataplane.control(revision, flags);
+            for packet in [syn(world), sctp(world, init), echo(world, true)] {
+                world.expect(From::Client, &packet, Counter::BeingWritten);
+            }
+        }
+        world.dataplane.control(4, 1);
+        // Nor from where it cannot come from.
+        world.expect(From::Server, &echo(world, true), Counter::NotAllowed);
+
+        // The opener's end is asked first.
+        let of = |set, way| VerdictKey { set, class: ANY_CLASS, way, ..VerdictKey::default() };
+        world.dataplane.decide(VerdictKey::REST, of(CLIENT_EGRESS, EGRESS), CLUSTER | 9);
+        world.expect(From::Client, &syn(world), Counter::Denied);
+        let cluster = Denial { by: denial::CLUSTER, number: 9 };
+        assert_eq!(world.dataplane.denials(), [(ingress, 6), (cluster, 1)].into());
+        // And what is to be told of is the stack's, whatever the other end says.
+        world.dataplane.decide(VerdictKey::REST, of(CLIENT_EGRESS, EGRESS), TELL);
         world.expect(From::Client, &syn(world), Counter::NotAllowed);
+
+        allow_all(world, CLIENT_EGRESS, EGRESS);
+        allow_all(world, SERVER_INGRESS, INGRESS);
+        world.expect(From::Client, &syn(world), Counter::ToPod);
+        for packet in [sctp(world, init), echo(world, true)] {
+            assert_eq!(world.run(From::Client, &packet).counted, None, "the stack tracks it");
+        }
+    });
+}
+
+#[test]
+fn what_leaves_for_an_address_that_may_be_the_nodes_is_denied_by_policies_of_the_cluster_alone() {
+    with_worlds(|world| {
+        let any = VerdictKey { set: CLIENT_EGRESS, class: ANY_CLASS, way: EGRESS, ..VerdictKey::default() };
+        let remote = Packet::tcp(world.client, world.remote, SYN);
+        world.dataplane.decide(VerdictKey::REST, any, ISOLATE);
+        world.expect(From::Client, &remote, Counter::NotAllowed);
+        world.expect(From::Client, &syn(world), Counter::Denied);
+        world.dataplane.decide(VerdictKey::REST, any, CLUSTER | 9);
+        world.expect(From::Client, &remote, Counter::Denied);
+        // What another node sends is for the pod.
+        refuse(world);
+        world.expect(From::Uplink, &Packet::tcp(world.remote, world.server, SYN), Counter::Denied);
+    });
+}
+
+#[test]
+fn a_first_syn_of_a_flow_that_the_stack_has_is_the_stacks_to_drop() {
+    with_worlds(|world| {
+        refuse(world);
+        allow_all(world, CLIENT_EGRESS, EGRESS);
+        world.stack_sends("to_pod", &syn(world));
+        world.expect(From::Client, &syn(world), Counter::Stacked);
     });
 }
 
@@ -251,5 +347,5 @@ fn who_uses_the_addresses_of_a_flow_that_is_to_be_judged_anew_does_not_end_it() 
 
 fn refuse(world: &mut World) {
     let any = VerdictKey { set: SERVER_INGRESS, class: ANY_CLASS, way: INGRESS, ..VerdictKey::default() };
-    world.dataplane.decide(VerdictKey::REST, any, REFER);
+    world.dataplane.decide(VerdictKey::REST, any, ISOLATE);
 }

@@ -7,7 +7,7 @@
 //! | --- | --- | --- |
 //! | reference evaluator | straight from the objects | - |
 //! | nftables | the packet is sent, by a link of its source | it comes out where its destination is exactly if the evaluator allows it |
-//! | the programs | `BPF_PROG_TEST_RUN` | the short way exactly for what the evaluator plainly allows between two pods |
+//! | the programs | `BPF_PROG_TEST_RUN` | the short way exactly for what the evaluator plainly allows between two pods, and none for what it denies |
 //!
 //! "Plainly": with no policy in audit that would deny it. Of pods of other nodes, other nodes decide.
 

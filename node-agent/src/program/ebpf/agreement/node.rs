@@ -17,9 +17,9 @@ use margay_netlink::{
     route::{self, Kind, NextHop, Protocol as Origin, Route},
 };
 use margay_policy::{
-    Objects, Pod, PodName,
+    Objects, Pod, PodName, Protocol,
     compile::Touched,
-    evaluate::{Flow, evaluate, evaluate_audited},
+    evaluate::{Flow, Side, evaluate, evaluate_audited},
 };
 use proptest::{prelude::TestCaseError, prop_assert_eq};
 
@@ -50,12 +50,21 @@ const PORTS: std::ops::Range<u16> = 1024..60_000;
 
 const TC_ACT_UNSPEC: u32 = u32::MAX;
 const TC_ACT_REDIRECT: u32 = 7;
+const TC_ACT_SHOT: u32 = 2;
 /// Offset in `__sk_buff` (`linux/bpf.h`), and its size.
 const IFINDEX: usize = 40;
 const CONTEXT: usize = 192;
 
+/// What the programs do with a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Action {
+    Stack,
+    Short,
+    Dropped,
+}
+
 /// Packets that were seen to be judged, by what became of them.
-type Seen = [(&'static str, u64); 6];
+type Seen = [(&'static str, u64); 7];
 
 pub(super) struct Node {
     /// As the random events leave them.
@@ -119,6 +128,7 @@ impl Node {
                 ("short to another node", 0),
                 ("short from another node", 0),
                 ("allowed, and told of", 0),
+                ("an INIT of SCTP that the programs drop", 0),
                 ("denied on its way out", 0),
                 ("denied on its way in", 0),
             ],
@@ -271,7 +281,7 @@ impl Node {
         }
         let port = self.port;
         self.port = if port + 1 == PORTS.end { PORTS.start } else { port + 1 };
-        let Some(packet) = packet::first_of(&flow, port) else { return Ok(()) };
+        let packet = packet::first_of(&flow, port);
         let said = [evaluate(self.state.objects(), &flow), evaluate_audited(self.state.objects(), &flow)];
         // Whether the ends that are here allow it; and if policies in audit were in force, too.
         let [out, way_in] = [source.is_some(), destination.is_some()];
@@ -285,9 +295,21 @@ impl Node {
         // A pod's packets to itself do not leave it; if they did, nobody could tell whence they come.
         let is_own = source == destination;
 
-        let is_short = self.run(source.as_ref(), &packet);
-        let expected = is_plain && is_between_pods && !is_own;
-        prop_assert_eq!(is_short, expected, "the programs: {:?}: {:?}", flow, said);
+        let action = self.run(source.as_ref(), &packet);
+        let expected = match flow.protocol {
+            _ if !is_between_pods || is_own => Action::Stack,
+            // An end that is asked before another that denies it may want it told of. A datagram may be an answer, and what is isolated
+            // may talk to its node.
+            Protocol::Tcp | Protocol::Sctp if !is_allowed => {
+                let is_audited = allows(0)[0] && !allows(1)[0];
+                let may_be_for_node = !way_in && matches!(said[0].egress, Side::Isolated { .. });
+                if is_audited || may_be_for_node { Action::Stack } else { Action::Dropped }
+            }
+            Protocol::Tcp | Protocol::Udp if is_plain => Action::Short,
+            _ => Action::Stack,
+        };
+        prop_assert_eq!(action, expected, "the programs: {:?}: {:?}", flow, said);
+        let is_short = action == Action::Short;
         if !is_own {
             let passes = self.passes(source.as_ref(), destination.as_ref(), &packet);
             prop_assert_eq!(passes, is_allowed, "the table: {:?}: {:?}", flow, said);
@@ -297,6 +319,7 @@ impl Node {
             is_short && !way_in,
             is_short && !out,
             is_allowed && !is_plain,
+            action == Action::Dropped && flow.protocol == Protocol::Sctp,
             !allows(0)[0],
             !allows(0)[1],
         ];
@@ -326,8 +349,8 @@ impl Node {
         self.state.pod_blocks().iter().any(|block| block.contains(address))
     }
 
-    /// Whether the program at the link of its source has a packet take the short way.
-    fn run(&mut self, source: Option<&PodName>, packet: &[u8]) -> bool {
+    /// What the program at the link of its source does with a packet.
+    fn run(&mut self, source: Option<&PodName>, packet: &[u8]) -> Action {
         let (hook, link) = match source {
             Some(pod) => (Hook::FromPod, &self.links[pod]),
             None => (Hook::FromUplink, &self.uplink),
@@ -343,8 +366,9 @@ impl Node {
             ..TestRunOptions::new()
         };
         match self.programs.of(hook).test_run(options).unwrap().return_value {
-            TC_ACT_UNSPEC => false,
-            TC_ACT_REDIRECT => true,
+            TC_ACT_UNSPEC => Action::Stack,
+            TC_ACT_REDIRECT => Action::Short,
+            TC_ACT_SHOT => Action::Dropped,
             other => panic!("action {other}"),
         }
     }

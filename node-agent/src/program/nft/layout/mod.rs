@@ -18,13 +18,11 @@ use margay_policy::{
     compile::{ClassId, PolicySetId, Way},
 };
 
-#[cfg(test)]
-pub(crate) use self::cause::{cause_of, cluster_cause};
 pub(crate) use self::{
     base::put_base,
     cause::{
-        Cause, LOG_GROUP, LOG_SNAPLEN, cause_names, chain_of, cluster_cause_names, put_cluster_cause,
-        remove_cluster_cause,
+        Cause, LOG_GROUP, LOG_SNAPLEN, cause_names, cause_of, chain_of, cluster_cause, cluster_cause_names,
+        put_cluster_cause, remove_cluster_cause,
     },
     direction::{
         Lookup, of_any, of_band, of_class, of_class_in_bands, put_band, put_direction, remove_band,
