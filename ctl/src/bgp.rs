@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::Context;
 use margay_api::paths;
 use margay_bgp::Prefix;
-use margay_bgp::control::{Client, Status};
+use margay_bgp::control::{Client, NegotiatedView, Status};
 
 use crate::{Answer, table::Table};
 
@@ -20,18 +20,22 @@ fn status_of(socket: &Path) -> anyhow::Result<Status> {
 }
 
 pub(crate) fn neighbors(socket: &Path) -> anyhow::Result<Answer> {
-    let mut table = Table::new(&[
-        "neighbor",
-        "as",
-        "state",
-        "since",
-        "bfd",
-        "received",
-        "accepted",
-        "advertised",
-        "last_error",
-    ]);
+    let mut table = Table::with_wide(
+        &["neighbor", "as", "state", "since", "bfd", "received", "accepted", "advertised", "last_error"],
+        &[
+            "flaps",
+            "messages_received",
+            "messages_sent",
+            "router_id",
+            "hold_time",
+            "families",
+            "capabilities",
+        ],
+    );
     for neighbor in status_of(socket)?.neighbors {
+        let [messages_received, messages_sent] = neighbor.messages;
+        let agreed = neighbor.negotiated.as_ref();
+        let agreed = |word: fn(&NegotiatedView) -> String| agreed.map(word).unwrap_or_default();
         table.push([
             neighbor.address.to_string(),
             neighbor.remote_as.to_string(),
@@ -42,6 +46,13 @@ pub(crate) fn neighbors(socket: &Path) -> anyhow::Result<Answer> {
             neighbor.prefixes_accepted.to_string(),
             neighbor.prefixes_advertised.to_string(),
             neighbor.last_error.unwrap_or_default(),
+            neighbor.flaps.to_string(),
+            messages_received.to_string(),
+            messages_sent.to_string(),
+            agreed(|agreed| agreed.router_id.to_string()),
+            agreed(|agreed| format!("{}s", agreed.hold_seconds)),
+            agreed(|agreed| agreed.families.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
+            agreed(|agreed| agreed.capabilities.join(", ")),
         ]);
     }
     Ok(table.into())

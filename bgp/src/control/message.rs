@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::asn::Asn;
 use crate::config::Config;
+use crate::family::Family;
 use crate::identifier::BgpIdentifier;
 use crate::prefix::Prefix;
 
@@ -111,6 +112,28 @@ pub struct NeighborStatus {
     /// What BFD says of the path to it; `None` where BFD is off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bfd: Option<BfdView>,
+    /// How often it was Established and ended since the session's task began.
+    #[serde(default)]
+    pub flaps: u64,
+    /// Messages of all kinds that came from it and went to it since then.
+    #[serde(default)]
+    pub messages: [u64; 2],
+    /// What both speakers agreed on; `None` unless the session is Established.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub negotiated: Option<NegotiatedView>,
+}
+
+/// What both speakers of a session agreed on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NegotiatedView {
+    /// The neighbour's BGP identifier (RFC 6286).
+    pub router_id: BgpIdentifier,
+    /// Seconds of silence that end the session; 0: none do (RFC 4271 section 4.2).
+    pub hold_seconds: u16,
+    /// The address families that both announce (RFC 4760).
+    pub families: Vec<Family>,
+    /// The other capabilities that are in use, in words.
+    pub capabilities: Vec<String>,
 }
 
 /// How the path to a neighbour is, as BFD sees it.

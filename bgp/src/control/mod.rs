@@ -24,8 +24,8 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 
 pub use message::{
-    BfdView, CollectorStatus, Explained, ExplainedAdvertisement, ExplainedPath, NeighborStatus, Request,
-    Response, RouteView, Status,
+    BfdView, CollectorStatus, Explained, ExplainedAdvertisement, ExplainedPath, NegotiatedView,
+    NeighborStatus, Request, Response, RouteView, Status,
 };
 
 use crate::config::Config;

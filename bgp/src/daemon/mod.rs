@@ -47,6 +47,7 @@ mod supervisor;
 mod sys;
 mod timer;
 mod transport;
+mod view;
 
 use std::path::PathBuf;
 

@@ -53,6 +53,8 @@ pub(super) struct SessionStatus {
     pub(super) state: State,
     pub(super) since: Instant,
     pub(super) last_error: Option<String>,
+    /// While it is Established.
+    pub(super) negotiated: Option<Negotiated>,
     pub(super) tally: Tally,
 }
 
@@ -134,8 +136,13 @@ pub(super) fn start(
 ) -> SessionHandle {
     let (commands, receiver) = mpsc::channel(16);
     let epoch = Instant::now();
-    let initial =
-        SessionStatus { state: State::Idle, since: epoch, last_error: None, tally: Tally::default() };
+    let initial = SessionStatus {
+        state: State::Idle,
+        since: epoch,
+        last_error: None,
+        negotiated: None,
+        tally: Tally::default(),
+    };
     let (status, watched) = watch::channel(initial);
     let sent = Sent::default();
     let machine = Session::new(SessionConfig {
@@ -583,7 +590,10 @@ impl SessionTask {
             Output::Down(reason) => {
                 tracing::warn!(neighbor = %self.neighbor.address, %reason, "session down");
                 self.note_error(reason.to_string());
-                self.status.send_modify(|status| status.tally.down += 1);
+                self.status.send_modify(|status| {
+                    status.tally.down += 1;
+                    status.negotiated = None;
+                });
                 self.pending.push_back(RibInput::Ended {
                     peer: self.peer,
                     reason: (&reason).into(),
@@ -657,7 +667,10 @@ impl SessionTask {
         self.helper.up(self.now(), negotiated, &mut orders);
         self.order(orders);
         self.session = Some(*negotiated);
-        self.status.send_modify(|status| status.tally.up += 1);
+        self.status.send_modify(|status| {
+            status.tally.up += 1;
+            status.negotiated = Some(*negotiated);
+        });
         let (limits, receiver) = mpsc::channel(1);
         self.limits = Some(receiver);
         self.keepalive_told = false;

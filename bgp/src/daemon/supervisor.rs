@@ -24,19 +24,18 @@ use super::metrics::{MetricsServer, Scrape, Scraped, Scrapes};
 use super::rib_task::{self, Deferral, RibInput, Settings};
 use super::session::{self, Command, Restart, SessionHandle};
 use super::transport;
+use super::view;
 use super::{Options, RoutesOnExit};
 use crate::bmp::TerminationReason;
 use crate::config::{Checked, CheckedDynamic, CheckedNeighbor, Config, ConfigError};
 use crate::control::{
-    BfdView, CollectorStatus, Explained, ExplainedAdvertisement, ExplainedPath, NeighborStatus, Request,
-    Response, RouteView, Status,
+    Explained, ExplainedAdvertisement, ExplainedPath, NeighborStatus, Request, Response, RouteView, Status,
 };
 use crate::family::{Family, FamilySet};
 use crate::fsm::State;
-use crate::policy::AnyCommunity;
 use crate::prefix::Prefix;
 use crate::rib::{Counts, Fib, MonitorId, PathView, PeerId, ReceivedView, Speaker};
-use crate::wire::{NextHop, Notification};
+use crate::wire::Notification;
 
 /// Why the speaker cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -431,7 +430,10 @@ impl Supervisor {
                 prefixes_accepted: accepted,
                 prefixes_advertised: advertised,
                 last_error: status.last_error.clone(),
-                bfd: bfd_view(&session.bfd.borrow()),
+                bfd: view::bfd(&session.bfd.borrow()),
+                flaps: status.tally.down,
+                messages: [status.tally.received, session.sent.load(Ordering::Relaxed)],
+                negotiated: status.negotiated.as_ref().map(view::negotiated),
             }
         });
         Status {
@@ -439,7 +441,7 @@ impl Supervisor {
             router_id: self.config.as_ref().map(|config| config.router_id),
             asn: self.config.as_ref().map(|config| config.asn),
             neighbors: neighbors.collect(),
-            collectors: self.collectors.values().map(collector_status).collect(),
+            collectors: self.collectors.values().map(view::collector).collect(),
         }
     }
 
@@ -447,7 +449,7 @@ impl Supervisor {
         let paths = self.ask_rib(RibInput::Paths).await.unwrap_or_default();
         let addresses: BTreeMap<PeerId, IpAddr> =
             self.sessions.iter().map(|(address, session)| (session.peer, *address)).collect();
-        paths.iter().map(|path| route_view(path, &addresses)).collect()
+        paths.iter().map(|path| view::route(path, &addresses)).collect()
     }
 
     async fn scrape(&self) -> Scrape {
@@ -487,7 +489,7 @@ impl Supervisor {
             stale: false,
         };
         let addresses = BTreeMap::from([(session.peer, address)]);
-        Response::Routes(views.into_iter().map(|view| route_view(&path(view), &addresses)).collect())
+        Response::Routes(views.into_iter().map(|view| view::route(&path(view), &addresses)).collect())
     }
 
     async fn explain(&self, prefix: Prefix) -> Explained {
@@ -646,59 +648,8 @@ fn speaker(checked: &Checked) -> Speaker {
     Speaker { cluster_id: checked.cluster_id, ..Speaker::new(checked.asn, checked.router_id) }
 }
 
-fn collector_status(handle: &CollectorHandle) -> CollectorStatus {
-    let state = handle.state.borrow();
-    CollectorStatus {
-        address: handle.collector.address,
-        state: if state.connected { "Connected" } else { "Waiting" }.to_owned(),
-        since_seconds: state.since.elapsed().as_secs(),
-        messages: state.messages,
-        waiting: state.waiting(),
-        sessions: state.sessions,
-        lagged: state.lagged,
-        last_error: state.last_error.clone(),
-    }
-}
-
-fn bfd_view(status: &BfdStatus) -> Option<BfdView> {
-    let view = status.view?;
-    Some(BfdView {
-        state: view.state.name().to_owned(),
-        since_seconds: view.since.elapsed().as_secs(),
-        diagnostic: view.diagnostic.to_string(),
-        transmit_milliseconds: view.transmit_interval.map(milliseconds),
-        detection_milliseconds: view.detection_time.map(milliseconds),
-        losses: status.losses,
-    })
-}
-
-fn milliseconds(duration: Duration) -> u64 {
-    duration.as_millis().try_into().unwrap_or(u64::MAX)
-}
-
 fn no_neighbor(address: IpAddr) -> Response {
     Response::Error(format!("{address} is no neighbour; `margayctl bgp neighbors` has them"))
-}
-
-fn route_view(path: &PathView, addresses: &BTreeMap<PeerId, IpAddr>) -> RouteView {
-    let attributes = &path.attributes;
-    RouteView {
-        prefix: path.prefix,
-        neighbor: addresses.get(&path.peer).copied(),
-        next_hop: match attributes.next_hop {
-            NextHop::Local => None,
-            NextHop::V4(address) => Some(address.into()),
-            NextHop::V6 { global, .. } => Some(global.into()),
-        },
-        best: path.best,
-        multipath: path.multipath,
-        stale: path.stale,
-        origin: attributes.origin.to_string(),
-        as_path: attributes.as_path.to_string(),
-        med: attributes.med,
-        local_pref: attributes.local_pref,
-        communities: AnyCommunity::all_of(attributes).iter().map(ToString::to_string).collect(),
-    }
 }
 
 fn in_one_line(error: &dyn std::error::Error) -> String {

@@ -250,6 +250,9 @@ mod tests {
                 prefixes_advertised: 1,
                 last_error: None,
                 bfd: None,
+                flaps: 0,
+                messages: [0; 2],
+                negotiated: None,
             }],
             collectors: Vec::new(),
         })

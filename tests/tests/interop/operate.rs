@@ -29,6 +29,20 @@ fn margayctl_says_who_the_neighbours_are_what_they_say_and_what_they_are_told() 
         found.unwrap()["received"].clone()
     };
     assert_eq!([received("192.0.2.1"), received("192.0.2.3")], ["3", "1"]);
+    // What was agreed on: Debian's BIRD offers messages of 65,535 octets (RFC 8654) if told to, FRR always.
+    let agreed = |address: &str, what: &str| {
+        let found = json.as_array().unwrap().iter().find(|neighbor| neighbor["neighbor"] == address);
+        found.unwrap()[what].as_str().unwrap().to_owned()
+    };
+    for address in ["192.0.2.1", "192.0.2.3"] {
+        contains(&agreed(address, "capabilities"), &["4-octet-as", "route-refresh", "graceful-restart"])
+            .unwrap();
+        assert_eq!(agreed(address, "families"), "ipv4-unicast, ipv6-unicast");
+        assert_eq!(agreed(address, "flaps"), "0");
+    }
+    let wide = lab.margayctl("neighbors -o wide").unwrap();
+    contains(&wide, &["ROUTER_ID", "HOLD_TIME", "graceful-restart"]).unwrap();
+    assert!(!neighbors.contains("ROUTER_ID"), "{neighbors}");
 
     let routes = lab.margayctl("routes 198.51.100.0/25").unwrap();
     line(&routes, &["198.51.100.0/25", "best", "192.0.2.1", "192.0.2.1", "64496"]);
