@@ -1,6 +1,6 @@
 //! The eBPF dataplane: a short way round the node's stack for packets between pods that policy plainly allows.
 //!
-//! The programs translate nothing, and drop what asks for a connection between pods that policy denies. All else that does not take the
+//! The programs translate nothing, and drop what asks a pod of this node for something that policy denies. All else that does not take the
 //! short way goes on to the stack, where nftables judges by the same policy. `docs/ebpf.md` draws it.
 //!
 //! | program | attached at | does |

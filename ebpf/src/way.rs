@@ -6,7 +6,7 @@ use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use margay_ebpf_common::{
     control::Control,
     counter::Counter,
-    denial::{EGRESS, NOBODY},
+    denial::NOBODY,
     flow::{End, Flow, FlowKey, FragmentKey, OPENED_BY_HIGH, TCP},
 };
 
@@ -266,7 +266,7 @@ fn considered(ifindex: u32, at: At, headers: &Headers, whose: &Whose) -> Outcome
         if !headers.has_flow() {
             return Outcome::Nobodys;
         }
-    } else if ruling != Ruling::REFERRED && headers.begins() && !may_be_for_node(ruling, flow, from_high) {
+    } else if ruling != Ruling::REFERRED && headers.begins() && !may_be_for_node(flow, from_high) {
         deny(&key, flow, ruling, after.tells_denials());
         return Outcome::Denied;
     } else {
@@ -300,11 +300,11 @@ fn deny(key: &OnStack<FlowKey>, flow: &Flow, ruling: Ruling, tells: bool) {
     }
 }
 
-/// Whether what a pod's own isolation denies may be for this node itself, which no isolation keeps its pods from.
+/// Whether a packet may be for this node itself, by an address in the blocks of pods: what it means is then the stack's to say, after it has
+/// translated it; and no isolation keeps a pod from its node.
 #[inline(always)]
-const fn may_be_for_node(ruling: Ruling, flow: &Flow, from_high: bool) -> bool {
-    let link = if from_high { flow.low.ifindex } else { flow.high.ifindex };
-    ruling.by() == EGRESS && link == 0
+const fn may_be_for_node(flow: &Flow, from_high: bool) -> bool {
+    (if from_high { flow.low.ifindex } else { flow.high.ifindex }) == 0
 }
 
 /// Whether the maps may be judged by.

@@ -104,8 +104,6 @@ impl Flow {
 pub const TCP: u8 = 6;
 /// Protocol number of UDP.
 pub const UDP: u8 = 17;
-/// Protocol number of SCTP.
-pub const SCTP: u8 = 132;
 
 /// A flow that the node's stack has.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -11,11 +11,11 @@ use core::mem::transmute;
 
 use margay_ebpf_common::{
     address::Address,
-    flow::{SCTP, TCP, UDP},
+    flow::{TCP, UDP},
 };
 
 pub(crate) use self::packet::Packet;
-use self::wire::{Ipv4, Ipv6, Ports, Sctp, Tcp, Udp};
+use self::wire::{Ipv4, Ipv6, Ports, Tcp, Udp};
 use crate::flow::order;
 use crate::words::Zero;
 
@@ -50,8 +50,6 @@ const ICMPV6: u8 = 58;
 /// Types that ask for an answer (RFC 792, RFC 4443).
 const ECHO: u8 = 8;
 const ECHO_V6: u8 = 128;
-/// SCTP: the type of the chunk that begins an association (RFC 9260 section 3.3.2), the only one in its packet.
-const INIT: u8 = 1;
 
 /// TCP: the sender will send no more.
 pub(crate) const FIN: u8 = 1;
@@ -77,7 +75,7 @@ pub(crate) enum Kind {
     Later,
     /// An ICMP error.
     Error,
-    /// The first of what the stack tracks: an INIT of SCTP, or a request for an echo.
+    /// A request for an echo, which the stack tracks.
     Asking,
 }
 
@@ -128,7 +126,7 @@ impl Headers {
         matches!(self.protocol, TCP | UDP)
     }
 
-    /// Whether it can be nothing but the first of something: what the stack may know of it allows nothing.
+    /// Whether it asks for something new, whatever the stack knows of its ends; docs/ebpf.md has what is nevertheless another matter.
     #[inline(always)]
     pub(crate) const fn begins(&self) -> bool {
         self.is_opening() || !self.has_flow()
@@ -247,7 +245,7 @@ fn ipv6(packet: Packet, headers: &mut Headers) -> Kind {
         return large(packet, headers);
     }
     match headers.protocol {
-        TCP | UDP | ICMPV6 | SCTP => transport::<ETHERNET>(packet, 54, headers, Kind::Whole),
+        TCP | UDP | ICMPV6 => transport::<ETHERNET>(packet, 54, headers, Kind::Whole),
         _ => match extension::walk(packet, headers) {
             kind @ (Kind::Whole | Kind::First | Kind::Later) => {
                 transport_far::<ETHERNET>(packet, headers, kind)
@@ -298,10 +296,6 @@ fn transport<const LINK: u32>(packet: Packet, at: usize, headers: &mut Headers, 
             Some([of, ..]) => icmp(headers, of),
             None => Kind::Unparsed,
         },
-        (SCTP, Kind::Whole) => match packet.read::<Sctp>(at) {
-            Some(header) => sctp(headers, header),
-            None => Kind::Unparsed,
-        },
         _ => Kind::Foreign,
     }
 }
@@ -321,10 +315,6 @@ fn transport_far<const LINK: u32>(packet: Packet, headers: &mut Headers, kind: K
         },
         (ICMP | ICMPV6, Kind::Whole) => match packet.read_far::<[u8; 8]>(headers.transport) {
             Some([of, ..]) => icmp(headers, of),
-            None => Kind::Unparsed,
-        },
-        (SCTP, Kind::Whole) => match packet.read_far::<Sctp>(headers.transport) {
-            Some(header) => sctp(headers, header),
             None => Kind::Unparsed,
         },
         _ => Kind::Foreign,
@@ -357,13 +347,6 @@ fn udp<const LINK: u32>(headers: &mut Headers, header: Udp, kind: Kind) -> Kind 
 const fn ports(headers: &mut Headers, ports: Ports) {
     headers.source_port = ports.source;
     headers.destination_port = ports.destination;
-}
-
-/// RFC 9260 section 3.1.
-#[inline(always)]
-const fn sctp(headers: &mut Headers, header: Sctp) -> Kind {
-    ports(headers, header.ports);
-    if header.chunk == INIT { Kind::Asking } else { Kind::Foreign }
 }
 
 /// Destination unreachable, time exceeded and parameter problem (RFC 792), and packet too big (RFC 4443).

@@ -98,15 +98,3 @@ pub(crate) struct Udp {
 }
 
 plain!(Udp);
-
-/// RFC 9260 section 3.1, with the type of the first chunk.
-#[derive(Clone, Copy)]
-#[repr(C)]
-pub(crate) struct Sctp {
-    pub(crate) ports: Ports,
-    pub(crate) tag_and_checksum: [u8; 8],
-    pub(crate) chunk: u8,
-    pub(crate) rest: [u8; 3],
-}
-
-plain!(Sctp);

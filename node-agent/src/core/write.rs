@@ -142,14 +142,21 @@ impl Core {
         match self.nft.counters() {
             Ok(counters) => {
                 let objects = self.state.objects();
-                let denials = self.short_way.denials();
-                self.tally.take(&counters, &denials, Instant::now(), |policy| match policy {
+                self.tally.take(&counters, Instant::now(), |policy| match policy {
                     PolicyId::Network(name) => objects.policies.contains_key(name),
                     PolicyId::Cluster(name) => objects.cluster_policies.contains_key(name),
                 });
-                self.short_way.keep_denials(|name| self.tally.is_charged(name));
             }
             Err(error) => warn!(%error, "the counters of dropped packets cannot be read"),
+        }
+        self.count_denials();
+        self.short_way.keep_denials(|name| self.tally.is_charged(name));
+    }
+
+    /// Likewise of the programs.
+    fn count_denials(&mut self) {
+        if let Some(denials) = self.short_way.denials() {
+            self.tally.take_denials(&denials);
         }
     }
 
@@ -171,7 +178,7 @@ impl Core {
                 Err(error) => warn!(%error, "a counter of dropped packets cannot be read"),
             }
         }
-        self.tally.take_denials(&self.short_way.denials());
+        self.count_denials();
     }
 
     fn count(&self, wanted: &Wanted) {

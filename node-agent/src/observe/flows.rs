@@ -39,7 +39,7 @@ use crate::{
 
 /// Between two looks at the ring.
 const PACE: Duration = Duration::from_millis(100);
-/// Of each kind, what the core names at once.
+/// Flows that the core names at once.
 const MOST: usize = 32;
 /// Batches of packets that were dropped which may wait for the task that tells of them.
 const BATCHES: usize = 4;
@@ -119,8 +119,13 @@ pub(crate) async fn run(
                 drop(hearing.switch().await);
             }
             Some(Wanted { is_wanted, answer }) = wanted.recv() => {
-                hearing.wants_denials = is_wanted;
-                drop(answer.send(hearing.switch().await));
+                let before = std::mem::replace(&mut hearing.wants_denials, is_wanted);
+                let outcome = hearing.switch().await;
+                if outcome.is_err() {
+                    hearing.wants_denials = before;
+                }
+                late = 0;
+                drop(answer.send(outcome));
             }
             _ = pace.tick(), if hearing.flags() != 0 => {
                 let mut news = hearing.ring.read(MOST);

@@ -2,7 +2,7 @@
 //!
 //! The kernel counts by policy set or rule's policy, and forgets a counter with its chain, and all with the table. So the
 //! core has the counters read before it takes away what they count, or replaces the table, and the differences are added
-//! up here. What can be missed: packets between that look and the transaction, microseconds later; and what was counted
+//! up here. The programs of the short way count in a map of their own, whose entries outlive what they count for. What can be missed: packets between that look and the transaction, microseconds later; and what was counted
 //! since the last look when somebody else takes the table away, at most 10 s.
 
 use std::{
@@ -82,11 +82,10 @@ impl Tally {
         self.note(compiler, &compiler.everything());
     }
 
-    /// Takes what the counters of nftables and of the programs say now. `known` says whether a policy is still there.
+    /// Takes what the counters of nftables say now. `known` says whether a policy is still there.
     pub(crate) fn take(
         &mut self,
         counters: &BTreeMap<String, Count>,
-        denials: &BTreeMap<String, u64>,
         now: Instant,
         known: impl Fn(&PolicyId) -> bool,
     ) {
@@ -94,7 +93,6 @@ impl Tally {
         for (name, count) in counters {
             self.take_one(name, Some(*count));
         }
-        self.take_denials(denials);
         self.drops.forget(now, &known);
         self.audits.forget(now, &known);
     }
@@ -273,9 +271,9 @@ mod tests {
                 .map(|(name, packets)| ((*name).to_owned(), Count { packets: *packets, octets: 0 }))
                 .collect();
             let policies = &self.objects.policies;
+            self.tally.take_denials(&denials);
             self.tally.take(
                 &counters,
-                &denials,
                 self.start + after,
                 |policy| matches!(policy, PolicyId::Network(name) if policies.contains_key(name)),
             );

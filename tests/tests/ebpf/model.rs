@@ -183,13 +183,9 @@ impl Policy {
     /// Whether it denies it at the end that is asked first of those that do not plainly allow it.
     fn denies(&self, world: &World, flow: Flowing) -> bool {
         let said = self.at_ends(world, flow);
-        let first = said.iter().position(|said| *said != Some(ALLOW));
-        first.is_some_and(|end| match said[end] {
-            // What leaves may be for the node.
-            Some(ISOLATE) => end == 1 || flow.destination != Party::Remote,
-            Some(cause) => cause & CLUSTER != 0,
-            None => false,
-        })
+        let first = said.into_iter().find(|said| *said != Some(ALLOW)).flatten();
+        // What leaves may be for the node.
+        flow.destination != Party::Remote && first.is_some_and(|it| it == ISOLATE || it & CLUSTER != 0)
     }
 
     /// What it says at each end, that of the sender first; `None` where it says nothing.

@@ -76,10 +76,16 @@ async fn sabotage(config: LabConfig) {
 
     node.signal(Daemon::Agent, Signal::SIGSTOP).unwrap();
     if programs {
-        // The programs stand by themselves.
-        node.output("nft", &["flush", "ruleset"]).await.unwrap();
+        // The programs stand by themselves. (The agent's last act may have been to write the table anew.)
+        let has_table = async || node.output("nft", &["list", "table", "inet", "margay"]).await.is_ok();
+        until(&lab, "the table is away", async || {
+            node.output("nft", &["flush", "ruleset"]).await.unwrap();
+            !has_table().await
+        })
+        .await;
         assert!(!is_open(&lab, "a", "db").await);
         assert!(is_open(&lab, "a", "near").await);
+        assert!(!has_table().await);
         node.signal(Daemon::Agent, Signal::SIGCONT).unwrap();
     } else {
         // Without its table a node lets all pass, until the agent has seen that. What came in meanwhile does not stay.

@@ -239,7 +239,10 @@ fn last(rest: VerdictKey) -> Prefix<VerdictKey> {
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
-    use margay_ebpf_common::verdict::{ANY_CLASS, VerdictKey};
+    use margay_ebpf_common::{
+        denial::{self, Denial},
+        verdict::{ALLOW, ANY_CLASS, CLUSTER, ISOLATE, TELL, VerdictKey},
+    };
     use margay_policy::{
         PortRange, PortSet, Protocol,
         compile::{
@@ -253,7 +256,8 @@ mod tests {
         sample::select,
     };
 
-    use super::{Contents, rest, value};
+    use super::{Contents, origin, rest, value};
+    use crate::program::nft::Origin;
 
     const SET: PolicySetId = PolicySetId(3);
 
@@ -319,6 +323,22 @@ mod tests {
             bits(prefix.data) >> shift == bits(key) >> shift
         });
         matching.max_by_key(|(prefix, _)| prefix.len).map(|(_, verdict)| *verdict)
+    }
+
+    #[test]
+    fn why_a_packet_is_dropped_is_read_from_what_the_maps_said() {
+        for way in Way::ALL {
+            let by = u32::from(rest(SET, way, 0).way);
+            let said = origin(Denial { by, number: rest(SET, way, 0).set });
+            assert_eq!(said, Some(Origin::Isolation(SET, way)));
+        }
+        let cause = CauseId(4);
+        let written = value(Verdict::Deny(Cause::Cluster(cause)));
+        let denial = Denial { by: denial::CLUSTER, number: written & !CLUSTER };
+        assert_eq!((written & CLUSTER, origin(denial)), (CLUSTER, Some(Origin::Cluster(cause))));
+        assert_eq!(origin(Denial { by: denial::NOBODY, number: 0 }), None);
+        let all = [Verdict::Allow, Verdict::Audit(Cause::Isolation), Verdict::Deny(Cause::Isolation)];
+        assert_eq!(all.map(value), [ALLOW, TELL, ISOLATE]);
     }
 
     proptest! {

@@ -1,9 +1,12 @@
 //! The flows and packets that the programs tell of.
 
+use std::collections::BTreeMap;
+
 use anyhow::Context;
 use aya::maps::{Map, MapData, PerCpuArray, RingBuf};
 use margay_ebpf_common::{
     counter::{UNTOLD, UNTOLD_DENIALS},
+    denial::Denial,
     event::Told,
     flow::OPENED_BY_HIGH,
 };
@@ -12,6 +15,10 @@ use super::object::Pins;
 
 /// Events that are read at once: more than the ring holds.
 const AT_ONCE: usize = 4096;
+
+/// Packets that are told of each reason that they are dropped for, at once: ten times a second that is as many as of nftables
+/// (`LOG_PER_SECOND`).
+const OF_A_REASON: usize = 10;
 
 /// The ring `EVENTS`, read beside the core.
 pub(crate) struct Ring {
@@ -78,15 +85,24 @@ impl Ring {
         Ok(ring)
     }
 
-    /// Empties it. Of each kind, the first so many are given back, and the others only counted.
+    /// Empties it. Of flows, and of packets that were dropped for a reason, the first so many are given back; the other flows are counted.
     pub(crate) fn read(&mut self, most: usize) -> News {
         let mut news = News::default();
+        let mut by_reason: BTreeMap<Denial, usize> = BTreeMap::new();
         // Programs on many processors can write faster than one reads.
         for _ in 0..AT_ONCE {
             let Some(item) = self.events.next() else { break };
             let Some(event) = Told::from_octets(&item) else { continue };
-            let part = if event.is_denied() { &mut news.denials } else { &mut news.flows };
-            part.take(event, most);
+            if event.is_denied() {
+                // As of nftables', those of a reason are told up to a number, and the rest is in the metrics.
+                let told = by_reason.entry(event.denial).or_insert(0);
+                *told += 1;
+                if *told <= OF_A_REASON.min(most) {
+                    news.denials.told.push(event);
+                }
+            } else {
+                news.flows.take(event, most);
+            }
         }
         let parts = [(UNTOLD, &mut news.flows), (UNTOLD_DENIALS, &mut news.denials)];
         for ((index, part), before) in parts.into_iter().zip(&mut self.untold) {

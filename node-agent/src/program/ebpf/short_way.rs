@@ -192,16 +192,18 @@ impl ShortWay {
     }
 
     /// The packets that the programs have dropped, by why: as a counter of nftables is called that counts the like.
-    pub(crate) fn denials(&self) -> BTreeMap<String, u64> {
-        let Some(Open { driver, .. }) = &self.open else { return BTreeMap::new() };
+    ///
+    /// `None` when the kernel does not tell.
+    pub(crate) fn denials(&self) -> Option<BTreeMap<String, u64>> {
+        let Some(Open { driver, .. }) = &self.open else { return Some(BTreeMap::new()) };
         match driver.denials() {
             Ok(denials) => {
                 let named = denials.into_iter().filter_map(|(denial, count)| Some((name(denial)?, count)));
-                named.collect()
+                Some(named.collect())
             }
             Err(error) => {
                 warn!("the counters of packets that the programs drop cannot be read: {error:#}");
-                BTreeMap::new()
+                None
             }
         }
     }

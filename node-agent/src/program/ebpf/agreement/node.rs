@@ -19,7 +19,7 @@ use margay_netlink::{
 use margay_policy::{
     Objects, Pod, PodName, Protocol,
     compile::Touched,
-    evaluate::{Flow, Side, evaluate, evaluate_audited},
+    evaluate::{Flow, evaluate, evaluate_audited},
 };
 use proptest::{prelude::TestCaseError, prop_assert_eq};
 
@@ -128,7 +128,7 @@ impl Node {
                 ("short to another node", 0),
                 ("short from another node", 0),
                 ("allowed, and told of", 0),
-                ("an INIT of SCTP that the programs drop", 0),
+                ("dropped by the programs", 0),
                 ("denied on its way out", 0),
                 ("denied on its way in", 0),
             ],
@@ -298,12 +298,10 @@ impl Node {
         let action = self.run(source.as_ref(), &packet);
         let expected = match flow.protocol {
             _ if !is_between_pods || is_own => Action::Stack,
-            // An end that is asked before another that denies it may want it told of. A datagram may be an answer, and what is isolated
-            // may talk to its node.
-            Protocol::Tcp | Protocol::Sctp if !is_allowed => {
+            // An end that is asked before another that denies it may want it told of. A datagram or an INIT may be an answer, and what leaves may be for the node.
+            Protocol::Tcp if !is_allowed => {
                 let is_audited = allows(0)[0] && !allows(1)[0];
-                let may_be_for_node = !way_in && matches!(said[0].egress, Side::Isolated { .. });
-                if is_audited || may_be_for_node { Action::Stack } else { Action::Dropped }
+                if is_audited || !way_in { Action::Stack } else { Action::Dropped }
             }
             Protocol::Tcp | Protocol::Udp if is_plain => Action::Short,
             _ => Action::Stack,
@@ -319,7 +317,7 @@ impl Node {
             is_short && !way_in,
             is_short && !out,
             is_allowed && !is_plain,
-            action == Action::Dropped && flow.protocol == Protocol::Sctp,
+            action == Action::Dropped,
             !allows(0)[0],
             !allows(0)[1],
         ];
